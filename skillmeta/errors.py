@@ -1,0 +1,17 @@
+"""What can be wrong on the user's side. Each message is one sentence: where, what was found, what was expected, what to do."""
+
+
+class UserError(Exception):
+    """Something the user can mend. The command line prints the sentence and exits with 2."""
+
+
+class ConfigError(UserError):
+    """A configuration that cannot run: unknown key, wrong type, impossible value."""
+
+
+class DataError(UserError):
+    """A log that cannot be learned from: missing or corrupt file, wrong shapes, values that are not finite."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint or model that cannot be loaded: missing, damaged, or made for something else."""
