@@ -1,0 +1,1 @@
+"""Small networks, distributions and the functional optimiser."""

@@ -1,0 +1,78 @@
+"""Diagonal Gaussians, plain and squashed into a box. Noise comes from the caller, so a loss is a function of its inputs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+LOG_2PI = math.log(2 * math.pi)
+LOG_STDDEV_RANGE = (-10.0, 2.0)  # SPiRL clamps every log sigma to this
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Independent normals over the last axis; `mean` and `log_stddev` are [..., dim]."""
+
+    mean: Tensor
+    log_stddev: Tensor
+
+    @property
+    def stddev(self) -> Tensor:
+        return self.log_stddev.exp()
+
+    def at(self, noise: Tensor) -> Tensor:
+        """The sample that standard normal `noise` [..., dim] stands for."""
+        return self.mean + self.stddev * noise
+
+    def mode(self) -> Tensor:
+        return self.mean
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density of x [..., dim], summed over dim: [...], nats."""
+        scaled = (x - self.mean) / self.stddev
+        return (-0.5 * scaled**2 - self.log_stddev - 0.5 * LOG_2PI).sum(-1)
+
+    def log_prob_at(self, noise: Tensor) -> Tensor:
+        """Log density of `at(noise)`, [...], without the detour through the sample."""
+        return (-0.5 * noise**2 - self.log_stddev - 0.5 * LOG_2PI).sum(-1)
+
+    def kl(self, other: Gaussian) -> Tensor:
+        """KL(self || other) in closed form, summed over dim: [...], nats."""
+        log_ratio = self.log_stddev - other.log_stddev
+        shift = (self.mean - other.mean) * torch.exp(-other.log_stddev)
+        return 0.5 * (torch.exp(2 * log_ratio) + shift**2 - 1 - 2 * log_ratio).sum(-1)
+
+
+@dataclass(frozen=True)
+class TanhGaussian:
+    """A Gaussian squashed by tanh and scaled to the box [-bound, bound]^dim (SAC, Haarnoja et al. 2018, appendix C)."""
+
+    base: Gaussian
+    bound: Tensor  # [dim] > 0
+
+    def at(self, noise: Tensor) -> Tensor:
+        return self.bound * torch.tanh(self.base.at(noise))
+
+    def mode(self) -> Tensor:
+        return self.bound * torch.tanh(self.base.mean)
+
+    def log_prob_at(self, noise: Tensor) -> Tensor:
+        """Log density of `at(noise)`, [...]. log(1 - tanh^2 u) is written so that it stays finite for large |u|."""
+        u = self.base.at(noise)
+        log_slope = 2 * (math.log(2) - u - F.softplus(-2 * u))
+        return self.base.log_prob_at(noise) - (log_slope + self.bound.log()).sum(-1)
+
+
+def gaussian(parameters: Tensor) -> Gaussian:
+    """A network's output [..., 2 * dim] as a Gaussian, its log standard deviation clamped to SPiRL's range."""
+    mean, log_stddev = parameters.chunk(2, -1)
+    return Gaussian(mean, log_stddev.clamp(*LOG_STDDEV_RANGE))
+
+
+def standard_gaussian(like: Tensor) -> Gaussian:
+    """N(0, I) in the shape of `like`."""
+    return Gaussian(torch.zeros_like(like), torch.zeros_like(like))

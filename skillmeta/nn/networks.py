@@ -1,0 +1,92 @@
+"""Multilayer perceptrons, an ensemble of critics, the sequence encoder, and a fixed normaliser."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def mlp(inputs: int, outputs: int, hidden: int, depth: int, generator: torch.Generator) -> nn.Sequential:
+    """`depth` hidden layers of `hidden` LeakyReLU(0.2) units.
+
+    He-uniform weights from the generator that is passed in. No normalisation layer: BatchNorm makes acting differ from
+    training and breaks batches of one (see the notes on SPiRL in the README's references).
+    """
+    layers: list[nn.Module] = []
+    width = inputs
+    for _ in range(depth):
+        layers += [linear(width, hidden, generator), nn.LeakyReLU(0.2)]
+        width = hidden
+    return nn.Sequential(*layers, linear(width, outputs, generator))
+
+
+def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
+    """torch's default initialisation (U(+-1/sqrt(inputs))), drawn from the given generator instead of the global one."""
+    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    limit = 1 / math.sqrt(inputs)
+    with torch.no_grad():
+        layer.weight.uniform_(-limit, limit, generator=generator)
+        layer.bias.uniform_(-limit, limit, generator=generator)
+    return layer
+
+
+class Critics(nn.Module):
+    """A few Q functions: observation [B, O], action [B, A] -> [n, B]."""
+
+    def __init__(
+        self, observation_dim: int, action_dim: int, hidden: int, depth: int, generator: torch.Generator, n: int = 2
+    ):
+        super().__init__()
+        self.members = nn.ModuleList(mlp(observation_dim + action_dim, 1, hidden, depth, generator) for _ in range(n))
+
+    def forward(self, observation: Tensor, action: Tensor) -> Tensor:
+        inputs = torch.cat([observation, action], -1)
+        return torch.stack([member(inputs).squeeze(-1) for member in self.members])
+
+
+class SequenceEncoder(nn.Module):
+    """Linear embedding, one LSTM layer, linear read-out of the last output: [B, H, inputs] -> [B, outputs]."""
+
+    def __init__(self, inputs: int, outputs: int, hidden: int, generator: torch.Generator):
+        super().__init__()
+        self.embed = linear(inputs, hidden, generator)
+        self.lstm = nn.LSTM(hidden, hidden, batch_first=True)
+        self.read = linear(hidden, outputs, generator)
+        limit = 1 / math.sqrt(hidden)
+        with torch.no_grad():
+            for name, parameter in self.lstm.named_parameters():
+                parameter.uniform_(-limit, limit, generator=generator)
+                if name.startswith("bias"):
+                    parameter[hidden : 2 * hidden] += 0.5  # an open forget gate at the start (two biases: 1 in sum)
+
+    def forward(self, sequence: Tensor) -> Tensor:
+        output, _ = self.lstm(self.embed(sequence))
+        return self.read(output[:, -1])
+
+    def every(self, sequence: Tensor) -> Tensor:
+        """The read-out after each step instead of the last one: [B, H, outputs]."""
+        output, _ = self.lstm(self.embed(sequence))
+        return self.read(output)
+
+
+class Normalizer(nn.Module):
+    """(x - mean) / stddev with statistics that are set once from data and saved with the model."""
+
+    mean: Tensor
+    stddev: Tensor
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("stddev", torch.ones(dim))
+
+    def fit(self, data: Tensor) -> None:
+        """Take the statistics of data [N, dim]. A constant dimension is only centred."""
+        stddev = data.std(0, correction=0)
+        self.mean.copy_(data.mean(0))
+        self.stddev.copy_(torch.where(stddev > 1e-4, stddev, torch.ones_like(stddev)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.stddev

@@ -1,0 +1,110 @@
+"""Prior regularisation: a prior, a divergence from it, and a weight with its controller.
+
+Maximum-entropy RL is the special case of the uniform prior: KL(pi || uniform on a box) = log(volume) - entropy(pi), so
+minus that KL is SAC's bonus up to a constant. Swap the prior for p(z|s) and the same algorithm is SPiRL (eq. 4 to 7).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from skillmeta.errors import ConfigError
+from skillmeta.nn.distributions import Gaussian, TanhGaussian
+
+PRIORS = ("uniform", "skill")
+DIVERGENCES = ("kl", "reverse_kl", "none")
+CONTROLLERS = ("fixed", "two_way", "one_way")
+
+Prior = Callable[[Tensor], Gaussian]  # observation [B, O] -> distribution over actions [B, A]
+Policy = Gaussian | TanhGaussian
+
+
+@dataclass(frozen=True)
+class RegularizerConfig:
+    """What the policy is pulled towards, and how hard."""
+
+    prior: str = "uniform"  # uniform: plain SAC; skill: p(z|s) of the skill model
+    divergence: str = "kl"  # kl: KL(pi || prior); reverse_kl: KL(prior || pi); none
+    controller: str = "two_way"  # fixed; two_way: towards the target; one_way: the weight can only grow (SiMPL)
+    initial_weight: float = 1.0
+    target_divergence: float | None = None  # nats a decision; null with a uniform prior: SAC's target entropy, -dim
+    learning_rate: float = 3e-4  # of the log weight
+    minimum_weight: float = 1e-6
+    maximum_weight: float = 1e3
+    target_clip: float | None = None  # divergence is clipped to this inside the TD target only (SiMPL: 5 to 20)
+
+    def __post_init__(self) -> None:
+        for field, choices in (("prior", PRIORS), ("divergence", DIVERGENCES), ("controller", CONTROLLERS)):
+            if getattr(self, field) not in choices:
+                raise ValueError(f"{field} is {getattr(self, field)!r}; choose one of {', '.join(choices)}")
+        if self.prior == "uniform" and self.divergence == "reverse_kl":
+            raise ValueError("reverse_kl needs a prior with a density on all of the action space; set prior: skill")
+        if self.prior == "skill" and self.controller != "fixed" and self.target_divergence is None:
+            raise ValueError("target_divergence is missing: a controlled weight needs it (nats a decision, e.g. 1.0)")
+        if not 0 < self.minimum_weight <= self.initial_weight <= self.maximum_weight:
+            raise ValueError(
+                f"initial_weight is {self.initial_weight}; it must lie between minimum_weight {self.minimum_weight} "
+                f"and maximum_weight {self.maximum_weight}, all above 0"
+            )
+        if self.target_divergence is not None and self.target_divergence < 0:
+            raise ValueError(f"target_divergence is {self.target_divergence}; a divergence is never below 0")
+        if self.target_clip is not None and self.target_clip <= 0:
+            raise ValueError(f"target_clip is {self.target_clip}; it must be above 0, or null for no clip")
+
+
+class Regularizer:
+    """The divergence of a policy from its prior, and the weight of it.
+
+    Args:
+        config: see `RegularizerConfig`.
+        bound: [A], half the width of the action box; the uniform prior lives on [-bound, bound].
+    """
+
+    def __init__(self, config: RegularizerConfig, bound: Tensor):
+        self.config = config
+        self.log_volume = float((2 * bound).log().sum())
+        self.log_weight = torch.tensor(math.log(config.initial_weight))
+        self.optimizer = torch.optim.Adam([self.log_weight], lr=config.learning_rate)
+        self.target = config.target_divergence
+        if self.target is None and config.prior == "uniform":
+            self.target = len(bound) + self.log_volume  # target entropy -dim (Haarnoja et al. 2018), said as a KL
+
+    @property
+    def controlled(self) -> bool:
+        return self.config.controller != "fixed" and self.config.divergence != "none"
+
+    def weight(self) -> Tensor:
+        """The coefficient of the divergence, a scalar; 0 where there is no divergence."""
+        return self.log_weight.exp() if self.config.divergence != "none" else torch.zeros(())
+
+    def divergence(self, policy: Policy, prior: Gaussian | None, noise: Tensor) -> Tensor:
+        """Divergence of each row, [B], nats. Closed form between Gaussians; against the uniform prior the one-sample
+        estimate log pi(a) + log(volume) at the action that `noise` [B, A] stands for."""
+        if self.config.divergence == "none":
+            return torch.zeros(noise.shape[:-1])
+        if self.config.prior == "uniform":
+            return policy.log_prob_at(noise) + self.log_volume
+        if not isinstance(policy, Gaussian) or prior is None:
+            raise ConfigError("a skill prior needs an unsquashed Gaussian policy in the same latent space")
+        return policy.kl(prior) if self.config.divergence == "kl" else prior.kl(policy)
+
+    def in_target(self, divergence: Tensor) -> Tensor:
+        """The divergence as the TD target sees it: clipped from above where the config says so."""
+        return divergence if self.config.target_clip is None else divergence.clamp(max=self.config.target_clip)
+
+    def control(self, divergence: Tensor) -> None:
+        """Move the weight towards the target: up when the divergence [B] is above it, down (two_way) when below."""
+        if not self.controlled:
+            return
+        assert self.target is not None  # the config guarantees it
+        gradient = (self.target - divergence).mean()
+        if self.config.controller == "one_way":
+            gradient = gradient.clamp(max=0)
+        self.log_weight.grad = gradient
+        self.optimizer.step()
+        self.log_weight.clamp_(math.log(self.config.minimum_weight), math.log(self.config.maximum_weight))

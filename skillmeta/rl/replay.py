@@ -1,0 +1,86 @@
+"""A ring of decisions, preallocated, sampled by index."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from skillmeta.rl.rollout import Episodes
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """B decisions: what was seen when each was made, and what it led to."""
+
+    observation: Tensor  # [B, O] when the decision was made
+    action: Tensor  # [B, A] as executed
+    reward: Tensor  # [B] summed over `steps`
+    next_observation: Tensor  # [B, O] when the decision had run its course
+    terminated: Tensor  # [B] 1.0 where the MDP ended; 0.0 after a truncation, which is bootstrapped
+    steps: Tensor  # [B] primitive steps that the decision took
+
+    def discount(self, gamma: float, per_step: bool) -> Tensor:
+        """The factor in front of the next value, [B]: gamma a decision, or gamma a primitive step; 0 where the MDP ended.
+        The only place where gamma, semi-MDP time and termination meet."""
+        factor = gamma**self.steps if per_step else torch.full_like(self.reward, gamma)
+        return factor * (1 - self.terminated)
+
+
+class Replay:
+    """The last `capacity` decisions."""
+
+    def __init__(self, capacity: int, observation_dim: int, action_dim: int):
+        self.capacity = capacity
+        self.added = 0
+        self.columns = Transitions(
+            observation=torch.zeros(capacity, observation_dim),
+            action=torch.zeros(capacity, action_dim),
+            reward=torch.zeros(capacity),
+            next_observation=torch.zeros(capacity, observation_dim),
+            terminated=torch.zeros(capacity),
+            steps=torch.zeros(capacity),
+        )
+
+    def __len__(self) -> int:
+        return min(self.added, self.capacity)
+
+    def add(self, episodes: Episodes) -> None:
+        """Append every valid decision of N episodes, in order of time within each."""
+        keep = episodes.valid
+        rows = {
+            "observation": episodes.observation[:, :-1][keep],
+            "action": episodes.action[keep],
+            "reward": episodes.reward[keep],
+            "next_observation": episodes.observation[:, 1:][keep],
+            "terminated": episodes.terminated[keep],
+            "steps": episodes.steps[keep],
+        }
+        count = int(keep.sum())
+        at = (self.added + torch.arange(count)) % self.capacity
+        newest = slice(max(0, count - self.capacity), None)  # more than fits: the last ones stay
+        for name, values in rows.items():
+            getattr(self.columns, name)[at[newest]] = torch.from_numpy(values[newest]).float()
+        self.added += count
+
+    def sample(self, batch_size: int, generator: torch.Generator) -> Transitions:
+        """B decisions, uniformly with replacement."""
+        at = torch.randint(len(self), (batch_size,), generator=generator)
+        return Transitions(*(getattr(self.columns, name).index_select(0, at) for name in FIELDS))
+
+    def state(self) -> dict[str, Tensor | int]:
+        """Only the rows in use, so that a young run's checkpoint is small."""
+        return {"added": self.added, **{name: getattr(self.columns, name)[: len(self)] for name in FIELDS}}
+
+    def restore(self, state: dict[str, Tensor | int]) -> None:
+        added = state["added"]
+        assert isinstance(added, int)
+        self.added = added
+        for name in FIELDS:
+            values = state[name]
+            assert isinstance(values, Tensor)
+            getattr(self.columns, name)[: len(self)] = values
+
+
+FIELDS = ("observation", "action", "reward", "next_observation", "terminated", "steps")

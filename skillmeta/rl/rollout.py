@@ -1,0 +1,246 @@
+"""Acting: environments in lockstep, one episode, and the bill of what it cost.
+
+Shape letters: N environments in lockstep, T decisions, O, A the last axes of observations and actions. A decision is one
+action of the agent; it takes one primitive environment step, or up to H of them in skill space. Steps are always
+primitive steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from torch import Tensor
+
+from skillmeta.errors import UserError
+
+Belief = Any  # what an agent knows about N tasks: an explicit value, never hidden state (None for SAC)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one decision did in N environments."""
+
+    observation: np.ndarray  # [N, O] float32
+    reward: np.ndarray  # [N] float32, summed over the primitive steps
+    terminated: np.ndarray  # [N] bool: the MDP ended, do not bootstrap
+    truncated: np.ndarray  # [N] bool: it was cut off, bootstrap
+    steps: np.ndarray  # [N] int64: primitive steps taken; 0 in an environment that had ended before
+    success: np.ndarray  # [N] bool: info["success"] was true at any of the primitive steps
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """One episode in each of N environments: what happened, never what an algorithm thought of it."""
+
+    observation: np.ndarray  # [N, T+1, O]
+    action: np.ndarray  # [N, T, A]
+    reward: np.ndarray  # [N, T]
+    terminated: np.ndarray  # [N, T] bool
+    truncated: np.ndarray  # [N, T] bool
+    steps: np.ndarray  # [N, T] int64
+    success: np.ndarray  # [N, T] bool
+    valid: np.ndarray  # [N, T] bool: False after the end of a shorter episode
+
+    def __post_init__(self) -> None:
+        n, t = self.reward.shape
+        for name in ("observation", "action", "terminated", "truncated", "steps", "success", "valid"):
+            lead = (n, t + 1) if name == "observation" else (n, t)
+            if getattr(self, name).shape[:2] != lead:
+                raise ValueError(f"Episodes.{name} starts with {getattr(self, name).shape[:2]}; reward says {lead}")
+
+    @property
+    def returns(self) -> np.ndarray:
+        """Undiscounted return of each episode, [N]."""
+        return (self.reward * self.valid).sum(1)
+
+    @property
+    def succeeded(self) -> np.ndarray:
+        """Success at any step, [N] bool."""
+        return (self.success & self.valid).any(1)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Primitive steps of each episode, [N]."""
+        return (self.steps * self.valid).sum(1)
+
+
+class Envs(Protocol):
+    """N environments in lockstep, without autoreset. One that has ended holds still: same observation, reward 0, steps 0."""
+
+    num: int
+    observation_dim: int
+    action_bound: np.ndarray  # [A] actions live in [-bound, bound]
+
+    def reset(self, seeds: Sequence[int], tasks: Sequence[object] | None = None) -> np.ndarray: ...
+    def step(self, action: np.ndarray, limit: int | None = None) -> Step: ...
+    def close(self) -> None: ...
+
+
+class Agent(Protocol):
+    """A learner whose knowledge of the task at hand is an explicit value, the belief."""
+
+    def begin(self, num: int, generator: torch.Generator) -> Belief: ...
+    def act(
+        self, observation: Tensor, belief: Belief, generator: torch.Generator, explore: bool
+    ) -> tuple[Tensor, Belief]: ...  # [N, O] -> [N, A]
+    def observe(self, belief: Belief, action: Tensor, step: Step) -> Belief: ...  # after every decision
+    def adapt(self, belief: Belief, episodes: Episodes, generator: torch.Generator) -> Belief: ...  # after an episode
+
+
+class SerialEnvs:
+    """Gymnasium environments stepped one after another.
+
+    Args:
+        make_env: makes one environment with a Box observation (or Dict, which is flattened) and a Box action space.
+        num: how many.
+        unit_actions: rescale the action space to [-1, 1]; leave it off where a decoder speaks the environment's units.
+    """
+
+    def __init__(self, make_env: Callable[[], gym.Env], num: int = 1, unit_actions: bool = True):
+        self.envs = [prepare(make_env(), unit_actions) for _ in range(num)]
+        self.num = num
+        observation_space, action_space = self.envs[0].observation_space, self.envs[0].action_space
+        assert isinstance(observation_space, Box) and isinstance(action_space, Box)
+        self.observation_dim = int(observation_space.shape[0])
+        self.action_bound = np.maximum(np.abs(action_space.low), np.abs(action_space.high)).astype(np.float32)
+        self._observation = np.zeros((num, self.observation_dim), np.float32)
+        self._ended = np.ones(num, bool)
+
+    def reset(self, seeds: Sequence[int], tasks: Sequence[object] | None = None) -> np.ndarray:
+        """Start an episode in every environment, from its seed and, where given, in its task. Returns [N, O]."""
+        for i, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
+            options = None if tasks is None else {"task": tasks[i]}
+            self._observation[i] = finite(env.reset(seed=int(seed), options=options)[0], "observation at reset")
+        self._ended[:] = False
+        return self._observation.copy()
+
+    def step(self, action: np.ndarray, limit: int | None = None) -> Step:
+        """One primitive step in every environment that has not ended; action [N, A]. `limit` changes nothing here."""
+        reward, steps = np.zeros(self.num, np.float32), (~self._ended).astype(np.int64)
+        terminated, truncated, success = np.zeros((3, self.num), bool)
+        for i in np.flatnonzero(~self._ended):
+            observation, r, terminated[i], truncated[i], info = self.envs[i].step(action[i])
+            self._observation[i] = finite(observation, "observation")
+            reward[i] = finite(r, "reward")
+            success[i] = bool(info.get("success", info.get("is_success", False)))
+        self._ended = self._ended | terminated | truncated
+        return Step(self._observation.copy(), reward, terminated, truncated, steps, success)
+
+    def close(self) -> None:
+        for env in self.envs:
+            env.close()
+
+
+def prepare(env: gym.Env, unit_actions: bool) -> gym.Env:
+    """Flat float observations and, if asked, actions in [-1, 1]. Raises UserError for spaces that no agent here acts in."""
+    if not isinstance(env.action_space, Box) or len(env.action_space.shape) != 1:
+        raise UserError(f"{env}: the action space is {env.action_space}; a one-dimensional Box is needed")
+    if not isinstance(env.observation_space, Box) or len(env.observation_space.shape) != 1:
+        env = gym.wrappers.FlattenObservation(env)
+    space = env.action_space
+    assert isinstance(space, Box)
+    if unit_actions and not (np.all(space.low == -1) and np.all(space.high == 1)):
+        if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+            raise UserError(f"{env}: the action space {space} has no bounds; wrap it in one that has")
+        env = gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
+    return env
+
+
+def finite(value: Any, what: str) -> Any:
+    """`value` if all of it is finite: a NaN is stopped before it reaches a buffer and from there the weights."""
+    if not np.isfinite(value).all():
+        raise UserError(f"the environment returned a {what} that is not finite ({value}); nothing of it was stored")
+    return value
+
+
+def episode(
+    agent: Agent,
+    envs: Envs,
+    belief: Belief,
+    seeds: Sequence[int],
+    generator: torch.Generator,
+    *,
+    explore: bool = True,
+    tasks: Sequence[object] | None = None,
+    max_steps: int | None = None,
+) -> tuple[Episodes, Belief]:
+    """One episode in each of N environments, and the belief after its last observation.
+
+    `max_steps`: a budget of primitive steps an environment; an episode that it cuts off is truncated, not terminated.
+    """
+    observation = envs.reset(seeds, tasks)
+    alive, taken = np.ones(envs.num, bool), 0
+    frames, rows = [observation], []
+    while alive.any():
+        with torch.inference_mode():
+            action, belief = agent.act(torch.from_numpy(observation), belief, generator, explore)
+        chosen = action.numpy()
+        step = envs.step(chosen, None if max_steps is None else max_steps - taken)
+        belief = agent.observe(belief, action, step)
+        taken += int(step.steps.max())
+        truncated = step.truncated
+        if max_steps is not None and taken >= max_steps:
+            truncated = truncated | (alive & ~step.terminated)
+        rows.append((chosen, step.reward, step.terminated, truncated, step.steps, step.success, alive.copy()))
+        alive = alive & ~(step.terminated | truncated)
+        observation = step.observation
+        frames.append(observation)
+    columns = (np.stack(column, 1) for column in zip(*rows, strict=True))
+    return Episodes(np.stack(frames, 1), *columns), belief
+
+
+def environment_seed(run_seed: int, stage: int, counter: int) -> int:
+    """The seed of the `counter`-th reset of a stage: a pure function, so that a resumed run sees what an uninterrupted
+    one would have seen and no simulator state has to be saved."""
+    return int(np.random.SeedSequence([run_seed, stage, counter]).generate_state(1)[0])
+
+
+TRAINING, EVALUATION = 0, 1  # stages of `environment_seed`
+
+
+class Collector:
+    """Gives an algorithm experience and keeps the bill, in primitive environment steps."""
+
+    def __init__(
+        self,
+        envs: Envs,
+        run_seed: int,
+        budget: int,
+        generator: torch.Generator,
+        tasks: Sequence[object] | None = None,
+    ):
+        self.envs, self.run_seed, self.budget, self.generator, self.tasks = envs, run_seed, budget, generator, tasks
+        self.env_steps = self.episodes = self.decisions = 0
+
+    @property
+    def spent(self) -> bool:
+        return self.env_steps >= self.budget
+
+    def episode(self, agent: Agent) -> Episodes:
+        """One exploring episode in every environment; the budget cuts off the last one, so all methods use it exactly
+        (up to N - 1 steps where N environments share it)."""
+        first = self.episodes
+        seeds = [environment_seed(self.run_seed, TRAINING, first + i) for i in range(self.envs.num)]
+        left = -(-(self.budget - self.env_steps) // self.envs.num)
+        belief = agent.begin(self.envs.num, self.generator)
+        done, _ = episode(agent, self.envs, belief, seeds, self.generator, tasks=self.tasks, max_steps=left)
+        self.env_steps += int(done.lengths.sum())
+        self.decisions += int(done.valid.sum())
+        self.episodes += self.envs.num
+        return done
+
+    def state(self) -> dict[str, int]:
+        return {"env_steps": self.env_steps, "episodes": self.episodes, "decisions": self.decisions}
+
+    def restore(self, state: dict[str, int]) -> None:
+        self.env_steps, self.episodes, self.decisions = (
+            state["env_steps"],
+            state["episodes"],
+            state["decisions"],
+        )

@@ -1,0 +1,197 @@
+"""The skill model of SPiRL (Pertsch et al. 2020, arXiv:2010.11944): sequence encoder, decoder, skill prior.
+
+A skill is a vector z [Z] that stands for H primitive actions. The closed-loop decoder (SPiRL's later default) is a policy
+a = f(s, z) asked at every step; the open-loop one unrolls z into H actions at once. Nothing squashes z, here or downstream:
+the policy acts in the space that the decoder was trained in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from einops import repeat
+from torch import Tensor, nn
+
+from skillmeta.errors import CheckpointError
+from skillmeta.nn.distributions import Gaussian, gaussian
+from skillmeta.nn.networks import Normalizer, SequenceEncoder, mlp
+from skillmeta.run.checkpoint import load_state, save_state
+
+Controller = Callable[[Tensor, int], Tensor]  # (observation [B, O], step within the skill) -> action [B, A]
+
+
+@dataclass(frozen=True)
+class SkillModelConfig:
+    """Sizes; the defaults are SPiRL's for the kitchen, closed loop."""
+
+    horizon: int = 10  # H, primitive steps in a skill
+    dim: int = 10  # Z
+    closed_loop: bool = True  # the decoder sees the state at every step, and so does the encoder
+    hidden: int = 128
+    decoder_depth: int = 6
+    prior_depth: int = 7
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if name != "closed_loop" and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+
+
+class OpenLoopDecoder(nn.Module):
+    """z [B, Z] -> H actions [B, H, A], by an LSTM that gets z at every step."""
+
+    def __init__(self, dim: int, action_dim: int, hidden: int, horizon: int, generator: torch.Generator):
+        super().__init__()
+        self.horizon = horizon
+        self.embed = mlp(dim, hidden, hidden, 1, generator)
+        self.sequence = SequenceEncoder(hidden, action_dim, hidden, generator)
+
+    def forward(self, z: Tensor) -> Tensor:
+        inputs = repeat(self.embed(z), "b d -> b h d", h=self.horizon)
+        return self.sequence.every(inputs)
+
+
+class SkillModel(nn.Module):
+    """What pretraining hands to everything downstream.
+
+    Args:
+        config: sizes.
+        observation_dim, action_dim: O and A.
+        action_low, action_high: [A], the bounds of the environment's actions; decoded actions are clipped to them.
+        generator: draws the initial weights.
+    """
+
+    action_low: Tensor
+    action_high: Tensor
+    latent_stddev: Tensor
+
+    def __init__(
+        self,
+        config: SkillModelConfig,
+        observation_dim: int,
+        action_dim: int,
+        action_low: Tensor,
+        action_high: Tensor,
+        generator: torch.Generator,
+    ):
+        super().__init__()
+        self.config, self.observation_dim, self.action_dim = config, observation_dim, action_dim
+        self.horizon, self.dim = config.horizon, config.dim
+        seen = observation_dim if config.closed_loop else 0
+        hidden = config.hidden
+        self.normalizer = Normalizer(observation_dim)
+        self.encoder = SequenceEncoder(action_dim + seen, 2 * self.dim, hidden, generator)
+        self.decoder: nn.Module
+        if config.closed_loop:
+            self.decoder = mlp(observation_dim + self.dim, action_dim, hidden, config.decoder_depth, generator)
+        else:
+            self.decoder = OpenLoopDecoder(self.dim, action_dim, hidden, config.horizon, generator)
+        self.prior_network = mlp(observation_dim, 2 * self.dim, hidden, config.prior_depth, generator)
+        self.register_buffer("action_low", action_low.float().clone())
+        self.register_buffer("action_high", action_high.float().clone())
+        self.register_buffer("latent_stddev", torch.ones(self.dim))  # of the aggregate posterior, set after training
+
+    # Inside, observations are normalised and actions scaled to [-1, 1]; outside, both are the environment's own.
+    @property
+    def action_middle(self) -> Tensor:
+        return (self.action_high + self.action_low) / 2
+
+    @property
+    def action_scale(self) -> Tensor:
+        return (self.action_high - self.action_low) / 2
+
+    def unit_actions(self, actions: Tensor) -> Tensor:
+        """The environment's actions [..., A] in [-1, 1]."""
+        return (actions - self.action_middle) / self.action_scale
+
+    def posterior(self, unit_actions: Tensor, normalized: Tensor) -> Gaussian:
+        """q(z | a_1:H[, s_1:H]) from unit actions [B, H, A] and normalised observations [B, H, O]: over [B, Z]."""
+        inputs = torch.cat([unit_actions, normalized], -1) if self.config.closed_loop else unit_actions
+        return gaussian(self.encoder(inputs))
+
+    def reconstruct(self, normalized: Tensor, z: Tensor) -> Tensor:
+        """Unit actions [B, H, A] that skill z [B, Z] takes in the normalised observations [B, H, O]."""
+        if not self.config.closed_loop:
+            return self.decoder(z)
+        return self.decoder(torch.cat([normalized, repeat(z, "b z -> b h z", h=normalized.shape[1])], -1))
+
+    def prior_of(self, normalized: Tensor) -> Gaussian:
+        """p(z | s) from normalised observations [B, O]: over [B, Z]."""
+        return gaussian(self.prior_network(normalized))
+
+    # -- what downstream uses: the environment's own units -------------------------------------------------------------
+    def encode(self, actions: Tensor, observations: Tensor) -> Gaussian:
+        """q(z | a[, s]) of windows: actions [B, H, A], observations [B, H, O]; over [B, Z]."""
+        return self.posterior(self.unit_actions(actions), self.normalizer(observations))
+
+    def prior(self, observation: Tensor) -> Gaussian:
+        """p(z | s) at observation [B, O]; over [B, Z]."""
+        return self.prior_of(self.normalizer(observation))
+
+    def controller(self, z: Tensor) -> Controller:
+        """The policy that executes skill z [B, Z]: (observation [B, O], step) -> action [B, A], clipped to the bounds."""
+        middle, scale = self.action_middle, self.action_scale
+
+        def clipped(unit: Tensor) -> Tensor:
+            return middle + scale * unit.clamp(-1, 1)
+
+        if self.config.closed_loop:
+            return lambda observation, _: clipped(self.decoder(torch.cat([self.normalizer(observation), z], -1)))
+        plan = clipped(self.decoder(z))
+        return lambda _, step: plan[:, step]
+
+    @property
+    def latent_bound(self) -> Tensor:
+        """[Z], four standard deviations of the aggregate posterior: the box that skills are clipped to."""
+        return 4 * self.latent_stddev
+
+    # -- on disk -------------------------------------------------------------------------------------------------------
+    def save(self, folder: Path, about: dict[str, object] | None = None) -> None:
+        """Write weights and everything needed to rebuild the model into a folder, atomically and without code."""
+        meta = {
+            "kind": "skill_model",
+            "config": asdict(self.config),
+            "observation_dim": self.observation_dim,
+            "action_dim": self.action_dim,
+            "about": about or {},
+        }
+        save_state(Path(folder), {"model": dict(self.state_dict())}, meta)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> SkillModel:
+        """The model in a folder written by `save`, or in the run folder of a finished pretraining. Frozen.
+
+        Raises CheckpointError, naming the folder, if there is none, it is damaged, or it holds something else.
+        """
+        folder = Path(folder)
+        if not (folder / "manifest.json").exists() and (folder / "model").is_dir():
+            folder = folder / "model"
+        state, meta = load_state(folder)
+        if meta.get("kind") != "skill_model":
+            raise CheckpointError(f"{folder}: holds {meta.get('kind', 'something else')!r}, not a skill model")
+        weights = state["model"]
+        model = cls(
+            SkillModelConfig(**meta["config"]),
+            meta["observation_dim"],
+            meta["action_dim"],
+            weights["action_low"],
+            weights["action_high"],
+            torch.Generator().manual_seed(0),
+        )
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise CheckpointError(f"{folder}: the weights do not fit the model they name: {error}") from None
+        return model.requires_grad_(False)
+
+    def check_fits(self, observation_dim: int, action_dim: int, where: str) -> None:
+        """Raises CheckpointError if the model was trained on other shapes than the environment's."""
+        if (self.observation_dim, self.action_dim) != (observation_dim, action_dim):
+            raise CheckpointError(
+                f"{where}: the skill model was trained on observations of {self.observation_dim} and actions of "
+                f"{self.action_dim} numbers, the environment has {observation_dim} and {action_dim}; "
+                "pretrain skills on logs of this environment"
+            )
