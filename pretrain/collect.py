@@ -1,0 +1,26 @@
+"""Make logs: `python -m pretrain.collect pretrain/maze_logs [key=value ...]`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from skillmeta.cli import config_parser, run_program
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = config_parser("skillmeta collect", "Record a planner's logs as a Minari data set.", "pretrain/maze_logs")
+    arguments = parser.parse_args(argv)
+    from skillmeta.config import build, load
+    from skillmeta.data.collect import CollectConfig, collect
+
+    config = build(CollectConfig, load(arguments.config, arguments.overrides))
+    done = collect(config)
+    print(f"{done.episodes:,} episodes, {done.steps:,} steps, {done.coverage:.0%} of the maze visited")
+    print(f"written: minari:{config.dataset}  ({done.folder})")
+    print(f"next:    skillmeta inspect minari:{config.dataset}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

@@ -1,0 +1,97 @@
+"""The `skillmeta` command: the programs of pretrain/ and downstream/ under one name. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from skillmeta import __version__
+from skillmeta.errors import UserError
+
+PROGRAMS: dict[str, tuple[str, str, str]] = {  # name: (module, what it does, an example)
+    "demo": ("downstream.demo", "the whole path in minutes: logs, skills, a new task, the effect of the prior", "demo"),
+    "collect": ("pretrain.collect", "make logs with a planner", "collect pretrain/maze_logs"),
+    "inspect": ("pretrain.inspect", "what is in a source of logs", "inspect minari:skillmeta/maze20-v0"),
+    "skills": ("pretrain.skills", "learn skills and their prior from logs", "skills pretrain/maze --out runs/maze-skills"),
+    "finetune": ("downstream.finetune", "learn one task", "finetune downstream/maze_spirl --out runs/maze-spirl"),
+    "ablate": ("downstream.ablate", "methods x tasks x seeds, and the page", "ablate ablations/maze_prior --out runs/ablation"),
+    "report": ("downstream.report", "write the page of an ablation again", "report runs/demo"),
+    "reproduce": ("downstream.reproduce", "a published result, at full length", "reproduce maze"),
+    "config": ("skillmeta.tools.config", "list and show the configs that come with it", "config list"),
+    "doctor": ("skillmeta.tools.doctor", "is this installation complete?", "doctor"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the command. Returns the exit status: 0, 2 for a user's error, 130 after Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"skillmeta {__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in PROGRAMS:
+        import difflib
+
+        near = difflib.get_close_matches(name, PROGRAMS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else "`skillmeta --help` lists them"
+        print(f"error: there is no command {name!r}; {hint}", file=sys.stderr)
+        return 2
+    return run_program(lambda argv: importlib.import_module(PROGRAMS[name][0]).main(argv), rest)
+
+
+def usage() -> str:
+    lines = [
+        "usage: skillmeta COMMAND ...",
+        "",
+        "Learn skills from logs of past behaviour, then learn new tasks from a few episodes with them.",
+        "",
+        "commands (each has its own --help):",
+    ]
+    lines += [f"  {name:<10} {what}" for name, (_, what, _) in PROGRAMS.items()]
+    lines += ["", "for example:"]
+    lines += [f"  skillmeta {example}" for _, _, example in PROGRAMS.values()]
+    return "\n".join(lines)
+
+
+def run_program(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
+    """Run a program's main: what the user can mend is one sentence and exit status 2, never a traceback."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads than one are slower on a busy machine, and other bits
+    try:
+        return main(argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on from the last checkpoint", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+def config_parser(program: str, description: str, default: str | None = None) -> argparse.ArgumentParser:
+    """The arguments that programs share: a config, overrides, an output folder where `--out` is added by the caller."""
+    parser = argparse.ArgumentParser(prog=program, description=description)
+    what = "a YAML file, or the name of a config that comes with the package"
+    if default is None:
+        parser.add_argument("config", help=what)
+    else:
+        parser.add_argument("config", nargs="?", default=default, help=f"{what} (default: {default})")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config, e.g. seed=1")
+    return parser
+
+
+def command_line(program: str, argv: Sequence[str] | None) -> str:
+    """The command as the user could type it again."""
+    import shlex
+
+    return shlex.join(["skillmeta", *program.split()[1:], *(sys.argv[1:] if argv is None else argv)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Logs: loaded once, checked once, windows drawn by index."""

@@ -1,0 +1,80 @@
+"""Logs of our own, written as Minari data sets. Buffers, not Minari's recorder: that one needs jax."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box
+
+from skillmeta.data.episodes import Episode
+from skillmeta.errors import DataError, UserError
+
+
+def minari_package() -> Any:
+    """The minari module. Raises UserError naming the extra where it is not installed."""
+    try:
+        import minari
+    except ImportError:
+        raise UserError("Minari data sets need the package minari: pip install 'skillmeta[minari]'") from None
+    return minari
+
+
+def dataset_folder(dataset_id: str) -> Path:
+    """Where Minari keeps a data set: below $MINARI_DATASETS_PATH, or ~/.minari/datasets."""
+    minari_package()
+    from minari.storage.datasets_root_dir import get_dataset_path
+
+    return Path(get_dataset_path(dataset_id))
+
+
+def exists(dataset_id: str) -> bool:
+    return (dataset_folder(dataset_id) / "data").is_dir()
+
+
+def write_minari(
+    dataset_id: str,
+    episodes: Sequence[Episode],
+    action_low: np.ndarray,
+    action_high: np.ndarray,
+    *,
+    overwrite: bool = False,
+    description: str = "",
+) -> Path:
+    """Write episodes as the Minari data set `NAMESPACE/name-vN` and return its folder.
+
+    Raises DataError if there are none, or if the data set exists and `overwrite` is not set.
+    """
+    minari = minari_package()
+    from minari.data_collector import EpisodeBuffer
+
+    if not episodes:
+        raise DataError(f"minari:{dataset_id}: there are no episodes to write")
+    if exists(dataset_id):
+        if not overwrite:
+            raise DataError(f"minari:{dataset_id}: exists already; use another id, or overwrite it explicitly")
+        minari.delete_dataset(dataset_id)
+    buffers = [
+        EpisodeBuffer(
+            id=number,
+            observations=episode.observations.astype(np.float32),
+            actions=episode.actions.astype(np.float32),
+            rewards=episode.rewards.astype(np.float64).tolist(),
+            terminations=episode.terminated.astype(bool).tolist(),
+            truncations=episode.truncated.astype(bool).tolist(),
+            infos={},
+        )
+        for number, episode in enumerate(episodes)
+    ]
+    space = Box(-np.inf, np.inf, episodes[0].observations.shape[1:], np.float32)
+    minari.create_dataset_from_buffers(
+        dataset_id,
+        buffers,
+        observation_space=space,
+        action_space=Box(np.asarray(action_low, np.float32), np.asarray(action_high, np.float32), dtype=np.float32),
+        data_format="hdf5",
+        description=description or None,
+    )
+    return dataset_folder(dataset_id)

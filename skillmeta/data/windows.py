@@ -1,0 +1,105 @@
+"""Windows of H steps, drawn by index in one gather."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skillmeta.errors import DataError
+
+if TYPE_CHECKING:
+    from skillmeta.data.episodes import EpisodeDataset
+
+SPLITS = ("all", "train", "held_out")
+
+
+@dataclass(frozen=True)
+class WindowBatch:
+    """B windows of H steps."""
+
+    observations: Tensor  # [B, H+1, O]
+    actions: Tensor  # [B, H, A]
+
+
+class Windows:
+    """All windows of H consecutive steps within episodes, the last one of each included.
+
+    Args:
+        observations: [N + E, O] flat, as in `EpisodeDataset`.
+        actions: [N, A] flat.
+        starts: [W] first step of each window.
+        episodes: [W] the episode that it lies in.
+        horizon: H.
+        weights: [W] how often each is drawn, relative to the others; uniform where not given. Hook for quality weighting.
+    """
+
+    def __init__(
+        self,
+        observations: Tensor,
+        actions: Tensor,
+        starts: Tensor,
+        episodes: Tensor,
+        horizon: int,
+        weights: Tensor | None = None,
+    ):
+        self.observations, self.actions, self.starts, self.episodes = observations, actions, starts, episodes
+        self.horizon, self.weights = horizon, weights
+        self._ahead = torch.arange(horizon + 1)
+
+    @classmethod
+    def of(cls, dataset: EpisodeDataset, horizon: int, split: str = "all", held_out: float = 0.1, seed: int = 0) -> Windows:
+        """The windows of a data set; `train` and `held_out` share out whole episodes, the same ones for the same seed.
+
+        Raises DataError if no episode of the split is as long as the horizon.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
+        if horizon < 1:
+            raise ValueError(f"horizon is {horizon}; it must be at least 1")
+        long_enough = np.flatnonzero(dataset.lengths >= horizon)
+        if len(long_enough) == 0:
+            raise DataError(
+                f"{dataset.source}: the longest of {dataset.num_episodes} episodes has {int(dataset.lengths.max())} steps, "
+                f"shorter than the horizon {horizon}; lower the horizon or record longer episodes"
+            )
+        chosen = long_enough
+        if split != "all":
+            if len(long_enough) < 2:
+                raise DataError(f"{dataset.source}: one episode of {horizon} steps or more; two are needed to hold one out")
+            order = np.random.default_rng(seed).permutation(long_enough)
+            count = min(len(order) - 1, max(1, round(held_out * len(order))))
+            chosen = np.sort(order[:count] if split == "held_out" else order[count:])
+        counts = dataset.lengths[chosen] - horizon + 1
+        episodes = np.repeat(chosen, counts)
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        starts = dataset.offsets[episodes] + within
+        return cls(
+            torch.from_numpy(dataset.observations),
+            torch.from_numpy(dataset.actions),
+            torch.from_numpy(starts),
+            torch.from_numpy(episodes.astype(np.int64)),
+            horizon,
+        )
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def gather(self, index: Tensor) -> WindowBatch:
+        """The windows with the numbers `index` [B]."""
+        start = self.starts[index]
+        steps = (start[:, None] + self._ahead[:-1]).flatten()
+        frames = ((start + self.episodes[index])[:, None] + self._ahead).flatten()  # one more observation an episode
+        observations = self.observations.index_select(0, frames).unflatten(0, (len(index), self.horizon + 1))
+        return WindowBatch(observations, self.actions.index_select(0, steps).unflatten(0, (len(index), self.horizon)))
+
+    def sample(self, batch_size: int, generator: torch.Generator) -> WindowBatch:
+        """B windows with replacement, uniformly or by `weights`."""
+        if self.weights is None:
+            index = torch.randint(len(self), (batch_size,), generator=generator)
+        else:
+            index = torch.multinomial(self.weights, batch_size, replacement=True, generator=generator)
+        return self.gather(index)

@@ -1,0 +1,266 @@
+"""Learn one task: the loop that every downstream run goes through, resumable to the bit."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from skillmeta.config import build, to_plain
+from skillmeta.errors import ConfigError, UserError
+from skillmeta.rl.rollout import EVALUATION, Collector, Envs, Episodes, SerialEnvs, environment_seed, episode
+from skillmeta.run.checkpoint import generator_state, restore_generator
+from skillmeta.run.progress import Progress
+from skillmeta.run.run import Run
+from skillmeta.skills.env import SkillEnvs
+from skillmeta.skills.model import SkillModel
+from skillmeta.tasks.base import TaskFamily
+
+EARLY_EPISODES = 5  # their paths are kept for the pictures
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """Which task. `family` names a module of skillmeta.tasks, or a dotted module of your own with `Config` and `Family`."""
+
+    family: str = "maze"
+    split: str = "test"
+    index: int = 0
+    options: dict[str, Any] = field(default_factory=dict)  # the family's Config
+
+    def __post_init__(self) -> None:
+        if self.index < 0:
+            raise ValueError(f"index is {self.index}; tasks are counted from 0")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How the trained policy is judged."""
+
+    episodes: int = 20
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise ValueError(f"episodes is {self.episodes}; at least 1 is needed")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """One method on one task with one seed."""
+
+    task: TaskConfig = field(default_factory=TaskConfig)
+    skills: str | None = None  # folder of a skill model; null acts in the environment's own actions
+    algorithm: dict[str, Any] = field(default_factory=lambda: {"name": "sac"})
+    env_steps: int = 100_000  # primitive steps, all methods alike
+    max_episodes: int | None = None  # stop after this many episodes even if steps are left
+    num_envs: int = 1
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint_seconds: float = 30.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("env_steps", "num_envs", "checkpoint_seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if "name" not in self.algorithm:
+            raise ValueError("algorithm has no name; say which one, e.g. algorithm: {name: sac}")
+
+
+def module_of(package: str, name: str, what: str) -> ModuleType:
+    """skillmeta.<package>.<name>, or the dotted module `name` of the user's own. Raises ConfigError if there is none."""
+    path = name if "." in name else f"skillmeta.{package}.{name}"
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name is None or not path.startswith(error.name):  # it exists; something that it needs does not
+            raise ConfigError(f"{what} {name!r} needs the package {error.name!r}; install it ({error})") from None
+        raise ConfigError(f"{what} is {name!r}; there is no module {path}") from None
+
+
+def make_family(config: TaskConfig) -> TaskFamily:
+    module = module_of("tasks", config.family, "task.family")
+    return module.Family(build(module.Config, config.options, "task.options"))
+
+
+def make_agent(config: FinetuneConfig, envs: Envs, skills: SkillModel | None) -> Any:
+    options = dict(config.algorithm)
+    module = module_of("algorithms", options.pop("name"), "algorithm.name")
+    return module.Agent(
+        build(module.Config, options, "algorithm"),
+        envs.observation_dim,
+        envs.action_bound,
+        prior=skills.prior if skills else None,
+        normalize=skills.normalizer if skills else None,
+        seed=config.seed,
+    )
+
+
+def make_envs(family: TaskFamily, num: int, skills: SkillModel | None) -> Envs:
+    """N environments of a family, acted in by primitive actions in [-1, 1] or by skills."""
+    if skills is None:
+        return SerialEnvs(family.make_env, num)
+    return SkillEnvs(SerialEnvs(family.make_env, num, unit_actions=False), skills)
+
+
+def chosen_task(family: TaskFamily, config: TaskConfig) -> Any:
+    tasks = family.tasks(config.split)
+    if config.index >= len(tasks):
+        raise ConfigError(f"task.index is {config.index}; split {config.split!r} has tasks 0 to {len(tasks) - 1}")
+    return tasks[config.index]
+
+
+def finetune(config: FinetuneConfig, folder: Path, command: str = "", quiet: bool = False) -> dict[str, Any] | None:
+    """Run, or continue, one fine-tuning run in a folder. Returns its result, or None if it was asked to stop before."""
+    torch.set_num_threads(1)
+    with Run.open(folder, to_plain(config), command=command) as run:
+        if run.result is not None:
+            return run.result
+        skills = SkillModel.load(config.skills) if config.skills else None
+        family = make_family(config.task)
+        task = chosen_task(family, config.task)
+        envs = make_envs(family, config.num_envs, skills)
+        agent = make_agent(config, envs, skills)
+        acting = torch.Generator().manual_seed(config.seed + 1_000_003)
+        collect = Collector(envs, config.seed, config.env_steps, acting, [task] * config.num_envs)
+        early: list[np.ndarray] = []
+        seconds = restore(run, agent, collect, acting, early)
+        started = saved = time.monotonic()
+
+        with Progress(config.env_steps, folder.name, "steps", quiet=quiet) as progress:
+            while not finished(config, collect):
+                if run.stop_requested:
+                    checkpoint(run, agent, collect, acting, early, seconds + time.monotonic() - started)
+                    return None
+                episodes, metrics = agent.iterate(collect)
+                if len(early) < EARLY_EPISODES:
+                    early.extend(paths(family, episodes))
+                log(run, collect, agent, episodes, metrics)
+                success = float(episodes.succeeded.mean())
+                progress.update(min(collect.env_steps, config.env_steps), success=success, **shown(metrics))
+                run.report_progress(fraction(config, collect), f"{collect.env_steps:,} steps, {collect.episodes} episodes")
+                if time.monotonic() - saved > config.checkpoint_seconds:
+                    checkpoint(run, agent, collect, acting, early, seconds + time.monotonic() - started)
+                    saved = time.monotonic()
+        checkpoint(run, agent, collect, acting, early, seconds + time.monotonic() - started)
+        result = {
+            **collect.state(),
+            "updates": agent.updates,
+            "seconds": seconds + time.monotonic() - started,
+            **evaluate(agent, envs, family, task, config, run, early),
+        }
+        run.finish(result)
+        envs.close()
+        return result
+
+
+def finished(config: FinetuneConfig, collect: Collector) -> bool:
+    return collect.spent or (config.max_episodes is not None and collect.episodes >= config.max_episodes)
+
+
+def fraction(config: FinetuneConfig, collect: Collector) -> float:
+    by_episodes = collect.episodes / config.max_episodes if config.max_episodes else 0.0
+    return max(collect.env_steps / config.env_steps, by_episodes)
+
+
+def log(run: Run, collect: Collector, agent: Any, episodes: Episodes, metrics: dict[str, float]) -> None:
+    """A row for every episode, and one for the updates that followed."""
+    bill = collect.state()
+    for i in range(len(episodes.returns)):
+        values = {
+            "return": float(episodes.returns[i]),
+            "success": int(episodes.succeeded[i]),
+            "length": int(episodes.lengths[i]),
+        }
+        number = bill["episodes"] - len(episodes.returns) + i + 1
+        run.log("episode", **{**bill, "episodes": number}, **values)
+    if metrics:
+        run.log("update", **bill, updates=agent.updates, **metrics)
+
+
+def shown(metrics: dict[str, float]) -> dict[str, float]:
+    return {"divergence": metrics["prior/divergence"]} if "prior/divergence" in metrics else {}
+
+
+def evaluate(
+    agent: Any, envs: Envs, family: TaskFamily, task: Any, config: FinetuneConfig, run: Run, early: list[np.ndarray]
+) -> dict[str, float]:
+    """Judge the final policy as it samples and by its mode, on seeds of their own; nothing is learned from it.
+
+    `success` and `return` are the sampled policy's, the one that was trained; `mode_*` those of its mode.
+    """
+    scores: dict[str, float] = {"num_episodes": config.evaluation.episodes}
+    final: list[np.ndarray] = []
+    generator = torch.Generator().manual_seed(config.seed + 2_000_003)
+    for prefix, explore in (("", True), ("mode_", False)):
+        successes, returns = [], []
+        for done in evaluation_episodes(agent, envs, task, config, generator, explore):
+            successes.extend(done.succeeded.tolist())
+            returns.extend(done.returns.tolist())
+            if explore and len(final) < EARLY_EPISODES:
+                final.extend(paths(family, done))
+        count = config.evaluation.episodes
+        scores |= {f"{prefix}success": float(np.mean(successes[:count])), f"{prefix}return": float(np.mean(returns[:count]))}
+    named = {f"early_{i}": path for i, path in enumerate(early)} | {f"final_{i}": path for i, path in enumerate(final)}
+    np.savez_compressed(run.folder / "trajectories.npz", **named)
+    return scores
+
+
+def evaluation_episodes(
+    agent: Any, envs: Envs, task: Any, config: FinetuneConfig, generator: torch.Generator, explore: bool
+) -> Iterator[Episodes]:
+    for first in range(0, config.evaluation.episodes, envs.num):
+        seeds = [environment_seed(config.seed, EVALUATION, first + i) for i in range(envs.num)]
+        belief = agent.begin(envs.num, generator)
+        settled = getattr(agent, "settled", agent)
+        done, _ = episode(settled, envs, belief, seeds, generator, explore=explore, tasks=[task] * envs.num)
+        yield done
+
+
+def paths(family: TaskFamily, episodes: Episodes) -> list[np.ndarray]:
+    """Where each episode went, [T, 2] and at most 200 points; nothing for a family that has no positions."""
+    if not hasattr(family, "positions"):
+        return []
+    found = []
+    for i, valid in enumerate(episodes.valid):
+        where = family.positions(episodes.observation[i, : int(valid.sum()) + 1])
+        found.append(where[:: max(1, len(where) // 200)].astype(np.float32))
+    return found
+
+
+def checkpoint(
+    run: Run, agent: Any, collect: Collector, acting: torch.Generator, early: list[np.ndarray], seconds: float
+) -> None:
+    run.checkpoint(
+        collect.env_steps,
+        {
+            "agent": agent.state(),
+            "collect": collect.state(),
+            "acting": generator_state(acting),
+            "early": {str(i): path for i, path in enumerate(early)},
+            "seconds": seconds,
+        },
+    )
+
+
+def restore(run: Run, agent: Any, collect: Collector, acting: torch.Generator, early: list[np.ndarray]) -> float:
+    """Continue from the newest checkpoint, if there is one. Returns the seconds that the run has taken so far."""
+    state = run.restore()
+    if state is None:
+        return 0.0
+    agent.restore(state["agent"])
+    collect.restore(state["collect"])
+    restore_generator(acting, state["acting"])
+    early.extend(np.asarray(state["early"][str(i)]) for i in range(len(state["early"])))
+    return float(state["seconds"])
+
+
+def require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise UserError(sentence)

@@ -1,0 +1,1 @@
+"""A run on disk: config, metrics, checkpoints, progress, and several runs at once."""

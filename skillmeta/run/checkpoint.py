@@ -1,0 +1,158 @@
+"""State on disk: a folder of tensors and JSON with a SHA-256 manifest, renamed into place whole, with no code in it.
+
+No tensor format notices a flipped bit by itself, hence the manifest; no process survives every signal, hence the rename.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from skillmeta.errors import CheckpointError
+
+FORMAT = 1
+State = dict[str, Any]  # nested; leaves are tensors, arrays, numbers, strings, bools, None or lists of these scalars
+TENSORS, SCALARS, MANIFEST = "state.safetensors", "state.json", "manifest.json"
+
+
+def save_state(folder: Path, state: State, meta: dict[str, Any] | None = None) -> None:
+    """Write `state` and `meta` (JSON values) as `folder`, replacing an older one; all of it or nothing.
+
+    Raises OSError if the disk is full or read-only; an older folder is then still there.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Tensor] = {}
+    scalars = _split(state, "", tensors)
+    contents = {
+        TENSORS: save({name: tensors[name].contiguous() for name in sorted(tensors)}),
+        SCALARS: json.dumps({"state": scalars, "meta": meta or {}}, sort_keys=True).encode(),
+    }
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+    contents[MANIFEST] = json.dumps({"format": FORMAT, "sha256": digests}, sort_keys=True, indent=1).encode()
+    temporary = folder.parent / f".tmp-{folder.name}-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        for name, data in contents.items():
+            _write_synced(temporary / name, data)
+        if folder.exists():
+            old = folder.parent / f".old-{folder.name}-{os.getpid()}"
+            os.replace(folder, old)
+            os.replace(temporary, folder)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _sync_folder(folder.parent)
+
+
+def load_state(folder: Path) -> tuple[State, dict[str, Any]]:
+    """The state and meta of a folder written by `save_state`.
+
+    Raises CheckpointError, naming the file, if anything is missing, damaged, or of a newer format.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: there is no such folder; name one that a finished run has written")
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        version, digests = manifest["format"], manifest["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / MANIFEST}: missing or damaged ({error}); this is no checkpoint of ours") from None
+    if version != FORMAT:
+        raise CheckpointError(f"{folder}: written in format {version}, this version reads {FORMAT}; use a newer skillmeta")
+    contents = {}
+    for name in (TENSORS, SCALARS):
+        try:
+            contents[name] = (folder / name).read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"{folder / name}: cannot be read ({error}); the checkpoint is incomplete") from None
+        if hashlib.sha256(contents[name]).hexdigest() != digests.get(name):
+            raise CheckpointError(f"{folder / name}: does not match its checksum; it is damaged, use another checkpoint")
+    scalars = json.loads(contents[SCALARS])
+    return _join(scalars["state"], "", load(contents[TENSORS])), scalars["meta"]
+
+
+def state_hash(state: State) -> str:
+    """SHA-256 over all leaves in the order of their sorted names: equal states, equal hash."""
+    tensors: dict[str, Tensor] = {}
+    scalars = _split(state, "", tensors)
+    digest = hashlib.sha256(json.dumps(scalars, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def generator_state(generator: torch.Generator | np.random.Generator) -> State:
+    """The state of a generator as storable values."""
+    if isinstance(generator, torch.Generator):
+        return {"torch": generator.get_state()}
+    return {"numpy": json.dumps(generator.bit_generator.state)}
+
+
+def restore_generator(generator: torch.Generator | np.random.Generator, state: State) -> None:
+    """Put a state from `generator_state` back."""
+    if isinstance(generator, torch.Generator):
+        generator.set_state(state["torch"])
+    else:
+        generator.bit_generator.state = json.loads(state["numpy"])
+
+
+_TENSOR, _ARRAY = "<tensor>", "<array>"
+
+
+def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """The JSON skeleton of a state; tensors and arrays go into `tensors` under their path."""
+    if isinstance(value, dict):
+        bad = [key for key in value if not isinstance(key, str) or "/" in key]
+        if bad:
+            raise TypeError(f"checkpoint: key {bad[0]!r} under {name or 'the top'!r} is not a string without '/'")
+        return {key: _split(item, f"{name}/{key}", tensors) for key, item in value.items()}
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach().cpu()
+        return _TENSOR
+    if isinstance(value, np.ndarray):
+        tensors[name] = torch.from_numpy(np.ascontiguousarray(value)).reshape(value.shape)
+        return _ARRAY
+    if isinstance(value, (list, tuple)):
+        return [_split(item, f"{name}/{i}", tensors) for i, item in enumerate(value)]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"checkpoint: {name} is a {type(value).__name__}, which is not storable")
+
+
+def _join(skeleton: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(skeleton, dict):
+        return {key: _join(item, f"{name}/{key}", tensors) for key, item in skeleton.items()}
+    if isinstance(skeleton, list):
+        return [_join(item, f"{name}/{i}", tensors) for i, item in enumerate(skeleton)]
+    if skeleton == _TENSOR:
+        return tensors[name]
+    return tensors[name].numpy() if skeleton == _ARRAY else skeleton
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

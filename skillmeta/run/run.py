@@ -1,0 +1,248 @@
+"""A run on disk: its config, its metrics, its checkpoints and its result, in one folder that one process at a time may use.
+
+A run is continued by opening its folder again with the same config. Metrics are cut back to the checkpoint that it continues
+from, so that an interrupted run leaves the same file as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from skillmeta.config import differences, dump_yaml, read_yaml
+from skillmeta.errors import CheckpointError, ConfigError, UserError
+from skillmeta.run.checkpoint import State, load_state, save_state
+
+KEEP = 2  # checkpoints
+STOP_FILE = ".stop"  # whoever schedules the run asks it to stop by making this file
+PACKAGES = (
+    "skillmeta", "torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "minari", "stable-baselines3", "scipy",
+)  # fmt: skip
+
+
+class Run:
+    """Use as `with Run.open(folder, config) as run:`; inside, Ctrl-C sets `stop_requested` and a second one interrupts."""
+
+    def __init__(self, folder: Path, lock: FileLock):
+        self.folder, self._lock = folder, lock
+        self._metrics = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115  (closed by __exit__)
+        self._signalled = False
+        self._handlers: dict[int, Any] = {}
+        self._reported = self._looked = 0.0
+
+    @classmethod
+    def open(cls, folder: str | Path, config: dict[str, Any], *, command: str = "") -> Run:
+        """Start a run in `folder`, or continue the one that is there.
+
+        Raises:
+            UserError: another process is using the folder, or it cannot be written.
+            ConfigError: the folder holds a run with another config; the sentence names the keys that differ.
+        """
+        folder = Path(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / ".lock")
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(f"{folder}: another process is running in this folder; wait for it or use another --out") from None
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written ({error}); choose another --out") from None
+        try:
+            saved = folder / "config.yaml"
+            if saved.exists():
+                changed = differences(read_yaml(saved), config)
+                if changed:
+                    raise ConfigError(
+                        f"{folder}: holds a run with another config ({'; '.join(changed[:5])}); "
+                        "use another --out, or delete the folder to start anew"
+                    )
+            else:
+                write_whole(saved, dump_yaml(config))
+            write_whole(folder / "environment.json", json.dumps(environment(command), indent=1))
+            (folder / STOP_FILE).unlink(missing_ok=True)
+            return cls(folder, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    def __enter__(self) -> Run:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                handler = signal.getsignal(number)
+                if handler is not signal.SIG_IGN:  # a worker whose parent decides
+                    self._handlers[number] = handler
+                    signal.signal(number, self._stop)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._metrics.close()
+        self._lock.release()
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self._signalled:
+            raise KeyboardInterrupt
+        self._signalled = True
+        print(f"\n{self.folder}: stopping at the next safe point; press Ctrl-C again to abort", file=sys.stderr)
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether to save and return: after a first Ctrl-C or SIGTERM, or when the scheduler has left a stop file."""
+        now = time.monotonic()
+        if not self._signalled and now - self._looked > 0.2:
+            self._looked = now
+            self._signalled = (self.folder / STOP_FILE).exists()
+        return self._signalled
+
+    # -- metrics ---------------------------------------------------------------------------------------------------------
+    def log(self, kind: str, **values: float | int | str | bool) -> None:
+        """Append one row to metrics.jsonl. Raises UserError, and writes nothing, if a number is not finite."""
+        row: dict[str, Any] = {"kind": kind}
+        for name, value in values.items():
+            plain = value.item() if hasattr(value, "item") else value
+            if isinstance(plain, float) and not math.isfinite(plain):
+                raise UserError(
+                    f"{self.folder}: {name} became {plain}; the last checkpoint is from before that: "
+                    "lower the learning rate or look at the rewards, then start anew"
+                )
+            row[name] = plain
+        self._metrics.write(json.dumps(row) + "\n")
+
+    def report_progress(self, fraction: float, text: str) -> None:
+        """Leave a line for whoever shows this run's progress, at most twice a second."""
+        now = time.monotonic()
+        if now - self._reported > 0.5:
+            self._reported = now
+            self._metrics.flush()
+            write_whole(self.folder / "progress.json", json.dumps({"fraction": fraction, "text": text}), sync=False)
+
+    # -- checkpoints -----------------------------------------------------------------------------------------------------
+    def checkpoint(self, step: int, state: State) -> None:
+        """Save everything needed to continue; the newest two are kept. Raises UserError if it cannot be written."""
+        self._metrics.flush()
+        os.fsync(self._metrics.fileno())
+        size = os.fstat(self._metrics.fileno()).st_size
+        try:
+            save_state(self._checkpoints / f"ckpt-{step:012d}", state, {"step": step, "metrics_bytes": size})
+        except OSError as error:
+            raise UserError(f"{self._checkpoints}: cannot save step {step} ({error}); older checkpoints are intact") from error
+        for old in self._saved()[KEEP:]:
+            remove(old)
+
+    def restore(self) -> State | None:
+        """The newest checkpoint that is whole, or None; metrics are cut back to it. Says on stderr what it skipped."""
+        for folder in self._saved():
+            try:
+                state, meta = load_state(folder)
+            except CheckpointError as error:
+                print(f"skipped: {error}", file=sys.stderr)
+                continue
+            self._cut_metrics(meta["metrics_bytes"])
+            return state
+        self._cut_metrics(0)
+        return None
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def _saved(self) -> list[Path]:
+        """Checkpoint folders, newest first; leftovers of interrupted saves are removed."""
+        if not self._checkpoints.is_dir():
+            return []
+        for leftover in [*self._checkpoints.glob(".tmp-*"), *self._checkpoints.glob(".old-*")]:
+            remove(leftover)
+        found = [path for path in self._checkpoints.iterdir() if re.fullmatch(r"ckpt-\d+", path.name)]
+        return sorted(found, reverse=True)
+
+    def _cut_metrics(self, size: int) -> None:
+        self._metrics.flush()
+        self._metrics.truncate(size)
+
+    # -- the end -----------------------------------------------------------------------------------------------------------
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write result.json; from then on the run is done. Checkpoints are no longer needed and removed."""
+        self._metrics.flush()
+        write_whole(self.folder / "result.json", json.dumps(result, indent=1))
+        write_whole(self.folder / "progress.json", json.dumps({"fraction": 1.0, "text": "done"}))
+        remove(self._checkpoints)
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What `finish` wrote, or None while the run is not done."""
+        return read_result(self.folder)
+
+
+def read_result(folder: str | Path) -> dict[str, Any] | None:
+    """The result of the run in a folder, or None if it has none (yet). Needs no lock."""
+    path = Path(folder) / "result.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl; a last line that was torn by a kill is left out. Needs no lock."""
+    path = Path(folder) / "metrics.jsonl"
+    if not path.exists():
+        return []
+    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def environment(command: str) -> dict[str, Any]:
+    """What a result depends on beside the config: versions, machine, threads, the command."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "command": command,
+        "python": platform.python_version(),
+        "versions": versions,
+        "machine": {"cpu": cpu_model(), "cores": os.cpu_count(), "system": platform.platform(terse=True)},
+        "threads": os.environ.get("OMP_NUM_THREADS", "1"),
+    }
+
+
+def cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def write_whole(path: Path, text: str, sync: bool = True) -> None:
+    """Write a small file so that a reader sees the old or the new text, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def remove(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Small commands about the installation itself."""
