@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,8 @@ from skillmeta.errors import DataError, UserError
 def minari_package() -> Any:
     """The minari module. Raises UserError naming the extra where it is not installed."""
     try:
-        import minari
+        with contextlib.redirect_stderr(io.StringIO()):  # it imports environments that print notices
+            import minari
     except ImportError:
         raise UserError("Minari data sets need the package minari: pip install 'skillmeta[minari]'") from None
     return minari
@@ -69,12 +73,14 @@ def write_minari(
         for number, episode in enumerate(episodes)
     ]
     space = Box(-np.inf, np.inf, episodes[0].observations.shape[1:], np.float32)
-    minari.create_dataset_from_buffers(
-        dataset_id,
-        buffers,
-        observation_space=space,
-        action_space=Box(np.asarray(action_low, np.float32), np.asarray(action_high, np.float32), dtype=np.float32),
-        data_format="hdf5",
-        description=description or None,
-    )
+    with warnings.catch_warnings():  # about an author and a permalink, which a log made on one's own machine has not
+        warnings.simplefilter("ignore", UserWarning)
+        minari.create_dataset_from_buffers(
+            dataset_id,
+            buffers,
+            observation_space=space,
+            action_space=Box(np.asarray(action_low, np.float32), np.asarray(action_high, np.float32), dtype=np.float32),
+            data_format="hdf5",
+            description=description or None,
+        )
     return dataset_folder(dataset_id)

@@ -6,6 +6,8 @@ gymnasium-robotics' PointMaze: a ball of two force-actuated slides, 0.01 s a ste
 
 from __future__ import annotations
 
+import contextlib
+import io
 import tempfile
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -203,14 +205,11 @@ class MazeEnv(gymnasium.Env):
 @lru_cache(maxsize=8)
 def point_maze_model(walls: bytes, shape: tuple[int, int]) -> mujoco.MjModel:
     """PointMaze's compiled model for a layout. Raises UserError where gymnasium-robotics is not installed."""
-    chatter = gymnasium.logger.min_level
-    gymnasium.logger.min_level = gymnasium.logger.ERROR  # the package warns about hands on every import
     try:
-        from gymnasium_robotics.envs.maze.point_maze import PointMazeEnv
+        with contextlib.redirect_stderr(io.StringIO()):  # every import of it prints a notice about other environments
+            from gymnasium_robotics.envs.maze.point_maze import PointMazeEnv
     except ImportError:
         raise UserError("the maze needs the package gymnasium-robotics: pip install 'skillmeta[robotics]'") from None
-    finally:
-        gymnasium.logger.min_level = chatter
     layout = np.frombuffer(walls, bool).reshape(shape).astype(int).tolist()
     before = tempfile.tempdir
     with tempfile.TemporaryDirectory() as folder:  # PointMaze leaves its generated XML in the temporary folder

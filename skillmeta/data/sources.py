@@ -1,0 +1,230 @@
+"""A source of logs, named by one string, in memory.
+
+    minari:NAMESPACE/name-v0      a Minari data set on this machine (add `?observation` to pick a key of a Dict space)
+    d4rl:kitchen-mixed-v0         a D4RL set by id, from its cache folder
+    path/to/file.hdf5             D4RL's flat layout
+    path/to/file.npz              the same keys in an NPZ
+
+Episodes end where `terminals | timeouts` says. Whatever a reader below raises becomes one DataError: nothing is half-loaded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from gymnasium.spaces import Box
+
+from skillmeta.data.d4rl_table import dataset_url
+from skillmeta.data.episodes import Episode, EpisodeDataset, from_episodes
+from skillmeta.data.minari_store import dataset_folder, minari_package
+from skillmeta.errors import DataError, UserError
+
+# Names that files in circulation use for the same things; the first one found is taken.
+ALIASES = {
+    "observations": ("observations", "observation", "obs"),
+    "actions": ("actions", "action"),
+    "rewards": ("rewards", "reward"),
+    "terminals": ("terminals", "terminated", "terminations", "dones", "terminal"),
+    "timeouts": ("timeouts", "truncated", "truncations", "timeout"),
+    "next_observations": ("next_observations", "next_observation", "next_obs"),
+    "lengths": ("lengths", "episode_lengths", "ep_lens", "path_lengths"),
+    "starts": ("starts", "episode_starts", "ep_starts"),
+    "episode": ("episode", "episodes", "episode_index", "episode_ids", "traj_id", "demo"),
+}
+
+
+def load_source(source: str, *, clip_actions: bool = False, download: bool = False) -> EpisodeDataset:
+    """Load and check a source. See the module for what can be named.
+
+    Args:
+        clip_actions: pull actions outside the action space into it instead of refusing them.
+        download: fetch a D4RL file that is not in the cache folder.
+
+    Raises:
+        DataError: missing, damaged, or not what it should be; names source, episode and field.
+        UserError: a package that this kind of source needs is not installed.
+    """
+    try:
+        if source.startswith("minari:"):
+            return _minari(source, clip_actions)
+        if source.startswith("d4rl:"):
+            return _flat_file(_d4rl_file(source.removeprefix("d4rl:"), download), source, clip_actions)
+        return _flat_file(Path(source), source, clip_actions)
+    except UserError:
+        raise
+    except MemoryError:
+        raise DataError(f"{source}: does not fit into memory") from None
+    except Exception as error:  # h5py, numpy and zlib raise a dozen kinds for a damaged file; all mean the same to a user
+        raise DataError(
+            f"{source}: cannot be read ({type(error).__name__}: {error}); the file is damaged or not what it seems"
+        ) from None
+
+
+# -- Minari --------------------------------------------------------------------------------------------------------------
+def _minari(source: str, clip_actions: bool) -> EpisodeDataset:
+    minari = minari_package()
+    dataset_id, _, key = source.removeprefix("minari:").partition("?")
+    folder = dataset_folder(dataset_id)
+    if not (folder / "data").is_dir():
+        raise DataError(
+            f"{source}: not found in {folder}; make it with `skillmeta collect`, or fetch it with `minari download {dataset_id}`"
+        )
+    dataset = minari.load_dataset(dataset_id)
+    space = dataset.action_space
+    if not isinstance(space, Box):
+        raise DataError(f"{source}: actions are {space}; skills need a Box")
+    episodes = [_minari_episode(episode, key, source, number) for number, episode in enumerate(dataset.iterate_episodes())]
+    return from_episodes(episodes, source, space.low.ravel(), space.high.ravel(), clip_actions)
+
+
+def _minari_episode(episode: Any, key: str, source: str, number: int) -> Episode:
+    observations = episode.observations
+    if isinstance(observations, Mapping):
+        chosen = key or "observation"
+        if chosen not in observations:
+            raise DataError(
+                f"{source}: episode {number}, observations: are a mapping of {', '.join(observations)}; "
+                f"name one, as in {source.partition('?')[0]}?{next(iter(observations))}"
+            )
+        observations = observations[chosen]
+    steps = len(episode.actions)
+    return Episode(
+        np.asarray(observations).reshape(len(observations), -1),
+        np.asarray(episode.actions).reshape(steps, -1),
+        np.asarray(episode.rewards),
+        np.asarray(episode.terminations, bool),
+        np.asarray(episode.truncations, bool),
+    )
+
+
+# -- D4RL ----------------------------------------------------------------------------------------------------------------
+def _d4rl_file(dataset_id: str, download: bool) -> Path:
+    url = dataset_url(dataset_id)
+    cache = Path(os.environ.get("D4RL_DATASET_DIR", Path.home() / ".d4rl" / "datasets"))
+    path = cache / url.rpartition("/")[2]
+    if path.exists():
+        return path
+    if not download:
+        raise DataError(f"d4rl:{dataset_id}: not in {cache}; fetch {url} into that folder, or pass download=true")
+    import urllib.request
+
+    cache.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    try:
+        urllib.request.urlretrieve(url, part)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise DataError(f"d4rl:{dataset_id}: {url} could not be fetched ({error}); nothing was stored") from None
+    os.replace(part, path)
+    return path
+
+
+# -- flat files: HDF5 and NPZ --------------------------------------------------------------------------------------------
+def _flat_file(path: Path, source: str, clip_actions: bool) -> EpisodeDataset:
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file")
+    if path.suffix in (".hdf5", ".h5"):
+        with h5py.File(path, "r") as file:
+            return _flat(path, source, list(file.keys()), lambda key: _hdf5_array(file, key, path), clip_actions)
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as archive:
+            return _flat(path, source, archive.files, archive.__getitem__, clip_actions)
+    raise DataError(f"{path}: ends in {path.suffix or 'nothing'!r}; .hdf5, .h5 and .npz are read")
+
+
+def _hdf5_array(file: h5py.File, key: str, path: Path) -> np.ndarray:
+    """A data set of the file, its promised size held against the file's before anything is allocated."""
+    data = file[key]
+    if not isinstance(data, h5py.Dataset):
+        raise DataError(f"{path}, {key}: is a group; D4RL's flat layout has an array there")
+    size = data.size * data.dtype.itemsize
+    limit = 1000 * path.stat().st_size  # no compression that HDF5 has shrinks real recordings a thousandfold
+    if size > max(limit, 2**20):
+        raise DataError(f"{path}, {key}: promises {size:,} bytes, the file has {path.stat().st_size:,}; it is damaged")
+    return data[()]
+
+
+def _flat(
+    path: Path, source: str, keys: list[str], read: Callable[[str], np.ndarray], clip_actions: bool
+) -> EpisodeDataset:
+    found = {name: next((alias for alias in aliases if alias in keys), None) for name, aliases in ALIASES.items()}
+    for needed in ("observations", "actions"):
+        if found[needed] is None:
+            raise DataError(f"{path}: has no array {needed!r} (it has {', '.join(keys) or 'nothing'})")
+    arrays = {name: np.asarray(read(key)) for name, key in found.items() if key is not None}
+    actions = arrays["actions"]
+    steps = len(actions)
+    if steps == 0:
+        raise DataError(f"{path}, actions: is empty; nothing can be learned from it")
+    notes: list[str] = []
+    if "rewards" not in arrays:
+        arrays["rewards"] = np.zeros(steps, np.float32)
+        notes.append("no rewards in the file: taken to be 0")
+    for name in ("rewards", "terminals", "timeouts"):
+        if name in arrays:
+            arrays[name] = arrays[name].reshape(-1)
+    for name in ("observations", "rewards", "terminals", "timeouts", "next_observations"):
+        if name in arrays and len(arrays[name]) != steps:
+            raise DataError(f"{path}, {name}: has {len(arrays[name])} rows, actions have {steps}; export the recording again")
+    for name in ("terminals", "timeouts"):
+        if name in arrays and arrays[name].dtype.kind not in "biuf":
+            raise DataError(f"{path}, {name}: is of type {arrays[name].dtype}; flags or 0/1 numbers are expected")
+    terminals = arrays["terminals"] > 0.5 if "terminals" in arrays else np.zeros(steps, bool)
+    timeouts = arrays["timeouts"] > 0.5 if "timeouts" in arrays else np.zeros(steps, bool)
+    ends = _ends(path, arrays, terminals | timeouts, notes)
+    if "timeouts" not in arrays and "terminals" in arrays and arrays["terminals"].dtype.kind == "f":
+        # D4RL's kitchen marks the last step of each demonstration; the world did not end there
+        notes.append("terminals are 0/1 numbers without timeouts (kitchen layout): read as the end of a recording")
+        terminals = np.zeros(steps, bool)
+    episodes = []
+    begin = 0
+    for end in ends:
+        episodes.append(_flat_episode(arrays, begin, end, terminals))
+        begin = end
+    if "next_observations" not in arrays:
+        notes.append("no next_observations in the file: the last observation of each episode is repeated")
+    return from_episodes(episodes, source, clip_actions=clip_actions, notes=tuple(notes))
+
+
+def _ends(path: Path, arrays: dict[str, np.ndarray], flags: np.ndarray, notes: list[str]) -> np.ndarray:
+    """One past the last step of each episode, [E]."""
+    steps = len(arrays["actions"])
+    if flags.any():
+        ends = np.flatnonzero(flags) + 1
+        if ends[-1] != steps:
+            notes.append(f"the last {steps - ends[-1]} steps have no end flag: read as an episode that was cut off")
+            ends = np.append(ends, steps)
+        return ends
+    if "lengths" in arrays:
+        ends = np.cumsum(arrays["lengths"].astype(np.int64))
+        if len(ends) == 0 or ends[-1] != steps or (np.diff(ends, prepend=0) <= 0).any():
+            raise DataError(f"{path}, lengths: sum to {int(ends[-1]) if len(ends) else 0}, actions have {steps} rows")
+        return ends
+    if "starts" in arrays:
+        starts = arrays["starts"].astype(np.int64)
+        if len(starts) == 0 or starts[0] != 0 or (np.diff(starts) <= 0).any() or starts[-1] >= steps:
+            raise DataError(f"{path}, starts: must begin with 0, grow, and stay below the {steps} rows of actions")
+        return np.append(starts[1:], steps)
+    if "episode" in arrays:
+        number = arrays["episode"].reshape(-1)
+        if len(number) != steps:
+            raise DataError(f"{path}, episode: has {len(number)} rows, actions have {steps}")
+        return np.append(np.flatnonzero(number[1:] != number[:-1]) + 1, steps)
+    notes.append("no end of an episode is marked: read as one episode")
+    return np.array([steps])
+
+
+def _flat_episode(arrays: dict[str, np.ndarray], begin: int, end: int, terminals: np.ndarray) -> Episode:
+    span = slice(begin, end)
+    observations = arrays["observations"][span]
+    last = arrays["next_observations"][end - 1 : end] if "next_observations" in arrays else observations[-1:]
+    truncated = np.zeros(end - begin, bool)
+    truncated[-1] = not terminals[end - 1]
+    return Episode(
+        np.concatenate([observations, last]), arrays["actions"][span], arrays["rewards"][span], terminals[span], truncated
+    )

@@ -1,0 +1,53 @@
+"""What is in a log, in numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from skillmeta.data.d4rl_table import normalized_score
+from skillmeta.data.episodes import EpisodeDataset
+from skillmeta.errors import UserError
+
+
+def summarize(dataset: EpisodeDataset, horizon: int) -> dict[str, Any]:
+    """Episodes, steps, returns, ranges, and how many windows of `horizon` steps there are. Plain values, ready for JSON."""
+    lengths, returns = dataset.lengths, dataset.returns
+    usable = lengths >= horizon
+    summary: dict[str, Any] = {
+        "source": dataset.source,
+        "episodes": dataset.num_episodes,
+        "steps": dataset.num_steps,
+        "length": spread(lengths),
+        "return": spread(returns),
+        "terminated": int(dataset.terminated.sum()),
+        "truncated": int(dataset.truncated.sum()),
+        "horizon": horizon,
+        "windows": int((lengths[usable] - horizon + 1).sum()),
+        "episodes_shorter_than_horizon": int((~usable).sum()),
+        "observation_dim": dataset.observation_dim,
+        "action_dim": dataset.action_dim,
+        "observation_range": ranges(dataset.observations),
+        "action_range": ranges(dataset.actions),
+        "action_low": dataset.action_low.tolist(),
+        "action_high": dataset.action_high.tolist(),
+        "constant_observations": np.flatnonzero(np.ptp(dataset.observations, axis=0) < 1e-6).tolist(),
+        "notes": list(dataset.notes),
+    }
+    if dataset.source.startswith("d4rl:"):
+        try:
+            summary["normalized_score"] = normalized_score(dataset.source.removeprefix("d4rl:"), float(returns.mean()))
+        except UserError as error:
+            summary["notes"].append(str(error))
+    return summary
+
+
+def spread(values: np.ndarray) -> dict[str, float]:
+    return {"min": float(values.min()), "median": float(np.median(values)), "max": float(values.max())}
+
+
+def ranges(values: np.ndarray) -> list[list[float]]:
+    """[min, mean, standard deviation, max] of each column."""
+    columns = (values.min(0), values.mean(0), values.std(0), values.max(0))
+    return np.stack(columns, 1).astype(float).round(6).tolist()
