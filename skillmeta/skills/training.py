@@ -56,10 +56,16 @@ class SkillLosses:
     )
     kl: Tensor  # KL(q(z|a, s) || N(0, I)), summed over Z
     prior_nll: Tensor  # -log p(z|s), summed over Z, at a sample of q whose gradient is stopped
+    prior_kl: Tensor  # KL(q(z|a, s) || p(z|s)), summed over Z; measured, not trained
 
     def total(self, beta: float) -> Tensor:
-        """The gradient of the last term reaches the prior alone."""
+        """What is minimised. The gradient of the last term reaches the prior alone."""
         return self.reconstruction + beta * self.kl + self.prior_nll
+
+    def score(self, beta: float) -> Tensor:
+        """What models are compared by: the evidence bound of actions given the state, under the learned prior and in units of
+        the noise variance beta. The total would not do: a posterior that says more costs the prior more."""
+        return self.reconstruction + beta * self.prior_kl
 
 
 def skill_losses(model: SkillModel, batch: WindowBatch, noise: Tensor) -> SkillLosses:
@@ -74,6 +80,7 @@ def skill_losses(model: SkillModel, batch: WindowBatch, noise: Tensor) -> SkillL
         reconstruction=0.5 * (errors**2).sum((1, 2)).mean(),
         kl=posterior.kl(standard_gaussian(posterior.mean)).mean(),
         prior_nll=-prior.log_prob(z.detach()).mean(),
+        prior_kl=posterior.kl(prior).detach().mean(),
     )
 
 
@@ -82,7 +89,7 @@ def train_skills(
 ) -> SkillModel | None:
     """Train on a data set inside a run, resuming where the run was interrupted.
 
-    Returns the model of the step with the best held-out loss, also saved in `run.folder / "model"`; None if the run was
+    Returns the model of the step with the best held-out score, also saved in `run.folder / "model"`; None if the run was
     asked to stop before the end (then a checkpoint of the last step is there). Raises UserError if the loss is not finite.
     """
     horizon = model_config.horizon
@@ -140,23 +147,23 @@ def train_skills(
             if step % config.held_out_every == 0 or step == config.steps:
                 with torch.no_grad():
                     test = skill_losses(model, *fixed)
-                score = float(test.total(config.beta))
-                if not (math.isfinite(score) and math.isfinite(float(total))):
+                score, latest = float(test.score(config.beta)), float(total.detach())
+                if not (math.isfinite(score) and math.isfinite(latest)):
                     raise UserError(
-                        f"{run.folder}: the loss is not finite at update {step} (training {float(total)}, held out {score}); "
+                        f"{run.folder}: the loss is not finite at update {step} (training {latest}, held out {score}); "
                         "lower training.learning_rate or look at the data with `skillmeta inspect`"
                     )
                 if score < best:
                     best, best_model = score, {name: value.clone() for name, value in model.state_dict().items()}
-                run.log("held_out", step=step, total=score, **scalars(test))
-                run.log("train", step=step, total=float(total), **scalars(losses))
-                progress.update(step, held_out=score, kl=float(test.kl), prior_nll=float(test.prior_nll))
-                run.report_progress(step / config.steps, f"held-out loss {score:.3f}")
+                run.log("held_out", step=step, score=score, **scalars(test))
+                run.log("train", step=step, score=float(losses.score(config.beta).detach()), **scalars(losses))
+                progress.update(step, held_out=score, error=float(test.reconstruction), prior_kl=float(test.prior_kl))
+                run.report_progress(step / config.steps, f"held-out score {score:.3f}")
                 checkpoint()
     model.load_state_dict(best_model)
     model.latent_stddev.copy_(aggregate_stddev(model, fixed))
     model.requires_grad_(False)
-    model.save(run.folder / "model", {"source": dataset.source, "training": asdict(config), "held_out_total": best})
+    model.save(run.folder / "model", {"source": dataset.source, "training": asdict(config), "held_out_score": best})
     return model
 
 
@@ -186,7 +193,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainingConfig, 
 
 def scalars(losses: SkillLosses) -> dict[str, float]:
     return {
-        "reconstruction": float(losses.reconstruction),
-        "kl": float(losses.kl),
-        "prior_nll": float(losses.prior_nll),
+        "reconstruction": float(losses.reconstruction.detach()),
+        "kl": float(losses.kl.detach()),
+        "prior_nll": float(losses.prior_nll.detach()),
+        "prior_kl": float(losses.prior_kl),
     }

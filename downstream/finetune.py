@@ -1,0 +1,33 @@
+"""Learn one task: `python -m downstream.finetune CONFIG [key=value ...] [--out runs/finetune]`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from skillmeta.cli import command_line, config_parser, run_program
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = config_parser("skillmeta finetune", "Learn one task with one method.", "downstream/maze_spirl")
+    parser.add_argument("--out", type=Path, default=Path("runs/finetune"), help="run folder (default: runs/finetune)")
+    arguments = parser.parse_args(argv)
+    from skillmeta.config import build, load
+    from skillmeta.finetune import FinetuneConfig, finetune
+
+    config = build(FinetuneConfig, load(arguments.config, arguments.overrides))
+    result = finetune(config, arguments.out, command_line(parser.prog, argv))
+    if result is None:
+        print(f"stopped; the same command goes on from the checkpoint in {arguments.out}")
+        return 130
+    print(
+        f"success {result['success']:.2f} (of its mode {result['mode_success']:.2f}), return {result['return']:.3g}, over "
+        f"{result['num_episodes']} episodes after {result['env_steps']:,} environment steps in {result['episodes']} episodes"
+    )
+    print(f"run: {arguments.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

@@ -1,0 +1,32 @@
+"""Learn skills and their prior from logs: `python -m pretrain.skills CONFIG [key=value ...] [--out runs/skills]`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from skillmeta.cli import command_line, config_parser, run_program
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = config_parser("skillmeta skills", "Train a skill model and say whether its prior is any good.")
+    parser.add_argument("--out", type=Path, default=Path("runs/skills"), help="run folder (default: runs/skills)")
+    arguments = parser.parse_args(argv)
+    from skillmeta.config import build, load
+    from skillmeta.pretrain import PretrainConfig, pretrain
+
+    config = build(PretrainConfig, load(arguments.config, arguments.overrides))
+    result = pretrain(config, arguments.out, command_line(parser.prog, argv))
+    if result is None:
+        print(f"stopped; the same command goes on from the checkpoint in {arguments.out}")
+        return 130
+    print("\n".join(result["verdict"]))
+    print(f"model: {arguments.out / 'model'}")
+    page = arguments.out / "prior.html"
+    print(f"page:  {page}" if page.exists() else "page:  none; pip install 'skillmeta[report]' for pictures")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

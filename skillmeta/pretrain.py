@@ -1,0 +1,95 @@
+"""From a source of logs to a skill model and the page that says whether its prior is any good."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from skillmeta.config import to_plain
+from skillmeta.data.sources import load_source
+from skillmeta.finetune import TaskConfig, make_family
+from skillmeta.run.run import Run, write_whole
+from skillmeta.skills.model import SkillModelConfig
+from skillmeta.skills.quality import Rollouts, compare_rollouts, fit, verdict
+from skillmeta.skills.training import TrainingConfig, train_skills
+
+
+@dataclass(frozen=True)
+class QualityConfig:
+    """How the prior is tried out."""
+
+    episodes: int = 20  # of rollouts in the environment, where `task` names one
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise ValueError(f"episodes is {self.episodes}; at least 1 is needed")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """One skill model."""
+
+    source: str = "minari:skillmeta/maze20-v0"
+    clip_actions: bool = False
+    model: SkillModelConfig = field(default_factory=SkillModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    task: TaskConfig | None = None  # where the prior is rolled out; null judges it on the logs alone
+
+
+def pretrain(config: PretrainConfig, folder: Path, command: str = "") -> dict[str, Any] | None:
+    """Train, judge, write `prior.html`. Returns the result, or None if it was asked to stop before the end."""
+    torch.set_num_threads(1)
+    with Run.open(folder, to_plain(config), command=command) as run:
+        if run.result is not None:
+            return run.result
+        family = make_family(config.task) if config.task else None
+        dataset = load_source(config.source, clip_actions=config.clip_actions)
+        model = train_skills(dataset, config.model, config.training, run)
+        if model is None:
+            return None
+        training = config.training
+        held_out = dataset.windows(model.horizon, "held_out", held_out=training.held_out, seed=training.seed)
+        fitted = fit(model, held_out)
+        acted = compare_rollouts(model, family, config.quality.episodes) if family else []
+        if family is not None and hasattr(family, "positions"):
+            acted.append(logged(dataset.observations, family, acted[0].env_steps))
+        result = {
+            "source": config.source,
+            "held_out": asdict(fitted),
+            "rollouts": [{k: v for k, v in asdict(r).items() if k != "paths"} for r in acted],
+            "verdict": verdict(fitted, acted),
+        }
+        save_paths(run.folder, acted)
+        write_whole(run.folder / "prior.json", json.dumps(result, indent=1))
+        write_page(run.folder, result, acted, family, command)
+        run.finish(result)
+        return result
+
+
+def logged(observations: np.ndarray, family: Any, steps: int) -> Rollouts:
+    """The logs themselves, as much of them as the rollouts took: the bar for coverage."""
+    where = family.positions(observations)
+    paths = [path[::10] for path in np.array_split(where[:steps], 20)] if len(where) else []
+    return Rollouts("the logs", 20, min(steps, len(where)), family.coverage(where[:steps]), 0.0, paths)
+
+
+def save_paths(folder: Path, acted: list[Rollouts]) -> None:
+    named = {f"{r.name}/{i}": path.astype(np.float32) for r in acted for i, path in enumerate(r.paths)}
+    np.savez_compressed(folder / "paths.npz", **named)
+
+
+def write_page(folder: Path, result: dict[str, Any], acted: list[Rollouts], family: Any, command: str) -> None:
+    """`prior.html`, where matplotlib is installed; without it the numbers are in prior.json."""
+    try:
+        from skillmeta.evaluation.prior_page import write_prior_page
+    except ImportError:
+        return
+    write_prior_page(folder, result, acted, family, command)
+
+
