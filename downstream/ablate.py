@@ -1,0 +1,41 @@
+"""Compare methods: `python -m downstream.ablate CONFIG [key=value ...] [--out runs/ablation] [--workers 2]`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from skillmeta.cli import command_line, config_parser, run_program
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = config_parser("skillmeta ablate", "Methods x tasks x seeds on equal steps, and the page that compares them.")
+    parser.add_argument("--out", type=Path, default=Path("runs/ablation"), help="folder (default: runs/ablation)")
+    parser.add_argument("--workers", type=int, help="runs at once (default: as the config says)")
+    arguments = parser.parse_args(argv)
+    return run(arguments.config, arguments.overrides, arguments.out, arguments.workers, command_line(parser.prog, argv))
+
+
+def run(name: str, overrides: Sequence[str], out: Path, workers: int | None, command: str) -> int:
+    """Run the ablation that a config describes and say where its page is."""
+    from skillmeta.ablation import AblationConfig, ablate
+    from skillmeta.config import build, load
+
+    changed = [*overrides, *([f"workers={workers}"] if workers else [])]
+    outcome = ablate(build(AblationConfig, load(name, changed)), out, command)
+    for job, why in outcome.failed.items():
+        print(f"failed: {job}: {why}", file=sys.stderr)
+    if outcome.done:
+        from skillmeta.evaluation.report import headline
+
+        print(headline(out))
+        print(f"page:    {out / 'report.html'}\nnumbers: {out / 'summary.json'}")
+    if outcome.stopped:
+        print("stopped before the end; the same command goes on from here")
+        return 130
+    return 1 if outcome.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

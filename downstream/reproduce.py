@@ -1,0 +1,30 @@
+"""Published results at full length: `skillmeta reproduce maze` (hours on two cores; it may be interrupted and goes on)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from downstream.ablate import run
+from skillmeta.cli import command_line, run_program
+
+RESULTS = {"maze": "SPiRL on 10 held-out goals of the 20x20 maze, 100 episodes of up to 2000 steps, next to its ablations"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    listed = "; ".join(f"{name}: {what}" for name, what in RESULTS.items())
+    parser = argparse.ArgumentParser(prog="skillmeta reproduce", description=f"Published results at full length. {listed}.")
+    parser.add_argument("result", choices=sorted(RESULTS))
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to configs/reproduce/RESULT.yaml")
+    parser.add_argument("--out", type=Path, help="folder (default: runs/reproduce-RESULT)")
+    parser.add_argument("--workers", type=int, help="runs at once (default: 2)")
+    arguments = parser.parse_args(argv)
+    out = arguments.out or Path(f"runs/reproduce-{arguments.result}")
+    command = command_line(parser.prog, argv)
+    return run(f"reproduce/{arguments.result}", arguments.overrides, out, arguments.workers, command)
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

@@ -1,0 +1,143 @@
+"""Methods x tasks x seeds on equal environment steps, resumable, and the page that compares them.
+
+One config is the whole path: logs are collected if it says how, skills are pretrained if it says from what, then every method
+runs on every task with every seed, then the report is written. `skillmeta demo` and `skillmeta reproduce` are such configs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from skillmeta.config import build, differences, dump_yaml, load, read_yaml, to_plain
+from skillmeta.data.collect import CollectConfig, collect
+from skillmeta.data.minari_store import exists
+from skillmeta.errors import ConfigError, UserError
+from skillmeta.finetune import FinetuneConfig, finetune
+from skillmeta.pretrain import PretrainConfig, pretrain
+from skillmeta.run.jobs import Job, Outcome, run_jobs
+from skillmeta.run.run import environment, write_whole
+
+
+@dataclass(frozen=True)
+class AblationConfig:
+    """What is compared with what."""
+
+    title: str = "Ablation"
+    claim: str = ""  # what the page's reader should look for, a sentence or two
+    logs: CollectConfig | None = None  # collected into OUT/logs first; null: skills.source exists already
+    skills: PretrainConfig | None = None  # pretrained into OUT/skills first; null: each method names its own
+    methods: dict[str, Any] = field(default_factory=dict)  # name -> a config of downstream.finetune, or changes with `config:`
+    changes: dict[str, Any] = field(default_factory=dict)  # to every method: env_steps, task, evaluation, ...
+    tasks: list[int] = field(default_factory=lambda: [0])
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("methods", "tasks", "seeds"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty; at least one is needed")
+        for name in ("tasks", "seeds"):
+            if len(set(getattr(self, name))) != len(getattr(self, name)):
+                raise ValueError(f"{name} repeats itself: {getattr(self, name)}")
+        if self.workers < 1:
+            raise ValueError(f"workers is {self.workers}; it must be at least 1")
+
+
+def method_config(config: AblationConfig, name: str, out: Path) -> FinetuneConfig:
+    """The complete fine-tuning config of a method, before task and seed are filled in."""
+    wanted = config.methods[name]
+    wanted = {"config": wanted} if isinstance(wanted, str) else dict(wanted)
+    base = load(wanted.pop("config")) if "config" in wanted else OmegaConf.create()
+    merged = OmegaConf.merge(base, OmegaConf.create(config.changes), OmegaConf.create(wanted))
+    assert isinstance(merged, DictConfig)
+    if config.skills is not None and merged.get("skills") is not None:
+        merged["skills"] = str(out / "skills")
+    return build(FinetuneConfig, merged, f"methods.{name}")
+
+
+def make_jobs(config: AblationConfig, out: Path, command: str) -> list[Job]:
+    """All runs, seeds outermost, so that every method has some early. Raises ConfigError if their budgets differ."""
+    complete = {name: method_config(config, name, out) for name in config.methods}
+    budgets = {name: (c.env_steps, c.max_episodes) for name, c in complete.items()}
+    if len(set(budgets.values())) > 1:
+        raise ConfigError(f"methods have unequal budgets of (env_steps, max_episodes): {budgets}; set them under `changes:`")
+    jobs = []
+    for seed in config.seeds:
+        for index in config.tasks:
+            for name, base in complete.items():
+                one = replace(base, seed=seed, task=replace(base.task, index=index))
+                folder = out / "methods" / name / f"task-{index}" / f"seed-{seed}"
+                jobs.append(Job(f"{name} task {index} seed {seed}", folder, (one, command)))
+    return jobs
+
+
+def run_one(job: Job) -> None:
+    """One fine-tuning run, in a worker."""
+    config, command = job.payload
+    finetune(config, job.folder, command, quiet=True)
+
+
+def ablate(config: AblationConfig, out: Path, command: str = "") -> Outcome:
+    """Everything the config asks for, continuing where an earlier call stopped. The report is written even for a part.
+
+    Raises ConfigError if `out` holds another ablation.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    plain = to_plain(config)
+    saved = out / "config.yaml"
+    keep = {key: value for key, value in plain.items() if key != "workers"}  # how many at once changes no result
+    if saved.exists() and (changed := differences(read_yaml(saved), keep)):
+        raise ConfigError(
+            f"{out}: holds an ablation with another config ({'; '.join(changed[:5])}); use another --out or delete the folder"
+        )
+    write_whole(saved, dump_yaml(keep))
+    write_whole(out / "environment.json", json.dumps(environment(command), indent=1))
+    jobs = make_jobs(config, out, command)  # before the long stages: a wrong method is told at once
+    started = time.monotonic()
+    prepare(config, out, command)
+    print(f"3/4  {len(config.methods)} methods x {len(config.tasks)} tasks x {len(config.seeds)} seeds", flush=True)
+    outcome = run_jobs(jobs, run_one, config.workers, "learning")
+    print(f"4/4  report ({time.monotonic() - started:.0f} s so far)", flush=True)
+    if outcome.done:
+        write_report(out)
+    return outcome
+
+
+def prepare(config: AblationConfig, out: Path, command: str) -> None:
+    """Logs and skills, unless they are there. Raises UserError if pretraining was stopped before its end."""
+    if config.logs is not None:
+        os.environ["MINARI_DATASETS_PATH"] = str((out / "logs").resolve())  # beside the runs that they belong to
+        print(f"1/4  logs: a planner in the maze -> minari:{config.logs.dataset} in {out / 'logs'}", flush=True)
+        if not exists(config.logs.dataset):
+            done = collect(config.logs)
+            print(f"     {done.episodes:,} episodes, {done.steps:,} steps", flush=True)
+    if config.skills is not None:
+        print(f"2/4  skills and their prior -> {out / 'skills'}", flush=True)
+        result = pretrain(config.skills, out / "skills", command)
+        if result is None:
+            raise KeyboardInterrupt
+        print("\n".join(f"     {sentence}" for sentence in result["verdict"]), flush=True)
+
+
+def write_report(out: Path) -> Path:
+    """The page, pictures and numbers of what has been run so far in an ablation's folder. Returns the page."""
+    if not (out / "config.yaml").exists():
+        raise UserError(f"{out}: holds no ablation (there is no config.yaml); name a folder that `skillmeta ablate` has written")
+    try:
+        from skillmeta.evaluation.report import write_ablation_report
+    except ImportError as error:
+        if error.name != "matplotlib":
+            raise
+        raise UserError("reports need the package matplotlib: pip install 'skillmeta[report]'") from None
+    return write_ablation_report(out)
+
+
+
+
