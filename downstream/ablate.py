@@ -10,7 +10,9 @@ from skillmeta.cli import command_line, config_parser, run_program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = config_parser("skillmeta ablate", "Methods x tasks x seeds on equal steps, and the page that compares them.")
+    parser = config_parser(
+        "skillmeta ablate", "Methods x tasks x seeds on equal steps, and the page that compares them."
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"), help="folder (default: runs/ablation)")
     parser.add_argument("--workers", type=int, help="runs at once (default: as the config says)")
     arguments = parser.parse_args(argv)

@@ -11,7 +11,9 @@ from skillmeta.cli import run_program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="skillmeta report", description="Write the page of an ablation from its runs.")
+    parser = argparse.ArgumentParser(
+        prog="skillmeta report", description="Write the page of an ablation from its runs."
+    )
     parser.add_argument("folder", type=Path, help="what `skillmeta ablate`, `demo` or `reproduce` has written")
     arguments = parser.parse_args(argv)
     from skillmeta.ablation import write_report

@@ -19,7 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("source")
     parser.add_argument("--horizon", type=int, default=10, help="steps in a skill, to count windows (default: 10)")
-    parser.add_argument("--clip-actions", action="store_true", help="pull actions into the action space instead of refusing")
+    parser.add_argument(
+        "--clip-actions", action="store_true", help="pull actions into the action space instead of refusing"
+    )
     parser.add_argument("--download", action="store_true", help="fetch a D4RL file that is not in its cache folder")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args(argv)
@@ -46,11 +48,15 @@ def show(summary: dict[str, Any]) -> None:
     facts = Table(show_header=False, title=summary["source"], title_justify="left", box=None)
     low, high = (f"{summary['length'][k]:,.0f}" for k in ("min", "max"))
     facts.add_row("episodes", f"{summary['episodes']:,}")
-    facts.add_row("steps", f"{summary['steps']:,}  (episodes of {low} to {high}, median {summary['length']['median']:,.0f})")
+    facts.add_row(
+        "steps", f"{summary['steps']:,}  (episodes of {low} to {high}, median {summary['length']['median']:,.0f})"
+    )
     r = summary["return"]
     facts.add_row("return", f"{r['min']:.4g} to {r['max']:.4g}, median {r['median']:.4g}")
     if "normalized_score" in summary:
-        facts.add_row("normalized score", f"{100 * summary['normalized_score']:.1f} (mean return; 0 random, 100 expert)")
+        facts.add_row(
+            "normalized score", f"{100 * summary['normalized_score']:.1f} (mean return; 0 random, 100 expert)"
+        )
     facts.add_row("ends", f"{summary['terminated']:,} terminated, {summary['truncated']:,} truncated")
     short = summary["episodes_shorter_than_horizon"]
     left_out = f", {short} episodes are shorter and give none" if short else ""

@@ -33,7 +33,9 @@ class AblationConfig:
     claim: str = ""  # what the page's reader should look for, a sentence or two
     logs: CollectConfig | None = None  # collected into OUT/logs first; null: skills.source exists already
     skills: PretrainConfig | None = None  # pretrained into OUT/skills first; null: each method names its own
-    methods: dict[str, Any] = field(default_factory=dict)  # name -> a config of downstream.finetune, or changes with `config:`
+    methods: dict[str, Any] = field(
+        default_factory=dict
+    )  # name -> a config of downstream.finetune, or changes with `config:`
     changes: dict[str, Any] = field(default_factory=dict)  # to every method: env_steps, task, evaluation, ...
     tasks: list[int] = field(default_factory=lambda: [0])
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
@@ -67,7 +69,9 @@ def make_jobs(config: AblationConfig, out: Path, command: str) -> list[Job]:
     complete = {name: method_config(config, name, out) for name in config.methods}
     budgets = {name: (c.env_steps, c.max_episodes) for name, c in complete.items()}
     if len(set(budgets.values())) > 1:
-        raise ConfigError(f"methods have unequal budgets of (env_steps, max_episodes): {budgets}; set them under `changes:`")
+        raise ConfigError(
+            f"methods have unequal budgets of (env_steps, max_episodes): {budgets}; set them under `changes:`"
+        )
     jobs = []
     for seed in config.seeds:
         for index in config.tasks:
@@ -129,7 +133,7 @@ def prepare(config: AblationConfig, out: Path, command: str) -> None:
 def write_report(out: Path) -> Path:
     """The page, pictures and numbers of what has been run so far in an ablation's folder. Returns the page."""
     if not (out / "config.yaml").exists():
-        raise UserError(f"{out}: holds no ablation (there is no config.yaml); name a folder that `skillmeta ablate` has written")
+        raise UserError(f"{out}: holds no ablation (there is no config.yaml); name a folder of `skillmeta ablate`")
     try:
         from skillmeta.evaluation.report import write_ablation_report
     except ImportError as error:
@@ -137,7 +141,3 @@ def write_report(out: Path) -> Path:
             raise
         raise UserError("reports need the package matplotlib: pip install 'skillmeta[report]'") from None
     return write_ablation_report(out)
-
-
-
-

@@ -199,7 +199,7 @@ def differences(old: Any, new: Any, at: str = "") -> list[str]:
         for key in sorted({*old, *new}, key=str):
             here = f"{at}.{key}".strip(".")
             if key not in old or key not in new:
-                found.append(f"{here}: {'absent' if key not in old else old[key]} -> {'absent' if key not in new else new[key]}")
+                found.append(f"{here}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}")
             else:
                 found.extend(differences(old[key], new[key], here))
         return found

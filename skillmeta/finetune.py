@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from skillmeta.config import build, to_plain
-from skillmeta.errors import ConfigError, UserError
+from skillmeta.errors import ConfigError
 from skillmeta.rl.rollout import EVALUATION, Collector, Envs, Episodes, SerialEnvs, environment_seed, episode
 from skillmeta.run.checkpoint import generator_state, restore_generator
 from skillmeta.run.progress import Progress
@@ -144,7 +144,9 @@ def finetune(config: FinetuneConfig, folder: Path, command: str = "", quiet: boo
                 log(run, collect, agent, episodes, metrics)
                 success = float(episodes.succeeded.mean())
                 progress.update(min(collect.env_steps, config.env_steps), success=success, **shown(metrics))
-                run.report_progress(fraction(config, collect), f"{collect.env_steps:,} steps, {collect.episodes} episodes")
+                run.report_progress(
+                    fraction(config, collect), f"{collect.env_steps:,} steps, {collect.episodes} episodes"
+                )
                 if time.monotonic() - saved > config.checkpoint_seconds:
                     checkpoint(run, agent, collect, acting, early, seconds + time.monotonic() - started)
                     saved = time.monotonic()
@@ -206,7 +208,10 @@ def evaluate(
             if explore and len(final) < EARLY_EPISODES:
                 final.extend(paths(family, done))
         count = config.evaluation.episodes
-        scores |= {f"{prefix}success": float(np.mean(successes[:count])), f"{prefix}return": float(np.mean(returns[:count]))}
+        scores |= {
+            f"{prefix}success": float(np.mean(successes[:count])),
+            f"{prefix}return": float(np.mean(returns[:count])),
+        }
     named = {f"early_{i}": path for i, path in enumerate(early)} | {f"final_{i}": path for i, path in enumerate(final)}
     np.savez_compressed(run.folder / "trajectories.npz", **named)
     return scores
@@ -218,8 +223,7 @@ def evaluation_episodes(
     for first in range(0, config.evaluation.episodes, envs.num):
         seeds = [environment_seed(config.seed, EVALUATION, first + i) for i in range(envs.num)]
         belief = agent.begin(envs.num, generator)
-        settled = getattr(agent, "settled", agent)
-        done, _ = episode(settled, envs, belief, seeds, generator, explore=explore, tasks=[task] * envs.num)
+        done, _ = episode(agent, envs, belief, seeds, generator, explore=explore, tasks=[task] * envs.num)
         yield done
 
 
@@ -259,8 +263,3 @@ def restore(run: Run, agent: Any, collect: Collector, acting: torch.Generator, e
     restore_generator(acting, state["acting"])
     early.extend(np.asarray(state["early"][str(i)]) for i in range(len(state["early"])))
     return float(state["seconds"])
-
-
-def require(condition: bool, sentence: str) -> None:
-    if not condition:
-        raise UserError(sentence)

@@ -91,5 +91,3 @@ def write_page(folder: Path, result: dict[str, Any], acted: list[Rollouts], fami
     except ImportError:
         return
     write_prior_page(folder, result, acted, family, command)
-
-

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Gaussian, TanhGaussian, gaussian
-from skillmeta.nn.networks import Critics, mlp
+from skillmeta.nn.networks import MLP, Critics
 from skillmeta.nn.optimizers import adam, descend, follow, optimizer_state, restore_optimizer
 from skillmeta.rl.regularizer import Policy, Prior, Regularizer, RegularizerConfig
 from skillmeta.rl.replay import Replay, Transitions
@@ -81,11 +81,11 @@ class PolicyNetwork(nn.Module):
     def __init__(self, observation_dim: int, bound: Tensor, config: Config, generator: torch.Generator):
         super().__init__()
         self.residual = config.policy_start == "prior"
-        self.net = mlp(observation_dim, 2 * len(bound), config.hidden, config.policy_depth, generator)
+        self.net = MLP(observation_dim, 2 * len(bound), config.hidden, config.policy_depth, generator)
         self.register_buffer("bound", bound)
         if self.residual:
             with torch.no_grad():
-                for parameter in self.net[-1].parameters():
+                for parameter in self.net.layers[-1].parameters():
                     parameter.zero_()
 
     def forward(self, observation: Tensor, prior: Gaussian | None) -> Policy:

@@ -45,7 +45,9 @@ class Collected:
 def collect(config: CollectConfig) -> Collected:
     """Record and write. Nothing is written if it is interrupted. Raises DataError if the data set exists already."""
     if exists(config.dataset) and not config.overwrite:
-        raise DataError(f"minari:{config.dataset}: exists already; add overwrite=true to replace it, or dataset=OTHER/ID-v0")
+        raise DataError(
+            f"minari:{config.dataset}: exists already; add overwrite=true to replace it, or dataset=OTHER/ID-v0"
+        )
     family = maze.Family(build(maze.Config, config.options, "options"))
     planner = build(maze_planner.PlannerConfig, config.expert, "expert")
     if planner.steps < 1:
@@ -56,7 +58,9 @@ def collect(config: CollectConfig) -> Collected:
             episodes.append(episode)
     space = family.make_env().action_space
     assert isinstance(space, Box)
-    description = f"Planner in a point-mass maze: {config.options or 'default maze'}, {config.expert or 'default planner'}"
+    description = (
+        f"Planner in a point-mass maze: {config.options or 'default maze'}, {config.expert or 'default planner'}"
+    )
     folder = write_minari(
         config.dataset, episodes, space.low, space.high, overwrite=config.overwrite, description=description
     )

@@ -73,7 +73,9 @@ class EpisodeDataset:
         start, end = self.offsets[e], self.offsets[e + 1]
         steps = slice(start, end)
         observations = self.observations[start + e : end + e + 1]
-        return Episode(observations, self.actions[steps], self.rewards[steps], self.terminated[steps], self.truncated[steps])
+        return Episode(
+            observations, self.actions[steps], self.rewards[steps], self.terminated[steps], self.truncated[steps]
+        )
 
     def windows(self, horizon: int, split: str = "all", held_out: float = 0.1, seed: int = 0) -> Windows:
         """The windows of `horizon` steps; see `skillmeta.data.windows.Windows`."""
@@ -141,7 +143,9 @@ def _check_episode(episode: Episode, first: Episode, where: str) -> None:
         values = np.asarray(getattr(episode, name))
         expected = steps + 1 if name == "observations" else steps
         if len(values) != expected:
-            raise DataError(f"{where}, {name}: has {len(values)} rows, actions have {steps}; {expected} rows are expected")
+            raise DataError(
+                f"{where}, {name}: has {len(values)} rows, actions have {steps}; {expected} rows are expected"
+            )
         dims = 2 if name in ("observations", "actions") else 1
         if values.ndim != dims:
             raise DataError(f"{where}, {name}: has shape {values.shape}; {dims} dimensions are expected")

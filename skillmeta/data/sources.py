@@ -59,7 +59,9 @@ def load_source(source: str, *, clip_actions: bool = False, download: bool = Fal
         raise
     except MemoryError:
         raise DataError(f"{source}: does not fit into memory") from None
-    except Exception as error:  # h5py, numpy and zlib raise a dozen kinds for a damaged file; all mean the same to a user
+    except (
+        Exception
+    ) as error:  # h5py, numpy and zlib raise a dozen kinds for a damaged file; all mean the same to a user
         raise DataError(
             f"{source}: cannot be read ({type(error).__name__}: {error}); the file is damaged or not what it seems"
         ) from None
@@ -72,13 +74,15 @@ def _minari(source: str, clip_actions: bool) -> EpisodeDataset:
     folder = dataset_folder(dataset_id)
     if not (folder / "data").is_dir():
         raise DataError(
-            f"{source}: not found in {folder}; make it with `skillmeta collect`, or fetch it with `minari download {dataset_id}`"
+            f"{source}: not found in {folder}; make it with `skillmeta collect`, or fetch by `minari download {dataset_id}`"
         )
     dataset = minari.load_dataset(dataset_id)
     space = dataset.action_space
     if not isinstance(space, Box):
         raise DataError(f"{source}: actions are {space}; skills need a Box")
-    episodes = [_minari_episode(episode, key, source, number) for number, episode in enumerate(dataset.iterate_episodes())]
+    episodes = [
+        _minari_episode(episode, key, source, number) for number, episode in enumerate(dataset.iterate_episodes())
+    ]
     return from_episodes(episodes, source, space.low.ravel(), space.high.ravel(), clip_actions)
 
 
@@ -170,7 +174,9 @@ def _flat(
             arrays[name] = arrays[name].reshape(-1)
     for name in ("observations", "rewards", "terminals", "timeouts", "next_observations"):
         if name in arrays and len(arrays[name]) != steps:
-            raise DataError(f"{path}, {name}: has {len(arrays[name])} rows, actions have {steps}; export the recording again")
+            raise DataError(
+                f"{path}, {name}: has {len(arrays[name])} rows, actions have {steps}; export the recording again"
+            )
     for name in ("terminals", "timeouts"):
         if name in arrays and arrays[name].dtype.kind not in "biuf":
             raise DataError(f"{path}, {name}: is of type {arrays[name].dtype}; flags or 0/1 numbers are expected")
@@ -226,5 +232,9 @@ def _flat_episode(arrays: dict[str, np.ndarray], begin: int, end: int, terminals
     truncated = np.zeros(end - begin, bool)
     truncated[-1] = not terminals[end - 1]
     return Episode(
-        np.concatenate([observations, last]), arrays["actions"][span], arrays["rewards"][span], terminals[span], truncated
+        np.concatenate([observations, last]),
+        arrays["actions"][span],
+        arrays["rewards"][span],
+        terminals[span],
+        truncated,
     )

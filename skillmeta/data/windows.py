@@ -51,7 +51,9 @@ class Windows:
         self._ahead = torch.arange(horizon + 1)
 
     @classmethod
-    def of(cls, dataset: EpisodeDataset, horizon: int, split: str = "all", held_out: float = 0.1, seed: int = 0) -> Windows:
+    def of(
+        cls, dataset: EpisodeDataset, horizon: int, split: str = "all", held_out: float = 0.1, seed: int = 0
+    ) -> Windows:
         """The windows of a data set; `train` and `held_out` share out whole episodes, the same ones for the same seed.
 
         Raises DataError if no episode of the split is as long as the horizon.
@@ -69,7 +71,9 @@ class Windows:
         chosen = long_enough
         if split != "all":
             if len(long_enough) < 2:
-                raise DataError(f"{dataset.source}: one episode of {horizon} steps or more; two are needed to hold one out")
+                raise DataError(
+                    f"{dataset.source}: one episode of {horizon} steps or more; two are needed to hold one out"
+                )
             order = np.random.default_rng(seed).permutation(long_enough)
             count = min(len(order) - 1, max(1, round(held_out * len(order))))
             chosen = np.sort(order[:count] if split == "held_out" else order[count:])

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
-def mlp(inputs: int, outputs: int, hidden: int, depth: int, generator: torch.Generator) -> nn.Sequential:
-    """`depth` hidden layers of `hidden` LeakyReLU(0.2) units.
+class MLP(nn.Module):
+    """`depth` hidden layers of `hidden` LeakyReLU(0.2) units, then a linear one: [..., inputs] -> [..., outputs].
 
-    He-uniform weights from the generator that is passed in. No normalisation layer: BatchNorm makes acting differ from
-    training and breaks batches of one (see the notes on SPiRL in the README's references).
+    No normalisation layer: BatchNorm makes acting differ from training and breaks batches of one. The layers are applied
+    without going through nn.Module's call machinery, which for one observation costs as much as the arithmetic.
     """
-    layers: list[nn.Module] = []
-    width = inputs
-    for _ in range(depth):
-        layers += [linear(width, hidden, generator), nn.LeakyReLU(0.2)]
-        width = hidden
-    return nn.Sequential(*layers, linear(width, outputs, generator))
+
+    def __init__(self, inputs: int, outputs: int, hidden: int, depth: int, generator: torch.Generator):
+        super().__init__()
+        widths = [inputs, *[hidden] * depth, outputs]
+        self.layers = nn.ModuleList(linear(a, b, generator) for a, b in pairwise(widths))
+
+    def forward(self, x: Tensor) -> Tensor:
+        *hidden, last = self.layers
+        for layer in hidden:
+            x = F.leaky_relu(F.linear(x, layer.weight, layer.bias), 0.2)
+        return F.linear(x, last.weight, last.bias)
 
 
 def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
@@ -39,7 +46,7 @@ class Critics(nn.Module):
         self, observation_dim: int, action_dim: int, hidden: int, depth: int, generator: torch.Generator, n: int = 2
     ):
         super().__init__()
-        self.members = nn.ModuleList(mlp(observation_dim + action_dim, 1, hidden, depth, generator) for _ in range(n))
+        self.members = nn.ModuleList(MLP(observation_dim + action_dim, 1, hidden, depth, generator) for _ in range(n))
 
     def forward(self, observation: Tensor, action: Tensor) -> Tensor:
         inputs = torch.cat([observation, action], -1)

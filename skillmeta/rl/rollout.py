@@ -7,6 +7,7 @@ primitive steps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -127,7 +128,7 @@ class SerialEnvs:
         for i in np.flatnonzero(~self._ended):
             observation, r, terminated[i], truncated[i], info = self.envs[i].step(action[i])
             self._observation[i] = finite(observation, "observation")
-            reward[i] = finite(r, "reward")
+            reward[i] = r if math.isfinite(r) else finite(r, "reward")
             success[i] = bool(info.get("success", info.get("is_success", False)))
         self._ended = self._ended | terminated | truncated
         return Step(self._observation.copy(), reward, terminated, truncated, steps, success)

@@ -69,9 +69,13 @@ def load_state(folder: Path) -> tuple[State, dict[str, Any]]:
         manifest = json.loads((folder / MANIFEST).read_text())
         version, digests = manifest["format"], manifest["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / MANIFEST}: missing or damaged ({error}); this is no checkpoint of ours") from None
+        raise CheckpointError(
+            f"{folder / MANIFEST}: missing or damaged ({error}); this is no checkpoint of ours"
+        ) from None
     if version != FORMAT:
-        raise CheckpointError(f"{folder}: written in format {version}, this version reads {FORMAT}; use a newer skillmeta")
+        raise CheckpointError(
+            f"{folder}: written in format {version}, this version reads {FORMAT}; use a newer skillmeta"
+        )
     contents = {}
     for name in (TENSORS, SCALARS):
         try:
@@ -79,7 +83,9 @@ def load_state(folder: Path) -> tuple[State, dict[str, Any]]:
         except OSError as error:
             raise CheckpointError(f"{folder / name}: cannot be read ({error}); the checkpoint is incomplete") from None
         if hashlib.sha256(contents[name]).hexdigest() != digests.get(name):
-            raise CheckpointError(f"{folder / name}: does not match its checksum; it is damaged, use another checkpoint")
+            raise CheckpointError(
+                f"{folder / name}: does not match its checksum; it is damaged, use another checkpoint"
+            )
     scalars = json.loads(contents[SCALARS])
     return _join(scalars["state"], "", load(contents[TENSORS])), scalars["meta"]
 

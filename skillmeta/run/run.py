@@ -57,7 +57,9 @@ class Run:
             lock = FileLock(folder / ".lock")
             lock.acquire(timeout=0)
         except Timeout:
-            raise UserError(f"{folder}: another process is running in this folder; wait for it or use another --out") from None
+            raise UserError(
+                f"{folder}: another process is running in this folder; wait for it or use another --out"
+            ) from None
         except OSError as error:
             raise UserError(f"{folder}: cannot be written ({error}); choose another --out") from None
         try:
@@ -141,7 +143,9 @@ class Run:
         try:
             save_state(self._checkpoints / f"ckpt-{step:012d}", state, {"step": step, "metrics_bytes": size})
         except OSError as error:
-            raise UserError(f"{self._checkpoints}: cannot save step {step} ({error}); older checkpoints are intact") from error
+            raise UserError(
+                f"{self._checkpoints}: cannot save step {step} ({error}); older checkpoints are intact"
+            ) from error
         for old in self._saved()[KEEP:]:
             remove(old)
 

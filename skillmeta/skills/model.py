@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from skillmeta.errors import CheckpointError
 from skillmeta.nn.distributions import Gaussian, gaussian
-from skillmeta.nn.networks import Normalizer, SequenceEncoder, mlp
+from skillmeta.nn.networks import MLP, Normalizer, SequenceEncoder
 from skillmeta.run.checkpoint import load_state, save_state
 
 Controller = Callable[[Tensor, int], Tensor]  # (observation [B, O], step within the skill) -> action [B, A]
@@ -46,7 +46,7 @@ class OpenLoopDecoder(nn.Module):
     def __init__(self, dim: int, action_dim: int, hidden: int, horizon: int, generator: torch.Generator):
         super().__init__()
         self.horizon = horizon
-        self.embed = mlp(dim, hidden, hidden, 1, generator)
+        self.embed = MLP(dim, hidden, hidden, 1, generator)
         self.sequence = SequenceEncoder(hidden, action_dim, hidden, generator)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -86,10 +86,10 @@ class SkillModel(nn.Module):
         self.encoder = SequenceEncoder(action_dim + seen, 2 * self.dim, hidden, generator)
         self.decoder: nn.Module
         if config.closed_loop:
-            self.decoder = mlp(observation_dim + self.dim, action_dim, hidden, config.decoder_depth, generator)
+            self.decoder = MLP(observation_dim + self.dim, action_dim, hidden, config.decoder_depth, generator)
         else:
             self.decoder = OpenLoopDecoder(self.dim, action_dim, hidden, config.horizon, generator)
-        self.prior_network = mlp(observation_dim, 2 * self.dim, hidden, config.prior_depth, generator)
+        self.prior_network = MLP(observation_dim, 2 * self.dim, hidden, config.prior_depth, generator)
         self.register_buffer("action_low", action_low.float().clone())
         self.register_buffer("action_high", action_high.float().clone())
         self.register_buffer("latent_stddev", torch.ones(self.dim))  # of the aggregate posterior, set after training

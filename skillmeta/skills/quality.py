@@ -156,7 +156,9 @@ def verdict(fit: Fit, acted: list[Rollouts]) -> list[str]:
     if fit.active_dimensions == 0:
         said.append("No latent dimension is used: the decoder ignores z. Lower training.beta.")
     if gain < 0:
-        said.append("The prior fits held-out skills worse than one Gaussian for all states: it has overfitted. Use more logs.")
+        said.append(
+            "The prior fits held-out skills worse than one Gaussian for all states: it has overfitted. Use more logs."
+        )
     if acted and acted[0].coverage is not None and acted[-1].coverage is not None:
         prior, chance = acted[0].coverage, acted[-1].coverage
         better = "further than" if prior > chance else "no further than"

@@ -39,7 +39,9 @@ class Family:
             try:
                 gymnasium.register_envs(importlib.import_module(module))
             except ImportError as error:
-                raise ConfigError(f"task.options.imports: {module!r} cannot be imported ({error}); install it") from None
+                raise ConfigError(
+                    f"task.options.imports: {module!r} cannot be imported ({error}); install it"
+                ) from None
 
     def tasks(self, split: str) -> tuple[OnlyTask, ...]:
         return (OnlyTask(self.config.id),)

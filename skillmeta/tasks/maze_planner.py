@@ -36,7 +36,9 @@ class PlannerConfig:
             raise ValueError("action_noise must not be below 0, and waypoint_noise must lie between 0 and 0.5")
 
 
-def collect(family: Family, config: PlannerConfig, progress: Callable[[int], None] = lambda steps: None) -> Iterator[Episode]:
+def collect(
+    family: Family, config: PlannerConfig, progress: Callable[[int], None] = lambda steps: None
+) -> Iterator[Episode]:
     """Episodes until `config.steps` steps are recorded. Actions are recorded with their noise, as they were executed.
 
     An episode ends near its goal or after `max_episode_steps`; both are truncations, for the recording ends and not the world.

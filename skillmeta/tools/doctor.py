@@ -13,7 +13,18 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-NEEDED = ("torch", "numpy", "gymnasium", "mujoco", "stable_baselines3", "einops", "omegaconf", "h5py", "safetensors", "scipy")
+NEEDED = (
+    "torch",
+    "numpy",
+    "gymnasium",
+    "mujoco",
+    "stable_baselines3",
+    "einops",
+    "omegaconf",
+    "h5py",
+    "safetensors",
+    "scipy",
+)
 OPTIONAL = {"matplotlib": "report", "minari": "minari", "gymnasium_robotics": "robotics"}
 
 

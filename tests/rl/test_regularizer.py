@@ -36,10 +36,15 @@ def test_tanh_gaussian_matches_a_transformed_distribution_in_its_box():
     p, _ = pair(torch.Generator().manual_seed(2))
     bound = torch.tensor([1.0, 2.0, 0.5, 3.0], dtype=torch.float64)
     noise = torch.randn(32, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    transforms = [TanhTransform(cache_size=1), AffineTransform(torch.zeros(4, dtype=torch.float64), bound, cache_size=1)]
+    transforms = [
+        TanhTransform(cache_size=1),
+        AffineTransform(torch.zeros(4, dtype=torch.float64), bound, cache_size=1),
+    ]
     reference = TransformedDistribution(Normal(p.mean, p.stddev), transforms)
     squashed = TanhGaussian(p, bound)
-    torch.testing.assert_close(squashed.log_prob_at(noise), reference.log_prob(squashed.at(noise)).sum(-1), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        squashed.log_prob_at(noise), reference.log_prob(squashed.at(noise)).sum(-1), rtol=1e-6, atol=1e-6
+    )
 
 
 def test_tanh_log_prob_stays_finite_far_out():

@@ -38,7 +38,12 @@ class CounterEnv(gym.Env):
 
 
 def skill_model(
-    horizon: int = 10, closed_loop: bool = True, observation_dim: int = 2, action_dim: int = 1, seed: int = 0, dim: int = 3
+    horizon: int = 10,
+    closed_loop: bool = True,
+    observation_dim: int = 2,
+    action_dim: int = 1,
+    seed: int = 0,
+    dim: int = 3,
 ) -> SkillModel:
     """An untrained, small model: what it does is arbitrary but fixed."""
     config = SkillModelConfig(

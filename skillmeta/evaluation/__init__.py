@@ -1,0 +1,1 @@
+"""Statistics, curves, pictures and pages."""

@@ -1,0 +1,6 @@
+def write_ablation_report(out):
+    return out
+
+
+def headline(out):
+    return "x"
