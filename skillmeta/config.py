@@ -111,7 +111,7 @@ def build(schema: type[T], node: Any, at: str = "") -> T:
     known = {field.name for field in dataclasses.fields(typing.cast(Any, schema))}
     values = {}
     for key, value in plain.items():
-        here = f"{at}.{key}".strip(".")
+        here = f"{at}.{key!s}".strip(".")
         if key not in known:
             near = difflib.get_close_matches(str(key), known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {_names(schema)}"

@@ -213,7 +213,7 @@ def evaluate(
             f"{prefix}return": float(np.mean(returns[:count])),
         }
     named = {f"early_{i}": path for i, path in enumerate(early)} | {f"final_{i}": path for i, path in enumerate(final)}
-    np.savez_compressed(run.folder / "trajectories.npz", **named)
+    np.savez_compressed(run.folder / "trajectories.npz", allow_pickle=False, **named)
     return scores
 
 

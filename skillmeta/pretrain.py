@@ -58,7 +58,7 @@ def pretrain(config: PretrainConfig, folder: Path, command: str = "") -> dict[st
         fitted = fit(model, held_out)
         acted = compare_rollouts(model, family, config.quality.episodes) if family else []
         if family is not None and hasattr(family, "positions"):
-            acted.append(logged(dataset.observations, family, acted[0].env_steps))
+            acted.append(logged(dataset.observations, family, acted[0]))
         result = {
             "source": config.source,
             "held_out": asdict(fitted),
@@ -67,27 +67,30 @@ def pretrain(config: PretrainConfig, folder: Path, command: str = "") -> dict[st
         }
         save_paths(run.folder, acted)
         write_whole(run.folder / "prior.json", json.dumps(result, indent=1))
-        write_page(run.folder, result, acted, family, command)
         run.finish(result)
+        write_page(run.folder, family, command)
         return result
 
 
-def logged(observations: np.ndarray, family: Any, steps: int) -> Rollouts:
-    """The logs themselves, as much of them as the rollouts took: the bar for coverage."""
-    where = family.positions(observations)
-    paths = [path[::10] for path in np.array_split(where[:steps], 20)] if len(where) else []
-    return Rollouts("the logs", 20, min(steps, len(where)), family.coverage(where[:steps]), 0.0, paths)
+def logged(observations: np.ndarray, family: Any, like: Rollouts) -> Rollouts:
+    """The logs themselves, as many steps as the rollouts took and in as many pieces: the bar for coverage."""
+    where = family.positions(observations)[: like.env_steps]
+    pieces = np.array_split(where, like.episodes)
+    each = float(np.mean([family.coverage(piece) for piece in pieces]))
+    return Rollouts("the logs", like.episodes, len(where), each, family.coverage(where), 0.0, [p[::10] for p in pieces])
 
 
 def save_paths(folder: Path, acted: list[Rollouts]) -> None:
     named = {f"{r.name}/{i}": path.astype(np.float32) for r in acted for i, path in enumerate(r.paths)}
-    np.savez_compressed(folder / "paths.npz", **named)
+    np.savez_compressed(folder / "paths.npz", allow_pickle=False, **named)
 
 
-def write_page(folder: Path, result: dict[str, Any], acted: list[Rollouts], family: Any, command: str) -> None:
+def write_page(folder: Path, family: Any, command: str) -> None:
     """`prior.html`, where matplotlib is installed; without it the numbers are in prior.json."""
     try:
         from skillmeta.evaluation.prior_page import write_prior_page
-    except ImportError:
+    except ImportError as error:
+        if error.name != "matplotlib":
+            raise
         return
-    write_prior_page(folder, result, acted, family, command)
+    write_prior_page(folder, family, command)

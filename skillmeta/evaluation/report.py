@@ -1,6 +1,338 @@
-def write_ablation_report(out):
-    return out
+"""The page of an ablation: who solved what, after how many steps, what the prior did, and how to make all of it again."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skillmeta.config import build, dump_yaml
+from skillmeta.errors import UserError
+from skillmeta.evaluation import page, plots
+from skillmeta.evaluation.curves import WINDOW, Ablation, Curve, paths, read_ablation, training_curve, update_curve
+from skillmeta.evaluation.prior_page import prior_sections
+from skillmeta.evaluation.statistics import interval, iqm, probability_of_improvement
+from skillmeta.finetune import TaskConfig, make_family
+from skillmeta.run.run import write_whole
+
+MEANING = {
+    "sac": "SAC in the environment's own actions: no skills, no prior",
+    "skill_sac": "SAC whose actions are skills; its entropy bonus pulls towards the uniform prior",
+    "prior_init": "as skill_sac, but the policy starts as the skill prior; nothing pulls it back",
+    "spirl": "the policy starts as the skill prior and is held near it: SPiRL",
+}
 
 
-def headline(out):
-    return "x"
+def write_ablation_report(folder: Path) -> Path:
+    """Write report.html, summary.json, results.csv, curves.csv and pictures/ from what has been run. Returns the page.
+
+    Raises UserError if no method has finished all tasks for any seed.
+    """
+    ablation = read_ablation(folder)
+    if not ablation.methods:
+        raise UserError(
+            f"{folder}: no method has finished all tasks with any seed yet; run the ablation to its end first"
+        )
+    summary = summarize(ablation)
+    write_whole(folder / "summary.json", json.dumps(summary, indent=1))
+    write_whole(folder / "results.csv", results_csv(ablation))
+    curves = {
+        (key, axis): {name: training_curve(ablation, name, key, axis) for name in ablation.methods}
+        for key in ("success", "return")
+        for axis in ("env_steps", "episodes")
+    }
+    write_whole(folder / "curves.csv", curves_csv(curves))
+    colours = plots.palette(ablation.methods, "spirl" if "spirl" in ablation.methods else None)
+    warnings = []
+    if ablation.missing:
+        warnings.append(
+            f"Unfinished: {len(ablation.missing)} of {len(ablation.missing) + len(ablation.runs)} runs have no result yet. "
+            "Numbers below are over the seeds that each method has finished on every task."
+        )
+    sections = [
+        scores_section(ablation, summary, colours, folder),
+        curves_section(curves, colours, folder),
+        *divergence_sections(ablation, colours, folder),
+        *paths_sections(ablation, colours, folder),
+        *prior_sections(folder / "skills", family_of(ablation)),
+        again_section(ablation),
+    ]
+    lead = [ablation.config["claim"], headline(folder)]
+    page.write(folder / "report.html", ablation.config["title"], [line for line in lead if line], sections, warnings)
+    return folder / "report.html"
+
+
+def summarize(ablation: Ablation) -> dict[str, Any]:
+    """summary.json: for each method the score of its final evaluation and what it cost, then where it all comes from."""
+    methods = {}
+    for name in ablation.methods:
+        success, returns = ablation.scores(name, "success"), ablation.scores(name, "return")
+        env_steps = ablation.scores(name, "env_steps")
+        methods[name] = {
+            "success_iqm": iqm(success),
+            "success_ci95": list(interval(success)),
+            "success_mean": float(success.mean()),
+            "success_training_mean": float(
+                np.mean([[last(run, "success") for run in row] for row in ablation.of(name)])
+            ),
+            "success_mode_mean": float(ablation.scores(name, "mode_success").mean()),
+            "return_iqm": iqm(returns),
+            "return_ci95": list(interval(returns)),
+            "env_steps": budget(ablation, name),
+            "env_steps_mean": float(env_steps.mean()),
+            "episodes_mean": float(ablation.scores(name, "episodes").mean()),
+            "updates_mean": float(ablation.scores(name, "updates").mean()),
+            "seconds_mean": float(ablation.scores(name, "seconds").mean()),
+            "seeds": ablation.complete_seeds(name),
+            "tasks": len(ablation.tasks),
+        }
+    return {
+        "title": ablation.config["title"],
+        "methods": methods,
+        "tasks": task_facts(ablation),
+        "command": ablation.environment["command"],
+        "versions": {"python": ablation.environment["python"], **ablation.environment["versions"]},
+        "machine": ablation.environment["machine"],
+        "unfinished_runs": ablation.missing,
+    }
+
+
+def budget(ablation: Ablation, method: str) -> int:
+    """Environment steps that each run of a method was given; all methods are given the same."""
+    from skillmeta.config import read_yaml
+
+    return int(read_yaml(ablation.of(method)[0][0].folder / "config.yaml")["env_steps"])
+
+
+def last(run: Any, key: str, window: int = WINDOW) -> float:
+    """Mean over the last training episodes."""
+    return float(np.mean([row[key] for row in run.episodes[-window:]]))
+
+
+def task_facts(ablation: Ablation) -> list[dict[str, Any]]:
+    """Each task as the family describes it."""
+    family = family_of(ablation)
+    split = task_config(ablation).split
+    facts = []
+    for index in ablation.tasks:
+        task = family.tasks(split)[index]
+        told = {"index": index, "split": split, **asdict(task)}
+        if hasattr(family, "path_length"):
+            told["path_cells"] = family.path_length(task)
+        facts.append(told)
+    return facts
+
+
+def task_config(ablation: Ablation) -> TaskConfig:
+    from skillmeta.config import read_yaml
+
+    return build(TaskConfig, read_yaml(ablation.runs[0].folder / "config.yaml")["task"], "task")
+
+
+def family_of(ablation: Ablation) -> Any:
+    return make_family(task_config(ablation))
+
+
+def headline(folder: Path) -> str:
+    """One sentence: success of every method on equal steps."""
+    summary = json.loads((folder / "summary.json").read_text())
+    parts = []
+    for name, scores in summary["methods"].items():
+        low, high = scores["success_ci95"]
+        parts.append(f"{name} {scores['success_iqm']:.2f} [{low:.2f}, {high:.2f}]")
+    one = next(iter(summary["methods"].values()))
+    steps = f"{one['env_steps']:,} environment steps"
+    return f"Success after {steps} (interquartile mean [95 % interval]): {', '.join(parts)}."
+
+
+# -- sections ----------------------------------------------------------------------------------------------------------------
+def scores_section(ablation: Ablation, summary: dict[str, Any], colours: dict[str, str], folder: Path) -> page.Section:
+    methods = summary["methods"]
+    rows = []
+    for name, s in methods.items():
+        rows.append(
+            [
+                name,
+                f"{s['success_iqm']:.2f}",
+                "[{:.2f}, {:.2f}]".format(*s["success_ci95"]),
+                f"{s['success_mean']:.2f}",
+                f"{s['success_training_mean']:.2f}",
+                f"{s['return_iqm']:.3g}",
+                f"{s['env_steps']:,}",
+                f"{s['episodes_mean']:.0f}",
+                f"{s['updates_mean']:,.0f}",
+                f"{len(s['seeds'])} x {s['tasks']}",
+                f"{s['seconds_mean']:.0f}",
+            ]
+        )
+    head = [
+        "method",
+        "success IQM",
+        "95 % interval",
+        "mean",
+        "training",
+        "return IQM",
+        "env steps",
+        "episodes",
+        "updates",
+    ]
+    figure = plots.scores_figure(
+        {name: (s["success_iqm"], *s["success_ci95"]) for name, s in methods.items()},
+        colours,
+        "success of the final policy",
+    )
+    plots.save_png(figure, folder / "pictures" / "scores.png")
+    text = [
+        "Success: the goal was reached at any step of an episode. Final evaluation of the policy as it samples, on start states "
+        "of its own; nothing is learned from it. `training` is the mean over the last ten episodes of training. IQM: mean "
+        "without the lowest and highest quarter of all runs; interval: stratified bootstrap over seeds within tasks.",
+        *(f"{name}: {MEANING[name]}." for name in methods if name in MEANING),
+    ]
+    text += improvements(ablation)
+    return page.Section(
+        "Scores",
+        text,
+        page.Table([*head, "seeds x tasks", "seconds"], rows),
+        [page.Picture(plots.to_svg(figure, "scores"), "Success of the final policy; the bar is the 95 % interval.")],
+    )
+
+
+def improvements(ablation: Ablation) -> list[str]:
+    if "spirl" not in ablation.methods:
+        return []
+    best = ablation.scores("spirl", "success")
+    others = [name for name in ablation.methods if name != "spirl"]
+    said = [f"{n} {probability_of_improvement(best, ablation.scores(n, 'success')):.2f}" for n in others]
+    return (
+        [f"Probability that a run of spirl beats one of the other method (ties count half): {', '.join(said)}."]
+        if said
+        else []
+    )
+
+
+def curves_section(
+    curves: dict[tuple[str, str], dict[str, Curve]], colours: dict[str, str], folder: Path
+) -> page.Section:
+    axes = {"env_steps": "environment steps", "episodes": "episodes"}
+    pictures = []
+    for (key, axis), lines in curves.items():
+        limits = (-0.03, 1.03) if key == "success" else None
+        figure = plots.curves_figure(lines, colours, axes[axis], f"{key} (last {WINDOW} episodes)", limits)
+        plots.save_png(figure, folder / "pictures" / f"{key}_{axis}.png")
+        caption = f"Training {key}, exploration on, against {axes[axis]}: interquartile mean and 95 % interval."
+        if axis == "episodes":
+            caption += " Ends where the method's first run ends."
+        pictures.append(page.Picture(plots.to_svg(figure, f"{key}-{axis}"), caption))
+    return page.Section(
+        "Learning",
+        ["Steps are primitive environment steps, those of random warm-up included. A method that solves the task sooner has "
+         "shorter episodes, so it sees more of them in the same number of steps."],
+        pictures=pictures,
+    )  # fmt: skip
+
+
+def divergence_sections(ablation: Ablation, colours: dict[str, str], folder: Path) -> list[page.Section]:
+    shown = {
+        "prior/divergence": "divergence from the prior (nats a decision)",
+        "prior/coefficient": "weight of the divergence",
+    }
+    pictures = []
+    for key, label in shown.items():
+        lines = {n: c for n in ablation.methods if (c := update_curve(ablation, n, key)) is not None}
+        if not lines:
+            return []
+        figure = plots.curves_figure(lines, colours, "environment steps", label)
+        name = key.replace("/", "-")
+        plots.save_png(figure, folder / "pictures" / f"{name}.png")
+        pictures.append(page.Picture(plots.to_svg(figure, name), f"{key}: {label}."))
+    return [
+        page.Section(
+            "What the prior does",
+            ["The policy's divergence from its prior, KL(policy || prior), and the weight that holds it at its target. The prior "
+             "is p(z|s) for spirl and the uniform distribution on the action box for the others, whose divergence is their lack "
+             "of entropy (an unbounded policy can have more than the box, and then it is negative)."],
+            pictures=pictures,
+        )
+    ]  # fmt: skip
+
+
+def paths_sections(ablation: Ablation, colours: dict[str, str], folder: Path) -> list[page.Section]:
+    family = family_of(ablation)
+    if not hasattr(family, "draw"):
+        return []
+    task = family.tasks(task_config(ablation).split)[ablation.tasks[0]]
+    pictures = []
+    for when, what in (("early", "First five training episodes"), ("final", "Five episodes of the final policy")):
+        panels = []
+        for name in ablation.methods:
+            lines = paths(ablation.of(name)[0][0], when)
+            if lines:
+                panels.append((name, lines, colours[name]))
+        if panels:
+            figure = plots.paths_figure(panels, lambda axes: family.draw(axes, task))
+            plots.save_png(figure, folder / "pictures" / f"paths_{when}.png")
+            caption = f"{what} of each method, first task and seed. Square: start. Star: goal."
+            pictures.append(page.Picture(plots.to_svg(figure, f"paths-{when}"), caption))
+    return (
+        [page.Section("Where it went", pictures=pictures[:1]), page.Section("", pictures=pictures[1:])]
+        if pictures
+        else []
+    )
+
+
+def again_section(ablation: Ablation) -> page.Section:
+    where = ablation.environment
+    facts = [
+        f"Seeds {', '.join(map(str, ablation.config['seeds']))}; tasks: "
+        + "; ".join(", ".join(f"{k} {v}" for k, v in task.items()) for task in task_facts(ablation))
+        + ".",
+        f"Machine: {where['machine']['cpu']}, {where['machine']['cores']} cores, {where['machine']['system']}; one thread a run.",
+        "Versions: " + ", ".join(f"{k} {v}" for k, v in {"python": where["python"], **where["versions"]}.items()) + ".",
+    ]
+    folded = {"The whole config": dump_yaml(ablation.config)}
+    for name in ablation.methods:
+        folded[f"{name}: resolved config of its first run"] = (
+            ablation.of(name)[0][0].folder / "config.yaml"
+        ).read_text()
+    return page.Section("How to make this again", facts, code=where["command"], folded=folded)
+
+
+# -- numbers as CSV ----------------------------------------------------------------------------------------------------------
+def results_csv(ablation: Ablation) -> str:
+    keys = [
+        "success",
+        "return",
+        "mode_success",
+        "mode_return",
+        "env_steps",
+        "episodes",
+        "decisions",
+        "updates",
+        "seconds",
+    ]
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["method", "task", "seed", *keys])
+    for run in ablation.runs:
+        writer.writerow([run.method, run.task, run.seed, *(run.result[key] for key in keys)])
+    return text.getvalue()
+
+
+def curves_csv(curves: dict[tuple[str, str], dict[str, Curve]]) -> str:
+    from skillmeta.evaluation.statistics import intervals, trimmed
+
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["quantity", "axis", "method", "x", "iqm", "low", "high"])
+    for (key, axis), lines in curves.items():
+        for name, curve in lines.items():
+            low, high = intervals(curve.values)
+            middle = trimmed(curve.values.reshape(len(curve.x), -1))
+            for row in zip(curve.x, middle, low, high, strict=True):
+                writer.writerow([key, axis, name, row[0], *(f"{value:.5g}" for value in row[1:])])
+    return text.getvalue()

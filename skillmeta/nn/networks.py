@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(linear(a, b, generator) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
-        *hidden, last = self.layers
+        *hidden, last = cast("list[nn.Linear]", list(self.layers))
         for layer in hidden:
             x = F.leaky_relu(F.linear(x, layer.weight, layer.bias), 0.2)
         return F.linear(x, last.weight, last.bias)

@@ -204,9 +204,9 @@ class SkillVectorEnv(VectorEnv):
         done = run_skills(self.skills, z, start, running, primitive, discount=self.discount)
         self._ended = done.terminated | done.truncated
         infos: dict[str, Any] = {}
-        for i, info in enumerate(last):
-            told = {**info, "env_steps": int(done.steps[i]), "success": bool(done.success[i])}
-            infos = self._add_info(infos, told, i)
+        for number, info in enumerate(last):
+            told = {**info, "env_steps": int(done.steps[number]), "success": bool(done.success[number])}
+            infos = self._add_info(infos, told, number)
         return self._observation.copy(), done.reward.astype(np.float64), done.terminated, done.truncated, infos
 
     def close_extras(self, **kwargs: Any) -> None:

@@ -20,6 +20,7 @@ from skillmeta.skills.model import SkillModel
 from skillmeta.tasks.base import TaskFamily
 
 ACTIVE_VARIANCE = 0.01  # a latent dimension whose posterior mean varies more than this over the data carries something
+RANDOM_ACTIONS = "random actions"
 ROLLOUTS = 2  # the stage of `environment_seed` that rollouts of the prior draw from
 
 
@@ -47,7 +48,8 @@ class Rollouts:
     name: str
     episodes: int
     env_steps: int
-    coverage: float | None  # share of the world visited, where the family can tell
+    coverage: float | None  # share of the world visited in an episode, on average, where the family can tell
+    total_coverage: float | None  # in all episodes together
     success: float  # share of episodes in which the first test task happened to be solved
     paths: list[np.ndarray]  # [T, 2] each, for the picture
 
@@ -131,10 +133,11 @@ def rollouts(name: str, agent: Any, envs: Envs, family: TaskFamily, episodes: in
                 where = family.positions(done.observation[i, : int(done.valid[i].sum()) + 1])
                 positions.append(where)
                 paths.append(where[:: max(1, len(where) // 200)])
-    coverage = None
+    each = total = None
     if positions and hasattr(family, "coverage"):
-        coverage = family.coverage(np.concatenate(positions))
-    return Rollouts(name, episodes, steps, coverage, successes / episodes, paths)
+        each = float(np.mean([family.coverage(where) for where in positions]))
+        total = family.coverage(np.concatenate(positions))
+    return Rollouts(name, episodes, steps, each, total, successes / episodes, paths)
 
 
 def compare_rollouts(model: SkillModel, family: TaskFamily, episodes: int = 20, seed: int = 0) -> list[Rollouts]:
@@ -144,7 +147,7 @@ def compare_rollouts(model: SkillModel, family: TaskFamily, episodes: int = 20, 
     return [
         rollouts("skills from the prior", PriorAgent(model), with_skills, family, episodes, seed),
         rollouts("random skills", RandomAgent(2 * model.latent_stddev.numpy()), with_skills, family, episodes, seed),
-        rollouts("random actions", RandomAgent(primitive.action_bound), primitive, family, episodes, seed),
+        rollouts(RANDOM_ACTIONS, RandomAgent(primitive.action_bound), primitive, family, episodes, seed),
     ]
 
 
@@ -160,9 +163,13 @@ def verdict(fit: Fit, acted: list[Rollouts]) -> list[str]:
             "The prior fits held-out skills worse than one Gaussian for all states: it has overfitted. Use more logs."
         )
     if acted and acted[0].coverage is not None and acted[-1].coverage is not None:
-        prior, chance = acted[0].coverage, acted[-1].coverage
-        better = "further than" if prior > chance else "no further than"
-        said.append(f"Skills from the prior visit {prior:.0%} of the world, {better} random actions ({chance:.0%}).")
+        prior = acted[0].coverage
+        chance = next(r.coverage for r in acted if r.name == RANDOM_ACTIONS)
+        assert chance is not None
+        better = "more than" if prior > chance else "no more than"
+        said.append(
+            f"Skills from the prior visit {prior:.1%} of the world an episode, {better} random actions ({chance:.1%})."
+        )
     said.append(f"Decoded skills explain {explained:.0%} of the variance of held-out actions.")
     said.append(f"Knowing the state makes held-out skills {gain:.2f} nats likelier; {fit.active_dimensions} of ")
     said[-1] += f"{fit.dimensions} latent dimensions are in use."

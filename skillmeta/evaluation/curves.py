@@ -1,0 +1,141 @@
+"""From run folders to arrays: what each method scored, along steps and along episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skillmeta.config import read_yaml
+from skillmeta.run.run import read_metrics, read_result
+
+WINDOW = 10  # training episodes that success and return are averaged over
+POINTS = 60  # of a curve
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One finished run."""
+
+    method: str
+    task: int
+    seed: int
+    folder: Path
+    result: dict[str, Any]
+    episodes: list[dict[str, Any]]  # rows of kind "episode", in order
+    updates: list[dict[str, Any]]  # rows of kind "update", in order
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One quantity of one method along a common axis."""
+
+    x: np.ndarray  # [G]
+    values: np.ndarray  # [G, seeds, tasks]
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What there is of an ablation on disk."""
+
+    folder: Path
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    runs: list[RunRecord]
+    missing: list[str]  # runs that have no result yet
+
+    @property
+    def methods(self) -> list[str]:
+        """Methods of which at least one seed is complete over all tasks, in the config's order."""
+        return [name for name in self.config["methods"] if self.complete_seeds(name)]
+
+    @property
+    def tasks(self) -> list[int]:
+        return list(self.config["tasks"])
+
+    def complete_seeds(self, method: str) -> list[int]:
+        """Seeds that a method has finished on every task."""
+        have = {(run.seed, run.task) for run in self.runs if run.method == method}
+        return [seed for seed in self.config["seeds"] if all((seed, task) in have for task in self.tasks)]
+
+    def of(self, method: str) -> list[list[RunRecord]]:
+        """Finished runs as [seed][task], complete seeds only."""
+        index = {(run.seed, run.task): run for run in self.runs if run.method == method}
+        return [[index[seed, task] for task in self.tasks] for seed in self.complete_seeds(method)]
+
+    def scores(self, method: str, key: str) -> np.ndarray:
+        """A number of the final evaluation, [seeds, tasks]."""
+        return np.array([[run.result[key] for run in row] for row in self.of(method)], float)
+
+
+def read_ablation(folder: Path) -> Ablation:
+    """Read what an ablation has written so far."""
+    import json
+
+    config = read_yaml(folder / "config.yaml")
+    runs, missing = [], []
+    for method in config["methods"]:
+        for task in config["tasks"]:
+            for seed in config["seeds"]:
+                where = folder / "methods" / method / f"task-{task}" / f"seed-{seed}"
+                result = read_result(where)
+                if result is None:
+                    missing.append(f"{method} task {task} seed {seed}")
+                    continue
+                rows = read_metrics(where)
+                episodes = [row for row in rows if row["kind"] == "episode"]
+                updates = [row for row in rows if row["kind"] == "update"]
+                runs.append(RunRecord(method, task, seed, where, result, episodes, updates))
+    return Ablation(folder, config, json.loads((folder / "environment.json").read_text()), runs, missing)
+
+
+def training_curve(ablation: Ablation, method: str, key: str, axis: str, window: int = WINDOW) -> Curve:
+    """Mean of `key` over the last `window` training episodes, at points along `axis` (`env_steps` or `episodes`).
+
+    Along steps every run goes to the end of the budget: a run that stopped after enough episodes keeps its last value. Along
+    episodes the curve ends where the first run of the method ends. Before `window` episodes, the mean is over those there are.
+    """
+    rows = ablation.of(method)
+    runs = [run for row in rows for run in row]
+    ends = [run.episodes[-1][axis] for run in runs]
+    end = max(ends) if axis == "env_steps" else min(ends)
+    first = max(run.episodes[0][axis] for run in runs)
+    x = np.unique(np.linspace(min(first, end), end, POINTS).round().astype(int))
+    values = np.stack(
+        [[_running(run.episodes, key, axis, x, window) for run in row] for row in rows]
+    )  # [seeds, tasks, G]
+    return Curve(x, np.moveaxis(values, -1, 0))
+
+
+def _running(rows: Sequence[dict[str, Any]], key: str, axis: str, x: np.ndarray, window: int) -> np.ndarray:
+    """The mean of the last `window` rows at or before each x, [G]."""
+    at = np.array([row[axis] for row in rows])
+    sums = np.concatenate([[0.0], np.cumsum([float(row[key]) for row in rows])])
+    seen = np.searchsorted(at, x, side="right").clip(1)
+    start = (seen - window).clip(0)
+    return (sums[seen] - sums[start]) / (seen - start)
+
+
+def update_curve(ablation: Ablation, method: str, key: str) -> Curve | None:
+    """A metric of the updates along environment steps; None if the method does not log it."""
+    rows = ablation.of(method)
+    if not rows or not all(run.updates and key in run.updates[-1] for row in rows for run in row):
+        return None
+    runs = [run for row in rows for run in row]
+    first = max(run.updates[0]["env_steps"] for run in runs)
+    end = max(run.updates[-1]["env_steps"] for run in runs)
+    x = np.unique(np.linspace(first, end, POINTS).round().astype(int))
+    values = np.stack([[_running(run.updates, key, "env_steps", x, 1) for run in row] for row in rows])
+    return Curve(x, np.moveaxis(values, -1, 0))
+
+
+def paths(run: RunRecord, when: str) -> list[np.ndarray]:
+    """Where the run's `early` or `final` episodes went, [T, 2] each; empty for a family without positions."""
+    file = run.folder / "trajectories.npz"
+    if not file.exists():
+        return []
+    with np.load(file, allow_pickle=False) as archive:
+        return [archive[name] for name in archive.files if name.startswith(when)]

@@ -1,0 +1,141 @@
+"""Pictures: curves with bands, points with intervals, paths over a background. Each is a Figure, saved as SVG text or PNG."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from skillmeta.evaluation.curves import Curve
+from skillmeta.evaluation.statistics import intervals, trimmed
+
+# Okabe and Ito's colours, told apart by every kind of colour vision; the first is the method that the page is about.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555", "#b5a900")
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "skillmeta",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "axes.axisbelow": True,
+    "path.simplify": True,
+}
+
+
+def palette(names: Sequence[str], first: str | None = None) -> dict[str, str]:
+    """A colour for each name; `first` gets the first one."""
+    order = [name for name in names if name == first] + [name for name in names if name != first]
+    return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(order)}
+
+
+def curves_figure(
+    curves: Mapping[str, Curve],
+    colours: Mapping[str, str],
+    x_label: str,
+    y_label: str,
+    limits: tuple[float, float] | None = None,
+) -> Figure:
+    """The interquartile mean of each curve with its 95 % interval."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.2, 3.6), layout="constrained")
+        axes = figure.subplots()
+        for name, curve in curves.items():
+            flat = curve.values.reshape(len(curve.x), -1)
+            low, high = intervals(curve.values)
+            axes.fill_between(curve.x, low, high, color=colours[name], alpha=0.18, linewidth=0)
+            axes.plot(curve.x, trimmed(flat), color=colours[name], linewidth=2, label=name)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.set_xlim(left=0)
+        if limits:
+            axes.set_ylim(*limits)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")
+        axes.legend(frameon=False, loc="best")
+    return figure
+
+
+def scores_figure(scores: dict[str, tuple[float, float, float]], colours: Mapping[str, str], label: str) -> Figure:
+    """Points with intervals, one row a method: (score, low, high)."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.2, 0.7 + 0.42 * len(scores)), layout="constrained")
+        axes = figure.subplots()
+        for row, (name, (value, low, high)) in enumerate(reversed(scores.items())):
+            axes.plot([low, high], [row, row], color=colours[name], linewidth=5, alpha=0.35, solid_capstyle="round")
+            axes.plot([value], [row], marker="o", color=colours[name], markersize=8)
+        axes.set_yticks(range(len(scores)), list(reversed(scores)))
+        axes.set_xlabel(label)
+        axes.set_xlim(-0.03, 1.03)
+        axes.set_ylim(-0.6, len(scores) - 0.4)
+        axes.grid(axis="y", visible=False)
+    return figure
+
+
+def paths_figure(
+    panels: Sequence[tuple[str, Sequence[np.ndarray], str]], draw: Callable[[Any], None], columns: int = 4
+) -> Figure:
+    """Panels of (title, paths [T, 2] each, colour) over the background that `draw` puts on their axes."""
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    with matplotlib.rc_context({**STYLE, "axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}):
+        figure = Figure(figsize=(2.6 * columns, 2.85 * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes, (title, lines, colour) in zip(grid.flat, panels, strict=False):
+            draw(axes)
+            for line in lines:
+                axes.plot(line[:, 0], line[:, 1], color=colour, linewidth=1.1, alpha=0.7)
+                axes.plot(line[-1, 0], line[-1, 1], marker="o", color=colour, markersize=3.5)
+            axes.set_title(title, fontsize=10)
+            axes.set_aspect("equal")
+        for axes in list(grid.flat)[len(panels) :]:
+            axes.set_visible(False)
+    return figure
+
+
+def bars_figure(groups: Mapping[str, Sequence[float]], label: str, x_label: str) -> Figure:
+    """Bars side by side: for each name a value for every index."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.2, 2.8), layout="constrained")
+        axes = figure.subplots()
+        width = 0.8 / len(groups)
+        for i, (name, values) in enumerate(groups.items()):
+            at = np.arange(len(values)) + (i - (len(groups) - 1) / 2) * width
+            axes.bar(at, values, width, label=name, color=COLOURS[i])
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(label)
+        axes.set_xticks(range(len(next(iter(groups.values())))))
+        axes.grid(axis="x", visible=False)
+        axes.legend(frameon=False)
+    return figure
+
+
+def to_svg(figure: Figure, name: str) -> str:
+    """The figure as an <svg> element for an HTML page. Ids carry `name`, so that several figures share a page; the bytes are
+    the same for the same figure."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")  # an HTML parser knows both
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'href="#', f'href="#{name}-', text)
+    text = re.sub(r"url\(#", f"url(#{name}-", text)
+    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'role="img"', text, count=1)
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """The figure as a PNG of 150 dots an inch."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=150, metadata={"Software": None})
