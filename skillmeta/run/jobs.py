@@ -110,6 +110,8 @@ def _settle(future: Future[str | None], job: Job, outcome: Outcome, attempts: di
         if attempts[job.name] <= RETRIES:
             return [job]
         problem = "its worker died again and again (killed, or out of memory)"
+    if problem is None and read_result(job.folder) is None:
+        problem = "it ended without a result: its worker was told to stop from outside; run the command again"
     if problem is None:
         outcome.done.append(job.name)
     else:

@@ -1,0 +1,136 @@
+"""A run that was interrupted, however, ends in the same state and the same metrics file as one that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from skillmeta.errors import ConfigError, UserError
+from skillmeta.run.run import Run, read_metrics, read_result
+
+TOY = """
+import sys, time, torch
+from skillmeta.run.checkpoint import generator_state, restore_generator, state_hash
+from skillmeta.run.run import Run
+
+def main(folder, pause):
+    with Run.open(folder, {"a": 1}) as run:
+        if run.result: return
+        w, step, g = torch.zeros(4), 0, torch.Generator().manual_seed(0)
+        if (state := run.restore()) is not None:
+            w, step = state["w"], state["step"]
+            restore_generator(g, state["g"])
+        save = lambda: run.checkpoint(step, {"w": w, "step": step, "g": generator_state(g)})
+        while step < 60:
+            if run.stop_requested:
+                save()
+                sys.exit(130)
+            w = 0.9 * w + torch.randn(4, generator=g)
+            step += 1
+            run.log("step", step=step, norm=float(w.norm()))
+            time.sleep(pause)
+            if step % 7 == 0: save()
+        run.finish({"hash": state_hash({"w": w})})
+
+main(sys.argv[1], float(sys.argv[2]))
+"""
+
+
+def start(folder: Path, pause: float) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", TOY, str(folder), str(pause)], stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_equals_an_uninterrupted_one(tmp_path, number):
+    rng = random.Random(int(number))
+    assert start(tmp_path / "whole", 0).wait() == 0
+    interruptions = 0
+    while read_result(tmp_path / "cut") is None:
+        process = start(tmp_path / "cut", 0.01)
+        while not (tmp_path / "cut" / ".lock").exists() and process.poll() is None:
+            time.sleep(0.01)
+        try:
+            process.wait(timeout=rng.uniform(1.5, 2.2) if interruptions < 3 else 60)
+        except subprocess.TimeoutExpired:
+            process.send_signal(number)
+            interruptions += 1
+            assert process.wait(timeout=30) in (-signal.SIGKILL, 130)
+    assert (tmp_path / "cut" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+    assert read_result(tmp_path / "cut") == read_result(tmp_path / "whole")
+    assert [row["step"] for row in read_metrics(tmp_path / "cut")] == list(range(1, 61))
+
+
+def test_a_second_process_is_refused(tmp_path):
+    with (
+        Run.open(tmp_path / "r", {"a": 1}),
+        pytest.raises(UserError, match="another process is running in this folder"),
+    ):
+        Run.open(tmp_path / "r", {"a": 1})
+
+
+def test_another_config_is_refused_with_what_differs(tmp_path):
+    with Run.open(tmp_path / "r", {"a": 1, "b": {"c": 2}}):
+        pass
+    with pytest.raises(ConfigError, match=r"b.c: 2 -> 3"):
+        Run.open(tmp_path / "r", {"a": 1, "b": {"c": 3}})
+    with Run.open(tmp_path / "r", {"a": 1, "b": {"c": 2}}):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        Run.open(tmp_path / "file" / "r", {})
+
+
+def test_a_damaged_checkpoint_is_skipped_and_said(tmp_path, capsys):
+    with Run.open(tmp_path / "r", {}) as run:
+        for step in (1, 2):
+            run.log("step", step=step)
+            run.checkpoint(step, {"w": torch.full((3,), float(step))})
+        run.log("step", step=3)
+    newest = sorted((tmp_path / "r" / "checkpoints").iterdir())[-1] / "state.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    with Run.open(tmp_path / "r", {}) as run:
+        state = run.restore()
+    assert state is not None and state["w"].tolist() == [1, 1, 1]
+    assert [row["step"] for row in read_metrics(tmp_path / "r")] == [1]
+    assert "skipped" in capsys.readouterr().err
+
+
+def test_two_checkpoints_are_kept_and_none_after_the_end(tmp_path):
+    with Run.open(tmp_path / "r", {}) as run:
+        for step in range(5):
+            run.checkpoint(step, {"w": torch.zeros(1)})
+        assert len(list((tmp_path / "r" / "checkpoints").iterdir())) == 2
+        run.finish({"x": 1})
+    assert not (tmp_path / "r" / "checkpoints").exists() and read_result(tmp_path / "r") == {"x": 1}
+
+
+def test_a_number_that_is_not_finite_is_named_and_not_written(tmp_path):
+    with Run.open(tmp_path / "r", {}) as run:
+        run.log("update", loss=1.0)
+        with pytest.raises(UserError, match="loss became nan"):
+            run.log("update", loss=float("nan"))
+    assert len(read_metrics(tmp_path / "r")) == 1
+
+
+def test_a_torn_last_line_is_left_out(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "a"}\n{"kind": "b", "x')
+    assert read_metrics(tmp_path) == [{"kind": "a"}]
+
+
+def test_what_a_result_depends_on_is_written_down(tmp_path):
+    with Run.open(tmp_path / "r", {}, command="skillmeta demo"):
+        told = json.loads((tmp_path / "r" / "environment.json").read_text())
+    assert told["command"] == "skillmeta demo"
+    assert {"torch", "numpy", "mujoco"} <= set(told["versions"]) and told["machine"]["cores"] == os.cpu_count()

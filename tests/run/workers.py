@@ -1,0 +1,36 @@
+"""Targets for worker processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from skillmeta.errors import UserError
+from skillmeta.run.jobs import Job
+from skillmeta.run.run import Run
+
+
+def work(job: Job) -> None:
+    """Does what the payload says: fine, fail, user, die_once, slow."""
+    with Run.open(job.folder, {"name": job.name}) as run:
+        state = run.restore()
+        step = state["step"] if state else 0
+        if job.payload == "fail":
+            raise RuntimeError("the world is flat")
+        if job.payload == "user":
+            raise UserError("mend this")
+        while step < 20:
+            if run.stop_requested:
+                run.checkpoint(step, {"step": step})
+                return
+            step += 1
+            run.log("step", step=step)
+            run.report_progress(step / 20, f"step {step}")
+            if job.payload == "slow":
+                time.sleep(0.3)
+            if step == 10:
+                run.checkpoint(step, {"step": step})
+                if job.payload == "die_once" and state is None:
+                    os.kill(os.getpid(), signal.SIGKILL)
+        run.finish({"steps": step})

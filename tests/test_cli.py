@@ -1,0 +1,90 @@
+"""The command line: quick, helpful, one sentence for a mistake."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from skillmeta.cli import PROGRAMS, main
+
+HEAVY = ("torch", "gymnasium", "mujoco", "matplotlib", "scipy", "stable_baselines3", "minari", "d4rl", "numpy")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "skillmeta.cli", *arguments], capture_output=True, text=True)
+
+
+def test_help_takes_less_than_half_a_second():
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = run("--help")
+        seconds.append(time.perf_counter() - start)
+        assert done.returncode == 0 and all(name in done.stdout for name in PROGRAMS)
+    assert min(seconds) < 0.5
+
+
+@pytest.mark.parametrize("module", ["skillmeta", "skillmeta.cli", *(module for module, *_ in PROGRAMS.values())])
+def test_importing_a_program_pulls_in_nothing_heavy(module):
+    code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_command_has_its_own_help(name):
+    done = run(name, "--help")
+    assert done.returncode == 0 and f"usage: skillmeta {name}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["finetun"], "there is no command 'finetun'; did you mean 'finetune'?"),
+        (["finetune", "downstream/maze_spirrl"], "did you mean downstream/maze_spirl"),
+        (["finetune", "downstream/maze_spirl", "sed=1"], "unknown key 'sed'; did you mean 'seed'?"),
+        (["finetune", "downstream/maze_sac", "task.family=labyrinth"], "there is no module skillmeta.tasks.labyrinth"),
+        (["finetune", "downstream/maze_sac", "algorithm.name=sacc"], "there is no module skillmeta.algorithms.sacc"),
+        (["finetune", "downstream/maze_sac", "algorithm.gama=1"], "algorithm: unknown key 'gama'"),
+        (["finetune", "downstream/maze_sac", "task.index=10"], "split 'test' has tasks 0 to 9"),
+        (["finetune", "downstream/maze_spirl", "skills=nowhere"], "nowhere: there is no such folder"),
+        (["finetune", "downstream/maze_spirl", "skills=null"], "the algorithm asks for a skill prior"),
+        (["finetune", "downstream/maze_sac", "env_steps=0"], "env_steps is 0; it must be above 0"),
+        (["skills", "pretrain/maze", "source=nothing.npz"], "nothing.npz: there is no such file"),
+        (["skills", "pretrain/maze", "model.dim=0"], "model.dim is 0"),
+        (["inspect", "nothing.hdf5"], "nothing.hdf5: there is no such file"),
+        (["collect", "pretrain/maze_logs", "expert.steps=-1"], "expert.steps is -1"),
+        (["report", "."], "holds no ablation"),
+        (["ablate", "demo", "changes.task.min_path=3"], "task: unknown key 'min_path'"),
+        (["ablate", "demo", "seeds=[]"], "seeds is empty"),
+        (["ablate", "demo", "methods.spirl={config: downstream/maze_spirl, env_steps: 7}"], "unequal budgets"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_status_2(arguments, sentence, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    extra = ["--out", str(tmp_path / "run")] if arguments[0] in ("finetune", "skills", "ablate") else []
+    done = run(*arguments, *extra)
+    assert done.returncode == 2, done.stderr
+    assert sentence in done.stderr and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_config_lists_and_shows(capsys):
+    assert main(["config", "list"]) == 0
+    assert "downstream/maze_spirl" in capsys.readouterr().out
+    assert main(["config", "show", "downstream/maze_sac", "seed=3"]) == 0
+    shown = capsys.readouterr().out
+    assert "seed: 3" in shown and "skills: null" in shown
+
+
+def test_doctor_finds_this_installation_whole(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor"]) == 0
+    assert "all needed parts work" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("skillmeta ")

@@ -1,0 +1,114 @@
+"""Configs: what is accepted, and the sentence for everything that is not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from skillmeta.config import build, differences, dump_yaml, list_configs, load, read_yaml, to_plain
+from skillmeta.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Inner:
+    gamma: float = 0.99
+    depth: int = 2
+
+    def __post_init__(self) -> None:
+        if self.gamma > 1:
+            raise ValueError(f"gamma is {self.gamma}; at most 1")
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner = field(default_factory=Inner)
+    name: str | None = None
+    seeds: list[int] = field(default_factory=lambda: [0])
+    flag: bool = False
+    free: dict[str, Any] = field(default_factory=dict)
+
+
+def test_values_are_filled_in_and_converted():
+    built = build(Outer, {"inner": {"gamma": 1, "depth": "3"}, "seeds": [1, 2], "free": {"a": {"b": 1}}})
+    assert built == Outer(Inner(1.0, 3), None, [1, 2], False, {"a": {"b": 1}})
+    assert build(Inner, {"gamma": "1e-1"}).gamma == 0.1  # YAML reads 1e-1 as text
+
+
+@pytest.mark.parametrize(
+    ("node", "sentence"),
+    [
+        ({"iner": {}}, "unknown key 'iner'; did you mean 'inner'"),
+        ({"inner": {"gama": 1}}, "inner: unknown key 'gama'; did you mean 'gamma'"),
+        ({"inner": {"zzz": 1}}, "it has gamma, depth"),
+        ({"inner": {"gamma": "fast"}}, "inner.gamma: is 'fast'; a number is expected"),
+        ({"inner": {"depth": 1.5}}, "inner.depth: is 1.5; a whole number is expected"),
+        ({"inner": {"depth": True}}, "inner.depth: is True"),
+        ({"inner": 3}, "inner: is 3; a mapping"),
+        ({"inner": {"gamma": 2}}, "inner.gamma is 2.0; at most 1"),
+        ({"seeds": 3}, "seeds: is 3; a list"),
+        ({"seeds": [1, "x"]}, r"seeds\[1\]: is 'x'"),
+        ({"flag": "yes"}, "flag: is 'yes'; true or false"),
+        ({"name": 3}, "name: is 3; a text"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_with_the_path(node, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        build(Outer, node)
+
+
+def test_bases_overrides_and_renamed_sections(tmp_path):
+    (tmp_path / "base.yaml").write_text("algorithm: {name: sac, lr: 1.0, deep: {a: 1, b: 2}}\nsteps: 10\n")
+    (tmp_path / "child.yaml").write_text("base: base.yaml\nalgorithm: {deep: {a: 5}}\n")
+    merged = load(tmp_path / "child.yaml", ["steps=20"])
+    assert merged == {"algorithm": {"name": "sac", "lr": 1.0, "deep": {"a": 5, "b": 2}}, "steps": 20}
+    (tmp_path / "other.yaml").write_text("base: child.yaml\nalgorithm: {name: ppo}\n")
+    assert load(tmp_path / "other.yaml")["algorithm"] == {"name": "ppo"}  # another algorithm has other keys
+
+
+def test_missing_cyclic_and_malformed_files_are_said(tmp_path):
+    with pytest.raises(ConfigError, match="did you mean downstream/maze_spirl"):
+        load("downstream/maze_spirrl")
+    (tmp_path / "a.yaml").write_text("base: b.yaml")
+    (tmp_path / "b.yaml").write_text("base: a.yaml")
+    with pytest.raises(ConfigError, match=r"leads back to itself \(a.yaml -> b.yaml -> a.yaml\)"):
+        load(tmp_path / "a.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [1, 2")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load(tmp_path / "bad.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(ConfigError, match="a config is a mapping"):
+        load(tmp_path / "list.yaml")
+    with pytest.raises(ConfigError, match="has no '='"):
+        load("downstream/maze_spirl", ["steps"])
+
+
+def test_a_config_survives_yaml_and_differences_are_named(tmp_path):
+    config = Outer(Inner(0.5), "x", [3])
+    (tmp_path / "c.yaml").write_text(dump_yaml(config))
+    assert build(Outer, read_yaml(tmp_path / "c.yaml")) == config
+    changed = differences(to_plain(config), to_plain(Outer(Inner(0.6), "x", [3, 4])))
+    assert changed == ["inner.gamma: 0.5 -> 0.6", "seeds: [3] -> [3, 4]"]
+
+
+@pytest.mark.parametrize("name", list_configs())
+def test_every_config_that_comes_along_can_run(name):
+    """Each is checked against the schema of its program."""
+    from pathlib import Path
+
+    from skillmeta.ablation import AblationConfig, make_jobs
+    from skillmeta.data.collect import CollectConfig
+    from skillmeta.finetune import FinetuneConfig, module_of
+    from skillmeta.pretrain import PretrainConfig
+
+    node = load(name)
+    if "methods" in node:
+        assert make_jobs(build(AblationConfig, node), Path("out"), "")
+    elif name.startswith("downstream"):
+        config = build(FinetuneConfig, node)
+        algorithm = dict(config.algorithm)
+        build(module_of("algorithms", algorithm.pop("name"), "").Config, algorithm)
+        build(module_of("tasks", config.task.family, "").Config, config.task.options)
+    else:
+        build(CollectConfig if "dataset" in node else PretrainConfig, node)

@@ -1,0 +1,73 @@
+"""Laws of the house that no type checker knows."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ["nn", "data", "tasks", "skills", "rl", "algorithms", "evaluation", "run"]
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_no_algorithm_imports_another():
+    algorithms = [path for path in (ROOT / "skillmeta" / "algorithms").glob("*.py") if path.name != "__init__.py"]
+    assert algorithms
+    for path in algorithms:
+        others = {f"skillmeta.algorithms.{other.stem}" for other in algorithms if other != path}
+        assert not imports(path) & others
+
+
+def test_this_check_can_fail(tmp_path):
+    (tmp_path / "a.py").write_text("from skillmeta.algorithms import sac")
+    assert "skillmeta.algorithms.sac" in imports(tmp_path / "a.py")
+
+
+@pytest.mark.parametrize(
+    ("room", "never"),
+    [
+        ("nn", ROOMS[1:]),
+        ("data", ["skills", "rl", "algorithms", "evaluation"]),
+        ("rl", ["skills", "algorithms", "evaluation", "tasks", "data"]),
+        ("skills", ["algorithms", "evaluation"]),
+        ("algorithms", ["skills", "evaluation", "tasks", "data"]),
+        ("run", ["nn", "data", "tasks", "skills", "rl", "algorithms", "evaluation"]),
+    ],
+)
+def test_rooms_know_only_the_rooms_below(room, never):
+    for path in (ROOT / "skillmeta" / room).glob("*.py"):
+        for module in imports(path):
+            assert not any(module.startswith(f"skillmeta.{other}") for other in never), f"{path.name} imports {module}"
+
+
+def test_nothing_names_a_machine_or_a_registry():
+    words = ("/" + "work/", "py" + "pi.org", "python" + "hosted", "." + "pyenv")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    files = [ROOT / name for name in listed] or [p for p in ROOT.rglob("*.py") if ".venv" not in p.parts]
+    for path in files:
+        if path.suffix in (".png", ".npz") or not path.exists():
+            continue
+        text = path.read_text(errors="ignore")
+        assert not [word for word in words if word in text], path
+
+
+@pytest.mark.parametrize("command", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]])
+def test_lint_format_and_types(command):
+    if importlib.util.find_spec(command[0]) is None:
+        pytest.skip(f"{command[0]} is not installed: pip install -e '.[dev]'")
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
