@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"), help="folder (default: runs/ablation)")
     parser.add_argument("--workers", type=int, help="runs at once (default: as the config says)")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     return run(arguments.config, arguments.overrides, arguments.out, arguments.workers, command_line(parser.prog, argv))
 
 

@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to configs/demo.yaml")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder (default: runs/demo)")
     parser.add_argument("--workers", type=int, help="runs at once (default: 2)")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     return run("demo", arguments.overrides, arguments.out, arguments.workers, command_line(parser.prog, argv))
 
 

@@ -12,7 +12,7 @@ from skillmeta.cli import command_line, config_parser, run_program
 def main(argv: Sequence[str] | None = None) -> int:
     parser = config_parser("skillmeta finetune", "Learn one task with one method.", "downstream/maze_spirl")
     parser.add_argument("--out", type=Path, default=Path("runs/finetune"), help="run folder (default: runs/finetune)")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     from skillmeta.config import build, load
     from skillmeta.finetune import FinetuneConfig, finetune
 

@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="skillmeta report", description="Write the page of an ablation from its runs."
     )
     parser.add_argument("folder", type=Path, help="what `skillmeta ablate`, `demo` or `reproduce` has written")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     from skillmeta.ablation import write_report
 
     print(f"page: {write_report(arguments.folder)}")

@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to configs/reproduce/RESULT.yaml")
     parser.add_argument("--out", type=Path, help="folder (default: runs/reproduce-RESULT)")
     parser.add_argument("--workers", type=int, help="runs at once (default: 2)")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     out = arguments.out or Path(f"runs/reproduce-{arguments.result}")
     command = command_line(parser.prog, argv)
     return run(f"reproduce/{arguments.result}", arguments.overrides, out, arguments.workers, command)

@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--download", action="store_true", help="fetch a D4RL file that is not in its cache folder")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     from skillmeta.data.sources import load_source
     from skillmeta.data.summary import summarize
     from skillmeta.errors import ConfigError

@@ -12,7 +12,7 @@ from skillmeta.cli import command_line, config_parser, run_program
 def main(argv: Sequence[str] | None = None) -> int:
     parser = config_parser("skillmeta skills", "Train a skill model and say whether its prior is any good.")
     parser.add_argument("--out", type=Path, default=Path("runs/skills"), help="run folder (default: runs/skills)")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     from skillmeta.config import build, load
     from skillmeta.pretrain import PretrainConfig, pretrain
 

@@ -200,7 +200,7 @@ class MazeEnv(gymnasium.Env):
         return self.observe(), float(arrived), arrived, cut_off, self._info(arrived)
 
     def _info(self, arrived: bool) -> dict[str, Any]:
-        return {"success": arrived, "task": self._told}
+        return {"success": arrived, "task": {**self._told}}
 
     def render(self) -> np.ndarray:
         """Top view, uint8 [height, width, 3], 16 pixels a cell; drawn by hand, so no graphics library is needed."""

@@ -1,0 +1,282 @@
+"""SAC with a prior: losses against closed forms, gradient routes, and exact repetition."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Independent, Normal, kl_divergence
+
+from skillmeta.algorithms import sac
+from skillmeta.errors import ConfigError, UserError
+from skillmeta.nn.distributions import Gaussian, TanhGaussian
+from skillmeta.rl.regularizer import Regularizer, RegularizerConfig
+from skillmeta.rl.replay import Replay, Transitions
+from skillmeta.rl.rollout import Collector, SerialEnvs
+from skillmeta.run.checkpoint import load_state, save_state, state_hash
+from skillmeta.skills.env import SkillEnvs
+from tests.skills.fakes import CounterEnv, skill_model
+
+BOUND = np.ones(3, np.float32)
+GUIDED = RegularizerConfig(prior="skill", target_divergence=1.0, initial_weight=0.3)
+SMALL = sac.Config(hidden=16, batch_size=32, replay_capacity=500)
+
+
+def batch(rows: int = 32, observation_dim: int = 2, action_dim: int = 3, seed: int = 0) -> Transitions:
+    g = torch.Generator().manual_seed(seed)
+    return Transitions(
+        torch.randn(rows, observation_dim, generator=g),
+        torch.randn(rows, action_dim, generator=g).clamp(-1, 1),
+        torch.randn(rows, generator=g),
+        torch.randn(rows, observation_dim, generator=g),
+        (torch.rand(rows, generator=g) < 0.3).float(),
+        torch.randint(1, 11, (rows,), generator=g).float(),
+    )
+
+
+def guided(seed: int = 0, **changes) -> sac.Agent:
+    model = skill_model()
+    config = replace(SMALL, policy_start="prior", regularizer=GUIDED, **changes)
+    return sac.Agent(config, 2, model.latent_bound.numpy(), model.prior, model.normalizer, seed)
+
+
+def plain(seed: int = 0, **changes) -> sac.Agent:
+    return sac.Agent(replace(SMALL, **changes), 2, BOUND, seed=seed)
+
+
+# -- losses ------------------------------------------------------------------------------------------------------------------
+def linear_q(observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+    """Two critics whose values are known: a sum, and a sum that is one higher."""
+    value = observation.sum(-1) + action.sum(-1)
+    return torch.stack([value + 1, value])
+
+
+def test_the_td_target_against_a_loop_of_torch_distributions():
+    b = batch()
+    g = torch.Generator().manual_seed(1)
+    policy = Gaussian(torch.randn(32, 3, generator=g), 0.1 * torch.randn(32, 3, generator=g))
+    prior = Gaussian(torch.randn(32, 3, generator=g), 0.1 * torch.randn(32, 3, generator=g))
+    noise = torch.randn(32, 3, generator=g)
+    regularizer = Regularizer(replace(GUIDED, target_clip=4.0), torch.ones(3))
+    target = sac.td_target(linear_q, policy, prior, regularizer, b, b.discount(0.9, True), torch.tensor(0.3), noise)
+    for i in range(32):
+        z = policy.mean[i] + policy.stddev[i] * noise[i]
+        p, q = (Independent(Normal(d.mean[i], d.stddev[i]), 1) for d in (policy, prior))
+        value = float(b.next_observation[i].sum() + z.sum()) - 0.3 * min(4.0, float(kl_divergence(p, q)))
+        expected = float(b.reward[i]) + (0.0 if b.terminated[i] else 0.9 ** float(b.steps[i])) * value
+        assert float(target[i]) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_discount_is_per_decision_or_per_step_and_stops_at_termination_only():
+    b = batch()
+    per_decision, per_step = b.discount(0.9, False), b.discount(0.9, True)
+    alive = b.terminated == 0
+    assert (per_decision[alive] == 0.9).all() and (per_decision[~alive] == 0).all()
+    torch.testing.assert_close(per_step[alive], 0.9 ** b.steps[alive])
+
+
+def test_the_critic_loss_is_half_the_squared_error_of_both():
+    b = batch()
+    target = torch.zeros(32)
+    values = linear_q(b.observation, b.action)
+    expected = sum(0.5 * float(v) ** 2 for v in values.flatten()) / 32
+    assert float(sac.critic_loss(linear_q, b, target)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_actor_loss_and_its_gradient_against_closed_forms():
+    """With Q linear in z: d/d mean = weight (mean - prior mean) / prior variance - 1, averaged over the batch."""
+    b = batch(rows=8)
+    g = torch.Generator().manual_seed(2)
+    mean = torch.randn(8, 3, generator=g, requires_grad=True)
+    prior = Gaussian(torch.randn(8, 3, generator=g), 0.2 * torch.randn(8, 3, generator=g))
+    policy = Gaussian(mean, torch.zeros(8, 3))
+    regularizer = Regularizer(GUIDED, torch.ones(3))
+    noise = torch.randn(8, 3, generator=g)
+    loss, divergence = sac.actor_loss(policy, linear_q, prior, regularizer, b, torch.tensor(0.3), noise)
+    (gradient,) = torch.autograd.grad(loss, mean)
+    expected = (0.3 * (mean - prior.mean) / prior.stddev**2 - 1) / 8
+    torch.testing.assert_close(gradient, expected.detach())
+    torch.testing.assert_close(divergence, policy.kl(prior))
+
+
+def test_with_the_uniform_prior_the_actor_loss_is_sacs():
+    b = batch()
+    policy = TanhGaussian(Gaussian(torch.zeros(32, 3), torch.full((32, 3), -0.5)), torch.ones(3))
+    noise = torch.randn(32, 3, generator=torch.Generator().manual_seed(0))
+    regularizer = Regularizer(RegularizerConfig(), torch.ones(3))
+    loss, _ = sac.actor_loss(policy, linear_q, None, regularizer, b, torch.tensor(0.2), noise)
+    action = policy.at(noise)
+    textbook = (0.2 * policy.log_prob_at(noise) - linear_q(b.observation, action).min(0).values).mean()
+    assert float(loss) == pytest.approx(float(textbook) + 0.2 * 3 * np.log(2), rel=1e-5)
+
+
+# -- the agent ---------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("make", [plain, guided])
+def test_gradients_reach_their_own_parameters_and_only_those(make):
+    agent = make()
+    before = copy.deepcopy(agent.state())
+    agent.critic_optimizer.param_groups[0]["lr"] = 0.0
+    agent.update(batch())
+    changed = {k for k in ("policy", "critics", "targets") if state_hash(agent.state()[k]) != state_hash(before[k])}
+    assert changed == {"policy"}
+    agent = make()
+    agent.policy_optimizer.param_groups[0]["lr"] = 0.0
+    agent.update(batch())
+    changed = {k for k in ("policy", "critics", "targets") if state_hash(agent.state()[k]) != state_hash(before[k])}
+    assert changed == {"critics", "targets"}
+
+
+def test_the_prior_itself_never_changes():
+    model = skill_model()
+    before = state_hash(dict(model.state_dict()))
+    config = replace(SMALL, policy_start="prior", regularizer=GUIDED)
+    agent = sac.Agent(config, 2, model.latent_bound.numpy(), model.prior, model.normalizer)
+    for seed in range(5):
+        agent.update(batch(seed=seed))
+    assert state_hash(dict(model.state_dict())) == before
+
+
+def test_at_step_0_the_policy_is_the_prior_and_the_divergence_0():
+    metrics = dict(zip(sac.METRICS, guided().update(batch()).tolist(), strict=True))
+    assert metrics["prior/divergence"] == 0.0
+
+
+def test_targets_follow_slowly():
+    agent = plain(target_rate=0.25)
+    before = [p.clone() for p in agent.targets.parameters()]
+    agent.update(batch())
+    for old, new, online in zip(before, agent.targets.parameters(), agent.critics.parameters(), strict=True):
+        torch.testing.assert_close(new, 0.75 * old + 0.25 * online)
+
+
+def test_actions_stay_in_their_box():
+    agent = guided()
+    with torch.no_grad():
+        agent.policy.net.layers[-1].bias.fill_(9.0)
+    action, _ = agent.act(torch.randn(64, 2), None, torch.Generator(), explore=True)
+    assert (action.abs() <= agent.bound).all() and (action.abs() == agent.bound).any()
+
+
+def collector(seed: int = 0, budget: int = 600) -> Collector:
+    envs = SkillEnvs(SerialEnvs(CounterEnv, unit_actions=False), skill_model())
+    return Collector(envs, seed, budget, torch.Generator().manual_seed(seed))
+
+
+def train(agent: sac.Agent, collect: Collector, episodes: int) -> None:
+    for _ in range(episodes):
+        agent.iterate(collect)
+
+
+@pytest.mark.parametrize("start", ["prior", "random"])
+def test_the_same_seed_gives_the_same_bits(start):
+    hashes = set()
+    for _ in range(2):
+        agent = guided(seed=3) if start == "prior" else sac.Agent(SMALL, 2, skill_model().latent_bound.numpy(), seed=3)
+        train(agent, collector(3), 10)
+        hashes.add(state_hash(agent.state()))
+    assert len(hashes) == 1
+    other = guided(seed=4)
+    train(other, collector(4), 10)
+    assert state_hash(other.state()) not in hashes
+
+
+def test_resume_equals_uninterrupted(tmp_path):
+    whole, collect = guided(), collector()
+    train(whole, collect, 12)
+    first, before = guided(), collector()
+    train(first, before, 5)
+    state = {"agent": first.state(), "collect": before.state(), "acting": before.generator.get_state()}
+    save_state(tmp_path / "c", state)
+    loaded, _ = load_state(tmp_path / "c")
+    second, after = guided(seed=99), collector()
+    second.restore(loaded["agent"])
+    after.restore(loaded["collect"])
+    after.generator.set_state(loaded["acting"])
+    train(second, after, 7)
+    assert state_hash(second.state()) == state_hash(whole.state()) and after.state() == collect.state()
+
+
+def test_the_budget_of_steps_is_used_exactly_and_counts_primitive_steps():
+    collect = collector(budget=137)
+    agent = guided()
+    while not collect.spent:
+        episodes, _ = agent.iterate(collect)
+    assert collect.env_steps == 137 and episodes.truncated[0, -1] and not episodes.terminated[0, -1]
+    assert float(agent.replay.columns.steps.sum()) == 137
+
+
+def test_updates_per_decision_is_kept_on_average():
+    agent = plain(updates_per_decision=0.3)
+    collect = Collector(SerialEnvs(CounterEnv), 0, 250, torch.Generator())
+    agent = sac.Agent(replace(SMALL, updates_per_decision=0.3), 2, np.ones(1, np.float32))
+    while not collect.spent:
+        agent.iterate(collect)
+    assert agent.decisions == 250 and agent.updates == 75
+
+
+def test_the_replay_is_a_ring():
+    replay = Replay(7, 2, 3)
+    collect = collector(budget=10_000)
+    for _ in range(4):
+        episodes = guided().iterate(collect)[0]
+        replay.add(episodes)
+    assert len(replay) == 7 and replay.added == 12
+    kept = set(replay.columns.observation[:, 0].tolist())
+    assert kept == {0.0, 10.0, 20.0}
+
+
+def test_compiled_and_plain_updates_agree():
+    """Where there is a compiler; elsewhere the compiled agent falls back, says so, and agrees all the more."""
+    agents = [guided(), guided(compile=True)]
+    for seed in range(3):
+        metrics = [agent.update(batch(seed=seed)) for agent in agents]
+        torch.testing.assert_close(metrics[0], metrics[1], rtol=1e-3, atol=1e-4)
+    for a, b in zip(agents[0].policy.parameters(), agents[1].policy.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-4)
+
+
+def test_without_a_compiler_it_says_so(monkeypatch):
+    monkeypatch.setattr(sac.shutil, "which", lambda name: None)
+    with pytest.warns(UserWarning, match="no C\\+\\+ compiler found"):
+        agent = guided(compile=True)
+    agent.update(batch())
+
+
+def test_bfloat16_keeps_float32_parameters_and_comes_close():
+    exact, half = guided(), guided(bfloat16=True)
+    a, b = exact.update(batch()), half.update(batch())
+    torch.testing.assert_close(a, b, rtol=0.1, atol=0.05)
+    assert all(p.dtype == torch.float32 for p in half.policy.parameters())
+
+
+def test_a_reward_that_is_not_finite_stops_before_the_buffer():
+    class Broken(CounterEnv):
+        def step(self, action):
+            observation, _, *rest = super().step(action)
+            return (observation, float("nan"), *rest)
+
+    agent = sac.Agent(SMALL, 2, np.ones(1, np.float32))
+    with pytest.raises(UserError, match="reward that is not finite"):
+        agent.iterate(Collector(SerialEnvs(Broken), 0, 100, torch.Generator()))
+    assert len(agent.replay) == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (replace(SMALL, policy_start="prior"), "asks for a skill prior"),
+        (replace(SMALL, regularizer=GUIDED), "asks for a skill prior"),
+    ],
+)
+def test_a_prior_that_is_not_there_is_missed_at_once(config, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        sac.Agent(config, 2, BOUND)
+
+
+@pytest.mark.parametrize("change", [{"discount": 1.1}, {"hidden": 0}, {"policy_start": "x"}, {"discount_per": "x"}])
+def test_impossible_values_are_refused(change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        replace(SMALL, **change)

@@ -1,0 +1,26 @@
+"""Plain SAC learns a standard task: the uniform prior and primitive actions, a few thousand steps, two seeds."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from skillmeta.algorithms import sac
+from skillmeta.rl.regularizer import RegularizerConfig
+from skillmeta.rl.rollout import Collector, SerialEnvs
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_sac_swings_the_pendulum_up(seed):
+    """Random actions return about -1,200 an episode, a solved pendulum about -150."""
+    regularizer = RegularizerConfig(learning_rate=1e-3)
+    config = sac.Config(hidden=64, batch_size=128, learning_rate=1e-3, random_decisions=500, regularizer=regularizer)
+    envs = SerialEnvs(lambda: gym.make("Pendulum-v1"))
+    agent = sac.Agent(config, envs.observation_dim, envs.action_bound, seed=seed)
+    collect = Collector(envs, seed, 7_000, torch.Generator().manual_seed(seed))
+    returns = []
+    while not collect.spent:
+        returns.append(float(agent.iterate(collect)[0].returns[0]))
+    assert np.mean(returns[:3]) < -900 and np.mean(returns[-8:]) > -400

@@ -1,0 +1,164 @@
+"""The skill model: its losses against torch.distributions, its gradient routes, its file, its training."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Independent, Normal, kl_divergence
+
+from skillmeta.data.episodes import Episode, from_episodes
+from skillmeta.data.windows import WindowBatch
+from skillmeta.errors import CheckpointError
+from skillmeta.run.checkpoint import load_state, save_state, state_hash
+from skillmeta.run.run import Run, read_metrics
+from skillmeta.skills.model import SkillModel, SkillModelConfig
+from skillmeta.skills.quality import fit
+from skillmeta.skills.training import TrainingConfig, skill_losses, train_skills
+from tests.skills.fakes import skill_model
+
+
+def windows(rows: int = 16, seed: int = 0) -> WindowBatch:
+    g = torch.Generator().manual_seed(seed)
+    return WindowBatch(torch.randn(rows, 11, 2, generator=g), torch.rand(rows, 10, 1, generator=g) * 2 - 1)
+
+
+@pytest.mark.parametrize("closed_loop", [True, False])
+def test_the_losses_against_torch_distributions(closed_loop):
+    model, batch = skill_model(closed_loop=closed_loop), windows()
+    noise = torch.randn(16, 3, generator=torch.Generator().manual_seed(1))
+    losses = skill_losses(model, batch, noise)
+    q = model.encode(batch.actions, batch.observations[:, :10])
+    p = model.prior(batch.observations[:, 0])
+    z = q.mean + q.stddev * noise
+    as_torch = lambda g: Independent(Normal(g.mean, g.stddev), 1)  # noqa: E731
+    standard = Independent(Normal(torch.zeros(3), torch.ones(3)), 1)
+    assert float(losses.kl) == pytest.approx(float(kl_divergence(as_torch(q), standard).mean()), rel=1e-5)
+    assert float(losses.prior_nll) == pytest.approx(float(-as_torch(p).log_prob(z).mean()), rel=1e-5)
+    assert float(losses.prior_kl) == pytest.approx(float(kl_divergence(as_torch(q), as_torch(p)).mean()), rel=1e-5)
+    controller = model.controller(z)
+    total = 0.0
+    for h in range(10):
+        decoded = controller(batch.observations[:, h], h)
+        total += float(((decoded - batch.actions[:, h]) ** 2).sum())
+    unclipped = model.reconstruct(model.normalizer(batch.observations[:, :10]), z).abs().max()
+    assert unclipped <= 1  # else the comparison with clipped actions would not hold
+    assert float(losses.reconstruction) == pytest.approx(0.5 * total / 16, rel=1e-4)
+    constant = 10 * 0.5 * math.log(2 * math.pi)
+    unit = Normal(model.reconstruct(model.normalizer(batch.observations[:, :10]), z), 1.0)
+    nll = -unit.log_prob(batch.actions).sum((1, 2)).mean()
+    assert float(losses.reconstruction) + constant == pytest.approx(float(nll), rel=1e-5)
+
+
+def test_the_priors_loss_reaches_the_prior_alone_and_the_others_never_do():
+    model = skill_model().requires_grad_(True)
+    losses = skill_losses(model, windows(), torch.zeros(16, 3))
+    names = [name for name, _ in model.named_parameters()]
+
+    def reached(loss: torch.Tensor) -> set[str]:
+        gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, retain_graph=True)
+        return {
+            name.split(".")[0] for name, g in zip(names, gradients, strict=True) if g is not None and g.abs().sum() > 0
+        }
+
+    assert reached(losses.prior_nll) == {"prior_network"}
+    assert reached(losses.kl) == {"encoder"}
+    assert reached(losses.reconstruction) == {"encoder", "decoder"}
+
+
+def test_encoding_does_not_depend_on_the_rest_of_the_batch():
+    model, batch = skill_model(), windows()
+    together = model.encode(batch.actions, batch.observations[:, :10])
+    alone = model.encode(batch.actions[3:4], batch.observations[3:4, :10])
+    torch.testing.assert_close(together.mean[3:4], alone.mean)
+
+
+def test_an_open_loop_skill_ignores_what_it_sees():
+    controller = skill_model(closed_loop=False).controller(torch.randn(2, 3))
+    one, other = controller(torch.zeros(2, 2), 4), controller(torch.ones(2, 2), 4)
+    assert torch.equal(one, other) and not torch.equal(one, controller(torch.zeros(2, 2), 5))
+
+
+def test_actions_are_in_the_environments_units_and_bounds():
+    config = SkillModelConfig(horizon=4, dim=2, hidden=8, decoder_depth=1, prior_depth=1)
+    low, high = torch.tensor([-3.0, 0.0]), torch.tensor([1.0, 10.0])
+    model = SkillModel(config, 2, 2, low, high, torch.Generator().manual_seed(0)).requires_grad_(False)
+    model.decoder.layers[-1].bias.copy_(torch.tensor([5.0, -5.0]))
+    assert model.controller(torch.zeros(1, 2))(torch.zeros(1, 2), 0).tolist() == [[1.0, 0.0]]
+    torch.testing.assert_close(model.unit_actions(torch.stack([low, high])), torch.tensor([[-1.0, -1.0], [1.0, 1.0]]))
+
+
+@pytest.mark.parametrize("closed_loop", [True, False])
+def test_a_model_comes_back_from_its_file(tmp_path, closed_loop):
+    model = skill_model(closed_loop=closed_loop)
+    model.latent_stddev.fill_(0.4)
+    model.save(tmp_path / "run" / "model", {"source": "x"})
+    for where in ("run", "run/model"):
+        loaded = SkillModel.load(tmp_path / where)
+        assert state_hash(dict(loaded.state_dict())) == state_hash(dict(model.state_dict()))
+        assert loaded.config == model.config and not any(p.requires_grad for p in loaded.parameters())
+
+
+def test_what_is_no_skill_model_is_refused(tmp_path):
+    save_state(tmp_path / "other", {"w": torch.zeros(1)}, {"kind": "policy"})
+    with pytest.raises(CheckpointError, match="holds 'policy', not a skill model"):
+        SkillModel.load(tmp_path / "other")
+    skill_model().save(tmp_path / "m")
+    weights, meta = load_state(tmp_path / "m")
+    meta["config"]["hidden"] = 17
+    save_state(tmp_path / "m", weights, meta)
+    with pytest.raises(CheckpointError, match="do not fit the model they name"):
+        SkillModel.load(tmp_path / "m")
+
+
+# -- training ----------------------------------------------------------------------------------------------------------------
+def two_skills(episodes: int = 24, steps: int = 40, seed: int = 0):
+    """Logs in which every stretch of ten steps pushes one way, up or down, at random."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for _ in range(episodes):
+        signs = rng.choice([-1.0, 1.0], steps // 10).repeat(10)
+        actions = (0.7 * signs + 0.05 * rng.normal(size=steps)).clip(-1, 1).astype(np.float32)[:, None]
+        observations = np.concatenate([[[0.0, 0.0]], np.stack([actions[:, 0].cumsum(), signs], 1)]).astype(np.float32)
+        flags = np.zeros(steps, bool)
+        made.append(Episode(observations, actions, np.zeros(steps, np.float32), flags, flags))
+    return from_episodes(made, "two skills", -np.ones(1), np.ones(1))
+
+
+MODEL = SkillModelConfig(horizon=10, dim=2, hidden=32, decoder_depth=1, prior_depth=1)
+TRAINING = TrainingConfig(
+    steps=400, batch_size=64, learning_rate=3e-3, held_out_every=50, held_out_windows=256, beta=0.01
+)
+
+
+def test_training_learns_skills_resumes_and_repeats_itself(tmp_path):
+    dataset = two_skills()
+    with Run.open(tmp_path / "whole", {}) as run:
+        whole = train_skills(dataset, MODEL, TRAINING, run)
+    assert whole is not None
+    fitted = fit(whole, dataset.windows(10, "held_out"))
+    assert np.mean(fitted.error_by_action) < 0.25 * np.mean(fitted.action_variance)
+    assert fitted.active_dimensions >= 1 and fitted.kl > 0.3
+    rows = [row for row in read_metrics(tmp_path / "whole") if row["kind"] == "held_out"]
+    assert [row["step"] for row in rows] == list(range(50, 401, 50)) and rows[-1]["score"] < rows[0]["score"]
+
+    class StopsAt(Run):
+        """A run that is asked to stop once a step is reached."""
+
+        def checkpoint(self, step, state):
+            super().checkpoint(step, state)
+            if state["step"] == 150:
+                self._signalled = True
+
+    with StopsAt.open(tmp_path / "cut", {}) as run:
+        assert train_skills(dataset, MODEL, TRAINING, run) is None
+    with Run.open(tmp_path / "cut", {}) as run:
+        resumed = train_skills(dataset, MODEL, TRAINING, run)
+    assert resumed is not None
+    assert state_hash(dict(resumed.state_dict())) == state_hash(dict(whole.state_dict()))
+    assert (tmp_path / "cut" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+    about = json.loads((tmp_path / "whole" / "model" / "state.json").read_text())["meta"]["about"]
+    assert about["source"] == "two skills"

@@ -1,0 +1,226 @@
+"""The maze: a documented layout, PointMaze's physics to the bit, tasks that are values, a planner that arrives."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from dataclasses import asdict
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pretrain.collect import main as collect_main
+from skillmeta.data.sources import load_source
+from skillmeta.errors import UserError
+from skillmeta.tasks.maze import Config, Family, MazeTask
+from skillmeta.tasks.maze_layout import distances, downhill, free_cells, random_layout, to_cell, to_xy
+from skillmeta.tasks.maze_planner import PlannerConfig, collect
+
+
+@pytest.fixture(scope="module")
+def family() -> Family:
+    return Family(Config())
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000), size=st.integers(8, 20))
+def test_layouts_are_closed_connected_covered_and_repeatable(seed, size):
+    walls = random_layout(size, 0.25, seed)
+    assert walls.shape == (size + 2, size + 2)
+    assert walls[0].all() and walls[-1].all() and walls[:, 0].all() and walls[:, -1].all()
+    assert 0.25 <= walls[1:-1, 1:-1].mean() < 0.25 + size / size**2 + 0.1
+    first = free_cells(walls)[0]
+    assert (distances(walls, first)[~walls] >= 0).all()
+    assert (random_layout(size, 0.25, seed) == walls).all()
+
+
+def test_the_published_layout_does_not_change():
+    """Golden: who learns skills from seed 0 today finds the same maze tomorrow."""
+    walls = random_layout(20, 0.25, 0)
+    assert "".join("#" if w else "." for w in walls[5]) == "#.........#..#...#..##"
+    assert int(walls.sum()) == 190
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 100))
+def test_distances_equal_repeated_relaxation(seed):
+    walls = random_layout(8, 0.25, seed)
+    cells = free_cells(walls)
+    origin = cells[seed % len(cells)]
+    slow = np.where(walls, np.inf, np.inf)
+    slow[origin] = 0
+    for _ in range(100):
+        padded = np.pad(slow, 1, constant_values=np.inf)
+        nearest = np.minimum.reduce([padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]])
+        slow = np.where(walls, np.inf, np.minimum(slow, nearest + 1))
+    fast = distances(walls, origin)
+    assert (np.where(np.isinf(slow), -1, slow) == fast).all()
+    goal = cells[-1]
+    path = downhill(distances(walls, goal), origin)
+    assert len(path) == fast[goal] and (path == [] or path[-1] == goal)
+    steps = [origin, *path]
+    assert all(abs(a[0] - b[0]) + abs(a[1] - b[1]) == 1 for a, b in zip(steps, path, strict=False))
+
+
+def test_cells_and_positions_are_each_others_inverse(family):
+    for cell in free_cells(family.walls):
+        assert tuple(to_cell(to_xy(cell, family.walls), family.walls)) == cell
+
+
+def test_physics_is_point_mazes(family):
+    from gymnasium_robotics.envs.maze.point_maze import PointMazeEnv
+
+    theirs = PointMazeEnv(maze_map=family.walls.astype(int).tolist())
+    theirs.reset(seed=0)
+    ours = family.make_env()
+    ours.reset(seed=0)
+    theirs.point_env.set_state(ours.data.qpos.copy(), ours.data.qvel.copy())
+    rng = np.random.default_rng(0)
+    for _ in range(400):
+        action = rng.uniform(-1.5, 1.5, 2).astype(np.float32)
+        expected = theirs.step(action)[0]["observation"]
+        observation, *_ = ours.step(action)
+        np.testing.assert_array_equal(observation, expected.astype(np.float32))
+
+
+def test_gymnasiums_checker_is_content(family):
+    check_env(family.make_env(), skip_render_check=True)
+
+
+def test_reward_and_end_come_with_the_goal_and_with_time_only(family):
+    env = family.make_env()
+    task = family.tasks("test")[3]
+    goal = to_xy(task.cell, family.walls)
+    for distance, arrives in ((0.9, True), (1.2, False)):
+        env.reset(seed=0, options={"task": task})
+        env.place(goal + np.array([distance, 0.0]))
+        _, reward, terminated, truncated, info = env.step(np.zeros(2, np.float32))
+        assert (reward, terminated, truncated, info["success"]) == (float(arrives), arrives, False, arrives)
+    short = Family(Config(max_episode_steps=3)).make_env()
+    short.reset(seed=0)
+    ends = [short.step(np.zeros(2, np.float32))[1:4] for _ in range(3)]
+    assert ends == [(0.0, False, False), (0.0, False, False), (0.0, False, True)]
+
+
+def test_the_task_stays_until_it_is_set_and_is_told(family):
+    env = family.make_env()
+    task = family.tasks("train")[7]
+    _, info = env.reset(seed=1, options={"task": task})
+    assert info["task"] == asdict(task)
+    _, info = env.reset(seed=2)
+    assert info["task"] == asdict(task) and env.step(np.zeros(2, np.float32))[4]["task"] == asdict(task)
+
+
+def test_reset_is_a_function_of_the_seed(family):
+    env = family.make_env()
+    first, other, again = (env.reset(seed=s)[0] for s in (1, 2, 1))
+    assert (first == again).all() and (first != other).any()
+    assert np.abs(first[:2] - to_xy(family.start, family.walls)).max() <= 0.1 + 1e-6 and (first[2:] == 0).all()
+
+
+def test_splits_are_far_disjoint_and_fixed(family):
+    train, test = family.tasks("train"), family.tasks("test")
+    assert (len(train), len(test)) == (40, 10) and not set(train) & set(test) and len(set(train)) == 40
+    assert all(family.path_length(task) >= 15 for task in (*train, *test))
+    assert Family(Config()).tasks("test") == test
+    with pytest.raises(UserError, match="there is no split 'tst'"):
+        family.tasks("tst")
+    with pytest.raises(UserError, match="lower min_path"):
+        Family(Config(min_path=40))
+
+
+def draw(seed: int) -> list[MazeTask]:
+    generator = np.random.default_rng(seed)
+    family = Family(Config())
+    return [family.sample(generator) for _ in range(5)]
+
+
+def test_tasks_are_values_in_any_process_and_touch_no_global_state(family):
+    before = np.random.get_state()[1].copy()
+    tasks = draw(3)
+    assert (np.random.get_state()[1] == before).all()
+    assert len({*tasks, *draw(3)}) == len(set(tasks))
+    assert [MazeTask(**json.loads(json.dumps(asdict(task)))) for task in tasks] == tasks
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(draw, (3,)) == tasks
+
+
+def test_two_environments_of_one_family_do_not_share_anything(family):
+    one, two = family.make_env(), family.make_env()
+    one.reset(seed=0, options={"task": family.tasks("test")[0]})
+    two.reset(seed=0, options={"task": family.tasks("test")[1]})
+    before = two.observe()
+    for _ in range(50):
+        one.step(np.ones(2, np.float32))
+    assert (two.observe() == before).all() and two.task != one.task
+
+
+def test_the_planner_arrives_and_repeats_itself(family):
+    config = PlannerConfig(steps=12_000, seed=5)
+    episodes = list(collect(family, config))
+    assert len(episodes) >= 30
+    arrived = sum(len(episode.actions) < config.max_episode_steps for episode in episodes)
+    assert arrived >= 0.95 * len(episodes)
+    for episode in episodes:
+        assert len(episode.observations) == len(episode.actions) + 1 > 20
+        assert episode.truncated.nonzero()[0].tolist() == [len(episode.actions) - 1] and not episode.terminated.any()
+        cells = to_cell(episode.observations[:, :2], family.walls)
+        assert not family.walls[cells[:, 0], cells[:, 1]].any()
+    again = list(collect(family, config))
+    assert all((a.actions == b.actions).all() for a, b in zip(episodes, again, strict=True))
+
+
+def test_recorded_actions_replay_to_the_recorded_observations(family):
+    episode = next(iter(collect(family, PlannerConfig(steps=100, seed=1))))
+    env = family.make_env()
+    env.reset(seed=0)
+    env.place(episode.observations[0, :2].astype(np.float64))
+    for action, expected in zip(episode.actions[:30], episode.observations[1:31], strict=True):
+        env.advance(action)
+        np.testing.assert_allclose(env.observe(), expected, atol=1e-4)  # the start was rounded to float32
+
+
+def test_coverage_counts_free_cells(family):
+    cells = free_cells(family.walls)
+    some = np.array([to_xy(cell, family.walls) for cell in cells[:10]])
+    assert family.coverage(some) == pytest.approx(10 / len(cells))
+    assert family.coverage(np.array([to_xy(cell, family.walls) for cell in cells])) == 1.0
+
+
+def test_the_picture_is_drawn_without_a_graphics_library(family):
+    from skillmeta.tasks.maze import MazeEnv
+
+    env = MazeEnv(family, render_mode="rgb_array")
+    env.reset(seed=0)
+    image = env.render()
+    assert (
+        image.dtype == np.uint8 and image.shape == (352, 352, 3) and len(np.unique(image.reshape(-1, 3), axis=0)) == 4
+    )
+
+
+def test_collect_writes_a_data_set_and_does_not_overwrite(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    arguments = ["pretrain/maze_logs", "expert.steps=2000", "dataset=test/maze-v0"]
+    assert collect_main(arguments) == 0
+    assert "next:    skillmeta inspect minari:test/maze-v0" in capsys.readouterr().out
+    dataset = load_source("minari:test/maze-v0")
+    assert dataset.num_steps >= 2000 and dataset.action_high.tolist() == [1, 1]
+    with pytest.raises(UserError, match="exists already"):
+        collect_main(arguments)
+    assert collect_main([*arguments, "overwrite=true"]) == 0
+
+
+def test_any_gymnasium_environment_is_a_family():
+    from skillmeta.tasks import gym as gym_family
+
+    family = gym_family.Family(gym_family.Config(id="Pendulum-v1", kwargs={"g": 5.0}))
+    env = family.make_env()
+    assert isinstance(env, gym.Env) and env.unwrapped.g == 5.0 and len(family.tasks("test")) == 1
+    with pytest.raises(UserError, match="gymnasium.make.*failed"):
+        gym_family.Family(gym_family.Config(id="Pendulam-v1")).make_env()
+    with pytest.raises(UserError, match="cannot be imported"):
+        gym_family.Family(gym_family.Config(imports=["no_such_module"]))

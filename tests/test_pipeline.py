@@ -1,0 +1,115 @@
+"""The whole path, small: logs, skills, four methods, the page; interrupted and resumed, it comes to the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from downstream.finetune import main as finetune_main
+from pretrain.skills import main as skills_main
+from skillmeta.run.run import read_metrics, read_result
+
+SMALL = [
+    "logs.expert.steps=6000",
+    "logs.dataset=test/pipeline-v0",
+    "skills.source=minari:test/pipeline-v0",
+    "skills.training.steps=60",
+    "skills.training.held_out_every=20",
+    "skills.model.hidden=32",
+    "skills.quality.episodes=2",
+    "changes.env_steps=2500",
+    "changes.task={options: {max_episode_steps: 400}}",
+    "changes.evaluation.episodes=2",
+    "changes.algorithm={hidden: 16, batch_size: 16}",
+    "tasks=[0,3]",
+    "seeds=[0,1]",
+]
+
+
+def demo(out: Path) -> list[str]:
+    return [sys.executable, "-m", "downstream.demo", *SMALL, "--out", str(out)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("demo") / "out"
+    done = subprocess.run(demo(out), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Success after 2,500 environment steps" in done.stdout and str(out / "report.html") in done.stdout
+    return out
+
+
+def test_the_demo_writes_its_page_and_its_numbers(finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    assert list(summary["methods"]) == ["sac", "skill_sac", "prior_init", "spirl"]
+    for told in summary["methods"].values():
+        assert told["env_steps"] == 2500 == told["env_steps_mean"] and told["seeds"] == [0, 1] and told["tasks"] == 2
+        assert 0 <= told["success_ci95"][0] <= told["success_iqm"] <= told["success_ci95"][1] <= 1
+    assert all(task["path_cells"] >= 15 for task in summary["tasks"])
+    text = (finished / "report.html").read_text()
+    assert (
+        "The prior, acting" in text and "How to make this again" in text and "downstream" not in text.split("<pre>")[0]
+    )
+    assert (finished / "skills" / "prior.html").exists()
+    spirl = read_metrics(finished / "methods" / "spirl" / "task-0" / "seed-0")
+    assert [row["prior/divergence"] for row in spirl if row["kind"] == "update"][0] < 1.0
+    with np.load(finished / "methods" / "spirl" / "task-0" / "seed-0" / "trajectories.npz") as paths:
+        assert {"early_0", "final_0"} <= set(paths.files) and paths["early_0"].shape[1] == 2
+
+
+def test_an_interrupted_demo_comes_to_the_same_numbers(finished, tmp_path):
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        demo(out), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(out.glob("methods/*/*/*/metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1.0)
+    os.killpg(process.pid, signal.SIGINT)
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert subprocess.run(demo(out), capture_output=True).returncode == 0
+    for result in finished.glob("methods/*/*/*/result.json"):
+        mine, theirs = (read_result(folder) for folder in (result.parent, out / result.parent.relative_to(finished)))
+        assert mine is not None and theirs is not None
+        assert {k: v for k, v in mine.items() if k != "seconds"} == {k: v for k, v in theirs.items() if k != "seconds"}
+        again = out / result.parent.relative_to(finished) / "metrics.jsonl"
+        assert again.read_bytes() == (result.parent / "metrics.jsonl").read_bytes()
+
+
+def test_another_config_does_not_mix_into_the_same_folder(finished):
+    done = subprocess.run([*demo(finished), "changes.env_steps=2600"], capture_output=True, text=True)
+    assert done.returncode == 2 and "changes.env_steps: 2500 -> 2600" in done.stderr
+
+
+def test_skills_from_a_file_and_fine_tuning_in_any_gymnasium_environment(tmp_path, capsys):
+    """Users' two first jobs with their own data: an NPZ, and an environment that the project has never heard of."""
+    rng = np.random.default_rng(0)
+    steps = 600
+    ends = np.zeros(steps, bool)
+    ends[99::100] = True
+    logs = {"observations": rng.normal(size=(steps, 3)).astype(np.float32), "timeouts": ends}
+    np.savez(tmp_path / "log.npz", actions=rng.uniform(-2, 2, (steps, 1)).astype(np.float32), **logs)
+    settings = ["training.steps=40", "training.held_out_every=20", "model.hidden=16", "task=null"]
+    out = str(tmp_path / "skills")
+    assert skills_main(["pretrain/maze", f"source={tmp_path / 'log.npz'}", *settings, "--out", out]) == 0
+    assert "latent dimensions are in use" in capsys.readouterr().out
+    (tmp_path / "mine.yaml").write_text(
+        "task: {family: gym, options: {id: Pendulum-v1}}\n"
+        "algorithm: {name: sac, policy_start: prior, hidden: 16, batch_size: 16,\n"
+        "  regularizer: {prior: skill, target_divergence: 1.0}}\n"
+        f"skills: {out}\nenv_steps: 500\nevaluation: {{episodes: 2}}\n"
+    )
+    assert finetune_main([str(tmp_path / "mine.yaml"), "--out", str(tmp_path / "run")]) == 0
+    assert "after 500 environment steps" in capsys.readouterr().out
+    result = read_result(tmp_path / "run")
+    assert result is not None and result["env_steps"] == 500 and result["return"] < 0
