@@ -95,10 +95,11 @@ def pretraining() -> list[Figure]:
 
     fetch, whole = medians(lambda: windows.sample(128, generator), update, rounds=60)
     rate = 128 / whole * 1000
+    loader = "SPiRL 380; 3,200 without its loader (notes)"
     return [
         Figure("fetch of 128 windows", fetch, "ms", "< 1 ms", "SPiRL 300 ms (notes)", fetch < 1),
-        Figure("pretraining, fetch included", rate, "windows/s", ">= 3,800", "SPiRL 380; 3,200 without its loader (notes)", rate >= 3800),
-    ]  # fmt: skip
+        Figure("pretraining, fetch included", rate, "windows/s", ">= 3,800", loader, rate >= 3800),
+    ]
 
 
 def filled(agent: sac.Agent, observation_dim: int, rows: int = 5000) -> sac.Agent:
@@ -198,7 +199,11 @@ def skill_space() -> list[Figure]:
 
     plain, ours = medians(bare, wrapped, rounds=25)
     added = 100 * (ours / plain - 1)
-    return [Figure("skill space over decoder + environment", added, "%", "< 15 %", f"bare {1000 * plain / 1000:.0f} us a step", added < 15)]  # fmt: skip
+    return [
+        Figure(
+            "skill space over decoder + environment", added, "%", "< 15 %", f"bare {plain:.0f} us a step", added < 15
+        )
+    ]
 
 
 def against_stable_baselines3() -> list[Figure]:
@@ -232,13 +237,14 @@ def against_stable_baselines3() -> list[Figure]:
     sb3, one, two, three = medians(
         lambda: theirs.train(1, 256), lambda: eager.learn(1), lambda: fast.learn(1), lambda: half.learn(1), rounds=40
     )
-    cpu_has_bfloat16 = "avx512_bf16" in open("/proc/cpuinfo").read() if os.path.exists("/proc/cpuinfo") else False
+    cpu_has_bfloat16 = os.path.exists("/proc/cpuinfo") and "avx512_bf16" in open("/proc/cpuinfo").read()
+    held = sb3 / three >= 2 if cpu_has_bfloat16 else None
     return [
         Figure("stable-baselines3's SAC update", sb3, "ms", ""),
         Figure("ours, float32, not compiled: times faster", sb3 / one, "x", "", f"{one:.2f} ms"),
         Figure("ours, float32, compiled: times faster", sb3 / two, "x", ">= 1.3", f"{two:.2f} ms", sb3 / two >= 1.3),
-        Figure("ours, bfloat16, compiled: times faster", sb3 / three, "x", ">= 2", f"{three:.2f} ms", sb3 / three >= 2 if cpu_has_bfloat16 else None),
-    ]  # fmt: skip
+        Figure("ours, bfloat16, compiled: times faster", sb3 / three, "x", ">= 2", f"{three:.2f} ms", held),
+    ]
 
 
 def prior_agent_rate() -> list[Figure]:
@@ -250,8 +256,12 @@ def prior_agent_rate() -> list[Figure]:
     for num in (1, 8):
         envs = SkillEnvs(SerialEnvs(family.make_env, num, unit_actions=False), model)
         agent = PriorAgent(model)
-        (taken,) = medians(lambda e=envs, a=agent, n=num: episode(a, e, None, list(range(n)), generator), rounds=5, warm=1)
-        figures.append(Figure(f"prior rollouts in the maze, {num} in lockstep", 500 * num / taken * 1000, "steps/s", ""))
+        (taken,) = medians(
+            lambda e=envs, a=agent, n=num: episode(a, e, None, list(range(n)), generator), rounds=5, warm=1
+        )
+        figures.append(
+            Figure(f"prior rollouts in the maze, {num} in lockstep", 500 * num / taken * 1000, "steps/s", "")
+        )
     return figures
 
 
@@ -279,7 +289,10 @@ def main() -> int:
         for figure in BENCHMARKS[name]():
             figures.append(figure)
             mark = "" if figure.holds is None else ("ok" if figure.holds else "MISSED")
-            print(f"{figure.name:<46} {figure.value:>10,.2f} {figure.unit:<10} {figure.bar:<9} {mark:<7} {figure.peer}", flush=True)
+            print(
+                f"{figure.name:<46} {figure.value:>10,.2f} {figure.unit:<10} {figure.bar:<9} {mark:<7} {figure.peer}",
+                flush=True,
+            )
     if arguments.json:
         with open(arguments.json, "w") as file:
             json.dump({**where, "figures": [asdict(figure) for figure in figures]}, file, indent=1)

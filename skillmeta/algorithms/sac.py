@@ -240,7 +240,9 @@ class Agent:
         self, batch: Transitions, weight: Tensor, noise: Tensor
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor, Tensor]:
         """Gradients of both losses, each with respect to its own parameters alone; D of each row; metrics."""
-        with torch.autocast(batch.observation.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+        # Without its cache of cast weights: the two losses would share the casts, and each gradient frees what it went through.
+        device, half = batch.observation.device.type, self.config.bfloat16
+        with torch.autocast(device, torch.bfloat16, enabled=half, cache_enabled=False):
             with torch.no_grad():
                 here, there = self.prior_at(batch.observation, batch.next_observation)
                 seen = replace(

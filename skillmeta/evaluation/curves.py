@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from skillmeta.config import read_yaml
+from skillmeta.errors import UserError
 from skillmeta.run.run import read_metrics, read_result
 
 WINDOW = 10  # training episodes that success and return are averaged over
@@ -73,23 +75,31 @@ class Ablation:
 
 def read_ablation(folder: Path) -> Ablation:
     """Read what an ablation has written so far."""
-    import json
-
     config = read_yaml(folder / "config.yaml")
     runs, missing = [], []
     for method in config["methods"]:
         for task in config["tasks"]:
             for seed in config["seeds"]:
                 where = folder / "methods" / method / f"task-{task}" / f"seed-{seed}"
-                result = read_result(where)
-                if result is None:
+                try:
+                    result, rows = read_result(where), read_metrics(where)
+                except ValueError as error:
+                    raise UserError(
+                        f"{where}: a line is damaged ({error}); delete this run's folder and run it again"
+                    ) from None
+                if result is None or not any(row["kind"] == "episode" for row in rows):
                     missing.append(f"{method} task {task} seed {seed}")
                     continue
-                rows = read_metrics(where)
                 episodes = [row for row in rows if row["kind"] == "episode"]
                 updates = [row for row in rows if row["kind"] == "update"]
                 runs.append(RunRecord(method, task, seed, where, result, episodes, updates))
-    return Ablation(folder, config, json.loads((folder / "environment.json").read_text()), runs, missing)
+    try:
+        environment = json.loads((folder / "environment.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder / 'environment.json'}: cannot be read ({error}); run the ablation's command again"
+        ) from None
+    return Ablation(folder, config, environment, runs, missing)
 
 
 def training_curve(ablation: Ablation, method: str, key: str, axis: str, window: int = WINDOW) -> Curve:
@@ -137,5 +147,10 @@ def paths(run: RunRecord, when: str) -> list[np.ndarray]:
     file = run.folder / "trajectories.npz"
     if not file.exists():
         return []
-    with np.load(file, allow_pickle=False) as archive:
-        return [archive[name] for name in archive.files if name.startswith(when)]
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            return [archive[name] for name in archive.files if name.startswith(when)]
+    except Exception as error:  # numpy and zipfile raise half a dozen kinds
+        raise UserError(
+            f"{file}: is damaged ({type(error).__name__}); delete this run's folder and run it again"
+        ) from None

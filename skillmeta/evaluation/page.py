@@ -22,7 +22,9 @@ th:first-child, td:first-child { text-align: left; } .scroll { overflow-x: auto;
 figure { margin: 1rem 0; } svg { max-width: 100%; height: auto; } figcaption { color: #555; font-size: .92rem; max-width: 46rem; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem; }
 pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: .85rem; line-height: 1.4; }
-@media print { body { max-width: none; } details { display: none; } }
+@media print { body { max-width: none; } figure, tr { break-inside: avoid; }
+  details::details-content { content-visibility: visible; block-size: auto; }
+  pre { white-space: pre-wrap; } }
 """
 
 

@@ -29,6 +29,7 @@ STYLE: dict[Any, Any] = {
     "grid.color": "#e6e6e6",
     "axes.axisbelow": True,
     "path.simplify": True,
+    "text.parse_math": False,  # a name with two dollar signs is a name
 }
 
 
@@ -128,6 +129,9 @@ def to_svg(figure: Figure, name: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
     text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")  # an HTML parser knows both
+    text = re.sub(
+        r'(<image\b[^>]*?) id="[^"]*"', r"\1", text
+    )  # equal pictures have equal ids, and nothing refers to them
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'href="#', f'href="#{name}-', text)
     text = re.sub(r"url\(#", f"url(#{name}-", text)

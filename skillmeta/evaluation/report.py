@@ -52,8 +52,12 @@ def write_ablation_report(folder: Path) -> Path:
     if ablation.missing:
         warnings.append(
             f"Unfinished: {len(ablation.missing)} of {len(ablation.missing) + len(ablation.runs)} runs have no result yet. "
-            "Numbers below are over the seeds that each method has finished on every task."
+            "Numbers below are over the seeds that each method has finished on every task. Missing: "
+            + ", ".join(ablation.missing[:12])
+            + ("." if len(ablation.missing) <= 12 else ", and more.")
         )
+    if min(len(ablation.complete_seeds(name)) for name in ablation.methods) == 1:
+        warnings.append("Some method has one seed only: its interval is a point and says nothing about chance.")
     sections = [
         scores_section(ablation, summary, colours, folder),
         curves_section(curves, colours, folder),

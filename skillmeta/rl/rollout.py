@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -23,9 +23,8 @@ from skillmeta.errors import UserError
 Belief = Any  # what an agent knows about N tasks: an explicit value, never hidden state (None for SAC)
 
 
-@dataclass(frozen=True)
-class Step:
-    """What one decision did in N environments."""
+class Step(NamedTuple):
+    """What one decision did in N environments. A named tuple: one is made at every primitive step."""
 
     observation: np.ndarray  # [N, O] float32
     reward: np.ndarray  # [N] float32, summed over the primitive steps
@@ -111,26 +110,37 @@ class SerialEnvs:
         self.observation_dim = int(observation_space.shape[0])
         self.action_bound = np.maximum(np.abs(action_space.low), np.abs(action_space.high)).astype(np.float32)
         self._observation = np.zeros((num, self.observation_dim), np.float32)
-        self._ended = np.ones(num, bool)
+        self._ended = [True] * num
 
     def reset(self, seeds: Sequence[int], tasks: Sequence[object] | None = None) -> np.ndarray:
         """Start an episode in every environment, from its seed and, where given, in its task. Returns [N, O]."""
         for i, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
             options = None if tasks is None else {"task": tasks[i]}
             self._observation[i] = finite(env.reset(seed=int(seed), options=options)[0], "observation at reset")
-        self._ended[:] = False
+        self._ended = [False] * self.num
         return self._observation.copy()
 
     def step(self, action: np.ndarray, limit: int | None = None) -> Step:
         """One primitive step in every environment that has not ended; action [N, A]. `limit` changes nothing here."""
-        reward, steps = np.zeros(self.num, np.float32), (~self._ended).astype(np.int64)
-        terminated, truncated, success = np.zeros((3, self.num), bool)
-        for i in np.flatnonzero(~self._ended):
-            observation, r, terminated[i], truncated[i], info = self.envs[i].step(action[i])
-            self._observation[i] = finite(observation, "observation")
+        num = self.num
+        reward, steps = np.zeros(num, np.float32), np.zeros(num, np.int64)
+        terminated, truncated, success = np.zeros(num, bool), np.zeros(num, bool), np.zeros(num, bool)
+        for i, env in enumerate(self.envs):
+            if self._ended[i]:
+                continue
+            observation, r, end, cut, info = env.step(action[i])
+            if not math.isfinite(
+                np.add.reduce(observation)
+            ):  # one number tells it at a third of the price of looking at each
+                finite(observation, "observation")
+            self._observation[i] = observation
             reward[i] = r if math.isfinite(r) else finite(r, "reward")
-            success[i] = bool(info.get("success", info.get("is_success", False)))
-        self._ended = self._ended | terminated | truncated
+            steps[i] = 1
+            if info.get("success") or info.get("is_success"):
+                success[i] = True
+            if end or cut:
+                terminated[i], truncated[i] = end, cut
+                self._ended[i] = True
         return Step(self._observation.copy(), reward, terminated, truncated, steps, success)
 
     def close(self) -> None:

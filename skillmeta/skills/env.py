@@ -42,7 +42,7 @@ def run_skills(
     Returns:
         What the decision did. A skill is cut short where its environment ends; `steps` says after how many.
     """
-    reward, factor = np.zeros(len(z), np.float32), 1.0
+    reward = np.zeros(len(z), np.float32)
     steps = np.zeros(len(z), np.int64)
     terminated, truncated, success = np.zeros((3, len(z)), bool)
     alive = alive.copy()
@@ -51,15 +51,16 @@ def run_skills(
         for h in range(skills.horizon if limit is None else min(limit, skills.horizon)):
             taken = step(controller(torch.from_numpy(observation), h).numpy())
             observation = taken.observation
-            reward += factor * taken.reward
-            factor *= discount
+            reward += taken.reward if discount == 1 else discount**h * taken.reward
             steps += taken.steps
-            terminated |= taken.terminated
-            truncated |= taken.truncated
             success |= taken.success
-            alive &= ~(taken.terminated | taken.truncated)
-            if not alive.any():
-                break
+            if True in taken.terminated.tolist() or True in taken.truncated.tolist():
+                ended = taken.terminated | taken.truncated
+                terminated |= taken.terminated
+                truncated |= taken.truncated
+                alive &= ~ended
+                if not alive.any():
+                    break
     return Step(observation, reward, terminated, truncated, steps, success)
 
 
