@@ -122,8 +122,8 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     plots.save_png(figure, arguments.out / "return.png")
     text = [
-        f"{TASK}, {STEPS:,} steps, {arguments.seeds} seeds; 2 x {WIDTH} units, batch {BATCH}, learning rate {RATE}, one update a step "
-        f"after {WARM_UP:,} random steps. Training return, exploration on. Final: mean of the last ten episodes."
+        f"{TASK}, {STEPS:,} steps, {arguments.seeds} seeds; 2 x {WIDTH} units, batch {BATCH}, learning rate {RATE}, "
+        f"one update a step after {WARM_UP:,} random steps. Training return, exploration on. Final: mean of the last ten episodes."
     ]
     table = page.Table(["SAC", "final return, IQM", "95 % interval", "seconds"], rows)
     caption = "Interquartile mean and 95 % interval over seeds."

@@ -28,7 +28,7 @@ def run(name: str, overrides: Sequence[str], out: Path, workers: int | None, com
     outcome = ablate(build(AblationConfig, load(name, changed)), out, command)
     for job, why in outcome.failed.items():
         print(f"failed: {job}: {why}", file=sys.stderr)
-    if outcome.done:
+    if outcome.done and (out / "report.html").exists():
         from skillmeta.evaluation.report import headline
 
         print(headline(out))

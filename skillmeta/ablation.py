@@ -110,7 +110,11 @@ def ablate(config: AblationConfig, out: Path, command: str = "") -> Outcome:
     outcome = run_jobs(jobs, run_one, config.workers, "learning")
     print(f"4/4  report ({time.monotonic() - started:.0f} s so far)", flush=True)
     if outcome.done:
-        write_report(out)
+        try:
+            write_report(out)
+        except UserError:
+            if not outcome.stopped:  # stopped so early that no method is complete: nothing to show yet
+                raise
     return outcome
 
 

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 from skillmeta.errors import UserError
@@ -58,9 +59,15 @@ def run_jobs(jobs: Sequence[Job], target: Callable[[Job], None], workers: int, l
     outcome = Outcome(done=[job.name for job in jobs if read_result(job.folder) is not None])
     left = [job for job in jobs if job.name not in outcome.done]
     attempts = dict.fromkeys((job.name for job in left), 0)
-    with Display(jobs, label) as display:
-        while left and not outcome.stopped:
-            left = _round(left, target, workers, outcome, attempts, display)
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _terminated) if in_main else None  # what Ctrl-C does
+    try:
+        with Display(jobs, label) as display:
+            while left and not outcome.stopped:
+                left = _round(left, target, workers, outcome, attempts, display)
+    finally:
+        if in_main:
+            signal.signal(signal.SIGTERM, before)
     return outcome
 
 
@@ -74,8 +81,9 @@ def _round(
 ) -> list[Job]:
     """Run jobs in one pool until all are done or the pool breaks. Returns those to try again."""
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_prepare_worker)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    size = min(workers, len(jobs))
+    pool = ProcessPoolExecutor(size, mp_context=context, initializer=_prepare_worker, initargs=(os.getpid(),))
     running: dict[Future[str | None], Job] = {pool.submit(_guarded, target, job): job for job in jobs}
     again: list[Job] = []
     try:
@@ -132,9 +140,20 @@ def _guarded(target: Callable[[Job], None], job: Job) -> str | None:
         return f"{type(error).__name__}: {error} (traceback in {job.folder / 'error.txt'})"
 
 
-def _prepare_worker() -> None:
+def _prepare_worker(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    os.environ["OMP_NUM_THREADS"] = "1"
+    threading.Thread(target=_follow_parent, args=(parent,), daemon=True).start()
+
+
+def _follow_parent(parent: int) -> None:
+    """End this worker when its parent is gone, killed perhaps; its jobs go on from their checkpoints another time."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _kill(pool: ProcessPoolExecutor) -> None:

@@ -78,3 +78,21 @@ def test_ctrl_c_saves_stops_and_leaves_no_process(tmp_path):
     assert again.stdout.strip() == "all 3"
     for name in ("a", "b", "c"):
         assert [row["step"] for row in read_metrics(tmp_path / name)] == list(range(1, 21))
+
+
+def test_workers_do_not_outlive_a_killed_parent(tmp_path):
+    root = Path(__file__).parents[2]
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), str(tmp_path)]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(root)}, start_new_session=True)
+    while not (tmp_path / "a" / "metrics.jsonl").exists():
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    for _ in range(200):
+        listed = subprocess.run(["ps", "-o", "pid=", "-g", str(process.pid)], capture_output=True, text=True)
+        if not listed.stdout.split():
+            break
+        time.sleep(0.05)
+    assert not listed.stdout.split()
