@@ -24,7 +24,7 @@ PROGRAMS: dict[str, tuple[str, str, str]] = {  # name: (module, what it does, an
     "ablate": (
         "downstream.ablate",
         "methods x tasks x seeds, and the page",
-        "ablate ablations/maze_prior --out runs/ablation",
+        "ablate ablations/regularizer --out runs/regularizer",
     ),
     "report": ("downstream.report", "write the page of an ablation again", "report runs/demo"),
     "reproduce": ("downstream.reproduce", "a published result, at full length", "reproduce maze"),

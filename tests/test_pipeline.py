@@ -43,7 +43,7 @@ def finished(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "out"
     done = subprocess.run(demo(out), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "Success after 2,500 environment steps" in done.stdout and str(out / "report.html") in done.stdout
+    assert "Success within 2,500 environment steps" in done.stdout and str(out / "report.html") in done.stdout
     return out
 
 

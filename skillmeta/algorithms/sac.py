@@ -216,7 +216,7 @@ class Agent:
         return episodes, self.learn(due)
 
     def learn(self, updates: int) -> dict[str, float]:
-        """Some updates from the replay; metrics averaged over them. Raises UserError if one is not finite."""
+        """Some updates from the replay; metrics averaged over them."""
         sums = torch.zeros(len(METRICS))
         for _ in range(updates):
             sums += self.update(self.replay.sample(self.config.batch_size, self.draws))

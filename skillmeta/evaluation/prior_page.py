@@ -58,7 +58,7 @@ def _acting(folder: Path, told: dict[str, Any], family: Any) -> page.Section:
     head = ["acting by", "episodes", "env steps", "visited an episode", "visited in all", "solved the first task"]
     return page.Section(
         "The prior, acting",
-        ["Skills drawn from the prior are executed, and nothing is learned: what a new task's exploration starts from. `Visited` "
+        ["Skills drawn from the prior are executed, and nothing is learned: what a new task's exploration starts from. Visited "
          "is the share of the world's free cells; an episode of the logs is as many steps of them as an episode here has."],
         page.Table(head, rows),
         pictures,

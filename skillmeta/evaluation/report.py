@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from skillmeta.config import build, dump_yaml
+from skillmeta.config import build, dump_yaml, read_yaml
 from skillmeta.errors import UserError
 from skillmeta.evaluation import page, plots
 from skillmeta.evaluation.curves import WINDOW, Ablation, Curve, paths, read_ablation, training_curve, update_curve
 from skillmeta.evaluation.prior_page import prior_sections
-from skillmeta.evaluation.statistics import interval, iqm, probability_of_improvement
+from skillmeta.evaluation.statistics import interval, intervals, iqm, probability_of_improvement, trimmed
 from skillmeta.finetune import TaskConfig, make_family
 from skillmeta.run.run import write_whole
 
@@ -99,6 +99,7 @@ def summarize(ablation: Ablation) -> dict[str, Any]:
         "title": ablation.config["title"],
         "methods": methods,
         "tasks": task_facts(ablation),
+        "max_episodes": first_config(ablation)["max_episodes"],
         "command": ablation.environment["command"],
         "versions": {"python": ablation.environment["python"], **ablation.environment["versions"]},
         "machine": ablation.environment["machine"],
@@ -108,9 +109,18 @@ def summarize(ablation: Ablation) -> dict[str, Any]:
 
 def budget(ablation: Ablation, method: str) -> int:
     """Environment steps that each run of a method was given; all methods are given the same."""
-    from skillmeta.config import read_yaml
-
     return int(read_yaml(ablation.of(method)[0][0].folder / "config.yaml")["env_steps"])
+
+
+def first_config(ablation: Ablation) -> dict[str, Any]:
+    """The resolved fine-tuning config of the first run; budgets and tasks are the same for all."""
+    return read_yaml(ablation.runs[0].folder / "config.yaml")
+
+
+def spent(scores: dict[str, Any]) -> str:
+    """Environment steps of a run: the budget, or what was used of it where episodes ran out first."""
+    used, given = scores["env_steps_mean"], scores["env_steps"]
+    return f"{given:,}" if round(used) == given else f"{used:,.0f} of {given:,}"
 
 
 def last(run: Any, key: str, window: int = WINDOW) -> float:
@@ -133,9 +143,7 @@ def task_facts(ablation: Ablation) -> list[dict[str, Any]]:
 
 
 def task_config(ablation: Ablation) -> TaskConfig:
-    from skillmeta.config import read_yaml
-
-    return build(TaskConfig, read_yaml(ablation.runs[0].folder / "config.yaml")["task"], "task")
+    return build(TaskConfig, first_config(ablation)["task"], "task")
 
 
 def family_of(ablation: Ablation) -> Any:
@@ -150,8 +158,8 @@ def headline(folder: Path) -> str:
         low, high = scores["success_ci95"]
         parts.append(f"{name} {scores['success_iqm']:.2f} [{low:.2f}, {high:.2f}]")
     one = next(iter(summary["methods"].values()))
-    steps = f"{one['env_steps']:,} environment steps"
-    return f"Success after {steps} (interquartile mean [95 % interval]): {', '.join(parts)}."
+    limit = f" and {summary['max_episodes']} episodes" if summary["max_episodes"] else ""
+    return f"Success within {one['env_steps']:,} environment steps{limit} (interquartile mean [95 % interval]): {', '.join(parts)}."
 
 
 # -- sections ----------------------------------------------------------------------------------------------------------------
@@ -167,7 +175,7 @@ def scores_section(ablation: Ablation, summary: dict[str, Any], colours: dict[st
                 f"{s['success_mean']:.2f}",
                 f"{s['success_training_mean']:.2f}",
                 f"{s['return_iqm']:.3g}",
-                f"{s['env_steps']:,}",
+                spent(s),
                 f"{s['episodes_mean']:.0f}",
                 f"{s['updates_mean']:,.0f}",
                 f"{len(s['seeds'])} x {s['tasks']}",
@@ -193,7 +201,7 @@ def scores_section(ablation: Ablation, summary: dict[str, Any], colours: dict[st
     plots.save_png(figure, folder / "pictures" / "scores.png")
     text = [
         "Success: the goal was reached at any step of an episode. Final evaluation of the policy as it samples, on start states "
-        "of its own; nothing is learned from it. `training` is the mean over the last ten episodes of training. IQM: mean "
+        'of its own; nothing is learned from it. "training" is the mean over the last ten episodes of training. IQM: mean '
         "without the lowest and highest quarter of all runs; interval: stratified bootstrap over seeds within tasks.",
         *(f"{name}: {MEANING[name]}." for name in methods if name in MEANING),
     ]
@@ -328,8 +336,6 @@ def results_csv(ablation: Ablation) -> str:
 
 
 def curves_csv(curves: dict[tuple[str, str], dict[str, Curve]]) -> str:
-    from skillmeta.evaluation.statistics import intervals, trimmed
-
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["quantity", "axis", "method", "x", "iqm", "low", "high"])

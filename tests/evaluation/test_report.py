@@ -27,7 +27,7 @@ def fake_run(folder: Path, level: float, task: int, seed: int) -> None:
     rng = np.random.default_rng([task, seed, int(100 * level)])
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(
-        dump_yaml({"task": {"family": "maze", "index": task}, "env_steps": 5000, "seed": seed})
+        dump_yaml({"task": {"family": "maze", "index": task}, "env_steps": 5000, "max_episodes": None, "seed": seed})
     )
     rows, steps = [], 0
     for number in range(1, 31):
