@@ -158,7 +158,7 @@ def verdict(fit: Fit, acted: list[Rollouts]) -> list[str]:
     said = []
     if fit.active_dimensions == 0:
         said.append("No latent dimension is used: the decoder ignores z. Lower training.beta.")
-    if gain < 0:
+    if gain < -0.1:
         said.append(
             "The prior fits held-out skills worse than one Gaussian for all states: it has overfitted. Use more logs."
         )
