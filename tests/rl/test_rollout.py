@@ -1,0 +1,102 @@
+"""Environments in lockstep, episodes and the bill: every primitive step is counted once, for everybody alike."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete
+
+from skillmeta.errors import UserError
+from skillmeta.rl.rollout import EVALUATION, TRAINING, Collector, SerialEnvs, environment_seed, episode
+from tests.skills.fakes import CounterEnv
+
+
+class Still:
+    """Always the same action."""
+
+    def begin(self, num, generator):
+        return None
+
+    def act(self, observation, belief, generator, explore):
+        return torch.zeros(len(observation), 1), belief
+
+    def observe(self, belief, action, step):
+        return belief
+
+
+def test_the_ones_that_have_ended_hold_still():
+    lengths = iter([3, 5])
+    envs = SerialEnvs(lambda: CounterEnv(next(lengths)), num=2)
+    envs.reset([0, 1])
+    steps = [envs.step(np.zeros((2, 1), np.float32)) for _ in range(5)]
+    assert [step.steps.tolist() for step in steps] == [[1, 1]] * 3 + [[0, 1]] * 2
+    assert steps[3].reward.tolist() == [0.0, 4.0] and not steps[3].terminated[0]
+    np.testing.assert_array_equal(steps[2].observation[0], steps[4].observation[0])
+
+
+def test_episodes_are_padded_and_masked():
+    lengths = iter([3, 5])
+    envs = SerialEnvs(lambda: CounterEnv(next(lengths)), num=2)
+    done, _ = episode(Still(), envs, None, [0, 1], torch.Generator())
+    assert done.lengths.tolist() == [3, 5] and done.returns.tolist() == [6, 15] and done.succeeded.all()
+    assert done.valid.tolist() == [[True] * 3 + [False] * 2, [True] * 5]
+
+
+def test_the_bill_counts_every_environment_and_stops_at_the_budget():
+    collect = Collector(SerialEnvs(CounterEnv, num=2), 0, 60, torch.Generator())
+    lengths = []
+    while not collect.spent:
+        lengths.append(collect.episode(Still()).lengths.tolist())
+    assert lengths == [[25, 25], [5, 5]] and collect.state() == {"env_steps": 60, "episodes": 4, "decisions": 60}
+
+
+def test_seeds_depend_on_run_stage_and_number_only():
+    seeds = {environment_seed(run, stage, n) for run in range(3) for stage in (TRAINING, EVALUATION) for n in range(20)}
+    assert len(seeds) == 3 * 2 * 20 and environment_seed(1, 0, 5) == environment_seed(1, 0, 5)
+
+
+def test_actions_are_scaled_to_the_environments_and_observations_flattened():
+    class Wide(CounterEnv):
+        def __init__(self):
+            super().__init__()
+            self.action_space = Box(np.array([0.0], np.float32), np.array([10.0], np.float32))
+            self.observation_space = Dict({"a": Box(-np.inf, np.inf, (2,)), "b": Box(-np.inf, np.inf, (1,))})
+
+        def _observe(self):
+            return {"a": np.zeros(2, np.float32), "b": np.ones(1, np.float32)}
+
+        def reset(self, **kwargs):
+            gym.Env.reset(self, **kwargs)
+            self.t, self.total, self.actions = 0, 0.0, []
+            return self._observe(), {}
+
+    envs = SerialEnvs(Wide)
+    assert envs.reset([0]).tolist() == [[0, 0, 1]] and envs.action_bound.tolist() == [1.0]
+    envs.step(np.array([[0.5]], np.float32))
+    assert envs.envs[0].unwrapped.actions == [7.5]
+
+
+@pytest.mark.parametrize(
+    ("space", "sentence"),
+    [(Discrete(3), "a one-dimensional Box is needed"), (Box(-np.inf, np.inf, (2,)), "has no bounds")],
+)
+def test_action_spaces_that_nothing_here_acts_in_are_refused(space, sentence):
+    class Other(CounterEnv):
+        def __init__(self):
+            super().__init__()
+            self.action_space = space
+
+    with pytest.raises(UserError, match=sentence):
+        SerialEnvs(Other)
+
+
+def test_an_observation_that_is_not_finite_is_stopped():
+    class Broken(CounterEnv):
+        def _observe(self):
+            return np.array([self.t, np.nan if self.t == 3 else 0.0], np.float32)
+
+    envs = SerialEnvs(Broken)
+    with pytest.raises(UserError, match="observation that is not finite"):
+        episode(Still(), envs, None, [0], torch.Generator())
