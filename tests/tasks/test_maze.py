@@ -80,11 +80,16 @@ def test_physics_is_point_mazes(family):
     ours.reset(seed=0)
     theirs.point_env.set_state(ours.data.qpos.copy(), ours.data.qvel.copy())
     rng = np.random.default_rng(0)
-    for _ in range(400):
-        action = rng.uniform(-1.5, 1.5, 2).astype(np.float32)
+    fastest = 0.0
+    for t in range(600):
+        if t % 60 == 0:  # long pushes, so that the ball gets as fast as it may and meets walls
+            push = rng.choice([-1.0, 1.0], 2)
+        action = (push + rng.uniform(-0.5, 0.5, 2)).astype(np.float32)
         expected = theirs.step(action)[0]["observation"]
         observation, *_ = ours.step(action)
         np.testing.assert_array_equal(observation, expected.astype(np.float32))
+        fastest = max(fastest, float(np.abs(observation[2:]).max()))
+    assert fastest > 5.0  # the limit acts before each step, so it is passed a little
 
 
 def test_gymnasiums_checker_is_content(family):
