@@ -11,8 +11,8 @@ from skillmeta.cli import config_parser, run_program
 def main(argv: Sequence[str] | None = None) -> int:
     parser = config_parser("skillmeta collect", "Record a planner's logs as a Minari data set.", "pretrain/maze_logs")
     arguments = parser.parse_intermixed_args(argv)
+    from skillmeta.collect import CollectConfig, collect
     from skillmeta.config import build, load
-    from skillmeta.data.collect import CollectConfig, collect
 
     config = build(CollectConfig, load(arguments.config, arguments.overrides))
     done = collect(config)

@@ -15,8 +15,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from skillmeta.collect import CollectConfig, collect
 from skillmeta.config import build, differences, dump_yaml, load, read_yaml, to_plain
-from skillmeta.data.collect import CollectConfig, collect
 from skillmeta.data.minari_store import exists
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.finetune import FinetuneConfig, finetune

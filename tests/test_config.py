@@ -98,7 +98,7 @@ def test_every_config_that_comes_along_can_run(name):
     from pathlib import Path
 
     from skillmeta.ablation import AblationConfig, make_jobs
-    from skillmeta.data.collect import CollectConfig
+    from skillmeta.collect import CollectConfig
     from skillmeta.finetune import FinetuneConfig, module_of
     from skillmeta.pretrain import PretrainConfig
 

@@ -41,7 +41,8 @@ def test_this_check_can_fail(tmp_path):
     ("room", "never"),
     [
         ("nn", ROOMS[1:]),
-        ("data", ["skills", "rl", "algorithms", "evaluation"]),
+        ("data", ["tasks", "skills", "rl", "algorithms", "evaluation"]),
+        ("tasks", ["skills", "rl", "algorithms", "evaluation"]),
         ("rl", ["skills", "algorithms", "evaluation", "tasks", "data"]),
         ("skills", ["algorithms", "evaluation"]),
         ("algorithms", ["skills", "evaluation", "tasks", "data"]),
