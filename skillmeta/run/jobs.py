@@ -1,7 +1,7 @@
 """Several runs at once, each in a folder of its own, in a few worker processes, with a live display.
 
-Every job resumes from its own folder, so a killed worker costs at most one checkpoint interval: the job is started again. On
-Ctrl-C the jobs that run are asked to save and stop, and the same command goes on later.
+Every job resumes from its own folder, so a killed worker costs at most one checkpoint interval: its job is started again in a new
+worker, and no other job notices. On Ctrl-C the jobs that run are asked to save and stop, and the same command goes on later.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -27,6 +27,8 @@ from skillmeta.run.run import STOP_FILE, read_result
 
 RETRIES = 2  # of a job whose worker died
 LINE_SECONDS = 10.0
+LOOK_SECONDS = 0.5  # how often the display and a Ctrl-C are looked at
+LEAVE_SECONDS = 10.0  # for an idle worker to end
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Job:
 
     name: str
     folder: Path
-    payload: Any  # picklable
+    payload: Any  # goes to another process: plain values, dataclasses, paths
 
 
 @dataclass
@@ -54,81 +56,201 @@ def run_jobs(jobs: Sequence[Job], target: Callable[[Job], None], workers: int, l
         workers: processes; each uses one thread.
 
     Returns:
-        What was done, what failed and why; `stopped` if Ctrl-C ended it before all were done.
+        What was done, what failed and why; `stopped` if Ctrl-C or SIGTERM ended it before all were done.
+
+    Raises:
+        KeyboardInterrupt: on a second Ctrl-C; the workers are killed, and their jobs go on from checkpoints another time.
     """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     outcome = Outcome(done=[job.name for job in jobs if read_result(job.folder) is not None])
     left = [job for job in jobs if job.name not in outcome.done]
-    attempts = dict.fromkeys((job.name for job in left), 0)
-    in_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, _terminated) if in_main else None  # what Ctrl-C does
+    _forget_stop(left)
+    crew = _Crew(target, min(workers, len(left)))
     try:
-        with Display(jobs, label) as display:
-            while left and not outcome.stopped:
-                left = _round(left, target, workers, outcome, attempts, display)
+        with _Interrupts() as asked, Display(jobs, label) as display:
+            _run(deque(left), crew, outcome, asked, display)
     finally:
-        if in_main:
-            signal.signal(signal.SIGTERM, before)
+        crew.close()
+        _forget_stop(left)
     return outcome
 
 
-def _round(
-    jobs: list[Job],
-    target: Callable[[Job], None],
-    workers: int,
-    outcome: Outcome,
-    attempts: dict[str, int],
-    display: Display,
-) -> list[Job]:
-    """Run jobs in one pool until all are done or the pool breaks. Returns those to try again."""
-    context = multiprocessing.get_context("spawn")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    size = min(workers, len(jobs))
-    pool = ProcessPoolExecutor(size, mp_context=context, initializer=_prepare_worker, initargs=(os.getpid(),))
-    running: dict[Future[str | None], Job] = {pool.submit(_guarded, target, job): job for job in jobs}
-    again: list[Job] = []
-    try:
-        while running:
-            finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-            for future in finished:
-                job = running.pop(future)
-                again.extend(_settle(future, job, outcome, attempts))
-            display.show(outcome)
-    except KeyboardInterrupt:
-        outcome.stopped = True
-        print("\nstopping: the running jobs save their state (press Ctrl-C again to abort)", file=sys.stderr)
-        for future, job in running.items():
-            if not future.cancel():
-                job.folder.mkdir(parents=True, exist_ok=True)
-                (job.folder / STOP_FILE).touch()
+def _run(waiting: deque[Job], crew: _Crew, outcome: Outcome, asked: _Interrupts, display: Display) -> None:
+    attempts: dict[str, int] = {}
+    while waiting or crew.busy:
+        if asked.to_stop and not outcome.stopped:
+            outcome.stopped = True
+            waiting.clear()
+            _ask_to_stop(crew.busy)
+        while waiting and crew.has_room:
+            crew.give(waiting.popleft())
+        for end in crew.returned():
+            name = end.job.name
+            attempts[name] = attempts.get(name, 0) + 1
+            if end.died and not outcome.stopped and attempts[name] <= RETRIES:
+                waiting.appendleft(end.job)
+            else:
+                _settle(end, attempts[name], outcome)
+        display.show(outcome)
+
+
+def _settle(end: _End, attempts: int, outcome: Outcome) -> None:
+    if end.problem is not None:
+        outcome.failed[end.job.name] = end.problem
+    elif read_result(end.job.folder) is not None:
+        outcome.done.append(end.job.name)
+    elif outcome.stopped:
+        return  # it saved its state
+    elif end.died:
+        outcome.failed[end.job.name] = f"its worker died {attempts} times, killed perhaps for want of memory"
+    else:
+        outcome.failed[end.job.name] = (
+            "it ended without a result: its worker was told to stop from outside; run the command again"
+        )
+
+
+def _ask_to_stop(jobs: Sequence[Job]) -> None:
+    print("\nstopping: the running jobs save their state (press Ctrl-C again to abort)", file=sys.stderr, flush=True)
+    for job in jobs:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        (job.folder / STOP_FILE).touch()
+
+
+def _forget_stop(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        (job.folder / STOP_FILE).unlink(missing_ok=True)
+
+
+class _Interrupts:
+    """Ctrl-C and SIGTERM while jobs run: the first sets `to_stop`, the second interrupts; seen only in the main thread."""
+
+    def __init__(self) -> None:
+        self.to_stop = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is not signal.SIG_IGN:  # whoever started this has decided otherwise
+                    self._before[number] = signal.signal(number, self._signalled)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        if self.to_stop:
+            raise KeyboardInterrupt
+        self.to_stop = True
+
+
+@dataclass(frozen=True)
+class _End:
+    """A job's end in a worker: with a problem, without one, or because the worker died."""
+
+    job: Job
+    problem: str | None = None
+    died: bool = False
+
+
+class _Worker:
+    """A process that runs one job after another; jobs and what became of them go through a pipe."""
+
+    def __init__(self, target: Callable[[Job], None]):
+        context = multiprocessing.get_context("spawn")
+        self.job: Job | None = None
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, target, os.getpid()))
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the worker itself ignores it
         try:
-            pool.shutdown(wait=True, cancel_futures=True)
-        except KeyboardInterrupt:
-            _kill(pool)
-            raise
-    else:
-        pool.shutdown(wait=True)
-    return again
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        theirs.close()
+
+    def give(self, job: Job) -> None:
+        self.job = job
+        try:
+            self.pipe.send(job)
+        except OSError:  # it is dead, which `returned` says
+            pass
+
+    def returned(self) -> _End | None:
+        """How its job ended; None if it died without one. Call it when the pipe has something."""
+        job, self.job = self.job, None
+        try:
+            problem = self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            return _End(job, died=True) if job else None
+        return _End(job, problem) if job else None
+
+    @property
+    def lives(self) -> bool:
+        return self.process.is_alive()
 
 
-def _settle(future: Future[str | None], job: Job, outcome: Outcome, attempts: dict[str, int]) -> list[Job]:
-    try:
-        problem = future.result()
-    except BrokenProcessPool:
-        attempts[job.name] += 1
-        if attempts[job.name] <= RETRIES:
-            return [job]
-        problem = "its worker died again and again (killed, or out of memory)"
-    if problem is None and read_result(job.folder) is None:
-        problem = "it ended without a result: its worker was told to stop from outside; run the command again"
-    if problem is None:
-        outcome.done.append(job.name)
-    else:
-        outcome.failed[job.name] = problem
-    return []
+class _Crew:
+    """At most `size` workers, started when there is something to do."""
+
+    def __init__(self, target: Callable[[Job], None], size: int):
+        self.target, self.size = target, size
+        self.workers: list[_Worker] = []
+
+    @property
+    def busy(self) -> list[Job]:
+        return [worker.job for worker in self.workers if worker.job is not None]
+
+    @property
+    def has_room(self) -> bool:
+        return len(self.busy) < self.size
+
+    def give(self, job: Job) -> None:
+        idle = next((worker for worker in self.workers if worker.job is None), None)
+        if idle is None:
+            idle = _Worker(self.target)
+            self.workers.append(idle)
+        idle.give(job)
+
+    def returned(self) -> list[_End]:
+        """The jobs that came to an end; waits a moment for one."""
+        ready = wait([worker.pipe for worker in self.workers], LOOK_SECONDS)
+        ends = [worker.returned() for worker in self.workers if worker.pipe in ready]
+        self.workers = [worker for worker in self.workers if worker.lives]
+        return [end for end in ends if end is not None]
+
+    def close(self) -> None:
+        """End all workers: the idle ones are told, one that still has a job is killed."""
+        for worker in self.workers:
+            if worker.job is not None:
+                worker.process.kill()
+            worker.pipe.close()  # which an idle one sees
+        for worker in self.workers:
+            worker.process.join(LEAVE_SECONDS)
+            worker.process.kill()
+            worker.process.join()
+
+
+def _work(pipe: Connection, target: Callable[[Job], None], parent: int) -> None:
+    """What a worker does until its pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    threading.Thread(target=_follow_parent, args=(parent,), daemon=True).start()
+    while True:
+        try:
+            job = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(_guarded(target, job))
 
 
 def _guarded(target: Callable[[Job], None], job: Job) -> str | None:
     """Run one job in a worker; a failure comes back as a sentence, with the traceback in the job's folder."""
+    if (job.folder / STOP_FILE).exists():
+        return None
     try:
         target(job)
         return None
@@ -140,25 +262,11 @@ def _guarded(target: Callable[[Job], None], job: Job) -> str | None:
         return f"{type(error).__name__}: {error} (traceback in {job.folder / 'error.txt'})"
 
 
-def _prepare_worker(parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    threading.Thread(target=_follow_parent, args=(parent,), daemon=True).start()
-
-
 def _follow_parent(parent: int) -> None:
     """End this worker when its parent is gone, killed perhaps; its jobs go on from their checkpoints another time."""
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)
-
-
-def _terminated(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _kill(pool: ProcessPoolExecutor) -> None:
-    for process in list(getattr(pool, "_processes", {}).values()):
-        process.kill()
 
 
 class Display:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
+import multiprocessing
 import os
 import platform
 import re
@@ -74,7 +75,10 @@ class Run:
             else:
                 write_whole(saved, dump_yaml(config))
             write_whole(folder / "environment.json", json.dumps(environment(command), indent=1))
-            (folder / STOP_FILE).unlink(missing_ok=True)
+            if (
+                multiprocessing.parent_process() is None
+            ):  # else a scheduler may have made it while this run was starting
+                (folder / STOP_FILE).unlink(missing_ok=True)
             return cls(folder, lock)
         except BaseException:
             lock.release()

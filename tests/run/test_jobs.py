@@ -26,6 +26,13 @@ def test_jobs_run_fail_and_survive_a_killed_worker(tmp_path):
         assert [row["step"] for row in read_metrics(tmp_path / name)] == list(range(1, 21))
 
 
+def test_a_job_that_always_dies_takes_no_other_with_it(tmp_path):
+    jobs = [Job("die", tmp_path / "die", "die"), *(Job(f"fine{i}", tmp_path / f"fine{i}", "fine") for i in range(4))]
+    outcome = run_jobs(jobs, work, 2)
+    assert sorted(outcome.done) == [f"fine{i}" for i in range(4)]
+    assert list(outcome.failed) == ["die"] and "died 3 times" in outcome.failed["die"]
+
+
 def test_finished_jobs_are_not_run_again(tmp_path):
     jobs = [Job("fine", tmp_path / "fine", "fine")]
     run_jobs(jobs, work, 1)
@@ -66,6 +73,8 @@ def test_ctrl_c_saves_stops_and_leaves_no_process(tmp_path):
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does: every process of the group gets it
     told, _ = process.communicate(timeout=60)
     assert told.startswith("stopped")
+    assert not (tmp_path / "c" / "metrics.jsonl").exists()  # what waited for a worker is not begun
+    assert not list(tmp_path.glob("*/.stop"))  # nor is anything left that would stop the next attempt
     for _ in range(100):  # the last helper process goes a moment after its parent
         listed = subprocess.run(["ps", "-o", "pid=", "-g", str(process.pid)], capture_output=True, text=True)
         if not listed.stdout.split():
@@ -78,6 +87,33 @@ def test_ctrl_c_saves_stops_and_leaves_no_process(tmp_path):
     assert again.stdout.strip() == "all 3"
     for name in ("a", "b", "c"):
         assert [row["step"] for row in read_metrics(tmp_path / name)] == list(range(1, 21))
+
+
+def test_a_second_ctrl_c_does_not_wait_for_a_worker_that_hangs(tmp_path):
+    root = Path(__file__).parents[2]
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), str(tmp_path)]
+    process = subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": str(root)}, start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    while not all((tmp_path / name / "metrics.jsonl").exists() for name in ("a", "b")):
+        time.sleep(0.05)
+        assert process.poll() is None
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for child in children:
+        os.kill(int(child), signal.SIGSTOP)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(1)
+    try:
+        assert process.wait(timeout=15) in (130, -signal.SIGINT)
+    finally:
+        for child in children:
+            try:
+                os.kill(int(child), signal.SIGCONT)
+            except ProcessLookupError:
+                continue
 
 
 def test_workers_do_not_outlive_a_killed_parent(tmp_path):

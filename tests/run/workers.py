@@ -12,12 +12,14 @@ from skillmeta.run.run import Run
 
 
 def work(job: Job) -> None:
-    """Does what the payload says: fine, fail, user, die_once, slow."""
+    """Does what the payload says: fine, fail, user, die_once, die, slow."""
     with Run.open(job.folder, {"name": job.name}) as run:
         state = run.restore()
         step = state["step"] if state else 0
         if job.payload == "fail":
             raise RuntimeError("the world is flat")
+        if job.payload == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
         if job.payload == "user":
             raise UserError("mend this")
         while step < 20:
