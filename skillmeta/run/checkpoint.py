@@ -5,8 +5,10 @@ No tensor format notices a flipped bit by itself, hence the manifest; no process
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -27,14 +29,17 @@ TENSORS, SCALARS, MANIFEST = "state.safetensors", "state.json", "manifest.json"
 def save_state(folder: Path, state: State, meta: dict[str, Any] | None = None) -> None:
     """Write `state` and `meta` (JSON values) as `folder`, replacing an older one; all of it or nothing.
 
-    Raises OSError if the disk is full or read-only; an older folder is then still there.
+    Raises, with an older folder still there:
+        CheckpointError: a number is NaN; what is wrong should not replace what was right.
+        OSError: the disk is full or read-only.
+        TypeError: something cannot be stored.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     scalars = _split(state, "", tensors)
     contents = {
-        TENSORS: save({name: tensors[name].contiguous() for name in sorted(tensors)}),
+        TENSORS: save(_apart(tensors)),
         SCALARS: json.dumps({"state": scalars, "meta": meta or {}}, sort_keys=True).encode(),
     }
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
@@ -45,13 +50,13 @@ def save_state(folder: Path, state: State, meta: dict[str, Any] | None = None) -
     try:
         for name, data in contents.items():
             _write_synced(temporary / name, data)
-        if folder.exists():
-            old = folder.parent / f".old-{folder.name}-{os.getpid()}"
-            os.replace(folder, old)
-            os.replace(temporary, folder)
+        if (
+            folder.exists()
+        ):  # no rename replaces a folder that is not empty; between these two, `_whole` finds the old one
+            os.replace(folder, folder.parent / f".old-{folder.name}-{os.getpid()}")
+        os.replace(temporary, folder)
+        for old in _replaced(folder):
             shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _sync_folder(folder.parent)
@@ -62,12 +67,12 @@ def load_state(folder: Path) -> tuple[State, dict[str, Any]]:
 
     Raises CheckpointError, naming the file, if anything is missing, damaged, or of a newer format.
     """
-    folder = Path(folder)
+    folder = _whole(Path(folder))
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: there is no such folder; name one that a finished run has written")
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        version, digests = manifest["format"], manifest["sha256"]
+        version, digests = manifest["format"], dict(manifest["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{folder / MANIFEST}: missing or damaged ({error}); this is no checkpoint of ours"
@@ -97,7 +102,7 @@ def state_hash(state: State) -> str:
     digest = hashlib.sha256(json.dumps(scalars, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensors[name].contiguous().numpy().tobytes())
+        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -127,16 +132,26 @@ def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
             raise TypeError(f"checkpoint: key {bad[0]!r} under {name or 'the top'!r} is not a string without '/'")
         return {key: _split(item, f"{name}/{key}", tensors) for key, item in value.items()}
     if isinstance(value, Tensor):
-        tensors[name] = value.detach().cpu()
+        tensors[name] = _without_nan(name, value.detach().cpu())
         return _TENSOR
     if isinstance(value, np.ndarray):
-        tensors[name] = torch.from_numpy(np.ascontiguousarray(value)).reshape(value.shape)
+        tensors[name] = _without_nan(name, torch.from_numpy(np.ascontiguousarray(value)).reshape(value.shape))
         return _ARRAY
     if isinstance(value, (list, tuple)):
         return [_split(item, f"{name}/{i}", tensors) for i, item in enumerate(value)]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and math.isnan(value):
+        raise CheckpointError(f"checkpoint: {name} is NaN and is not saved; an older checkpoint is from before that")
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TypeError(f"checkpoint: {name} is a {type(value).__name__}, which is not storable")
+
+
+def _without_nan(name: str, tensor: Tensor) -> Tensor:
+    if tensor.is_floating_point() and bool(tensor.isnan().any()):
+        raise CheckpointError(f"checkpoint: {name} holds NaN and is not saved; an older checkpoint is from before that")
+    return tensor
 
 
 def _join(skeleton: Any, name: str, tensors: dict[str, Tensor]) -> Any:
@@ -144,9 +159,31 @@ def _join(skeleton: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         return {key: _join(item, f"{name}/{key}", tensors) for key, item in skeleton.items()}
     if isinstance(skeleton, list):
         return [_join(item, f"{name}/{i}", tensors) for i, item in enumerate(skeleton)]
-    if skeleton == _TENSOR:
-        return tensors[name]
-    return tensors[name].numpy() if skeleton == _ARRAY else skeleton
+    if name not in tensors:
+        return skeleton
+    return tensors[name] if skeleton == _TENSOR else tensors[name].numpy()
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Sorted and contiguous, and copied where two share memory, which the format refuses."""
+    seen: set[int] = set()
+    apart = {}
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return apart
+
+
+def _replaced(folder: Path) -> list[Path]:
+    """What `folder` was before saves that were killed while they replaced it."""
+    return sorted(folder.parent.glob(f".old-{glob.escape(folder.name)}-*"))
+
+
+def _whole(folder: Path) -> Path:
+    """`folder`, or what it was if a save was killed between taking the old one away and putting the new one there."""
+    return folder if folder.exists() else next(iter(_replaced(folder)), folder)
 
 
 def _write_synced(path: Path, data: bytes) -> None:

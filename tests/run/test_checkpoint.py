@@ -172,3 +172,30 @@ def test_no_file_of_the_project_loads_code(tmp_path):
             "yaml.load",
         ):
             assert word not in text.replace("float_eval(", ""), f"{path}: {word}"
+
+
+def test_nan_is_refused_by_name_and_the_old_checkpoint_stays(tmp_path):
+    save_state(tmp_path / "c", {"w": torch.ones(2)})
+    for bad in ({"w": torch.tensor([1.0, float("nan")])}, {"w": np.array([np.nan])}, {"w": float("nan")}):
+        with pytest.raises(CheckpointError, match="/w"):
+            save_state(tmp_path / "c", bad)
+    assert load_state(tmp_path / "c")[0]["w"].tolist() == [1, 1]
+
+
+def test_tensors_that_share_memory_come_back_apart(tmp_path):
+    whole = torch.arange(4.0)
+    save_state(tmp_path / "c", {"a": whole, "b": whole, "tail": whole[2:]})
+    state, _ = load_state(tmp_path / "c")
+    assert state["a"].tolist() == state["b"].tolist() == [0, 1, 2, 3] and state["tail"].tolist() == [2, 3]
+
+
+def test_a_saver_killed_between_its_two_renames_has_lost_nothing(tmp_path):
+    save_state(tmp_path / "c", {"w": torch.ones(2)})
+    (tmp_path / "c").rename(tmp_path / ".old-c-123")
+    assert load_state(tmp_path / "c")[0]["w"].tolist() == [1, 1]
+    save_state(tmp_path / "c", {"w": torch.zeros(2)})
+    assert load_state(tmp_path / "c")[0]["w"].tolist() == [0, 0] and not list(tmp_path.glob(".old-*"))
+
+
+def test_the_hash_takes_any_tensor_type():
+    assert state_hash({"w": torch.ones(2, dtype=torch.bfloat16)}) != state_hash({"w": torch.ones(2)})
