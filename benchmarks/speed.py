@@ -175,7 +175,7 @@ def acting() -> list[Figure]:
 
 def skill_space() -> list[Figure]:
     """What skill space adds to bare decoder calls and bare environment steps, in the maze."""
-    family = maze.Family(maze.Config(max_episode_steps=1000))
+    family = maze.family(maze.Config(max_episode_steps=1000))
     generator = torch.Generator().manual_seed(0)
     model = SkillModel(SkillModelConfig(), 4, 2, -torch.ones(2), torch.ones(2), generator).requires_grad_(False)
     env = family.make_env()
@@ -249,7 +249,7 @@ def against_stable_baselines3() -> list[Figure]:
 
 def prior_agent_rate() -> list[Figure]:
     """Steps a second of prior rollouts in the maze, one environment and eight in lockstep."""
-    family = maze.Family(maze.Config(max_episode_steps=500))
+    family = maze.family(maze.Config(max_episode_steps=500))
     generator = torch.Generator().manual_seed(0)
     model = SkillModel(SkillModelConfig(), 4, 2, -torch.ones(2), torch.ones(2), generator).requires_grad_(False)
     figures = []

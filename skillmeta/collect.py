@@ -1,35 +1,49 @@
-"""Logs made here: run a planner or scripted expert, write what it did as a Minari data set."""
+"""Logs made here: a planner or scripted expert acts, what it did is written as a Minari data set."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import multiprocessing
+import os
+import queue
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box
 
-from skillmeta.config import build
-from skillmeta.data.episodes import Episode
+from skillmeta.config import build, module_of
+from skillmeta.data.episodes import Recording
 from skillmeta.data.minari_store import exists, write_minari
 from skillmeta.errors import ConfigError, DataError
 from skillmeta.run.progress import Progress
-from skillmeta.tasks import maze, maze_planner
+from skillmeta.tasks.base import TaskConfig, make_family
 
 
 @dataclass(frozen=True)
 class CollectConfig:
-    """What is recorded, and under which name."""
+    """What is recorded, by whom, and under which name.
+
+    `collector` names a module of skillmeta.tasks, or a dotted one of your own, with a `Config` (that has `steps` and `seed`) and
+    `collect(family, config, progress)`, which yields `Recording`s.
+    """
 
     dataset: str = "skillmeta/maze20-v0"  # Minari id
     family: str = "maze"
     options: dict[str, Any] = field(default_factory=dict)  # the family's Config
-    expert: dict[str, Any] = field(default_factory=dict)  # the planner's Config
+    collector: str = "maze_planner"
+    expert: dict[str, Any] = field(default_factory=dict)  # the collector's Config
+    shards: int = (
+        1  # parts with seeds of their own, each in a process; the data depend on it, not on the number of cores
+    )
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        if self.family != "maze":
-            raise ValueError(f"family is {self.family!r}; logs can be collected for maze")
+        if self.shards < 1:
+            raise ValueError(f"shards is {self.shards}; it must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -39,31 +53,94 @@ class Collected:
     folder: Path
     episodes: int
     steps: int
-    coverage: float  # share of the maze's free cells that were visited
+    seconds: float
+    bytes: int
+    success: dict[
+        str, tuple[float, int]
+    ]  # of each thing that was tried: the share that worked, and how often it was tried
+    coverage: float | None  # share of the world that was visited, where the family can tell
 
 
 def collect(config: CollectConfig) -> Collected:
-    """Record and write. Nothing is written if it is interrupted. Raises DataError if the data set exists already."""
+    """Record and write. Nothing is written if it is interrupted.
+
+    Raises:
+        DataError: the data set exists already.
+        ConfigError: no such family, collector or option.
+    """
     if exists(config.dataset) and not config.overwrite:
         raise DataError(
             f"minari:{config.dataset}: exists already; add overwrite=true to replace it, or dataset=OTHER/ID-v0"
         )
-    family = maze.Family(build(maze.Config, config.options, "options"))
-    planner = build(maze_planner.PlannerConfig, config.expert, "expert")
-    if planner.steps < 1:
-        raise ConfigError("expert.steps must be at least 1")
-    episodes: list[Episode] = []
-    with Progress(planner.steps, "collecting", "steps") as progress:
-        for episode in maze_planner.collect(family, planner, progress=progress.update):
-            episodes.append(episode)
+    family = make_family(TaskConfig(family=config.family, options=config.options))
+    module = module_of("tasks", config.collector, "collector")
+    expert = build(module.Config, config.expert, "expert")
+    if expert.steps < config.shards:
+        raise ConfigError(f"expert.steps is {expert.steps}; it must be at least 1 for each of {config.shards} shards")
+    started = time.monotonic()
+    with Progress(expert.steps, "collecting", "steps") as progress:
+        recordings = list(recorded(config, expert, progress))
+    seconds = time.monotonic() - started
+    episodes = [recording.episode for recording in recordings]
     space = family.make_env().action_space
     assert isinstance(space, Box)
-    description = (
-        f"Planner in a point-mass maze: {config.options or 'default maze'}, {config.expert or 'default planner'}"
-    )
+    description = f"{family.definition} Collected by {config.collector}: {config.expert or 'defaults'}."
     folder = write_minari(
         config.dataset, episodes, space.low, space.high, overwrite=config.overwrite, description=description
     )
-    positions = np.concatenate([family.positions(episode.observations) for episode in episodes])
-    steps = sum(len(episode.actions) for episode in episodes)
-    return Collected(folder, len(episodes), steps, family.coverage(positions))
+    tried = defaultdict(list)
+    for recording in recordings:
+        for name, worked in recording.outcomes:
+            tried[name].append(worked)
+    coverage = None
+    if family.positions is not None and family.coverage is not None:
+        coverage = family.coverage(np.concatenate([family.positions(episode.observations) for episode in episodes]))
+    return Collected(
+        folder,
+        len(episodes),
+        sum(len(episode.actions) for episode in episodes),
+        seconds,
+        sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        {name: (float(np.mean(worked)), len(worked)) for name, worked in sorted(tried.items())},
+        coverage,
+    )
+
+
+def recorded(config: CollectConfig, expert: Any, progress: Progress) -> Iterator[Recording]:
+    """All recordings, shard after shard, whatever the number of processes."""
+    if config.shards == 1:
+        yield from run_shard(config, expert, progress.update)
+        return
+    shares = [expert.steps // config.shards + (i < expert.steps % config.shards) for i in range(config.shards)]
+    parts = [replace(expert, steps=share, seed=1000 * expert.seed + i) for i, share in enumerate(shares)]
+    context = multiprocessing.get_context("spawn")
+    done = [0] * config.shards
+    with context.Manager() as manager, context.Pool(min(config.shards, os.cpu_count() or 1)) as pool:
+        told = manager.Queue()
+        results = [pool.apply_async(shard, (config, part, i, told)) for i, part in enumerate(parts)]
+        while not all(result.ready() for result in results):
+            try:
+                i, steps = told.get(timeout=0.2)
+                done[i] = steps
+                progress.update(sum(done))
+            except queue.Empty:
+                continue
+        for result in results:
+            yield from result.get()
+
+
+def shard(config: CollectConfig, expert: Any, number: int, told: Any) -> list[Recording]:
+    """One part, in a process of its own; progress at most five times a second."""
+    last = [0.0]
+
+    def progress(steps: int) -> None:
+        if time.monotonic() - last[0] > 0.2:
+            told.put((number, steps))
+            last[0] = time.monotonic()
+
+    return list(run_shard(config, expert, progress))
+
+
+def run_shard(config: CollectConfig, expert: Any, progress: Any) -> Iterator[Recording]:
+    family = make_family(TaskConfig(family=config.family, options=config.options))
+    yield from module_of("tasks", config.collector, "collector").collect(family, expert, progress=progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib
 import types
 import typing
 from collections.abc import Sequence
@@ -210,3 +211,14 @@ def differences(old: Any, new: Any, at: str = "") -> list[str]:
 
 def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def module_of(package: str, name: str, what: str) -> types.ModuleType:
+    """skillmeta.<package>.<name>, or the dotted module `name` of the user's own. Raises ConfigError if there is none."""
+    path = name if "." in name else f"skillmeta.{package}.{name}"
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name is None or not path.startswith(error.name):  # it exists; something that it needs does not
+            raise ConfigError(f"{what} {name!r} needs the package {error.name!r}; install it ({error})") from None
+        raise ConfigError(f"{what} is {name!r}; there is no module {path}") from None

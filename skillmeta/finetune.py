@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 
-from skillmeta.config import build, to_plain
-from skillmeta.errors import ConfigError
+from skillmeta.config import build, module_of, to_plain
 from skillmeta.rl.rollout import EVALUATION, Collector, Envs, Episodes, SerialEnvs, environment_seed, episode
 from skillmeta.run.checkpoint import generator_state, restore_generator
 from skillmeta.run.progress import Progress
 from skillmeta.run.run import Run
 from skillmeta.skills.env import SkillEnvs
 from skillmeta.skills.model import SkillModel
-from skillmeta.tasks.base import TaskFamily
+from skillmeta.tasks.base import TaskConfig, TaskFamily, chosen_task, make_family
 
 EARLY_EPISODES = 5  # their paths are kept for the pictures
-
-
-@dataclass(frozen=True)
-class TaskConfig:
-    """Which task. `family` names a module of skillmeta.tasks, or a dotted module of your own with `Config` and `Family`."""
-
-    family: str = "maze"
-    split: str = "test"
-    index: int = 0
-    options: dict[str, Any] = field(default_factory=dict)  # the family's Config
-
-    def __post_init__(self) -> None:
-        if self.index < 0:
-            raise ValueError(f"index is {self.index}; tasks are counted from 0")
 
 
 @dataclass(frozen=True)
@@ -73,22 +56,6 @@ class FinetuneConfig:
             raise ValueError("algorithm has no name; say which one, e.g. algorithm: {name: sac}")
 
 
-def module_of(package: str, name: str, what: str) -> ModuleType:
-    """skillmeta.<package>.<name>, or the dotted module `name` of the user's own. Raises ConfigError if there is none."""
-    path = name if "." in name else f"skillmeta.{package}.{name}"
-    try:
-        return importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        if error.name is None or not path.startswith(error.name):  # it exists; something that it needs does not
-            raise ConfigError(f"{what} {name!r} needs the package {error.name!r}; install it ({error})") from None
-        raise ConfigError(f"{what} is {name!r}; there is no module {path}") from None
-
-
-def make_family(config: TaskConfig) -> TaskFamily:
-    module = module_of("tasks", config.family, "task.family")
-    return module.Family(build(module.Config, config.options, "task.options"))
-
-
 def make_agent(config: FinetuneConfig, envs: Envs, skills: SkillModel | None) -> Any:
     options = dict(config.algorithm)
     module = module_of("algorithms", options.pop("name"), "algorithm.name")
@@ -107,13 +74,6 @@ def make_envs(family: TaskFamily, num: int, skills: SkillModel | None) -> Envs:
     if skills is None:
         return SerialEnvs(family.make_env, num)
     return SkillEnvs(SerialEnvs(family.make_env, num, unit_actions=False), skills)
-
-
-def chosen_task(family: TaskFamily, config: TaskConfig) -> Any:
-    tasks = family.tasks(config.split)
-    if config.index >= len(tasks):
-        raise ConfigError(f"task.index is {config.index}; split {config.split!r} has tasks 0 to {len(tasks) - 1}")
-    return tasks[config.index]
 
 
 def finetune(config: FinetuneConfig, folder: Path, command: str = "", quiet: bool = False) -> dict[str, Any] | None:
@@ -229,7 +189,7 @@ def evaluation_episodes(
 
 def paths(family: TaskFamily, episodes: Episodes) -> list[np.ndarray]:
     """Where each episode went, [T, 2] and at most 200 points; nothing for a family that has no positions."""
-    if not hasattr(family, "positions"):
+    if family.positions is None:
         return []
     found = []
     for i, valid in enumerate(episodes.valid):

@@ -12,11 +12,11 @@ import torch
 
 from skillmeta.config import to_plain
 from skillmeta.data.sources import load_source
-from skillmeta.finetune import TaskConfig, make_family
 from skillmeta.run.run import Run, write_whole
 from skillmeta.skills.model import SkillModelConfig
 from skillmeta.skills.quality import Rollouts, compare_rollouts, fit, verdict
 from skillmeta.skills.training import TrainingConfig, train_skills
+from skillmeta.tasks.base import TaskConfig, make_family
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def pretrain(config: PretrainConfig, folder: Path, command: str = "") -> dict[st
         held_out = dataset.windows(model.horizon, "held_out", held_out=training.held_out, seed=training.seed)
         fitted = fit(model, held_out)
         acted = compare_rollouts(model, family, config.quality.episodes) if family else []
-        if family is not None and hasattr(family, "positions"):
+        if family is not None and family.positions is not None:
             acted.append(logged(dataset.observations, family, acted[0]))
         result = {
             "source": config.source,

@@ -99,7 +99,8 @@ def test_every_config_that_comes_along_can_run(name):
 
     from skillmeta.ablation import AblationConfig, make_jobs
     from skillmeta.collect import CollectConfig
-    from skillmeta.finetune import FinetuneConfig, module_of
+    from skillmeta.config import module_of
+    from skillmeta.finetune import FinetuneConfig
     from skillmeta.pretrain import PretrainConfig
 
     node = load(name)

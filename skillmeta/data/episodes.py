@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,14 @@ class Episode:
     rewards: np.ndarray  # [T]
     terminated: np.ndarray  # [T] bool: the MDP ended
     truncated: np.ndarray  # [T] bool: the recording was cut off
+    success: np.ndarray | None = None  # [T] bool: what the task asks for was true after this step, where that is known
+
+
+class Recording(NamedTuple):
+    """What a collector yields: an episode, and what became of each thing that was tried in it."""
+
+    episode: Episode
+    outcomes: tuple[tuple[str, bool], ...]  # e.g. (("kettle", True), ("microwave", False))
 
 
 @dataclass(frozen=True)

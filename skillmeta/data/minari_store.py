@@ -68,7 +68,7 @@ def write_minari(
             rewards=episode.rewards.astype(np.float64).tolist(),
             terminations=episode.terminated.astype(bool).tolist(),
             truncations=episode.truncated.astype(bool).tolist(),
-            infos={},
+            infos={} if episode.success is None else {"success": np.concatenate([[False], episode.success])},
         )
         for number, episode in enumerate(episodes)
     ]

@@ -41,7 +41,7 @@ def _acting(folder: Path, told: dict[str, Any], family: Any) -> page.Section:
         whole = "" if r["total_coverage"] is None else f"{r['total_coverage']:.0%}"
         rows.append([r["name"], str(r["episodes"]), f"{r['env_steps']:,}", share, whole, f"{r['success']:.2f}"])
     pictures = []
-    if hasattr(family, "draw") and (folder / "paths.npz").exists():
+    if family is not None and family.draw is not None and (folder / "paths.npz").exists():
         with np.load(folder / "paths.npz", allow_pickle=False) as archive:
             panels = [
                 (
@@ -51,7 +51,7 @@ def _acting(folder: Path, told: dict[str, Any], family: Any) -> page.Section:
                 )
                 for i, r in enumerate(told["rollouts"])
             ]
-        figure = plots.paths_figure(panels, lambda axes: family.draw(axes))
+        figure = plots.paths_figure(panels, lambda axes: family.draw(axes, None))
         plots.save_png(figure, folder / "pictures" / "rollouts.png")
         caption = "Paths of all episodes, nothing learned. The square is where tasks start; the logs start anywhere."
         pictures.append(page.Picture(plots.to_svg(figure, "rollouts"), caption))

@@ -17,8 +17,8 @@ from skillmeta.evaluation import page, plots
 from skillmeta.evaluation.curves import WINDOW, Ablation, Curve, paths, read_ablation, training_curve, update_curve
 from skillmeta.evaluation.prior_page import prior_sections
 from skillmeta.evaluation.statistics import interval, intervals, iqm, probability_of_improvement, trimmed
-from skillmeta.finetune import TaskConfig, make_family
 from skillmeta.run.run import write_whole
+from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
 
 MEANING = {
     "sac": "SAC in the environment's own actions: no skills, no prior",
@@ -135,10 +135,7 @@ def task_facts(ablation: Ablation) -> list[dict[str, Any]]:
     facts = []
     for index in ablation.tasks:
         task = family.tasks(split)[index]
-        told = {"index": index, "split": split, **asdict(task)}
-        if hasattr(family, "path_length"):
-            told["path_cells"] = family.path_length(task)
-        facts.append(told)
+        facts.append({"index": index, "split": split, **asdict(task), **family.facts(task)})
     return facts
 
 
@@ -146,7 +143,7 @@ def task_config(ablation: Ablation) -> TaskConfig:
     return build(TaskConfig, first_config(ablation)["task"], "task")
 
 
-def family_of(ablation: Ablation) -> Any:
+def family_of(ablation: Ablation) -> TaskFamily:
     return make_family(task_config(ablation))
 
 
@@ -275,7 +272,8 @@ def divergence_sections(ablation: Ablation, colours: dict[str, str], folder: Pat
 
 def paths_sections(ablation: Ablation, colours: dict[str, str], folder: Path) -> list[page.Section]:
     family = family_of(ablation)
-    if not hasattr(family, "draw"):
+    draw = family.draw
+    if draw is None:
         return []
     task = family.tasks(task_config(ablation).split)[ablation.tasks[0]]
     pictures = []
@@ -286,7 +284,7 @@ def paths_sections(ablation: Ablation, colours: dict[str, str], folder: Path) ->
             if lines:
                 panels.append((name, lines, colours[name]))
         if panels:
-            figure = plots.paths_figure(panels, lambda axes: family.draw(axes, task))
+            figure = plots.paths_figure(panels, lambda axes: draw(axes, task))
             plots.save_png(figure, folder / "pictures" / f"paths_{when}.png")
             caption = f"{what} of each method, first task and seed. Square: start. Star: goal."
             pictures.append(page.Picture(plots.to_svg(figure, f"paths-{when}"), caption))

@@ -128,13 +128,13 @@ def rollouts(name: str, agent: Any, envs: Envs, family: TaskFamily, episodes: in
         done, _ = episode(agent, envs, None, seeds, generator, tasks=[task] * envs.num)
         successes += int(done.succeeded.sum())
         steps += int(done.lengths.sum())
-        if hasattr(family, "positions"):
+        if family.positions is not None:
             for i in range(envs.num):
                 where = family.positions(done.observation[i, : int(done.valid[i].sum()) + 1])
                 positions.append(where)
                 paths.append(where[:: max(1, len(where) // 200)])
     each = total = None
-    if positions and hasattr(family, "coverage"):
+    if positions and family.coverage is not None:
         each = float(np.mean([family.coverage(where) for where in positions]))
         total = family.coverage(np.concatenate(positions))
     return Rollouts(name, episodes, steps, each, total, successes / episodes, paths)

@@ -1,1 +1,1 @@
-"""Task families, one file each. A module here has `Config` and `Family`; its name is what a config says as `family`."""
+"""Task families, one file each. A module here has `Config` and `family(config)`; its name is what a config says as `family`."""

@@ -1,4 +1,4 @@
-"""Any registered Gymnasium environment as a family with one task: `task: {family: gym, options: {id: Pendulum-v1}}`."""
+"""Any registered Gymnasium environment as a family: `task: {family: gym, options: {id: Pendulum-v1, vary: {g: [5, 15]}}}`."""
 
 from __future__ import annotations
 
@@ -9,49 +9,97 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from skillmeta.config import to_plain
 from skillmeta.errors import ConfigError
+from skillmeta.tasks.base import TaskFamily
 
 
 @dataclass(frozen=True)
 class Config:
-    """What to make."""
+    """What to make, and what a task changes of it."""
 
     id: str = "Pendulum-v1"
     kwargs: dict[str, Any] = field(default_factory=dict)  # for gymnasium.make
     imports: list[str] = field(default_factory=list)  # modules that register the id, e.g. [gymnasium_robotics]
+    vary: dict[str, list[float]] = field(default_factory=dict)  # attribute of the environment, or keyword: [low, high]
+    train_tasks: int = 20
+    test_tasks: int = 10
+    tasks_seed: int = 0
+    max_episode_steps: int | None = None  # where another horizon than the registered one is wanted
+
+    def __post_init__(self) -> None:
+        for name, limits in self.vary.items():
+            if len(limits) != 2 or not limits[0] < limits[1]:
+                raise ValueError(f"vary.{name} is {limits}; two numbers are expected, the lower one first")
 
 
 @dataclass(frozen=True)
-class OnlyTask:
-    """The environment as it comes."""
+class Variation:
+    """The environment with some of its numbers set; without any, as it comes."""
 
     id: str
+    values: tuple[tuple[str, float], ...] = ()
 
 
-class Family:
-    """One environment, one task."""
+class VariedEnv(gymnasium.Wrapper):
+    """Sets a task's numbers at reset: attributes that the environment has, else by making it anew with the keywords."""
 
-    name = "gym"
+    def __init__(self, config: Config, task: Variation):
+        super().__init__(make(config, {}))
+        self.config, self.task = config, task
+        self.keywords = [name for name in config.vary if not hasattr(self.env.unwrapped, name)]
 
-    def __init__(self, config: Config):
-        self.config = config
-        for module in config.imports:
-            try:
-                gymnasium.register_envs(importlib.import_module(module))
-            except ImportError as error:
-                raise ConfigError(
-                    f"task.options.imports: {module!r} cannot be imported ({error}); install it"
-                ) from None
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        options = dict(options or {})
+        self.task = options.pop("task", None) or self.task
+        values = dict(self.task.values)
+        if self.keywords and values:
+            self.env.close()
+            self.env = make(self.config, {name: values[name] for name in self.keywords})
+        for name in values:
+            if name not in self.keywords:
+                setattr(self.env.unwrapped, name, values[name])
+        observation, info = self.env.reset(seed=seed, options=options or None)
+        return observation, {**info, "task": to_plain(self.task)}
 
-    def tasks(self, split: str) -> tuple[OnlyTask, ...]:
-        return (OnlyTask(self.config.id),)
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, reward, terminated, truncated, {**info, "task": to_plain(self.task)}
 
-    def sample(self, generator: np.random.Generator, split: str = "train") -> OnlyTask:
-        return OnlyTask(self.config.id)
 
-    def make_env(self) -> gymnasium.Env:
-        """Raises ConfigError if Gymnasium cannot make it."""
+def make(config: Config, keywords: dict[str, Any]) -> gymnasium.Env:
+    """Raises ConfigError if Gymnasium cannot make it."""
+    try:
+        keywords = {**config.kwargs, **keywords}
+        return gymnasium.make(config.id, max_episode_steps=config.max_episode_steps, **keywords)
+    except Exception as error:  # a wrong id, a missing package, a wrong keyword: all are the user's to mend
+        raise ConfigError(f"task.options: gymnasium.make({config.id!r}) failed: {error}") from None
+
+
+def family(config: Config) -> TaskFamily:
+    """The environment's variations, drawn uniformly from the ranges; one task where nothing varies."""
+    for module in config.imports:
         try:
-            return gymnasium.make(self.config.id, **self.config.kwargs)
-        except Exception as error:  # a wrong id, a missing package, a wrong keyword: all are the user's to mend
-            raise ConfigError(f"task.options: gymnasium.make({self.config.id!r}) failed: {error}") from None
+            gymnasium.register_envs(importlib.import_module(module))
+        except ImportError as error:
+            raise ConfigError(f"task.options.imports: {module!r} cannot be imported ({error}); install it") from None
+    ranges = sorted(config.vary.items())
+
+    def draw_task(generator: np.random.Generator) -> Variation:
+        return Variation(config.id, tuple((name, float(generator.uniform(low, high))) for name, (low, high) in ranges))
+
+    generator = np.random.default_rng(config.tasks_seed)
+    counts = {"train": config.train_tasks, "test": config.test_tasks} if ranges else {"train": 1, "test": 1}
+    splits = {split: tuple(draw_task(generator) for _ in range(count)) for split, count in counts.items()}
+    spec = gymnasium.registry.get(config.id)
+    ranged = "; ".join(f"{name} ~ U({low:g}, {high:g})" for name, (low, high) in ranges) or "one task, nothing varies"
+    return TaskFamily(
+        name="gym",
+        version=1,
+        definition=f"Gymnasium's {config.id} as it is registered; {ranged}.",
+        horizon=config.max_episode_steps or (spec.max_episode_steps if spec else None) or 0,
+        splits=splits,
+        make_env=lambda: VariedEnv(config, splits["test"][0]),
+        draw_task=draw_task if ranges else None,
+        features=lambda task: np.array([value for _, value in task.values], np.float32),
+    )

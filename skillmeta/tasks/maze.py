@@ -19,11 +19,14 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from skillmeta.errors import UserError
-from skillmeta.tasks.maze_layout import Cell, distances, free_cells, random_layout, to_cell, to_xy
+from skillmeta.tasks.base import Expert, TaskFamily
+from skillmeta.tasks.maze_layout import Cell, distances, downhill, free_cells, random_layout, to_cell, to_xy
 
 MAXIMUM_SPEED = 5.0  # PointMaze clips the velocity to this before every step
 START_NOISE = 0.1
-TRAIN_TASKS, TEST_TASKS = 40, 10  # SiMPL's numbers
+TRAIN_TASKS, TEST_TASKS, NARROW_TASKS = 40, 10, 10  # SiMPL's numbers
+PROPORTIONAL, DERIVATIVE = 10.0, 1.0  # gains of the controller, as in D4RL's waypoint controller
+NEXT_WAYPOINT, ARRIVED = 0.5, 0.3  # distances at which a way point, and the goal, count as reached
 
 
 @dataclass(frozen=True)
@@ -60,14 +63,13 @@ class MazeTask:
         return (self.row, self.column)
 
 
-class Family:
-    """One maze; its tasks are goals far from the start.
+class Maze:
+    """One layout, its start, and its goals: free cells whose path from the start is at least `min_path`.
 
-    Splits `train` (40 goals) and `test` (10) are drawn once by `goals_seed`, without repetition, uniformly over the free cells
-    whose path from the start is at least `min_path`; `sample(..., "any")` draws from all of those.
+    Splits are drawn once by `goals_seed`, without repetition, uniformly over those cells: `train` (40 goals) and `test` (10), and
+    SiMPL's narrow ones: `train_top` (10) lie in the upper half, `test_near` (10) too, `test_far` (10) in the lower one. `any`
+    is all of them.
     """
-
-    name = "maze"
 
     def __init__(self, config: Config):
         self.config = config
@@ -87,27 +89,32 @@ class Family:
             )
         order = np.random.default_rng(config.goals_seed).permutation(len(far))
         chosen = [far[i] for i in order]
-        self._splits = {
+        top = [task for task in chosen if task.row < middle[0]]
+        bottom = [task for task in chosen if task.row > middle[0]]
+        self.splits = {
             "test": tuple(chosen[:TEST_TASKS]),
             "train": tuple(chosen[TEST_TASKS : TEST_TASKS + TRAIN_TASKS]),
+            "train_top": tuple(top[:NARROW_TASKS]),
+            "test_near": tuple(top[NARROW_TASKS : 2 * NARROW_TASKS]),
+            "test_far": tuple(bottom[:NARROW_TASKS]),
             "any": tuple(far),
         }
-
-    def tasks(self, split: str) -> tuple[MazeTask, ...]:
-        if split not in self._splits:
-            raise UserError(f"maze: there is no split {split!r}; choose one of {', '.join(self._splits)}")
-        return self._splits[split]
-
-    def sample(self, generator: np.random.Generator, split: str = "train") -> MazeTask:
-        tasks = self.tasks(split)
-        return tasks[int(generator.integers(len(tasks)))]
-
-    def make_env(self) -> MazeEnv:
-        return MazeEnv(self)
 
     def path_length(self, task: MazeTask) -> int:
         """Cells of path from the start to the goal."""
         return int(self.from_start[task.cell])
+
+    def features(self, task: MazeTask) -> np.ndarray:
+        """The goal's x and y, for an oracle."""
+        return to_xy(task.cell, self.walls).astype(np.float32)
+
+    def expert(self, env: gymnasium.Env, generator: np.random.Generator) -> Expert:
+        """The planner of the logs, without its noise, on the way to the goal."""
+        inner = env.unwrapped
+        assert isinstance(inner, MazeEnv)
+        start = to_cell(inner.data.qpos[None], self.walls)[0]
+        path = downhill(distances(self.walls, inner.task.cell), (int(start[0]), int(start[1])))
+        return WaypointFollower(np.array([to_xy(cell, self.walls) for cell in path]))
 
     # -- pictures and numbers about where something went --------------------------------------------------------------------
     def positions(self, observations: np.ndarray) -> np.ndarray:
@@ -134,6 +141,23 @@ class Family:
         axes.set_yticks([])
 
 
+class WaypointFollower:
+    """A PD controller along way points [W, 2], gains as in D4RL's; `arrived` near the last one."""
+
+    def __init__(self, way: np.ndarray):
+        self.way, self.reached, self.arrived = way, 0, False
+
+    def __call__(self, observation: np.ndarray) -> np.ndarray:
+        gap = self.way[self.reached] - observation[:2]
+        distance = float(np.hypot(*gap))
+        if self.reached == len(self.way) - 1:
+            self.arrived = distance < ARRIVED
+        elif distance < NEXT_WAYPOINT:
+            self.reached += 1
+            gap = self.way[self.reached] - observation[:2]
+        return np.clip(PROPORTIONAL * gap - DERIVATIVE * observation[2:], -1, 1).astype(np.float32)
+
+
 class MazeEnv(gymnasium.Env):
     """The maze as a Gymnasium environment.
 
@@ -144,20 +168,20 @@ class MazeEnv(gymnasium.Env):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 100}
 
-    def __init__(self, family: Family, render_mode: str | None = None):
-        self.family, self.render_mode = family, render_mode
-        self.model = point_maze_model(family.walls.tobytes(), family.walls.shape)
+    def __init__(self, maze: Maze, render_mode: str | None = None):
+        self.maze, self.render_mode = maze, render_mode
+        self.model = point_maze_model(maze.walls.tobytes(), maze.walls.shape)
         self.data = mujoco.MjData(self.model)
         self._position, self._velocity, self._control = self.data.qpos, self.data.qvel, self.data.ctrl  # views
         self.observation_space = Box(-np.inf, np.inf, (4,), np.float32)
         self.action_space = Box(-1.0, 1.0, (2,), np.float32)
-        self.task = family.tasks("test")[0]
+        self.task = maze.splits["test"][0]
         self._set_task(self.task)
         self._steps = 0
 
     def _set_task(self, task: MazeTask) -> None:
         self.task = task
-        self._goal = to_xy(task.cell, self.family.walls)
+        self._goal = to_xy(task.cell, self.maze.walls)
         self._told = asdict(task)
 
     def reset(
@@ -167,9 +191,9 @@ class MazeEnv(gymnasium.Env):
         options = options or {}
         if options.get("task") is not None:
             self._set_task(options["task"])
-        start = options.get("start") or self.family.start
+        start = options.get("start") or self.maze.start
         noise = self.np_random.uniform(-START_NOISE, START_NOISE, 2)
-        self.place(to_xy(start, self.family.walls) + noise)
+        self.place(to_xy(start, self.maze.walls) + noise)
         return self.observe(), self._info(False)
 
     def place(self, xy: np.ndarray) -> None:
@@ -195,8 +219,8 @@ class MazeEnv(gymnasium.Env):
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self.advance(action)
         x, y = self._position
-        arrived = bool((x - self._goal[0]) ** 2 + (y - self._goal[1]) ** 2 <= self.family.config.goal_radius**2)
-        cut_off = self._steps >= self.family.config.max_episode_steps and not arrived
+        arrived = bool((x - self._goal[0]) ** 2 + (y - self._goal[1]) ** 2 <= self.maze.config.goal_radius**2)
+        cut_off = self._steps >= self.maze.config.max_episode_steps and not arrived
         return self.observe(), float(arrived), arrived, cut_off, self._info(arrived)
 
     def _info(self, arrived: bool) -> dict[str, Any]:
@@ -205,11 +229,11 @@ class MazeEnv(gymnasium.Env):
     def render(self) -> np.ndarray:
         """Top view, uint8 [height, width, 3], 16 pixels a cell; drawn by hand, so no graphics library is needed."""
         scale = 16
-        walls = np.kron(self.family.walls, np.ones((scale, scale), bool))
+        walls = np.kron(self.maze.walls, np.ones((scale, scale), bool))
         image = np.where(walls[..., None], 90, 255).astype(np.uint8).repeat(3, -1)
         for xy, colour in ((self._goal, (214, 39, 40)), (self.data.qpos, (31, 119, 180))):
-            column = int((xy[0] + self.family.walls.shape[1] / 2) * scale)
-            row = int((self.family.walls.shape[0] / 2 - xy[1]) * scale)
+            column = int((xy[0] + self.maze.walls.shape[1] / 2) * scale)
+            row = int((self.maze.walls.shape[0] / 2 - xy[1]) * scale)
             image[max(0, row - 5) : row + 5, max(0, column - 5) : column + 5] = colour
         return image
 
@@ -232,3 +256,27 @@ def point_maze_model(walls: bytes, shape: tuple[int, int]) -> mujoco.MjModel:
             tempfile.tempdir = before
         model = environment.model
     return model
+
+
+def family(config: Config) -> TaskFamily:
+    """One maze; its tasks are goals far from the start."""
+    maze = Maze(config)
+    return TaskFamily(
+        name="maze",
+        version=1,
+        definition=(
+            f"A ball pushed through a maze of {config.size}x{config.size} cells (SPiRL's generator, layout seed "
+            f"{config.layout_seed}) to a hidden goal {config.min_path} or more cells of path away. Reward 1 and the end within "
+            f"{config.goal_radius:g} of it, 0 before. Seen: x, y and velocities. After SiMPL (Nam et al. 2022): 40 training "
+            "and 10 test goals, and its narrow splits."
+        ),
+        horizon=config.max_episode_steps,
+        splits=maze.splits,
+        make_env=lambda: MazeEnv(maze),
+        features=maze.features,
+        facts=lambda task: {"path_cells": maze.path_length(task)},
+        expert=maze.expert,
+        positions=maze.positions,
+        coverage=maze.coverage,
+        draw=maze.draw,
+    )

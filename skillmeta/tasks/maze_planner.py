@@ -10,16 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from skillmeta.data.episodes import Episode
-from skillmeta.tasks.maze import Family
+from skillmeta.data.episodes import Episode, Recording
+from skillmeta.tasks.base import TaskFamily
+from skillmeta.tasks.maze import ARRIVED, DERIVATIVE, NEXT_WAYPOINT, PROPORTIONAL, MazeEnv
 from skillmeta.tasks.maze_layout import distances, downhill, free_cells, to_xy
-
-PROPORTIONAL, DERIVATIVE = 10.0, 1.0  # gains of the controller, as in D4RL's waypoint controller
-NEXT_WAYPOINT, ARRIVED = 0.5, 0.3  # distances at which a way point, and the goal, count as reached
 
 
 @dataclass(frozen=True)
-class PlannerConfig:
+class Config:
     """How much, and how clumsy."""
 
     steps: int = 1_000_000
@@ -37,23 +35,25 @@ class PlannerConfig:
 
 
 def collect(
-    family: Family, config: PlannerConfig, progress: Callable[[int], None] = lambda steps: None
-) -> Iterator[Episode]:
+    family: TaskFamily, config: Config, progress: Callable[[int], None] = lambda steps: None
+) -> Iterator[Recording]:
     """Episodes until `config.steps` steps are recorded. Actions are recorded with their noise, as they were executed.
 
     An episode ends near its goal or after `max_episode_steps`; both are truncations, for the recording ends and not the world.
     """
     generator = np.random.default_rng(config.seed)
     env = family.make_env()
+    assert isinstance(env, MazeEnv)
     env.reset(seed=config.seed)
-    cells = free_cells(family.walls)
+    walls = env.maze.walls
+    cells = free_cells(walls)
     recorded = 0
     while recorded < config.steps:
         start, goal = (cells[i] for i in generator.choice(len(cells), 2, replace=False))
-        path = downhill(distances(family.walls, goal), start)
+        path = downhill(distances(walls, goal), start)
         jitter = generator.uniform(-config.waypoint_noise, config.waypoint_noise, (len(path), 2))
-        way = np.array([to_xy(cell, family.walls) for cell in path]) + jitter
-        env.place(to_xy(start, family.walls) + generator.uniform(-0.1, 0.1, 2))
+        way = np.array([to_xy(cell, walls) for cell in path]) + jitter
+        env.place(to_xy(start, walls) + generator.uniform(-0.1, 0.1, 2))
         noise = config.action_noise * generator.normal(size=(config.max_episode_steps, 2))
         observations, actions = [env.observe()], []
         reached = 0
@@ -74,7 +74,7 @@ def collect(
         if len(actions) >= config.min_episode_steps:
             recorded += len(actions)
             progress(recorded)
-            yield record(observations, actions)
+            yield Recording(record(observations, actions), (("goal", len(actions) < config.max_episode_steps),))
 
 
 def record(observations: list[np.ndarray], actions: list[np.ndarray]) -> Episode:

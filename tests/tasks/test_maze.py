@@ -16,14 +16,22 @@ from hypothesis import strategies as st
 from pretrain.collect import main as collect_main
 from skillmeta.data.sources import load_source
 from skillmeta.errors import UserError
-from skillmeta.tasks.maze import Config, Family, MazeTask
+from skillmeta.tasks.base import TaskFamily
+from skillmeta.tasks.maze import Config, Maze, MazeEnv, MazeTask
+from skillmeta.tasks.maze import family as make_maze
 from skillmeta.tasks.maze_layout import distances, downhill, free_cells, random_layout, to_cell, to_xy
-from skillmeta.tasks.maze_planner import PlannerConfig, collect
+from skillmeta.tasks.maze_planner import Config as PlannerConfig
+from skillmeta.tasks.maze_planner import collect
 
 
 @pytest.fixture(scope="module")
-def family() -> Family:
-    return Family(Config())
+def family() -> TaskFamily:
+    return make_maze(Config())
+
+
+@pytest.fixture(scope="module")
+def maze() -> Maze:
+    return Maze(Config())
 
 
 @settings(max_examples=15, deadline=None)
@@ -66,15 +74,15 @@ def test_distances_equal_repeated_relaxation(seed):
     assert all(abs(a[0] - b[0]) + abs(a[1] - b[1]) == 1 for a, b in zip(steps, path, strict=False))
 
 
-def test_cells_and_positions_are_each_others_inverse(family):
-    for cell in free_cells(family.walls):
-        assert tuple(to_cell(to_xy(cell, family.walls), family.walls)) == cell
+def test_cells_and_positions_are_each_others_inverse(family, maze):
+    for cell in free_cells(maze.walls):
+        assert tuple(to_cell(to_xy(cell, maze.walls), maze.walls)) == cell
 
 
-def test_physics_is_point_mazes(family):
+def test_physics_is_point_mazes(family, maze):
     from gymnasium_robotics.envs.maze.point_maze import PointMazeEnv
 
-    theirs = PointMazeEnv(maze_map=family.walls.astype(int).tolist())
+    theirs = PointMazeEnv(maze_map=maze.walls.astype(int).tolist())
     theirs.reset(seed=0)
     ours = family.make_env()
     ours.reset(seed=0)
@@ -96,16 +104,16 @@ def test_gymnasiums_checker_is_content(family):
     check_env(family.make_env(), skip_render_check=True)
 
 
-def test_reward_and_end_come_with_the_goal_and_with_time_only(family):
+def test_reward_and_end_come_with_the_goal_and_with_time_only(family, maze):
     env = family.make_env()
     task = family.tasks("test")[3]
-    goal = to_xy(task.cell, family.walls)
+    goal = to_xy(task.cell, maze.walls)
     for distance, arrives in ((0.9, True), (1.2, False)):
         env.reset(seed=0, options={"task": task})
         env.place(goal + np.array([distance, 0.0]))
         _, reward, terminated, truncated, info = env.step(np.zeros(2, np.float32))
         assert (reward, terminated, truncated, info["success"]) == (float(arrives), arrives, False, arrives)
-    short = Family(Config(max_episode_steps=3)).make_env()
+    short = make_maze(Config(max_episode_steps=3)).make_env()
     short.reset(seed=0)
     ends = [short.step(np.zeros(2, np.float32))[1:4] for _ in range(3)]
     assert ends == [(0.0, False, False), (0.0, False, False), (0.0, False, True)]
@@ -120,27 +128,27 @@ def test_the_task_stays_until_it_is_set_and_is_told(family):
     assert info["task"] == asdict(task) and env.step(np.zeros(2, np.float32))[4]["task"] == asdict(task)
 
 
-def test_reset_is_a_function_of_the_seed(family):
+def test_reset_is_a_function_of_the_seed(family, maze):
     env = family.make_env()
     first, other, again = (env.reset(seed=s)[0] for s in (1, 2, 1))
     assert (first == again).all() and (first != other).any()
-    assert np.abs(first[:2] - to_xy(family.start, family.walls)).max() <= 0.1 + 1e-6 and (first[2:] == 0).all()
+    assert np.abs(first[:2] - to_xy(maze.start, maze.walls)).max() <= 0.1 + 1e-6 and (first[2:] == 0).all()
 
 
-def test_splits_are_far_disjoint_and_fixed(family):
+def test_splits_are_far_disjoint_and_fixed(family, maze):
     train, test = family.tasks("train"), family.tasks("test")
     assert (len(train), len(test)) == (40, 10) and not set(train) & set(test) and len(set(train)) == 40
-    assert all(family.path_length(task) >= 15 for task in (*train, *test))
-    assert Family(Config()).tasks("test") == test
+    assert all(maze.path_length(task) >= 15 for task in (*train, *test))
+    assert make_maze(Config()).tasks("test") == test
     with pytest.raises(UserError, match="there is no split 'tst'"):
         family.tasks("tst")
     with pytest.raises(UserError, match="lower min_path"):
-        Family(Config(min_path=40))
+        make_maze(Config(min_path=40))
 
 
 def draw(seed: int) -> list[MazeTask]:
     generator = np.random.default_rng(seed)
-    family = Family(Config())
+    family = make_maze(Config())
     return [family.sample(generator) for _ in range(5)]
 
 
@@ -164,23 +172,23 @@ def test_two_environments_of_one_family_do_not_share_anything(family):
     assert (two.observe() == before).all() and two.task != one.task
 
 
-def test_the_planner_arrives_and_repeats_itself(family):
+def test_the_planner_arrives_and_repeats_itself(family, maze):
     config = PlannerConfig(steps=12_000, seed=5)
-    episodes = list(collect(family, config))
+    episodes = [recording.episode for recording in collect(family, config)]
     assert len(episodes) >= 30
     arrived = sum(len(episode.actions) < config.max_episode_steps for episode in episodes)
     assert arrived >= 0.95 * len(episodes)
     for episode in episodes:
         assert len(episode.observations) == len(episode.actions) + 1 > 20
         assert episode.truncated.nonzero()[0].tolist() == [len(episode.actions) - 1] and not episode.terminated.any()
-        cells = to_cell(episode.observations[:, :2], family.walls)
-        assert not family.walls[cells[:, 0], cells[:, 1]].any()
-    again = list(collect(family, config))
+        cells = to_cell(episode.observations[:, :2], maze.walls)
+        assert not maze.walls[cells[:, 0], cells[:, 1]].any()
+    again = [recording.episode for recording in collect(family, config)]
     assert all((a.actions == b.actions).all() for a, b in zip(episodes, again, strict=True))
 
 
 def test_recorded_actions_replay_to_the_recorded_observations(family):
-    episode = next(iter(collect(family, PlannerConfig(steps=100, seed=1))))
+    episode = next(iter(collect(family, PlannerConfig(steps=100, seed=1)))).episode
     env = family.make_env()
     env.reset(seed=0)
     env.place(episode.observations[0, :2].astype(np.float64))
@@ -189,17 +197,15 @@ def test_recorded_actions_replay_to_the_recorded_observations(family):
         np.testing.assert_allclose(env.observe(), expected, atol=1e-4)  # the start was rounded to float32
 
 
-def test_coverage_counts_free_cells(family):
-    cells = free_cells(family.walls)
-    some = np.array([to_xy(cell, family.walls) for cell in cells[:10]])
+def test_coverage_counts_free_cells(family, maze):
+    cells = free_cells(maze.walls)
+    some = np.array([to_xy(cell, maze.walls) for cell in cells[:10]])
     assert family.coverage(some) == pytest.approx(10 / len(cells))
-    assert family.coverage(np.array([to_xy(cell, family.walls) for cell in cells])) == 1.0
+    assert family.coverage(np.array([to_xy(cell, maze.walls) for cell in cells])) == 1.0
 
 
-def test_the_picture_is_drawn_without_a_graphics_library(family):
-    from skillmeta.tasks.maze import MazeEnv
-
-    env = MazeEnv(family, render_mode="rgb_array")
+def test_the_picture_is_drawn_without_a_graphics_library(family, maze):
+    env = MazeEnv(maze, render_mode="rgb_array")
     env.reset(seed=0)
     image = env.render()
     assert (
@@ -222,10 +228,10 @@ def test_collect_writes_a_data_set_and_does_not_overwrite(tmp_path, monkeypatch,
 def test_any_gymnasium_environment_is_a_family():
     from skillmeta.tasks import gym as gym_family
 
-    family = gym_family.Family(gym_family.Config(id="Pendulum-v1", kwargs={"g": 5.0}))
+    family = gym_family.family(gym_family.Config(id="Pendulum-v1", kwargs={"g": 5.0}))
     env = family.make_env()
     assert isinstance(env, gym.Env) and env.unwrapped.g == 5.0 and len(family.tasks("test")) == 1
     with pytest.raises(UserError, match="gymnasium.make.*failed"):
-        gym_family.Family(gym_family.Config(id="Pendulam-v1")).make_env()
+        gym_family.family(gym_family.Config(id="Pendulam-v1")).make_env()
     with pytest.raises(UserError, match="cannot be imported"):
-        gym_family.Family(gym_family.Config(imports=["no_such_module"]))
+        gym_family.family(gym_family.Config(imports=["no_such_module"]))
