@@ -70,6 +70,8 @@ def usage() -> str:
 def run_program(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
     """Run a program's main: what the user can mend is one sentence and exit status 2, never a traceback."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads than one are slower on a busy machine, and other bits
+    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+        os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo reads it when it is imported; its own default needs a screen
     try:
         return main(argv)
     except UserError as error:

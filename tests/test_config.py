@@ -102,9 +102,13 @@ def test_every_config_that_comes_along_can_run(name):
     from skillmeta.config import module_of
     from skillmeta.finetune import FinetuneConfig
     from skillmeta.pretrain import PretrainConfig
+    from skillmeta.tasks.base import TaskConfig
 
     node = load(name)
-    if "methods" in node:
+    if name.startswith("tasks"):
+        task = build(TaskConfig, node)
+        build(module_of("tasks", task.family, "").Config, task.options)
+    elif "methods" in node:
         assert make_jobs(build(AblationConfig, node), Path("out"), "")
     elif name.startswith("downstream"):
         config = build(FinetuneConfig, node)

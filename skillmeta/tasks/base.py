@@ -26,7 +26,7 @@ ANY = "any"  # the split of fresh draws from the whole distribution
 class Expert(Protocol):
     """Acts in one environment whose task it may look at: `env.unwrapped.task`."""
 
-    def __call__(self, observation: np.ndarray) -> np.ndarray: ...  # [O] -> [A], in the environment's own units
+    def __call__(self, observation: np.ndarray) -> Any: ...  # [O] -> [A] in the environment's own units, or an index
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.utils import RecordConstructorArgs
 
 from skillmeta.config import to_plain
 from skillmeta.errors import ConfigError
@@ -41,10 +42,11 @@ class Variation:
     values: tuple[tuple[str, float], ...] = ()
 
 
-class VariedEnv(gymnasium.Wrapper):
+class VariedEnv(gymnasium.Wrapper, RecordConstructorArgs):
     """Sets a task's numbers at reset: attributes that the environment has, else by making it anew with the keywords."""
 
     def __init__(self, config: Config, task: Variation):
+        RecordConstructorArgs.__init__(self, config=config, task=task)
         super().__init__(make(config, {}))
         self.config, self.task = config, task
         self.keywords = [name for name in config.vary if not hasattr(self.env.unwrapped, name)]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box
 
 from skillmeta.config import to_plain
 
@@ -30,8 +30,10 @@ class Native(Protocol):
     """N environments as arrays. Ending at the horizon is left to whoever steps them."""
 
     observation_dim: int
-    action_space: Box | Discrete  # of one environment; Discrete actions come as indices [N]
     horizon: int
+
+    @property
+    def action_space(self) -> Any: ...  # of one environment, Box or Discrete; Discrete actions come as indices [N]
 
     def reset(self, seeds: np.ndarray, tasks: Sequence[Any]) -> np.ndarray: ...  # uint64 [N] -> [N, O]
     def step(self, action: np.ndarray) -> Outcome: ...  # [N, A], or [N] of indices
@@ -68,7 +70,7 @@ class NativeEnv(gymnasium.Env):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         self.task = (options or {}).get("task") or self.task
-        self._steps, self._told = 0, to_plain(self.task)
+        self._steps = 0
         own = seed if seed is not None else int(self.np_random.integers(2**63))
         observation = self.native.reset(np.array([own], np.uint64), [self.task])
         return observation[0], self._info(False)
@@ -81,4 +83,4 @@ class NativeEnv(gymnasium.Env):
         return observation[0], float(reward[0]), ended, cut_off, self._info(bool(success[0]))
 
     def _info(self, success: bool) -> dict[str, Any]:
-        return {"success": success, "task": self._told}
+        return {"success": success, "task": to_plain(self.task)}

@@ -1,0 +1,87 @@
+"""Bernoulli bandits: k arms, one episode of n pulls. RL2, Duan et al. 2016 (arXiv:1611.02779), section 4.1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+
+from skillmeta.tasks.base import Expert, TaskFamily
+from skillmeta.tasks.native import NativeEnv, Outcome, uniform
+
+
+@dataclass(frozen=True)
+class Config:
+    """RL2's smallest setting by default."""
+
+    arms: int = 5
+    pulls: int = 10
+    train_tasks: int = 1000
+    test_tasks: int = 1000
+    tasks_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("arms", "pulls", "train_tasks", "test_tasks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class Arms:
+    """The chance of a reward of 1 of each arm."""
+
+    probabilities: tuple[float, ...]
+
+
+class Bandits:
+    """N bandits in lockstep. Observation [N, 1]: always 0, for there is nothing to see."""
+
+    def __init__(self, config: Config, num: int):
+        self.config, self.num, self.horizon, self.observation_dim = config, num, config.pulls, 1
+        self.action_space = Discrete(config.arms)
+        self.rows = np.arange(num)
+
+    def reset(self, seeds: np.ndarray, tasks: Sequence[Arms]) -> np.ndarray:
+        self.seeds, self.pulled = seeds, 0
+        self.probabilities = np.array([task.probabilities for task in tasks])
+        self.best = self.probabilities.argmax(1)
+        return np.zeros((self.num, 1), np.float32)
+
+    def step(self, action: np.ndarray) -> Outcome:
+        arm = action.astype(np.int64)
+        chance = self.probabilities[self.rows, arm]
+        reward = (uniform(self.seeds, self.pulled) < chance).astype(np.float64)
+        self.pulled += 1
+        return Outcome(np.zeros((self.num, 1), np.float32), reward, np.zeros(self.num, bool), arm == self.best)
+
+
+def family(config: Config) -> TaskFamily:
+    """Arms' probabilities are uniform in [0, 1]."""
+
+    def draw_task(generator: np.random.Generator) -> Arms:
+        return Arms(tuple(float(p) for p in generator.uniform(0, 1, config.arms)))
+
+    def expert(env: gymnasium.Env, generator: np.random.Generator) -> Expert:
+        best = np.int64(np.argmax(env.unwrapped.task.probabilities))  # type: ignore[attr-defined]
+        return lambda observation: best
+
+    generator = np.random.default_rng(config.tasks_seed)
+    drawn = [draw_task(generator) for _ in range(config.train_tasks + config.test_tasks)]
+    space = Box(0.0, 1.0, (1,), np.float32)
+    return TaskFamily(
+        name="bandit",
+        version=1,
+        definition=(
+            f"{config.arms} arms, each with a hidden chance ~ U(0, 1) of a reward of 1 a pull; {config.pulls} pulls an episode. "
+            "Nothing is seen but the reward. Success: the best arm is pulled. After RL2 (Duan et al. 2016)."
+        ),
+        horizon=config.pulls,
+        splits={"train": tuple(drawn[: config.train_tasks]), "test": tuple(drawn[config.train_tasks :])},
+        make_env=lambda: NativeEnv(Bandits(config, 1), drawn[0], space),
+        draw_task=draw_task,
+        native=lambda num: Bandits(config, num),
+        expert=expert,
+    )
