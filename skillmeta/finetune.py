@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from skillmeta.config import build, module_of, to_plain
-from skillmeta.rl.rollout import EVALUATION, Collector, Envs, Episodes, SerialEnvs, environment_seed, episode
+from skillmeta.environments import make_envs
+from skillmeta.rl.rollout import EVALUATION, Collector, Envs, Episodes, environment_seed, episode
 from skillmeta.run.checkpoint import generator_state, restore_generator
 from skillmeta.run.progress import Progress
 from skillmeta.run.run import Run
-from skillmeta.skills.env import SkillEnvs
 from skillmeta.skills.model import SkillModel
 from skillmeta.tasks.base import TaskConfig, TaskFamily, chosen_task, make_family
 
@@ -67,13 +67,6 @@ def make_agent(config: FinetuneConfig, envs: Envs, skills: SkillModel | None) ->
         normalize=skills.normalizer if skills else None,
         seed=config.seed,
     )
-
-
-def make_envs(family: TaskFamily, num: int, skills: SkillModel | None) -> Envs:
-    """N environments of a family, acted in by primitive actions in [-1, 1] or by skills."""
-    if skills is None:
-        return SerialEnvs(family.make_env, num)
-    return SkillEnvs(SerialEnvs(family.make_env, num, unit_actions=False), skills)
 
 
 def finetune(config: FinetuneConfig, folder: Path, command: str = "", quiet: bool = False) -> dict[str, Any] | None:

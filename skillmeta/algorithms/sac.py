@@ -134,6 +134,43 @@ def actor_loss(
     return (weight * divergence - q).mean(), divergence
 
 
+def identity(observation: Tensor) -> Tensor:
+    return observation
+
+
+@dataclass(frozen=True)
+class Actor:
+    """What acts of the learner, without what learns: it goes to worker processes and to the evaluator as a copy."""
+
+    policy: PolicyNetwork
+    prior: Prior | None
+    normalize: Callable[[Tensor], Tensor]
+    rollouts: int = 1
+    exploration_episodes: int = 0
+
+    def begin(self, num: int, generator: torch.Generator) -> Belief:
+        return None  # one task, nothing to believe
+
+    def act(
+        self, observation: Tensor, belief: Belief, generator: torch.Generator, explore: bool
+    ) -> tuple[Tensor, Belief]:
+        """Actions [N, A] for observations [N, O]: a sample of the policy, or its mode without `explore`."""
+        bound = self.policy.bound
+        prior = None if self.prior is None else self.prior(observation)
+        policy = self.policy(self.normalize(observation), prior)
+        if explore:
+            action = policy.at(torch.randn(len(observation), len(bound), generator=generator))
+        else:
+            action = policy.mode()
+        return action.clamp(-bound, bound), belief
+
+    def observe(self, belief: Belief, action: Tensor, step: Step) -> Belief:
+        return belief
+
+    def adapt(self, belief: Belief, episodes: Episodes, generator: torch.Generator) -> Belief:
+        return belief
+
+
 class Agent:
     """The learner.
 
@@ -163,9 +200,10 @@ class Agent:
             )
         self.config, self.bound = config, torch.from_numpy(np.asarray(action_bound, np.float32))
         self.prior = prior if config.policy_start == "prior" else None
-        self.normalize = normalize or (lambda observation: observation)
+        self.normalize = normalize or identity
         weights = torch.Generator().manual_seed(seed)
         self.policy = PolicyNetwork(observation_dim, self.bound, config, weights)
+        self.acting = Actor(self.policy, self.prior, self.normalize)
         self.critics = Critics(observation_dim, len(self.bound), config.hidden, config.critic_depth, weights)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.regularizer = Regularizer(config.regularizer, self.bound)
@@ -176,30 +214,30 @@ class Agent:
         self.updates = self.decisions = 0
         self.gradients = compiled(self._gradients) if config.compile else self._gradients
 
-    # -- acting: one task, nothing to believe ---------------------------------------------------------------------------
+    # -- acting -------------------------------------------------------------------------------------------------------
+    rollouts, exploration_episodes = 1, 0
+
     def begin(self, num: int, generator: torch.Generator) -> Belief:
-        return None
+        return self.acting.begin(num, generator)
 
     def act(
         self, observation: Tensor, belief: Belief, generator: torch.Generator, explore: bool
     ) -> tuple[Tensor, Belief]:
-        """Actions [N, A] for observations [N, O]: a sample of the policy, or its mode without `explore`."""
+        """As the actor does, after the first `random_decisions` of exploring."""
         if explore and self.decisions < self.config.random_decisions:
             uniform = torch.rand(len(observation), len(self.bound), generator=generator)
             return self.bound * (2 * uniform - 1), belief
-        prior = None if self.prior is None else self.prior(observation)
-        policy = self.policy(self.normalize(observation), prior)
-        if explore:
-            action = policy.at(torch.randn(len(observation), len(self.bound), generator=generator))
-        else:
-            action = policy.mode()
-        return action.clamp(-self.bound, self.bound), belief
+        return self.acting.act(observation, belief, generator, explore)
 
     def observe(self, belief: Belief, action: Tensor, step: Step) -> Belief:
-        return belief
+        return self.acting.observe(belief, action, step)
 
     def adapt(self, belief: Belief, episodes: Episodes, generator: torch.Generator) -> Belief:
-        return belief
+        return self.acting.adapt(belief, episodes, generator)
+
+    def actor(self) -> Actor:
+        """A copy of what acts, with no way back to the learner."""
+        return copy.deepcopy(self.acting)
 
     # -- learning: Algorithm 1 --------------------------------------------------------------------------------------------
     def iterate(self, collect: Collector) -> tuple[Episodes, dict[str, float]]:

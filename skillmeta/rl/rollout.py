@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from skillmeta.errors import UserError
@@ -76,6 +76,7 @@ class Envs(Protocol):
     num: int
     observation_dim: int
     action_bound: np.ndarray  # [A] actions live in [-bound, bound]
+    discrete: bool  # the largest of an action's A numbers is the choice among A; one-hot actions are exact
 
     def reset(self, seeds: Sequence[int], tasks: Sequence[object] | None = None) -> np.ndarray: ...
     def step(self, action: np.ndarray, limit: int | None = None) -> Step: ...
@@ -83,7 +84,15 @@ class Envs(Protocol):
 
 
 class Agent(Protocol):
-    """A learner whose knowledge of the task at hand is an explicit value, the belief."""
+    """A learner whose knowledge of the task at hand is an explicit value, the belief.
+
+    `rollouts` B: how many episodes it wants at once of each task before it adapts. Rows of act, observe and adapt are then
+    [tasks * B], task by task, while the belief is of `tasks` tasks. `exploration_episodes`: how many of a trial's first
+    rounds serve to find out about the task, not to do well in it.
+    """
+
+    rollouts: int
+    exploration_episodes: int
 
     def begin(self, num: int, generator: torch.Generator) -> Belief: ...
     def act(
@@ -103,8 +112,9 @@ class SerialEnvs:
     """
 
     def __init__(self, make_env: Callable[[], gym.Env], num: int = 1, unit_actions: bool = True):
-        self.envs = [prepare(make_env(), unit_actions) for _ in range(num)]
-        self.num = num
+        made = [make_env() for _ in range(num)]
+        self.envs = [prepare(env, unit_actions) for env in made]
+        self.num, self.discrete = num, isinstance(made[0].action_space, Discrete)
         observation_space, action_space = self.envs[0].observation_space, self.envs[0].action_space
         assert isinstance(observation_space, Box) and isinstance(action_space, Box)
         self.observation_dim = int(observation_space.shape[0])
@@ -148,10 +158,70 @@ class SerialEnvs:
             env.close()
 
 
+class ArrayEnvs:
+    """Environments that are arrays already (`skillmeta.tasks.native.Native`): a step of all is a few calls of numpy.
+
+    Args:
+        native: the environments.
+        num: how many it holds.
+        unit_actions: as for SerialEnvs.
+    """
+
+    def __init__(self, native: Any, num: int, unit_actions: bool = True):
+        self.native, self.num = native, num
+        self.observation_dim = int(native.observation_dim)
+        space = native.action_space
+        self.discrete = isinstance(space, Discrete)
+        if isinstance(space, Discrete):
+            self.action_bound = np.ones(int(space.n), np.float32)
+        else:
+            middle, half = (space.high + space.low) / 2, (space.high - space.low) / 2
+            self.middle, self.half = (middle, half) if unit_actions else (np.zeros_like(middle), np.ones_like(half))
+            self.action_bound = np.maximum(np.abs(space.low), np.abs(space.high)).astype(np.float32)
+            if unit_actions:
+                self.action_bound = np.ones_like(self.action_bound)
+        self._alive, self._tasks = np.zeros(num, bool), list[object]()
+
+    def reset(self, seeds: Sequence[int], tasks: Sequence[object] | None = None) -> np.ndarray:
+        """Start an episode in every environment, from its seed and, where given, in its task. Returns [N, O]."""
+        self._tasks = self._tasks if tasks is None else list(tasks)
+        if len(self._tasks) != self.num:
+            raise ValueError(f"{self.num} environments need as many tasks at their first reset, not {len(self._tasks)}")
+        self._observation = self.native.reset(np.asarray(seeds, np.uint64), self._tasks)
+        self._alive, self._done = np.ones(self.num, bool), 0
+        return self._observation
+
+    def step(self, action: np.ndarray, limit: int | None = None) -> Step:
+        """One primitive step in every environment that has not ended; action [N, A]. `limit` changes nothing here."""
+        alive = self._alive
+        chosen = action.argmax(1) if self.discrete else self.middle + self.half * action
+        outcome = self.native.step(chosen)
+        self._done += 1
+        if alive.all():  # the usual case, without the price of masking
+            observation, reward, success = outcome.observation, outcome.reward.astype(np.float32), outcome.success
+        else:
+            observation = np.where(alive[:, None], outcome.observation, self._observation)
+            reward, success = np.where(alive, outcome.reward, 0).astype(np.float32), outcome.success & alive
+        terminated = outcome.terminated & alive
+        truncated = alive & ~terminated if self._done >= self.native.horizon else np.zeros(self.num, bool)
+        if not math.isfinite(np.add.reduce(reward)):
+            finite(reward, "reward")
+        self._observation, self._alive = observation, alive & ~(terminated | truncated)
+        return Step(observation, reward, terminated, truncated, alive.astype(np.int64), success)
+
+    def close(self) -> None:
+        pass
+
+
 def prepare(env: gym.Env, unit_actions: bool) -> gym.Env:
     """Flat float observations and, if asked, actions in [-1, 1]. Raises UserError for spaces that no agent here acts in."""
+    if isinstance(env.action_space, Discrete):
+        choices = Box(0.0, 1.0, (int(env.action_space.n),), np.float32)
+        first = int(env.action_space.start)
+        env = gym.wrappers.TransformAction(env, lambda action: first + int(np.argmax(action)), choices)
+        unit_actions = False
     if not isinstance(env.action_space, Box) or len(env.action_space.shape) != 1:
-        raise UserError(f"{env}: the action space is {env.action_space}; a one-dimensional Box is needed")
+        raise UserError(f"{env}: the action space is {env.action_space}; a one-dimensional Box or Discrete is needed")
     if not isinstance(env.observation_space, Box) or len(env.observation_space.shape) != 1:
         env = gym.wrappers.FlattenObservation(env)
     space = env.action_space

@@ -68,7 +68,9 @@ class SkillEnvs:
     """`Envs` whose action is a skill z [N, Z] in the decoder's own units, clipped to the model's latent bound."""
 
     def __init__(self, envs: Envs, skills: SkillModel):
-        self.envs, self.skills, self.num = envs, skills, envs.num
+        if envs.discrete:
+            raise UserError("skills are sequences of continuous actions; this family's actions are choices")
+        self.envs, self.skills, self.num, self.discrete = envs, skills, envs.num, False
         self.observation_dim = envs.observation_dim
         self.action_bound = skills.latent_bound.numpy()
         skills.check_fits(envs.observation_dim, len(envs.action_bound), "skill space")

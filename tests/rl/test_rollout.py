@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
 
 from skillmeta.errors import UserError
 from skillmeta.rl.rollout import EVALUATION, TRAINING, Collector, SerialEnvs, environment_seed, episode
@@ -80,7 +80,7 @@ def test_actions_are_scaled_to_the_environments_and_observations_flattened():
 
 @pytest.mark.parametrize(
     ("space", "sentence"),
-    [(Discrete(3), "a one-dimensional Box is needed"), (Box(-np.inf, np.inf, (2,)), "has no bounds")],
+    [(MultiBinary(3), "a one-dimensional Box or Discrete is needed"), (Box(-np.inf, np.inf, (2,)), "has no bounds")],
 )
 def test_action_spaces_that_nothing_here_acts_in_are_refused(space, sentence):
     class Other(CounterEnv):
@@ -100,3 +100,50 @@ def test_an_observation_that_is_not_finite_is_stopped():
     envs = SerialEnvs(Broken)
     with pytest.raises(UserError, match="observation that is not finite"):
         episode(Still(), envs, None, [0], torch.Generator())
+
+
+def test_choices_are_the_largest_of_the_actions_numbers():
+    chosen = []
+
+    class Choices(CounterEnv):
+        def __init__(self):
+            super().__init__(length=2)
+            self.action_space = Discrete(3, start=5)
+
+        def step(self, action):
+            chosen.append(action)
+            return super().step(np.zeros(1))
+
+    envs = SerialEnvs(Choices, 1)
+    assert envs.discrete and envs.action_bound.tolist() == [1, 1, 1]
+    envs.reset([0])
+    for row in ([0, 1, 0], [0.1, 0.2, 0.3]):
+        envs.step(np.array([row], np.float32))
+    assert chosen == [6, 7]
+
+
+@pytest.mark.parametrize("preset", ["point_robot", "navigation", "bandit_5", "tabular"])
+def test_arrays_of_environments_are_the_same_environments(preset):
+    """Four at once, or one by one through Gymnasium's interface: the same observations, rewards and ends."""
+    from skillmeta.config import build, load
+    from skillmeta.rl.rollout import ArrayEnvs
+    from skillmeta.tasks.base import TaskConfig, make_family
+
+    family = make_family(build(TaskConfig, load(f"tasks/{preset}")))
+    assert family.native is not None
+    arrays, serial = ArrayEnvs(family.native(4), 4), SerialEnvs(family.make_env, 4)
+    assert arrays.discrete == serial.discrete and np.array_equal(arrays.action_bound, serial.action_bound)
+    generator = np.random.default_rng(0)
+    tasks = family.tasks("train")[:4]
+    if preset == "navigation":  # one goal lies at the start: its episode ends at once
+        from dataclasses import replace
+
+        tasks = (replace(tasks[0], x=0.0, y=0.0), *tasks[1:])
+    assert np.array_equal(arrays.reset([1, 2, 3, 4], tasks), serial.reset([1, 2, 3, 4], tasks))
+    for _ in range(family.horizon + 2):
+        action = generator.uniform(-1, 1, (4, len(serial.action_bound))).astype(np.float32) * (preset != "navigation")
+        a, b = arrays.step(action), serial.step(action)
+        assert np.allclose(a.reward, b.reward, atol=1e-6)  # rescaling an action rounds in another order
+        assert np.allclose(a.observation, b.observation, atol=1e-6)
+        for name in ("terminated", "truncated", "steps", "success"):
+            assert np.array_equal(getattr(a, name), getattr(b, name)), name

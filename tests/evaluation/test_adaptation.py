@@ -1,0 +1,162 @@
+"""The evaluator: what it counts, what it must not see, and what must stand below and above an agent."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box
+
+from skillmeta.algorithms import sac
+from skillmeta.environments import EnvsFactory, make_envs
+from skillmeta.evaluation.adaptation import RandomAgent, WithoutAdaptation, evaluate, join_seeds, normalized
+from skillmeta.rl.rollout import ArrayEnvs, episode
+from skillmeta.rl.trial import trial
+from skillmeta.rl.workers import Workers
+from skillmeta.tasks.base import TaskConfig, make_family
+from skillmeta.tasks.native import Outcome
+from tests.agents import Trilateration
+
+POINTS = TaskConfig("point")
+FAMILY = make_family(POINTS)
+TASKS = FAMILY.tasks("test")[:6]
+
+
+@dataclass(frozen=True)
+class Number:
+    number: int
+
+
+class Doors:
+    """Opens, and ends the episode, at the first step whose action is above 0; all that is seen is the task's number."""
+
+    observation_dim, horizon = 1, 50
+    action_space = Box(-1, 1, (1,), np.float32)
+
+    def reset(self, seeds: np.ndarray, tasks: Sequence[Number]) -> np.ndarray:
+        self.seen = np.array([[task.number] for task in tasks], np.float32)
+        return self.seen
+
+    def step(self, action: np.ndarray) -> Outcome:
+        opened = action[:, 0] > 0
+        return Outcome(self.seen, opened.astype(float), opened, opened)
+
+
+class OpensEveryFifth(RandomAgent):
+    def act(self, observation, belief, generator, explore):
+        return torch.where(observation % 5 == 0, 1.0, -1.0), belief
+
+
+def doors(num: int) -> ArrayEnvs:
+    return ArrayEnvs(Doors(), num)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_an_agent_that_solves_a_fifth_of_the_environments_scores_a_fifth(chunk):
+    """However early its solved episodes end: counting the first episodes that finish would give 1.00 (Meta-World does)."""
+    result = evaluate(
+        OpensEveryFifth(np.ones(1)), Workers(doors, chunk=chunk), [Number(i) for i in range(10)], episodes=3, seed=0
+    )
+    assert result.success.shape == (1, 10, 4)
+    assert result.success.mean() == 0.2 == result.success_at_end.mean()
+    assert result.env_steps[0, :, 0].tolist() == [1, 50, 50, 50, 50] * 2
+    assert result.adaptation_steps[0, 1].tolist() == [0, 50, 100, 150]
+    assert result.steps_to_success[0, :2, 0].tolist() == [1, 50]
+
+
+def small_sac() -> sac.Agent:
+    config = sac.Config(hidden=16, batch_size=8, replay_capacity=1000)
+    return sac.Agent(config, 2, np.ones(2, np.float32), seed=3)
+
+
+def arrays(result) -> list[np.ndarray]:
+    return [result.returns, result.success, result.success_at_end, result.env_steps]
+
+
+def test_evaluation_works_before_any_training_and_leaves_no_trace():
+    agent = small_sac()
+    before = pickle.dumps([p.detach().numpy() for p in agent.policy.parameters()])
+    state = torch.get_rng_state()
+    result = evaluate(agent, Workers(EnvsFactory(POINTS)), TASKS, episodes=1, seed=0)
+    assert np.isfinite(result.returns).all() and (result.env_steps == 20).all()
+    assert pickle.dumps([p.detach().numpy() for p in agent.policy.parameters()]) == before
+    assert len(agent.replay) == agent.decisions == 0 and torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_poisoned_training_buffer_changes_nothing():
+    """Garage's PEARL adapted from its training buffer, and no test noticed."""
+    agent = small_sac()
+    clean = evaluate(agent, Workers(EnvsFactory(POINTS)), TASKS, episodes=2, seed=0)
+    envs = make_envs(FAMILY, 4)
+    done, _ = episode(agent, envs, None, [0, 1, 2, 3], torch.Generator().manual_seed(0), tasks=TASKS[:4])
+    agent.replay.add(done)
+    for name in ("observation", "action", "reward", "next_observation"):
+        getattr(agent.replay.columns, name)[:] = 1e30
+    poisoned = evaluate(agent, Workers(EnvsFactory(POINTS)), TASKS, episodes=2, seed=0)
+    for a, b in zip(arrays(clean), arrays(poisoned), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_swapping_the_contexts_of_two_tasks_swaps_behaviour():
+    class Fixed(Trilateration):
+        def observe(self, belief, action, step):
+            return belief
+
+    agent, tasks, generator = Trilateration(), list(TASKS[:2]), torch.Generator().manual_seed(0)
+    envs = make_envs(FAMILY, 2)
+    _, belief = trial(agent, envs, tasks, np.zeros((2, 1), int), generator)
+    goals = np.array([[task.x, task.y] for task in tasks])
+    for order in ([0, 1], [1, 0]):
+        swapped = tuple(part[order] for part in belief)
+        done, _ = episode(Fixed(), envs, swapped, [5, 6], generator, tasks=tasks)
+        assert np.allclose(done.observation[:, -1], goals[order], atol=0.02)
+
+
+def test_no_adaptation_below_the_agent_below_the_oracle():
+    agent = Trilateration()
+    hidden, expert = Workers(EnvsFactory(POINTS)), Workers(EnvsFactory(POINTS, expert=True))
+
+    def over_seeds(agent, workers):
+        return join_seeds([evaluate(agent, workers, TASKS, episodes=2, seed=seed) for seed in (0, 1, 2)])
+
+    random = over_seeds(RandomAgent(np.ones(2)), hidden)
+    oracle = over_seeds(RandomAgent(np.ones(1)), expert)
+    ours, without = over_seeds(agent, hidden), over_seeds(WithoutAdaptation(agent), hidden)
+    assert ours.explored.tolist() == [True, False, False]
+    last = [r.returns[:, :, -1].mean() for r in (oracle, ours, without)]
+    assert last[0] >= last[1] >= last[2] and last[1] > last[2] + 5
+    assert np.allclose(oracle.returns[:, :, -1], ours.returns[:, :, -1], atol=0.05)  # on the same starts and goals
+    assert (
+        np.abs(ours.returns[:, :, 0].mean() - without.returns[:, :, 0].mean()) < 3
+    )  # zero-shot: nothing to adapt with
+    gap, low, high = normalized(ours.returns[:, :, -1], without.returns[:, :, -1], oracle.returns[:, :, -1])
+    assert 0.98 < low <= gap <= high < 1.01
+    place, *_ = normalized(random.returns[:, :, -1], random.returns[:, :, -1], oracle.returns[:, :, -1])
+    assert place == 0
+
+
+def test_the_number_of_processes_changes_nothing():
+    factory = EnvsFactory(POINTS)
+    one = evaluate(small_sac(), Workers(factory, chunk=2), TASKS, episodes=1, seed=7, sample=True)
+    with Workers(factory, processes=2, chunk=2) as workers:
+        two = evaluate(small_sac(), workers, TASKS, episodes=1, seed=7, sample=True)
+    for a, b in zip(arrays(one), arrays(two), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_rollouts_of_a_task_are_averaged_and_their_steps_counted():
+    class Twice(RandomAgent):
+        rollouts = 2
+
+    result = evaluate(Twice(np.ones(2)), Workers(EnvsFactory(POINTS), chunk=3), TASKS, episodes=1, seed=0)
+    assert result.returns.shape == (1, 6, 2) and (result.env_steps == 40).all()
+
+
+def test_the_place_between_brackets_is_nothing_where_they_coincide():
+    same = np.zeros((2, 3))
+    assert np.isnan(normalized(same + 1, same, same)[0])
+    assert normalized(np.full((1, 3), 0.5), np.zeros((1, 3)), np.ones((1, 3))) == (0.5, 0.5, 0.5)
