@@ -21,6 +21,16 @@ PROGRAMS: dict[str, tuple[str, str, str]] = {  # name: (module, what it does, an
         "skills pretrain/maze --out runs/maze-skills",
     ),
     "finetune": ("downstream.finetune", "learn one task", "finetune downstream/maze_spirl --out runs/maze-spirl"),
+    "evaluate": (
+        "downstream.evaluate",
+        "how agents adapt to new tasks, next to random, oracle and no adaptation",
+        "evaluate tasks/point_robot",
+    ),
+    "tasks": (
+        "downstream.tasks",
+        "list task families, draw their tasks, film an episode",
+        "tasks maze --video maze.webp",
+    ),
     "ablate": (
         "downstream.ablate",
         "methods x tasks x seeds, and the page",

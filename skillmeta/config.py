@@ -60,18 +60,23 @@ def load(name: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
         if base is None:
             break
         path = find_config(path.parent / str(base))
-    for override in overrides:
-        if "=" not in override:
-            raise ConfigError(f"override {override!r} has no '='; write section.key=value")
-    try:
-        layers.insert(0, OmegaConf.from_dotlist(list(overrides)))
-    except Exception as error:
-        raise ConfigError(f"overrides {' '.join(overrides)!r}: {first_line(error)}") from None
+    layers.insert(0, parse_overrides(overrides))
     merged = OmegaConf.create()
     for layer in reversed(layers):
         _forget_renamed(merged, layer)
         merged = typing.cast(DictConfig, OmegaConf.merge(merged, layer))
     return merged
+
+
+def parse_overrides(overrides: Sequence[str]) -> DictConfig:
+    """`a.b=c` texts as a config. Raises ConfigError for a malformed one."""
+    for override in overrides:
+        if "=" not in override:
+            raise ConfigError(f"override {override!r} has no '='; write section.key=value")
+    try:
+        return OmegaConf.from_dotlist(list(overrides))
+    except Exception as error:
+        raise ConfigError(f"overrides {' '.join(overrides)!r}: {first_line(error)}") from None
 
 
 def _parse(path: Path) -> DictConfig:

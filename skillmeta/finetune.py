@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from skillmeta.config import build, module_of, to_plain
+from skillmeta.config import build, first_line, module_of, read_yaml, to_plain
 from skillmeta.environments import make_envs
+from skillmeta.errors import UserError
 from skillmeta.rl.rollout import EVALUATION, Collector, Envs, Episodes, environment_seed, episode
-from skillmeta.run.checkpoint import generator_state, restore_generator
+from skillmeta.run.checkpoint import generator_state, load_state, restore_generator, save_state
 from skillmeta.run.progress import Progress
 from skillmeta.run.run import Run
 from skillmeta.skills.model import SkillModel
 from skillmeta.tasks.base import TaskConfig, TaskFamily, chosen_task, make_family
 
+AGENT = "agent"  # the folder of a finished run that holds what acts
 EARLY_EPISODES = 5  # their paths are kept for the pictures
 
 
@@ -56,13 +58,15 @@ class FinetuneConfig:
             raise ValueError("algorithm has no name; say which one, e.g. algorithm: {name: sac}")
 
 
-def make_agent(config: FinetuneConfig, envs: Envs, skills: SkillModel | None) -> Any:
+def make_agent(
+    config: FinetuneConfig, observation_dim: int, action_bound: np.ndarray, skills: SkillModel | None
+) -> Any:
     options = dict(config.algorithm)
     module = module_of("algorithms", options.pop("name"), "algorithm.name")
     return module.Agent(
         build(module.Config, options, "algorithm"),
-        envs.observation_dim,
-        envs.action_bound,
+        observation_dim,
+        action_bound,
         prior=skills.prior if skills else None,
         normalize=skills.normalizer if skills else None,
         seed=config.seed,
@@ -79,7 +83,7 @@ def finetune(config: FinetuneConfig, folder: Path, command: str = "", quiet: boo
         family = make_family(config.task)
         task = chosen_task(family, config.task)
         envs = make_envs(family, config.num_envs, skills)
-        agent = make_agent(config, envs, skills)
+        agent = make_agent(config, envs.observation_dim, envs.action_bound, skills)
         acting = torch.Generator().manual_seed(config.seed + 1_000_003)
         collect = Collector(envs, config.seed, config.env_steps, acting, [task] * config.num_envs)
         early: list[np.ndarray] = []
@@ -110,9 +114,46 @@ def finetune(config: FinetuneConfig, folder: Path, command: str = "", quiet: boo
             "seconds": seconds + time.monotonic() - started,
             **evaluate(agent, envs, family, task, config, run, early),
         }
+        save_state(run.folder / AGENT, {"agent": agent.acting_state(), "env_steps": collect.env_steps}, {})
         run.finish(result)
         envs.close()
         return result
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What acts of a finished run."""
+
+    agent: Any  # an actor, see `skillmeta.rl.rollout.Agent`
+    env_steps: int  # that training took
+    skills: str | None
+
+
+def load_trained(folder: str | Path, dimensions: Callable[[str | None], tuple[int, np.ndarray]]) -> Trained:
+    """The agent of a finished run.
+
+    Args:
+        dimensions: of the environments that it shall act in, for its skills: O and the action bound.
+
+    Raises UserError for a folder that holds no finished run, or one whose agent has other dimensions.
+    """
+    folder = Path(folder)
+    if not (folder / "config.yaml").exists():
+        raise UserError(f"{folder}: holds no run; name the --out of `skillmeta finetune`")
+    if not (folder / AGENT).exists():
+        raise UserError(f"{folder}: the run is not finished; run its command again first")
+    config = build(FinetuneConfig, read_yaml(folder / "config.yaml"), str(folder / "config.yaml"))
+    observation_dim, bound = dimensions(config.skills)
+    agent = make_agent(config, observation_dim, bound, SkillModel.load(config.skills) if config.skills else None)
+    state, _ = load_state(folder / AGENT)
+    try:
+        agent.load_acting(state["agent"])
+    except RuntimeError as error:
+        raise UserError(
+            f"{folder}: its agent was trained on other dimensions than {observation_dim} observed numbers and {len(bound)} "
+            f"actions; use a family like its own ({first_line(error)})"
+        ) from None
+    return Trained(agent.actor(), int(state["env_steps"]), config.skills)
 
 
 def finished(config: FinetuneConfig, collect: Collector) -> bool:

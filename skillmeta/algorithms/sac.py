@@ -322,6 +322,15 @@ class Agent:
         """What is executed is what is valued: only an unsquashed policy can leave the box."""
         return action.clamp(-self.bound, self.bound) if self.policy.residual else action
 
+    def acting_state(self) -> dict[str, Any]:
+        """What `load_acting` needs to act as this agent does."""
+        return {"policy": dict(self.policy.state_dict()), "decisions": self.decisions}
+
+    def load_acting(self, state: dict[str, Any]) -> None:
+        """Raises RuntimeError if the parameters have other shapes."""
+        self.policy.load_state_dict(state["policy"])
+        self.decisions = state["decisions"]
+
     # -- on disk --------------------------------------------------------------------------------------------------------
     def state(self) -> dict[str, Any]:
         """Everything that a resumed run needs to continue as if it had not been interrupted."""

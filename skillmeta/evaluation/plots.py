@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from skillmeta.evaluation.curves import Curve
-from skillmeta.evaluation.statistics import intervals, trimmed
+from skillmeta.evaluation.statistics import intervals, performance_profile, trimmed
 
 # Okabe and Ito's colours, told apart by every kind of colour vision; the first is the method that the page is about.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555", "#b5a900")
@@ -99,6 +99,49 @@ def paths_figure(
             axes.set_aspect("equal")
         for axes in list(grid.flat)[len(panels) :]:
             axes.set_visible(False)
+    return figure
+
+
+def adaptation_figure(
+    series: Mapping[str, np.ndarray], explored: np.ndarray, colours: Mapping[str, str], y_label: str
+) -> Figure:
+    """Performance(K): the interquartile mean of each episode of a trial with its 95 % interval; scores [S, M, K+1]."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.2, 3.6), layout="constrained")
+        axes = figure.subplots()
+        for name, scores in series.items():
+            x, points = np.arange(scores.shape[2]), np.moveaxis(scores, 2, 0)
+            low, high = intervals(points)
+            style = "-" if name not in ("random", "oracle", "no adaptation") else "--"
+            axes.fill_between(x, low, high, color=colours[name], alpha=0.18, linewidth=0)
+            axes.plot(
+                x, trimmed(points.reshape(len(x), -1)), style, marker="o", markersize=4, color=colours[name], label=name
+            )
+        if explored.any():
+            axes.axvspan(-0.5, explored.sum() - 0.5, color="#f2f2f2", zorder=0)
+            axes.text(-0.4, 1.01, "exploration", fontsize=8, color="#777777", transform=axes.get_xaxis_transform())
+        axes.set_xlim(-0.5, len(explored) - 0.5)
+        axes.set_xticks(range(len(explored)))
+        axes.set_xlabel("episode of the trial (0: nothing known of the task)")
+        axes.set_ylabel(y_label)
+        axes.legend(frameon=False, loc="best")
+    return figure
+
+
+def profiles_figure(series: Mapping[str, np.ndarray], colours: Mapping[str, str], label: str) -> Figure:
+    """Performance profiles: the share of runs, seeds times tasks, that score above each threshold; scores [S, M]."""
+    every = np.concatenate([scores.ravel() for scores in series.values()])
+    span = max(float(np.ptp(every)), 1e-9)
+    thresholds = np.linspace(every.min() - 0.02 * span, every.max() + 0.02 * span, 201)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.2, 3.2), layout="constrained")
+        axes = figure.subplots()
+        for name, scores in series.items():
+            axes.plot(thresholds, performance_profile(scores, thresholds), color=colours[name], linewidth=2, label=name)
+        axes.set_xlabel(f"{label} above this")
+        axes.set_ylabel("share of runs")
+        axes.set_ylim(-0.02, 1.02)
+        axes.legend(frameon=False, loc="best")
     return figure
 
 

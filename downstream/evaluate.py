@@ -1,0 +1,40 @@
+"""Judge agents by how they adapt: `python -m downstream.evaluate tasks/point_robot [key=value ...] [--agents RUN ...]`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from skillmeta.cli import command_line, config_parser, run_program
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = config_parser(
+        "skillmeta evaluate", "Trials of agents and of their brackets in every task of a split.", "tasks/point_robot"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/evaluation"), help="default: runs/evaluation")
+    arguments = parser.parse_intermixed_args(argv)
+    from omegaconf import OmegaConf
+
+    from skillmeta.config import build, load, parse_overrides
+    from skillmeta.evaluate import EvaluateConfig, run_evaluation
+    from skillmeta.evaluation.adaptation_page import scores_text
+
+    node = load(arguments.config)
+    if "family" in node:  # a preset of a family: the evaluation's own keys come from the command line
+        node = OmegaConf.create({"task": node})
+    config = build(EvaluateConfig, OmegaConf.merge(node, parse_overrides(arguments.overrides)))
+    if config.task.split == "train" and config.agents:
+        print("note: these are training tasks; the score says nothing about new ones", file=sys.stderr)
+    evaluation = run_evaluation(config, arguments.out, command_line(parser.prog, argv))
+    if evaluation is None:
+        print(f"stopped; the same command goes on with what is in {arguments.out}")
+        return 130
+    print(scores_text(evaluation))
+    print(f"page: {arguments.out / 'adaptation.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

@@ -1,0 +1,176 @@
+"""Task families: `python -m downstream.tasks` lists them; with the name of one, what it is, its tasks, a film of an episode."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from skillmeta.cli import run_program
+
+EPILOG = """examples:
+  skillmeta tasks                                  every family that has a preset
+  skillmeta tasks cheetah_vel                      what it is, and the first tasks of each split
+  skillmeta tasks maze --draw 5 --split any        five fresh tasks
+  skillmeta tasks maze --video maze.webp           its expert in the first test task
+  skillmeta tasks maze options.size=10 --draw 3    another world"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="skillmeta tasks", description="List task families, draw tasks, film an episode.", epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("preset", nargs="?", help="a preset of configs/tasks, or a YAML file like one")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes, e.g. options.horizon=50")
+    parser.add_argument("--split", help="which tasks (default: the preset's, usually test)")
+    parser.add_argument("--draw", type=int, metavar="N", help="draw N tasks of the split")
+    parser.add_argument("--seed", type=int, default=0, help="of draws and of the film (default: 0)")
+    parser.add_argument("--video", type=Path, metavar="FILE", help="film an episode, an animated .webp")
+    parser.add_argument("--task", type=int, default=0, help="the film's task in the split (default: 0)")
+    parser.add_argument("--agent", metavar="RUN", help="a finished run that acts (default: the expert, else at random)")
+    arguments = parser.parse_intermixed_args(argv)
+    if arguments.preset is None:
+        return list_presets()
+
+    from skillmeta.config import build, load
+    from skillmeta.tasks.base import TaskConfig
+
+    config = build(TaskConfig, load(preset_path(arguments.preset), arguments.overrides), "task")
+    config = replace(config, split=arguments.split or config.split, index=arguments.task)
+    if arguments.video is not None:
+        return film(config, arguments)
+    if arguments.draw is not None:
+        return draw(config, arguments.draw, arguments.seed)
+    return describe(config)
+
+
+def preset_path(name: str) -> str:
+    from skillmeta.config import list_configs
+
+    return f"tasks/{name}" if f"tasks/{name}" in list_configs() else name
+
+
+def list_presets() -> int:
+    from skillmeta.config import build, list_configs, load
+    from skillmeta.errors import UserError
+    from skillmeta.tasks.base import TaskConfig, make_family
+
+    print(f"{'preset':<26} {'observed':>8} {'actions':>8} {'horizon':>8}  {'expert':<7} tasks in each split")
+    for path in (name for name in list_configs() if name.startswith("tasks/")):
+        preset = path.removeprefix("tasks/")
+        try:
+            family = make_family(build(TaskConfig, load(path), "task"))
+            observed, acted = dimensions(family)
+        except UserError as error:
+            print(f"{preset:<26} not here: {error}")
+            continue
+        splits = ", ".join(f"{name} {len(tasks)}" for name, tasks in family.splits.items())
+        expert = "yes" if family.expert else "no"
+        print(f"{preset:<26} {observed:>8} {acted:>8} {family.horizon:>8}  {expert:<7} {splits}", flush=True)
+    print("\nmore of one: skillmeta tasks PRESET; any Gymnasium id: a file like configs/tasks/pendulum.yaml")
+    return 0
+
+
+def dimensions(family: object) -> tuple[str, str]:
+    """How many numbers are seen and acted with; choices as e.g. 1 of 5."""
+    from gymnasium.spaces import Box, Discrete
+
+    env = family.make_env()  # type: ignore[attr-defined]
+    seen, acts = env.observation_space, env.action_space
+    observed = str(seen.shape[0]) if isinstance(seen, Box) else str(seen)
+    acted = f"1 of {acts.n}" if isinstance(acts, Discrete) else str(acts.shape[0])
+    env.close()
+    return observed, acted
+
+
+def describe(config: object) -> int:
+    import textwrap
+
+    from skillmeta.tasks.base import make_family, task_id, to_json
+
+    family = make_family(config)  # type: ignore[arg-type]
+    observed, acted = dimensions(family)
+    print(
+        f"{family.name}, version {family.version}: {observed} observed, {acted} actions, at most {family.horizon} steps"
+    )
+    print(textwrap.fill(family.definition, 100))
+    for split, tasks in family.splits.items():
+        print(f"\n{split}: {len(tasks)} tasks")
+        for task in tasks[:3]:
+            print(f"  {task_id(task)}  {cut(to_json(task))}")
+    return 0
+
+
+def cut(text: str, width: int = 100) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def draw(config: object, count: int, seed: int) -> int:
+    import numpy as np
+
+    from skillmeta.tasks.base import make_family, to_json
+
+    family = make_family(config)  # type: ignore[arg-type]
+    generator = np.random.default_rng(seed)
+    for _ in range(count):
+        print(to_json(family.sample(generator, config.split)))  # type: ignore[attr-defined]
+    return 0
+
+
+def film(config: object, arguments: argparse.Namespace) -> int:
+    import numpy as np
+    import torch
+
+    from skillmeta.environments import ExpertEnvs, make_envs
+    from skillmeta.evaluation.adaptation import RandomAgent
+    from skillmeta.evaluation.film import Filmed, save_webp
+    from skillmeta.finetune import load_trained
+    from skillmeta.rl.rollout import Agent, Envs, episode
+    from skillmeta.skills.model import SkillModel
+    from skillmeta.tasks.base import TaskConfig, chosen_task, make_family
+
+    assert isinstance(config, TaskConfig)
+    if config.family == "gym":  # Gymnasium's environments must be told at birth that they will be looked at
+        kwargs = {**config.options.get("kwargs", {}), "render_mode": "rgb_array"}
+        config = replace(config, options={**config.options, "kwargs": kwargs})
+    family = make_family(config)
+    task = chosen_task(family, config)
+    films: list[Filmed] = []
+
+    def filmed() -> Filmed:
+        films.append(Filmed(family.make_env(), family))
+        return films[-1]
+
+    watched = replace(family, make_env=filmed, native=None)
+    acting: Envs
+    if arguments.agent:
+        made: list[Envs] = []
+
+        def dimensions(skills: str | None) -> tuple[int, np.ndarray]:
+            made.append(make_envs(watched, 1, SkillModel.load(skills) if skills else None))
+            return made[0].observation_dim, made[0].action_bound
+
+        agent: Agent = load_trained(arguments.agent, dimensions).agent
+        acting, who = made[0], arguments.agent
+    elif family.expert is not None:
+        acting, who = ExpertEnvs(watched, 1), "its expert"
+        agent = RandomAgent(acting.action_bound)  # whose actions the expert's environments ignore
+    else:
+        acting, who = make_envs(watched, 1), "at random"
+        agent = RandomAgent(acting.action_bound)
+    generator = torch.Generator().manual_seed(arguments.seed)
+    done, _ = episode(agent, acting, agent.begin(1, generator), [arguments.seed], generator, tasks=[task])
+    save_webp(films[0].frames, arguments.video)
+    print(
+        f"{family.name}, {config.split} task {config.index}, {who}: {int(done.lengths[0])} steps, return {done.returns[0]:.3g}, "
+        f"{'success' if done.succeeded[0] else 'no success'}; written: {arguments.video}"
+    )
+    acting.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

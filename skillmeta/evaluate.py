@@ -1,0 +1,136 @@
+"""Evaluate agents on a split of a family, next to their brackets: the program behind `skillmeta evaluate`.
+
+What each agent did with each seed is kept in OUT/parts, so that an interrupted evaluation goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skillmeta.config import to_plain
+from skillmeta.environments import EnvsFactory, make_envs
+from skillmeta.errors import ConfigError, UserError
+from skillmeta.evaluation.adaptation import (
+    Adaptation,
+    Evaluation,
+    RandomAgent,
+    WithoutAdaptation,
+    evaluate,
+    join_seeds,
+)
+from skillmeta.evaluation.adaptation_page import write_adaptation_page
+from skillmeta.finetune import load_trained
+from skillmeta.rl.rollout import Agent
+from skillmeta.rl.workers import Workers
+from skillmeta.run.progress import Progress
+from skillmeta.run.run import Run
+from skillmeta.skills.model import SkillModel
+from skillmeta.tasks.base import TaskConfig, make_family
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Which agents, on which tasks, for how long."""
+
+    task: TaskConfig = field(default_factory=TaskConfig)  # its split is evaluated; `index` is of no matter
+    agents: list[str] = field(default_factory=list)  # run folders, one a training seed; none: the brackets alone
+    name: str = "agent"  # what tables call them
+    episodes: int = 2  # K, that are adapted on; K + 1 are run
+    tasks: int | None = None  # only the first so many of the split
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])  # of resets; one agent folder is run with each of them
+    sample: bool = False  # act by samples of the policy after exploration too, not by its mode
+    processes: int = 1
+    chunk: int = 16  # environments that share a policy's forward pass
+
+    def __post_init__(self) -> None:
+        if self.episodes < 0:
+            raise ValueError(f"episodes is {self.episodes}; it must be at least 0")
+        if self.tasks is not None and self.tasks < 1:
+            raise ValueError(f"tasks is {self.tasks}; it must be at least 1")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds is {self.seeds}; some different numbers are expected")
+        if len(self.agents) > 1 and len(self.agents) != len(self.seeds):
+            raise ValueError(f"there are {len(self.agents)} agents and {len(self.seeds)} seeds; name as many of both")
+        if self.name in ("random", "oracle", "no adaptation"):
+            raise ValueError(f"name is {self.name!r}, which is a bracket's; choose another")
+
+
+def run_evaluation(config: EvaluateConfig, folder: Path, command: str = "", quiet: bool = False) -> Evaluation | None:
+    """Run what is missing and write the page. Returns None if it was asked to stop before."""
+    family = make_family(config.task)
+    tasks = family.tasks(config.task.split)[: config.tasks]
+
+    def dims(skills: str | None) -> tuple[int, np.ndarray]:
+        probe = make_envs(family, 1, SkillModel.load(skills) if skills else None)
+        found = probe.observation_dim, probe.action_bound
+        probe.close()
+        return found
+
+    trained = [load_trained(agent, dims) for agent in config.agents]
+    skills = trained[0].skills if trained else None
+    if any(t.skills != skills for t in trained):
+        raise ConfigError("agents: some act by other skills than others; evaluate them apart")
+    acting = EnvsFactory(config.task, skills)
+    plan: list[tuple[str, EnvsFactory, list[Agent]]] = []
+    if trained:
+        each = [t.agent for t in trained] * (len(config.seeds) if len(trained) == 1 else 1)
+        plan.append((config.name, acting, each))
+    plan.append(("random", acting, [RandomAgent(dims(skills)[1])] * len(config.seeds)))
+    if family.expert is not None:
+        expert = EnvsFactory(config.task, expert=True)
+        plan.append(("oracle", expert, [RandomAgent(np.ones(1))] * len(config.seeds)))
+    if trained:
+        plan.append(("no adaptation", acting, [WithoutAdaptation(agent) for agent in plan[0][2]]))
+
+    results: dict[str, Adaptation] = {}
+    with Run.open(folder, to_plain(config), command=command) as run:
+        with Progress(len(plan) * len(config.seeds), folder.name, "trials", quiet=quiet) as progress:
+            done = 0
+            for name, factory, agents in plan:
+                parts = []
+                with Workers(factory, config.processes, config.chunk) as workers:
+                    for seed, agent in zip(config.seeds, agents, strict=True):
+                        if run.stop_requested:
+                            return None
+                        path = folder / "parts" / f"{name.replace(' ', '_')}-{seed}.npz"
+                        one = partial(evaluate, agent, workers, tasks, config.episodes, seed, config.sample)
+                        parts.append(kept(path, one))
+                        done += 1
+                        progress.update(done)
+                results[name] = join_seeds(parts)
+        notes = () if family.expert else ("The family has no expert, so there is no oracle beside the agent.",)
+        evaluation = Evaluation(
+            family=family.name,
+            split=config.task.split,
+            tasks=tasks,
+            groups=tuple(family.group(task) for task in tasks),
+            agent=config.name if trained else "",
+            results=results,
+            training_steps=sum(t.env_steps for t in trained),
+            notes=notes,
+        )
+        write_adaptation_page(folder, evaluation, command)
+        run.finish({"evaluation_steps": evaluation.summary()["evaluation_steps"]})
+        return evaluation
+
+
+def kept(path: Path, make: Callable[[], Adaptation]) -> Adaptation:
+    """What is in the file, or what `make` returns, written there whole. Raises UserError for a damaged file."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = make()
+        columns: dict[str, Any] = {f.name: getattr(made, f.name) for f in fields(Adaptation)}
+        partly = path.with_name("." + path.name)  # numpy appends .npz to a name that lacks it
+        np.savez_compressed(partly, allow_pickle=False, **columns)
+        partly.replace(path)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return Adaptation(**{f.name: archive[f.name] for f in fields(Adaptation)})
+    except Exception as error:  # numpy and zipfile raise half a dozen kinds
+        raise UserError(f"{path}: is damaged ({type(error).__name__}); delete it and run the command again") from None
