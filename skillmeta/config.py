@@ -145,7 +145,13 @@ def _convert(kind: Any, value: Any, at: str) -> Any:
     if origin in (list, tuple):
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"{at}: is {value!r}; a list is expected")
-        return origin(_convert(arguments[0] if arguments else Any, item, f"{at}[{i}]") for i, item in enumerate(value))
+        if origin is tuple and arguments and arguments[-1] is not Ellipsis:  # one kind for each place
+            if len(value) != len(arguments):
+                raise ConfigError(f"{at}: is {value!r}; {len(arguments)} values are expected")
+            kinds = arguments
+        else:
+            kinds = (arguments[0] if arguments else Any,) * len(value)
+        return origin(_convert(kinds[i], item, f"{at}[{i}]") for i, item in enumerate(value))
     if origin is dict:
         if not isinstance(value, dict):
             raise ConfigError(f"{at}: is {value!r}; a mapping is expected")

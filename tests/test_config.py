@@ -30,6 +30,18 @@ class Outer:
     free: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Places:
+    pairs: tuple[tuple[str, float], ...] = ()
+    fixed: tuple[str, int] = ("a", 1)
+
+
+def test_tuples_have_a_kind_for_each_place():
+    assert build(Places, {"pairs": [["g", 1], ["h", 2.5]]}).pairs == (("g", 1.0), ("h", 2.5))
+    with pytest.raises(ConfigError, match=r"pairs\[0\]: is \['g'\]; 2 values are expected"):
+        build(Places, {"pairs": [["g"]]})
+
+
 def test_values_are_filled_in_and_converted():
     built = build(Outer, {"inner": {"gamma": 1, "depth": "3"}, "seeds": [1, 2], "free": {"a": {"b": 1}}})
     assert built == Outer(Inner(1.0, 3), None, [1, 2], False, {"a": {"b": 1}})

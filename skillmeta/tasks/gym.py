@@ -8,7 +8,6 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.utils import RecordConstructorArgs
 
 from skillmeta.config import to_plain
 from skillmeta.errors import ConfigError
@@ -42,31 +41,39 @@ class Variation:
     values: tuple[tuple[str, float], ...] = ()
 
 
-class VariedEnv(gymnasium.Wrapper, RecordConstructorArgs):
+class VariedEnv(gymnasium.Env):
     """Sets a task's numbers at reset: attributes that the environment has, else by making it anew with the keywords."""
 
     def __init__(self, config: Config, task: Variation):
-        RecordConstructorArgs.__init__(self, config=config, task=task)
-        super().__init__(make(config, {}))
         self.config, self.task = config, task
-        self.keywords = [name for name in config.vary if not hasattr(self.env.unwrapped, name)]
+        self.inner = make(config, {})
+        self.observation_space, self.action_space = self.inner.observation_space, self.inner.action_space
+        self.metadata, self.render_mode = self.inner.metadata, self.inner.render_mode
+        self.keywords = [name for name in config.vary if not hasattr(self.inner.unwrapped, name)]
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
         options = dict(options or {})
         self.task = options.pop("task", None) or self.task
         values = dict(self.task.values)
         if self.keywords and values:
-            self.env.close()
-            self.env = make(self.config, {name: values[name] for name in self.keywords})
+            self.inner.close()
+            self.inner = make(self.config, {name: values[name] for name in self.keywords})
         for name in values:
             if name not in self.keywords:
-                setattr(self.env.unwrapped, name, values[name])
-        observation, info = self.env.reset(seed=seed, options=options or None)
+                setattr(self.inner.unwrapped, name, values[name])
+        observation, info = self.inner.reset(seed=seed, options=options or None)
         return observation, {**info, "task": to_plain(self.task)}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        observation, reward, terminated, truncated, info = self.inner.step(action)
         return observation, reward, terminated, truncated, {**info, "task": to_plain(self.task)}
+
+    def render(self) -> Any:
+        return self.inner.render()
+
+    def close(self) -> None:
+        self.inner.close()
 
 
 def make(config: Config, keywords: dict[str, Any]) -> gymnasium.Env:

@@ -6,7 +6,6 @@ import json
 import multiprocessing
 from dataclasses import asdict
 
-import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
@@ -230,7 +229,7 @@ def test_any_gymnasium_environment_is_a_family():
 
     family = gym_family.family(gym_family.Config(id="Pendulum-v1", kwargs={"g": 5.0}))
     env = family.make_env()
-    assert isinstance(env, gym.Env) and env.unwrapped.g == 5.0 and len(family.tasks("test")) == 1
+    assert isinstance(env, gym_family.VariedEnv) and env.inner.unwrapped.g == 5.0 and len(family.tasks("test")) == 1
     with pytest.raises(UserError, match="gymnasium.make.*failed"):
         gym_family.family(gym_family.Config(id="Pendulam-v1")).make_env()
     with pytest.raises(UserError, match="cannot be imported"):

@@ -1,0 +1,159 @@
+"""What every family must keep, over every preset that comes along."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import pickle
+import random
+import warnings
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+
+from skillmeta.config import to_plain
+from skillmeta.errors import UserError
+from skillmeta.tasks.base import TaskFamily, from_json, task_id, to_json
+from tests.tasks.golden import FILE, PRESETS, actions, family_of, observed
+
+
+@lru_cache(maxsize=2)
+def here(preset: str) -> TaskFamily:
+    try:
+        return family_of(preset)
+    except UserError as error:
+        if "pip install" in str(error):
+            pytest.skip(str(error))
+        raise
+
+
+@pytest.fixture(params=PRESETS)
+def family(request) -> TaskFamily:
+    return here(request.param)
+
+
+def flat(value: Any) -> np.ndarray:
+    """All numbers of nested plain values."""
+    if isinstance(value, dict):
+        value = [value[key] for key in sorted(value)]
+    if isinstance(value, list):
+        return np.concatenate([np.zeros(0), *(flat(item) for item in value)])
+    return np.array([value], float) if isinstance(value, (int, float)) else np.zeros(0)
+
+
+def words(value: Any) -> Any:
+    """The same values with every float taken out."""
+    if isinstance(value, dict):
+        return {key: words(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [words(item) for item in value]
+    return None if isinstance(value, float) else value
+
+
+def test_gymnasiums_checker_passes(family):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check_env(family.make_env(), skip_render_check=True)
+
+
+def test_tasks_are_values(family):
+    assert family.splits.keys() >= {"train", "test"}
+    for tasks in family.splits.values():
+        for task in tasks[:5]:
+            assert {task: 1}[pickle.loads(pickle.dumps(task))] == 1
+            assert from_json(type(task), to_json(task)) == task
+            assert json.loads(to_json(task)) == to_plain(task)
+    train, test = set(family.tasks("train")), set(family.tasks("test"))
+    if len(train) > 1:
+        assert not train & test, "tasks to be tested on are trained on"
+    vectors = [family.features(task) for task in (*family.tasks("train")[:3], *family.tasks("test")[:3])]
+    assert len({v.shape for v in vectors}) == 1 and all(v.dtype == np.float32 and np.isfinite(v).all() for v in vectors)
+    assert all(isinstance(family.group(task), str) for task in family.tasks("test"))
+    assert family.definition.endswith(".") and family.horizon >= 0
+
+
+def test_a_seed_names_the_tasks_and_nothing_global_is_touched(family):
+    np.random.seed(1)
+    random.seed(1)
+    torch.manual_seed(1)
+    before = np.random.get_state()[1].tolist(), np.random.get_state()[2], random.getstate(), torch.get_rng_state()  # type: ignore[index]
+    splits = ["train", "any"] if family.draw_task is not None else ["train"]
+    drawn = [[family.sample(np.random.default_rng(5), split) for _ in range(2)] for split in splits]
+    assert all(a == b for a, b in drawn)
+    env = family.make_env()
+    runs = []
+    for _ in range(2):
+        first, _ = env.reset(seed=3, options={"task": family.tasks("test")[0]})
+        moved = [env.step(action)[:2] for action in actions(env.action_space, 3)]
+        runs.append((first, moved))
+    assert np.array_equal(runs[0][0], runs[1][0])
+    for (a, r), (b, s) in zip(runs[0][1], runs[1][1], strict=True):
+        assert np.array_equal(a, b) and r == s
+    after = np.random.get_state()[1].tolist(), np.random.get_state()[2], random.getstate(), torch.get_rng_state()  # type: ignore[index]
+    assert before[:3] == after[:3] and torch.equal(before[3], after[3])
+    env.close()
+
+
+def test_a_task_stays_until_another_is_set(family):
+    env = family.make_env()
+    for task in (family.tasks("test")[0], family.tasks("train")[-1]):
+        _, info = env.reset(seed=0, options={"task": task})
+        assert info["task"] == to_plain(task)
+        *_, info = env.step(actions(env.action_space, 1)[0])
+        assert info["task"] == to_plain(task)
+        assert env.reset(seed=1)[1]["task"] == to_plain(task)
+    env.close()
+
+
+def test_an_episode_is_cut_off_at_the_horizon(family):
+    if not 0 < family.horizon <= 500:
+        pytest.skip(f"its horizon is {family.horizon}: too long to walk here")
+    env = family.make_env()
+    env.reset(seed=0, options={"task": family.tasks("train")[0]})
+    nothing = np.zeros(env.action_space.shape, np.float32) if env.action_space.shape else 0
+    for step in range(1, family.horizon + 1):
+        *_, terminated, truncated, _ = env.step(nothing)
+        if terminated:
+            assert not truncated
+            break
+        assert truncated == (step == family.horizon)
+    env.close()
+
+
+def test_the_first_tasks_and_rewards_are_as_they_were(request, family):
+    """Whoever changes them raises the family's version and writes the file anew."""
+    preset = request.node.callspec.params["family"]
+    known, now = json.loads(FILE.read_text())[preset], json.loads(json.dumps(observed(preset)))
+    assert words(now) == words(known)
+    assert np.allclose(flat(now), flat(known), rtol=1e-4, atol=1e-4)
+
+
+def seen_elsewhere(presets: list[str]) -> dict[str, tuple[bytes, list[str], list[float]]]:
+    told = {}
+    for preset in presets:
+        found = family_of(preset)
+        tasks = found.tasks("test")[:2]
+        told[preset] = pickle.dumps(tasks), [task_id(task) for task in tasks], observed(preset)["rewards"]
+    return told
+
+
+def test_another_process_sees_the_same():
+    """Spawned, so that nothing is inherited: the same tasks under the same names, the same rewards."""
+    present = []
+    for preset in PRESETS:
+        try:
+            family_of(preset)
+            present.append(preset)
+        except UserError:
+            continue
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        told = pool.apply(seen_elsewhere, (present,))
+    for preset, (pickled, ids, rewards) in told.items():
+        tasks = here(preset).tasks("test")[:2]
+        assert pickle.loads(pickled) == tasks, preset
+        assert ids == [task_id(task) for task in tasks]
+        assert rewards == observed(preset)["rewards"]
