@@ -1,0 +1,194 @@
+"""HalfCheetah: run at a hidden velocity, in a hidden direction, or with motors that turn the wrong way.
+
+Sources: PEARL, Rakelly et al. 2019 (arXiv:1903.08254), whose fixed velocities are kept; MAML, Finn et al. 2017
+(arXiv:1703.03400), U(0, 2) drawn afresh; MetaCURE, Zhang et al. 2021 (sparse rewards); MIER, Mendonca et al. 2020
+(arXiv:2006.07178; tasks to test on that lie outside those to train on).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from skillmeta.tasks.base import TaskFamily
+from skillmeta.tasks.locomotion import HALF_CHEETAH, LocomotionEnv, Motion, planar_with_torso
+
+JOINTS = 6
+
+
+@dataclass(frozen=True)
+class Config:
+    """PEARL's cheetah-vel by default; configs/tasks has the others."""
+
+    goal: str = "velocity"  # velocity | direction | negated: run forward with some motors negated
+    train_range: list[float] = field(default_factory=lambda: [0.0, 3.0])  # of velocities, metres a second
+    test_range: list[float] | None = None  # another range to test on; null: the same
+    sparse: bool = False  # reward 2 - |v - v*| within `radius` and 0 outside (MetaCURE)
+    radius: float = 0.5  # of the sparse reward, and of success
+    control_cost: float = 0.05
+    observation: int = 17  # numbers: v5's 17; 20 appends the torso's place, as PEARL does
+    horizon: int = 200
+    train_tasks: int = 100
+    test_tasks: int = 30
+    tasks_seed: int = 1337
+
+    def __post_init__(self) -> None:
+        if self.goal not in ("velocity", "direction", "negated"):
+            raise ValueError(f"goal is {self.goal!r}; choose velocity, direction or negated")
+        if self.observation not in (17, 20):
+            raise ValueError(f"observation is {self.observation}; choose 17 or 20 numbers")
+        for name in ("train_range", "test_range"):
+            limits = getattr(self, name)
+            if limits is not None and not (len(limits) == 2 and limits[0] < limits[1]):
+                raise ValueError(f"{name} is {limits}; two numbers are expected, the lower one first")
+        for name in ("radius", "horizon", "train_tasks", "test_tasks"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+
+
+@dataclass(frozen=True)
+class Velocity:
+    """Metres a second along x."""
+
+    velocity: float
+
+
+@dataclass(frozen=True)
+class Direction:
+    """1: forward, -1: backward."""
+
+    direction: int
+
+
+@dataclass(frozen=True)
+class Negated:
+    """Motors, 0 to 5, that do the opposite of what they are told."""
+
+    motors: tuple[int, ...]
+
+
+def velocity_reward(motion: Motion, task: Velocity, config: Config) -> tuple[float, bool]:
+    """PEARL: -|v - v*| - cost |a|^2; sparse, MetaCURE: 2 - |v - v*| within the radius."""
+    away = abs(motion.velocity[0] - task.velocity)
+    near = bool(away <= config.radius)
+    gain = (2.0 - away if near else 0.0) if config.sparse else -away
+    return float(gain - config.control_cost * motion.action @ motion.action), near
+
+
+def direction_reward(motion: Motion, task: Direction, config: Config) -> tuple[float, bool]:
+    """PEARL: d v - cost |a|^2."""
+    speed = task.direction * motion.velocity[0]
+    return float(speed - config.control_cost * motion.action @ motion.action), bool(speed >= 1.0)
+
+
+def forward_reward(motion: Motion, task: Negated, config: Config) -> tuple[float, bool]:
+    return direction_reward(motion, Direction(1), config)
+
+
+def negate(action: np.ndarray, task: Negated) -> np.ndarray:
+    signs = np.ones(JOINTS)
+    signs[list(task.motors)] = -1
+    return signs * action
+
+
+def velocities(config: Config) -> tuple[list[Velocity], list[Velocity]]:
+    """PEARL's code: one legacy draw from seed 1337, the last ones to test on."""
+    legacy = np.random.RandomState(config.tasks_seed)
+    if config.test_range is None:
+        drawn = legacy.uniform(config.train_range[0], config.train_range[1], config.train_tasks + config.test_tasks)
+        train, test = drawn[: config.train_tasks], drawn[config.train_tasks :]
+    else:
+        train = legacy.uniform(config.train_range[0], config.train_range[1], config.train_tasks)
+        test = legacy.uniform(config.test_range[0], config.test_range[1], config.test_tasks)
+    return [Velocity(float(v)) for v in train], [Velocity(float(v)) for v in test]
+
+
+def family(config: Config) -> TaskFamily:
+    """The families that share the robot and differ in what is hidden."""
+    reward, draw_task, drive = velocity_reward, None, None
+    train: Sequence[Any]
+    test: Sequence[Any]
+    if config.goal == "velocity":
+        train, test = velocities(config)
+        low, high = config.train_range
+        beyond = f", tests ~ U({config.test_range[0]:g}, {config.test_range[1]:g})" if config.test_range else ""
+        what = f"Run at a hidden velocity v* ~ U({low:g}, {high:g}) m/s{beyond}."
+        paid = f"2 - |v - v*| within {config.radius:g}, else 0" if config.sparse else "-|v - v*|"
+        success = f"v within {config.radius:g} of v*"
+
+        def draw_task(generator: np.random.Generator) -> Velocity:
+            return Velocity(float(generator.uniform(low, high)))
+
+    elif config.goal == "direction":
+        reward = direction_reward  # type: ignore[assignment]
+        train = test = (Direction(1), Direction(-1))
+        what = "Run forward or backward; the test tasks are the training tasks."
+        paid, success = "v in the hidden direction", "1 m/s in it"
+    else:
+        reward, drive = forward_reward, negate  # type: ignore[assignment]
+        train = [Negated(m) for count in (0, 1, 2) for m in combinations(range(JOINTS), count)]
+        test = [Negated(m) for m in combinations(range(JOINTS), 3)]
+        what = "Run forward with hidden motors negated: up to two of six in training, three in the tests."
+        paid, success = "v", "1 m/s forward"
+    robot = replace(HALF_CHEETAH, observe=planar_with_torso) if config.observation == 20 else HALF_CHEETAH
+    first = train[0]
+
+    def make_env() -> LocomotionEnv:
+        return LocomotionEnv(
+            robot, lambda motion, task: reward(motion, task, config), first, config.horizon, drive=drive
+        )
+
+    seen = "joint angles and velocities" + (", the torso's place" if config.observation == 20 else "")
+    placed = config.observation == 20
+    return TaskFamily(
+        name="half_cheetah",
+        version=1,
+        definition=(
+            f"{what} Reward: {paid} - {config.control_cost:g} |a|^2, v over the 0.05 s of a step. {config.horizon} steps, never an "
+            f"early end. Seen: {seen}. Success: {success}. Gymnasium's HalfCheetah-v5 model; after PEARL, MAML, MetaCURE and MIER."
+        ),
+        horizon=config.horizon,
+        splits={"train": tuple(train), "test": tuple(test)},
+        make_env=make_env,
+        draw_task=draw_task,
+        features=features,
+        positions=positions if placed else None,
+        coverage=coverage if placed else None,
+        draw=draw if placed else None,
+    )  # fmt: skip
+
+
+def features(task: Velocity | Direction | Negated) -> np.ndarray:
+    """What an oracle sees, float32: the velocity, the direction, or a 1 for each negated motor."""
+    if isinstance(task, Negated):
+        mask = np.zeros(JOINTS, np.float32)
+        mask[list(task.motors)] = 1
+        return mask
+    return np.array([task.velocity if isinstance(task, Velocity) else task.direction], np.float32)
+
+
+def positions(observations: np.ndarray) -> np.ndarray:
+    """Where the torso is and how fast, the speed in eighths of a metre a second, so that both span about the same."""
+    return np.stack([observations[..., 17], 8 * observations[..., 8]], -1)
+
+
+def coverage(positions: np.ndarray) -> float:
+    """Share of a grid over x from -40 to 40 metres and velocities from -5 to 5 m/s that was visited."""
+    cells = np.floor((positions + 40) / 4).astype(int)
+    inside = cells[((cells >= 0) & (cells < 20)).all(1)]
+    return len(np.unique(inside, axis=0)) / 400
+
+
+def draw(axes: Any, task: Any) -> None:
+    """Place against velocity: the plane that coverage is counted in."""
+    axes.set_xlim(-40, 40)
+    axes.set_ylim(-40, 40)
+    axes.set_yticks([-32, -16, 0, 16, 32], ["-4", "-2", "0", "2", "4"])
+    axes.set_xlabel("x (m)")
+    axes.set_ylabel("velocity (m/s)")
+    if isinstance(task, Velocity):
+        axes.axhline(8 * task.velocity, color="#d62728", linewidth=0.8)

@@ -1,0 +1,111 @@
+"""Walker2d and Hopper whose bodies differ from task to task: masses, inertias, frictions, dampings.
+
+After PEARL, Rakelly et al. 2019 (arXiv:1903.08254): every number is multiplied by 1.5 ** U(-3, 3), dampings by 1.3 ** U(-3, 3).
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+
+from skillmeta.tasks.base import TaskFamily
+from skillmeta.tasks.locomotion import HOPPER, WALKER, LocomotionEnv, Motion, Robot, compiled
+
+
+@dataclass(frozen=True)
+class Config:
+    """PEARL's Walker by default."""
+
+    robot: str = "walker"  # walker | hopper
+    log_scale: float = 3.0  # exponents are uniform in [-log_scale, log_scale]
+    timestep: float = 0.004  # seconds of a substep, the old models'; Gymnasium's own is 0.002
+    set_const: bool = (
+        False  # let MuJoCo derive its constants (invweight0, ...) from the new masses; the old code never did
+    )
+    horizon: int = 200
+    train_tasks: int = 40
+    test_tasks: int = 10
+    tasks_seed: int = 1337
+
+    def __post_init__(self) -> None:
+        if self.robot not in ("walker", "hopper"):
+            raise ValueError(f"robot is {self.robot!r}; choose walker or hopper")
+        for name in ("log_scale", "timestep", "horizon", "train_tasks", "test_tasks"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+
+
+@dataclass(frozen=True)
+class Body:
+    """Exponents of the multipliers, in MuJoCo's order of bodies, geoms and degrees of freedom."""
+
+    mass: tuple[float, ...]
+    inertia: tuple[float, ...]  # three a body; nothing keeps the triangle inequality, which MuJoCo does not check here
+    friction: tuple[float, ...]  # three a geom
+    damping: tuple[float, ...]
+
+
+def changed(task: Body, config: Config) -> mujoco.MjModel:
+    """The robot with the task's body."""
+    model = base(config)
+    model.body_mass *= 1.5 ** np.array(task.mass)
+    model.body_inertia *= 1.5 ** np.array(task.inertia).reshape(-1, 3)
+    model.geom_friction *= 1.5 ** np.array(task.friction).reshape(-1, 3)
+    model.dof_damping *= 1.3 ** np.array(task.damping)
+    if config.set_const:
+        mujoco.mj_setConst(model, mujoco.MjData(model))
+    return model
+
+
+def base(config: Config) -> mujoco.MjModel:
+    model = copy.copy(compiled(robot_of(config).xml))
+    model.opt.timestep = config.timestep
+    return model
+
+
+def robot_of(config: Config) -> Robot:
+    return WALKER if config.robot == "walker" else HOPPER
+
+
+def reward(motion: Motion, task: Body) -> tuple[float, bool]:
+    """v + 1 - 0.001 |a|^2. Success: 1 m/s forward."""
+    speed = float(motion.velocity[0])
+    return speed + 1.0 - 1e-3 * float(motion.action @ motion.action), speed >= 1.0
+
+
+def family(config: Config) -> TaskFamily:
+    """Bodies around the one that comes with Gymnasium."""
+    robot, model = robot_of(config), base(config)
+    sizes = (model.nbody, 3 * model.nbody, 3 * model.ngeom, model.nv)
+
+    def cut(exponents: np.ndarray) -> Body:
+        parts = np.split(exponents, np.cumsum(sizes)[:-1])
+        return Body(*(tuple(float(v) for v in part) for part in parts))
+
+    legacy = np.random.RandomState(config.tasks_seed)
+    count = config.train_tasks + config.test_tasks
+    drawn = [cut(legacy.uniform(-config.log_scale, config.log_scale, sum(sizes))) for _ in range(count)]
+    end = (
+        "the height leaves 0.8 to 2 m or the pitch 1 rad"
+        if config.robot == "walker"
+        else "it falls below 0.7 m or tilts 0.2 rad"
+    )
+    return TaskFamily(
+        name="random_params",
+        version=1,
+        definition=(
+            f"Run forward in a hidden body: Gymnasium's {config.robot}, each mass, inertia and friction times "
+            f"1.5 ** U(-{config.log_scale:g}, {config.log_scale:g}), each damping times 1.3 ** the same ({sum(sizes)} "
+            f"numbers). Reward: v + 1 - 0.001 |a|^2, over the {4 * config.timestep:g} s of a step. {config.horizon} steps, "
+            f"or until {end}. Seen: joint angles and velocities. Success: 1 m/s. After PEARL (Rakelly et al. 2019)."
+        ),
+        horizon=config.horizon,
+        splits={"train": tuple(drawn[: config.train_tasks]), "test": tuple(drawn[config.train_tasks :])},
+        make_env=lambda: LocomotionEnv(
+            robot, reward, drawn[0], config.horizon, ends=True, body=lambda task: changed(task, config)
+        ),
+        draw_task=lambda generator: cut(generator.uniform(-config.log_scale, config.log_scale, sum(sizes))),
+    )
