@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from typing import Any
 
 import mujoco
@@ -42,6 +43,7 @@ def frame(
             ) from None
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
             renderer.scene.flags[flag] = 0
+        atexit.register(close, cache)  # before the graphics library itself is shut down
         cache.update({"for": (id(model), width, height), "renderer": renderer})
     renderer = cache["renderer"]
     renderer.update_scene(data, camera)

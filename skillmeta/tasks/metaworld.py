@@ -1,0 +1,280 @@
+"""Meta-World's manipulation tasks, from its environment classes: ML1, ML10, ML45, or classes of your own.
+
+Yu et al. 2019 (arXiv:1910.10897), package metaworld 3.1. Its vector ids are not used: ML1's training id serves the test goals,
+defaults of others crash, and its environments change task by themselves. Here a task is the class and the vector that places
+the object and the goal, as Meta-World's own benchmark draws it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import warnings
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from filelock import FileLock
+from gymnasium.spaces import Box
+
+from skillmeta.config import to_plain
+from skillmeta.errors import ConfigError, UserError
+from skillmeta.tasks import picture
+from skillmeta.tasks.base import Expert, TaskFamily
+
+GOALS = 50  # that Meta-World draws of each class
+SIMULATORS_KEPT = 15
+VECTOR = 6  # numbers that place object and goal, at most
+HAND_LOW, HAND_HIGH = np.array([-0.525, 0.348]), np.array([0.525, 1.025])  # x and y that the hand can reach
+
+
+@dataclass(frozen=True)
+class Config:
+    """Meta-World's ML10 by default."""
+
+    benchmark: str = "ML10"  # ML1 | ML10 | ML45 | custom
+    name: str = "reach-v3"  # the class of ML1
+    train_classes: list[str] = field(default_factory=list)  # of custom
+    test_classes: list[str] = field(default_factory=list)
+    goals_per_class: int = GOALS
+    seed: int = 1  # of Meta-World's own draws
+    goal_visible: bool = False
+    reward_version: str = "v2"  # v2: 0 to 10; v1 is not normalised and ruins some learners
+    end_at_success: bool = False
+    horizon: int = 500
+
+    def __post_init__(self) -> None:
+        if self.benchmark not in ("ML1", "ML10", "ML45", "custom"):
+            raise ValueError(f"benchmark is {self.benchmark!r}; choose ML1, ML10, ML45 or custom")
+        if self.benchmark == "custom" and not (self.train_classes and self.test_classes):
+            raise ValueError("benchmark: custom needs train_classes and test_classes")
+        if self.reward_version not in ("v1", "v2"):
+            raise ValueError(f"reward_version is {self.reward_version!r}; choose v1 or v2")
+        if not 1 <= self.horizon <= 500:
+            raise ValueError(f"horizon is {self.horizon}; Meta-World's simulators run 1 to 500 steps")
+        if not 1 <= self.goals_per_class <= GOALS:
+            raise ValueError(f"goals_per_class is {self.goals_per_class}; it must lie between 1 and {GOALS}")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A class of Meta-World, and where object and goal are: its `rand_vec`."""
+
+    name: str
+    vector: tuple[float, ...]
+
+
+def package() -> Any:
+    """The metaworld module. Raises UserError naming the extra where it is not installed."""
+    try:
+        import metaworld
+    except ImportError:
+        raise UserError("Meta-World needs the package metaworld: pip install 'skillmeta[metaworld]'") from None
+    return metaworld
+
+
+def drawn(config: Config) -> tuple[tuple[Setting, ...], tuple[Setting, ...]]:
+    """The benchmark's training and test tasks, as Meta-World draws them from the seed.
+
+    It resets every simulator 50 times for that (ML45: half a minute), so the lists are kept below $SKILLMETA_CACHE, or
+    ~/.cache/skillmeta.
+    """
+    from importlib.metadata import version
+
+    package()
+    what: dict[str, Any] = {"benchmark": config.benchmark, "seed": config.seed}
+    if config.benchmark == "ML1":
+        what["name"] = config.name
+    if config.benchmark == "custom":
+        what |= {"train": config.train_classes, "test": config.test_classes}
+    name = "-".join(str(part).replace("/", "_") for part in ("metaworld", version("metaworld"), *what.values()))
+    file = Path(os.environ.get("SKILLMETA_CACHE", "~/.cache/skillmeta")).expanduser() / f"{name[:150]}.json"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(str(file) + ".lock"):
+            if file.exists():
+                try:
+                    return read(json.loads(file.read_text()))
+                except (ValueError, KeyError, TypeError):
+                    pass  # a damaged cache is made anew
+            lists = draw(config)
+            partly = file.with_suffix(".part")
+            partly.write_text(json.dumps(lists))
+            partly.replace(file)
+    except OSError:  # a home that cannot be written: slower, but no reason to stop
+        lists = draw(config)
+    return read(lists)
+
+
+def read(lists: dict[str, Any]) -> tuple[tuple[Setting, ...], tuple[Setting, ...]]:
+    train, test = (tuple(Setting(name, tuple(vector)) for name, vector in lists[part]) for part in ("train", "test"))
+    return train, test
+
+
+def draw(config: Config) -> dict[str, list[tuple[str, list[float]]]]:
+    """Meta-World's own benchmark object, its pickled tasks opened. Raises ConfigError for a class that there is not."""
+    metaworld = package()
+    try:
+        if config.benchmark == "ML1":
+            benchmark = metaworld.ML1(config.name, seed=config.seed)
+        elif config.benchmark == "custom":
+            benchmark = metaworld.CustomML(config.train_classes, config.test_classes, seed=config.seed)
+        else:
+            benchmark = getattr(metaworld, config.benchmark)(seed=config.seed)
+    except (ValueError, KeyError) as error:
+        known = ", ".join(sorted(metaworld.env_dict.ALL_V3_ENVIRONMENTS))
+        raise ConfigError(f"task.options: Meta-World has no such class ({error}); it has {known}") from None
+
+    def opened(tasks: Any) -> list[tuple[str, list[float]]]:
+        return [(task.env_name, [float(v) for v in pickle.loads(task.data)["rand_vec"]]) for task in tasks]
+
+    return {"train": opened(benchmark.train_tasks), "test": opened(benchmark.test_tasks)}
+
+
+class MetaWorldEnv(gymnasium.Env):
+    """One simulator for each class that it was asked for, made when first needed, the last ones kept."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
+
+    def __init__(self, config: Config, task: Setting):
+        self.config, self.task = config, task
+        self.render_mode = "rgb_array"
+        self.observation_space = Box(-np.inf, np.inf, (39,), np.float32)
+        self.action_space = Box(-1.0, 1.0, (4,), np.float32)
+        self._simulators: OrderedDict[str, Any] = OrderedDict()
+        self._pictures: dict[str, Any] = {}
+
+    def _simulator(self, name: str) -> Any:
+        if name not in self._simulators:
+            metaworld = package()
+            make = metaworld.env_dict.ALL_V3_ENVIRONMENTS[name]
+            self._simulators[name] = make(reward_function_version=self.config.reward_version)
+            if len(self._simulators) > SIMULATORS_KEPT:
+                self._simulators.popitem(last=False)[1].close()
+        self._simulators.move_to_end(name)
+        return self._simulators[name]
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.task = (options or {}).get("task") or self.task
+        self._told, self._steps = to_plain(self.task), 0
+        self.simulator = simulator = self._simulator(self.task.name)
+        metaworld = package()
+        # Its reward sees what its benchmark's agents see: the goal hidden. What we show is decided in `_observe`.
+        told = {"rand_vec": np.array(self.task.vector), "env_cls": type(simulator), "partially_observable": True}
+        simulator.set_task(metaworld.Task(env_name=self.task.name, data=pickle.dumps(told)))
+        observation, _ = simulator.reset()  # all that it draws is in the task's vector: the seed has nothing to decide
+        return self._observe(observation), self._info({"success": False})
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        observation, reward, _, _, told = self.simulator.step(np.asarray(action, np.float32))
+        self._steps += 1
+        info = self._info(told)
+        ended = self.config.end_at_success and info["success"]
+        return self._observe(observation), float(reward), ended, self._steps >= self.config.horizon and not ended, info
+
+    def goal(self) -> np.ndarray:
+        """Where the goal is, [3], as a goal-visible observation has it in its last three numbers."""
+        return np.asarray(self.simulator._target_pos, np.float32)
+
+    def _observe(self, observation: np.ndarray) -> np.ndarray:
+        seen = observation.astype(np.float32)
+        seen[36:39] = self.goal() if self.config.goal_visible else 0.0
+        return seen
+
+    def _info(self, told: dict[str, Any]) -> dict[str, Any]:
+        task = {"name": self._told["name"], "vector": list(self._told["vector"])}
+        return {"success": bool(told["success"]), "task": task}
+
+    def render(self) -> np.ndarray:
+        return picture.frame(self._pictures, self.simulator.model, self.simulator.data, camera="corner2")
+
+    def close(self) -> None:
+        picture.close(self._pictures)
+        for simulator in self._simulators.values():
+            simulator.close()
+        self._simulators.clear()
+
+
+def family(config: Config) -> TaskFamily:
+    """The benchmark's classes with their goals."""
+    train, test = (first_of_each(tasks, config.goals_per_class) for tasks in drawn(config))
+    classes = sorted({task.name for task in (*train, *test)})
+    names = list(dict.fromkeys(task.name for task in train)), list(dict.fromkeys(task.name for task in test))
+    title = f"ML1 {config.name}" if config.benchmark == "ML1" else config.benchmark
+
+    def features(task: Setting) -> np.ndarray:
+        vector = np.zeros(VECTOR)
+        vector[: len(task.vector)] = task.vector
+        return np.concatenate([[task.name == name for name in classes], vector]).astype(np.float32)
+
+    def expert(env: gymnasium.Env, generator: np.random.Generator) -> Expert:
+        from metaworld.policies import ENV_POLICY_MAP
+
+        inner: Any = env.unwrapped
+        policies: Any = ENV_POLICY_MAP
+        policy = policies[inner.task.name]()
+        goal = inner.goal()
+
+        def act(observation: np.ndarray) -> np.ndarray:
+            seen = observation.astype(np.float64)
+            seen[36:39] = goal  # the experts read it there
+            with warnings.catch_warnings():  # that its answer will be clipped, which is done here
+                warnings.simplefilter("ignore")
+                return np.clip(policy.get_action(seen), -1, 1).astype(np.float32)
+
+        return act
+
+    def outline(axes: Any, task: Setting | None) -> None:
+        (left, front), (right, back) = HAND_LOW, HAND_HIGH
+        axes.set_xlim(left - 0.05, right + 0.05)
+        axes.set_ylim(front - 0.05, back + 0.05)
+        axes.plot([left, right, right, left, left], [front, front, back, back, front], color="#555555", linewidth=1)
+        if task is not None:
+            axes.set_xlabel(task.name)
+
+    shown = "and the goal" if config.goal_visible else "the goal hidden (zeros)"
+    end = ", or until success" if config.end_at_success else ""
+    return TaskFamily(
+        name="metaworld",
+        version=1,
+        definition=(
+            f"Meta-World {title}: training classes {', '.join(names[0])}; test classes {', '.join(names[1])}; "
+            f"{config.goals_per_class} placements of each, Meta-World's own draws from seed {config.seed}. Reward: Meta-World's "
+            f"{config.reward_version}. {config.horizon} steps{end}. Seen: hand, gripper, objects, the same one step ago, {shown}. "
+            "Success: Meta-World's, at this step. Yu et al. 2019 (arXiv:1910.10897), package metaworld 3.1."
+        ),
+        horizon=config.horizon,
+        splits={"train": train, "test": test},
+        make_env=lambda: MetaWorldEnv(config, train[0]),
+        features=features,
+        group=lambda task: task.name,
+        expert=expert,
+        positions=lambda observations: observations[..., :2],
+        coverage=coverage,
+        draw=outline,
+    )
+
+
+def first_of_each(tasks: tuple[Setting, ...], count: int) -> tuple[Setting, ...]:
+    """The first so many placements of every class."""
+    kept: dict[str, int] = {}
+    chosen = []
+    for task in tasks:
+        kept[task.name] = kept.get(task.name, 0) + 1
+        if kept[task.name] <= count:
+            chosen.append(task)
+    return tuple(chosen)
+
+
+def coverage(positions: np.ndarray) -> float:
+    """Share of a 20x20 grid over the hand's reach that positions [N, 2] fall into."""
+    cells = np.floor((positions - HAND_LOW) / (HAND_HIGH - HAND_LOW) * 20).astype(int)
+    inside = cells[((cells >= 0) & (cells < 20)).all(1)]
+    return len(np.unique(inside, axis=0)) / 400
