@@ -1,0 +1,175 @@
+"""The kitchen against gymnasium-robotics' own, ordered rewards against a brute-force reading of the rule, the script at work."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from itertools import pairwise
+
+import gymnasium
+import numpy as np
+import pytest
+
+pytest.importorskip("gymnasium_robotics", reason="needs pip install 'skillmeta[robotics]'")
+
+from skillmeta.errors import ConfigError, UserError  # noqa: E402
+from skillmeta.tasks import kitchen, kitchen_expert  # noqa: E402
+from skillmeta.tasks.kitchen import DONE_AT, SUBTASKS, WHERE, Config, KitchenEnv, Order, count, family  # noqa: E402
+
+ORDER = Order(("microwave", "kettle", "light switch", "slide cabinet"))
+
+
+def robotics(**kwargs) -> gymnasium.Env:
+    with contextlib.redirect_stderr(io.StringIO()):
+        import gymnasium_robotics
+    gymnasium.register_envs(gymnasium_robotics)
+    return gymnasium.make("FrankaKitchen-v1", terminate_on_tasks_completed=False, **kwargs)
+
+
+@pytest.mark.parametrize("noise", ["none", "gymnasium", "d4rl"])
+def test_the_simulator_and_its_noise_are_gymnasium_robotics(noise):
+    robot, objects = {"none": (0, 0), "gymnasium": (0.01, 0.0005), "d4rl": (0.1, 0.1)}[noise]
+    theirs = robotics(robot_noise_ratio=robot, object_noise_ratio=objects)
+    ours = KitchenEnv(Config(noise=noise, observation=59), ORDER)
+    a, _ = ours.reset(seed=3)
+    b, _ = theirs.reset(seed=3)
+    assert np.array_equal(a, b["observation"].astype(np.float32))
+    rng = np.random.default_rng(0)
+    for _ in range(15):
+        action = rng.uniform(-1, 1, 9).astype(np.float32)
+        a, b = ours.step(action)[0], theirs.step(action.astype(np.float64))[0]["observation"]
+        assert np.array_equal(a, b.astype(np.float32))
+
+
+def test_goals_and_places_are_gymnasium_robotics():
+    robotics()
+    from gymnasium_robotics.envs.franka_kitchen import kitchen_env
+
+    assert set(kitchen_env.OBS_ELEMENT_GOALS) == set(SUBTASKS) and kitchen_env.BONUS_THRESH == kitchen.DONE_WITHIN
+    for subtask in SUBTASKS:
+        assert kitchen_env.OBS_ELEMENT_GOALS[subtask].tolist() == DONE_AT[subtask]
+        assert kitchen_env.OBS_ELEMENT_INDICES[subtask].tolist() == WHERE[subtask]
+
+
+def test_d4rls_sixty_numbers():
+    """Robot 9, objects 21, then the goals' 30: zeros unless some are shown."""
+    wide, narrow = (KitchenEnv(Config(noise="none", observation=n), ORDER) for n in (59, 60))
+    a, b = wide.reset(seed=0)[0], narrow.reset(seed=0)[0]
+    assert np.array_equal(b[:9], a[:9]) and np.array_equal(b[9:30], a[18:39]) and not b[30:].any()
+    shown = KitchenEnv(Config(noise="none", shown_goals=["kettle"]), ORDER).reset(seed=0)[0]
+    assert shown[30 + 23 : 30 + 30].tolist() == pytest.approx(DONE_AT["kettle"]) and not shown[30 : 30 + 23].any()
+
+
+def at_start() -> np.ndarray:
+    env = KitchenEnv(Config(noise="none"), ORDER)
+    env.reset(seed=0)
+    return env.data.qpos.copy()
+
+
+def with_done(*done: str) -> np.ndarray:
+    positions = at_start()
+    for subtask in done:
+        positions[WHERE[subtask]] = DONE_AT[subtask]
+    return positions
+
+
+def test_nothing_counts_before_its_turn():
+    order = ORDER.subtasks
+    assert count(at_start(), order, 0) == 0
+    assert count(with_done("microwave"), order, 0) == 1
+    assert count(with_done("kettle", "light switch", "slide cabinet"), order, 0) == 0  # the microwave comes first
+    assert count(with_done("microwave", "light switch"), order, 0) == 1
+    assert count(with_done("microwave", "kettle", "light switch"), order, 0) == 3  # done too early counts in its turn
+    assert count(with_done("kettle"), order, 1) == 2  # what has counted stays, though the microwave is shut again
+    assert count(with_done(*order), order, 0) == 4
+
+
+def test_rewards_follow_hand_set_states():
+    """SiMPL's rule read naively: walk through what remains; the first thing that is not done stops the walk."""
+    env = KitchenEnv(Config(noise="none"), ORDER)
+    env.reset(seed=0)
+    remaining, total = list(ORDER.subtasks), 0.0
+    for done in (["kettle"], ["kettle"], ["microwave", "kettle"], ["slide cabinet"], ["light switch", "slide cabinet"]):
+        env.data.qpos[:] = with_done(*done)
+        env.data.qvel[:] = 0
+        _, reward, terminated, _, info = env.step(np.zeros(9, np.float32))
+        wanted = 0
+        while remaining and kitchen.is_done(env.data.qpos, remaining[0]):
+            remaining.pop(0)
+            wanted += 1
+        total += reward
+        assert reward == wanted and info["completed"] == 4 - len(remaining)
+        assert terminated == info["success"] == (not remaining)
+    assert total == 4
+
+
+def test_test_orders_are_new_and_made_of_known_transitions():
+    train, test = kitchen.orders(Config())
+    assert len(train) == 23 and len(test) == 10 and not set(train) & set(test)
+    known = {pair for order in train for pair in pairwise(order.subtasks)}
+    first = {order.subtasks[0] for order in train}
+    for order in test:
+        assert set(pairwise(order.subtasks)) <= known and order.subtasks[0] in first
+    with pytest.raises(UserError, match="ask for fewer"):
+        kitchen.orders(Config(length=2, train_tasks=29))
+
+
+def test_the_script_does_what_it_is_asked():
+    env = KitchenEnv(Config(), ORDER)
+    config = kitchen_expert.Config(action_noise=[0.05, 0.05])
+    worked = [
+        kitchen_expert.record(env, [subtask], config, np.random.default_rng(i)).outcomes == ((subtask, True),)
+        for subtask in ("kettle", "light switch", "top burner")
+        for i in range(2)
+    ]
+    assert sum(worked) >= 5
+    with pytest.raises(ConfigError, match="'hinge cabinet' has no script"):
+        next(kitchen_expert.script(env, ["hinge cabinet"], np.random.default_rng(0)))
+
+
+def test_an_order_is_done_by_the_familys_expert():
+    found = family(Config())
+    env = found.make_env()
+    task = Order(("kettle", "light switch", "slide cabinet", "top burner"))
+    observation, _ = env.reset(seed=0, options={"task": task})
+    act, rewards, over = found.expert(env, np.random.default_rng(0)), 0.0, False
+    while not over:
+        observation, reward, terminated, truncated, info = env.step(act(observation))
+        rewards, over = rewards + reward, terminated or truncated
+    assert rewards >= 3
+
+
+def test_logs_are_episodes_of_the_environment():
+    found = family(Config())
+    config = kitchen_expert.Config(steps=60, per_episode=2, max_episode_steps=80, seed=4)
+    first, again = (list(kitchen_expert.collect(found, config)) for _ in range(2))
+    for a, b in zip(first, again, strict=True):
+        assert np.array_equal(a.episode.actions, b.episode.actions)
+        assert a.episode.observations.shape == (len(a.episode.actions) + 1, 60) and np.abs(a.episode.actions).max() <= 1
+        assert len(a.outcomes) == 2 and a.episode.truncated[-1] and not a.episode.terminated.any()
+
+
+def test_the_wheel_shows_progress():
+    found = family(Config(noise="none"))
+    env = found.make_env()
+    start, _ = env.reset(seed=0)
+    assert np.linalg.norm(found.positions(start)) < 0.1
+    env.data.qpos[:] = with_done("microwave")
+    env.data.qvel[:] = 0
+    seen = env.step(np.zeros(9, np.float32))[0]
+    spoke = kitchen.SPOKES[SUBTASKS.index("microwave")]
+    assert found.positions(seen) == pytest.approx(spoke, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"observation": 61}, "59 or 60"),
+        ({"noise": "loud"}, "d4rl, gymnasium or none"),
+        ({"subtasks": ["microwave", "sink"]}, "'sink'"),
+        ({"length": 9}, "between 1 and"),
+    ],
+)
+def test_impossible_configs_are_refused(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Config(**options)
