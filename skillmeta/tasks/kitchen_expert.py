@@ -154,7 +154,7 @@ class Config:
     per_episode: int = 4  # subtasks of an episode, in random order
     action_noise: list[float] = field(default_factory=lambda: [0.02, 0.08])  # range that an episode's deviation is from
     waypoint_noise: float = 0.003  # metres
-    max_episode_steps: int = 400
+    max_episode_steps: int = 500
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -188,10 +188,12 @@ def collect(
 
 
 def record(env: KitchenEnv, subtasks: list[str], config: Config, generator: np.random.Generator) -> Recording:
+    """One episode. A subtask worked if it was done at any step: later ones may knock it over again."""
     observation, _ = env.reset(seed=int(generator.integers(2**31)), options={"task": Order(tuple(subtasks))})
     noise = float(generator.uniform(config.action_noise[0], config.action_noise[1]))
     actions = script(env, subtasks, generator, noise, config.waypoint_noise)
     observations, taken, rewards, success = [observation], list[np.ndarray](), list[float](), list[bool]()
+    done: set[str] = set()
     while len(taken) < config.max_episode_steps and not (success and success[-1]):
         action = next(actions)
         observation, reward, _, _, info = env.step(action)
@@ -199,9 +201,10 @@ def record(env: KitchenEnv, subtasks: list[str], config: Config, generator: np.r
         taken.append(action)
         rewards.append(reward)
         success.append(info["success"])
+        done.update(subtask for subtask in subtasks if is_done(env.data.qpos, subtask))
     ends, last = np.zeros(len(taken), bool), np.zeros(len(taken), bool)
     last[-1] = True  # the recording ends, the world does not
     episode = Episode(
         np.stack(observations), np.stack(taken), np.array(rewards, np.float32), ends, last, np.array(success)
     )
-    return Recording(episode, tuple((subtask, is_done(env.data.qpos, subtask)) for subtask in subtasks))
+    return Recording(episode, tuple((subtask, subtask in done) for subtask in subtasks))

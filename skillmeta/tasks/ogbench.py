@@ -1,0 +1,326 @@
+"""OGBench's manipulation scenes with hidden goals: cubes, a drawer and a window behind locks, puzzles of buttons.
+
+Park et al. 2024 (arXiv:2410.20092), package ogbench 1.2. A task is a start and a goal, spelled out. The test tasks are OGBench's
+own five; the training tasks are drawn here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box
+
+from skillmeta.config import to_plain
+from skillmeta.errors import UserError
+from skillmeta.tasks import picture
+from skillmeta.tasks.base import TaskFamily
+
+SCENES = {  # OGBench's horizons
+    "cube-single": 200,
+    "cube-double": 500,
+    "cube-triple": 1000,
+    "scene": 750,
+    "puzzle-3x3": 500,
+    "puzzle-4x4": 500,
+    "puzzle-4x5": 1000,
+    "puzzle-4x6": 1000,
+}
+DRAWER_OPEN, WINDOW_OPEN = -0.16, 0.2  # metres; 0 is closed
+CENTER, SCALE = np.array([0.425, 0.0]), 10.0  # of the effector's place among OGBench's observations
+WORK_LOW, WORK_HIGH = np.array([0.25, -0.35]), np.array([0.6, 0.35])  # metres that the effector can reach
+
+
+@dataclass(frozen=True)
+class Config:
+    """Two cubes by default."""
+
+    scene: str = "cube-double"
+    reward: str = "sparse"  # sparse: 1 at success | singletask: minus the number of things that are not in place
+    horizon: int | None = None  # null: OGBench's
+    train_tasks: int = 40
+    tasks_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.scene not in SCENES:
+            raise ValueError(f"scene is {self.scene!r}; choose one of {', '.join(SCENES)}")
+        if self.reward not in ("sparse", "singletask"):
+            raise ValueError(f"reward is {self.reward!r}; choose sparse or singletask")
+        if self.train_tasks < 1 or (self.horizon is not None and self.horizon < 1):
+            raise ValueError("train_tasks and horizon must be at least 1")
+
+
+@dataclass(frozen=True)
+class Things:
+    """Where everything is. What a scene does not have is empty."""
+
+    cubes: tuple[tuple[float, float, float], ...] = ()  # metres
+    buttons: tuple[int, ...] = ()  # 0 or 1
+    drawer: float = 0.0
+    window: float = 0.0
+
+
+@dataclass(frozen=True)
+class Rearrangement:
+    """From a start, which is shaken by a centimetre at every reset, to a goal."""
+
+    name: str
+    start: Things
+    goal: Things
+
+
+def make_scene(scene: str, mode: str = "task") -> Any:
+    """OGBench's environment. Raises UserError naming the extra where it is not installed.
+
+    Made by its class: `gymnasium.make` would wrap it, and its own horizon is not ours.
+    """
+    try:
+        from ogbench.manipspace.envs.cube_env import CubeEnv
+        from ogbench.manipspace.envs.puzzle_env import PuzzleEnv
+        from ogbench.manipspace.envs.scene_env import SceneEnv
+    except ImportError:
+        raise UserError("OGBench needs the package ogbench: pip install 'skillmeta[ogbench]'") from None
+    kind, _, size = scene.partition("-")
+    made = {"cube": CubeEnv, "puzzle": PuzzleEnv, "scene": SceneEnv}[kind]
+    return made(env_type=size or "scene", mode=mode, terminate_at_goal=False, visualize_info=False)
+
+
+def as_theirs(task: Rearrangement, scene: str) -> dict[str, Any]:
+    """The task as OGBench's `task_info`."""
+    start, goal = task.start, task.goal
+    if scene.startswith("cube"):
+        return {"task_name": task.name, "init_xyzs": np.array(start.cubes), "goal_xyzs": np.array(goal.cubes)}
+    if scene.startswith("puzzle"):
+        states = {"init_button_states": np.array(start.buttons), "goal_button_states": np.array(goal.buttons)}
+        return {"task_name": task.name, **states}
+
+    def told(things: Things) -> dict[str, Any]:
+        return {
+            "block_xyzs": np.array(things.cubes),
+            "button_states": np.array(things.buttons),
+            "drawer_pos": things.drawer,
+            "window_pos": things.window,
+        }
+
+    return {"task_name": task.name, "init": told(start), "goal": told(goal)}
+
+
+def as_ours(info: dict[str, Any]) -> Rearrangement:
+    """One of OGBench's own tasks."""
+
+    def cubes(array: Any) -> tuple[tuple[float, float, float], ...]:
+        return tuple((float(x), float(y), float(z)) for x, y, z in array)
+
+    def buttons(array: Any) -> tuple[int, ...]:
+        return tuple(int(b) for b in np.ravel(array))
+
+    def things(told: dict[str, Any]) -> Things:
+        states = buttons(told["button_states"])
+        return Things(cubes(told["block_xyzs"]), states, float(told["drawer_pos"]), float(told["window_pos"]))
+
+    if "init" in info:
+        start, goal = things(info["init"]), things(info["goal"])
+    elif "init_xyzs" in info:
+        start, goal = Things(cubes(info["init_xyzs"])), Things(cubes(info["goal_xyzs"]))
+    else:
+        start = Things(buttons=buttons(info["init_button_states"]))
+        goal = Things(buttons=buttons(info["goal_button_states"]))
+    return Rearrangement(str(info["task_name"]), start, goal)
+
+
+def draw_task(scene: str, generator: np.random.Generator) -> Rearrangement:
+    """A task that can be done: cubes go to free places on the table, buttons to where presses can bring them."""
+    if scene.startswith("cube"):
+        count = {"single": 1, "double": 2, "triple": 3}[scene.partition("-")[2]]
+        low, high = np.array([0.3, -0.25]), np.array([0.55, 0.25])
+        cubes = free_places(generator, count, low, high)
+        moved = 1 + int(generator.integers(count))
+        targets = free_places(generator, count, low, high, cubes)
+        return Rearrangement("drawn", Things(cubes), Things(targets[:moved] + cubes[moved:]))
+    if scene.startswith("puzzle"):
+        rows, columns = (int(n) for n in scene.partition("-")[2].split("x"))
+        state = generator.integers(2, size=(rows, columns))
+        lit = tuple(int(b) for b in state.ravel())
+        for press in generator.choice(rows * columns, int(generator.integers(1, 5)), replace=False):
+            toggle(state, int(press))
+        return Rearrangement("drawn", Things(buttons=lit), Things(buttons=tuple(int(b) for b in state.ravel())))
+    low, high = np.array([0.32, -0.05]), np.array([0.43, 0.16])
+    cubes = free_places(generator, 1, low, high)
+    after = free_places(generator, 1, low, high, cubes) if generator.random() < 0.5 else cubes
+    states = generator.integers(2, size=(2, 4)).tolist()  # before and after: two buttons, drawer, window
+    start, goal = (
+        Things(places, (s[0], s[1]), DRAWER_OPEN * s[2], WINDOW_OPEN * s[3])
+        for places, s in zip((cubes, after), states, strict=True)
+    )
+    return draw_task(scene, generator) if goal == start else Rearrangement("drawn", start, goal)
+
+
+def free_places(
+    generator: np.random.Generator,
+    count: int,
+    low: np.ndarray,
+    high: np.ndarray,
+    taken: tuple[tuple[float, float, float], ...] = (),
+) -> tuple[tuple[float, float, float], ...]:
+    """Places on the table that are 8 cm and more from each other and from those taken."""
+    places: list[tuple[float, float, float]] = []
+    while len(places) < count:
+        x, y = (round(float(v), 3) for v in generator.uniform(low, high))
+        if all(np.hypot(x - other[0], y - other[1]) >= 0.08 for other in (*taken, *places)):
+            places.append((x, y, 0.02))
+    return tuple(places)
+
+
+def toggle(state: np.ndarray, button: int) -> None:
+    """Press a button of a puzzle: it and its neighbours change. `state` [rows, columns] is changed in place."""
+    row, column = divmod(button, state.shape[1])
+    for r, c in ((row, column), (row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
+        if 0 <= r < state.shape[0] and 0 <= c < state.shape[1]:
+            state[r, c] = 1 - state[r, c]
+
+
+@contextlib.contextmanager
+def numpy_seeded(generator: np.random.Generator) -> Iterator[None]:
+    """Third-party code inside may draw from numpy's global generator: it gets one of ours, and finds its own as it was."""
+    before = np.random.get_state()
+    np.random.seed(int(generator.integers(2**32)))
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
+
+
+class OGBenchEnv(gymnasium.Env):
+    """A UR5e arm at its table; actions are relative moves of the gripper, its yaw and its opening, [5]."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
+
+    def __init__(self, config: Config, task: Rearrangement):
+        self.config, self.task = config, task
+        self.render_mode = "rgb_array"
+        self.horizon = config.horizon or SCENES[config.scene]
+        self.inner = make_scene(config.scene)
+        observation, _ = self.inner.reset(seed=0, options={"task_info": as_theirs(task, config.scene)})
+        self.observation_space = Box(-np.inf, np.inf, observation.shape, np.float32)
+        self.action_space = Box(-1.0, 1.0, (5,), np.float32)
+        self._pictures: dict[str, Any] = {}
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.task = (options or {}).get("task") or self.task
+        self._steps = 0
+        own = seed if seed is not None else int(self.np_random.integers(2**31))
+        self.inner.reset(seed=own, options={"task_info": as_theirs(self.task, self.config.scene)})
+        # On its way OGBench takes two steps of unseeded noise to look at the goal: what they leave behind goes.
+        data = self.inner.data
+        data.qvel[:], data.qacc_warmstart[:], data.ctrl[:], data.time = 0, 0, 0, 0
+        self.inner.set_state(data.qpos.copy(), data.qvel.copy(), *self._buttons())
+        self.inner.pre_step()
+        self.inner.post_step()
+        self.told = self.inner.compute_ob_info()
+        return self._observe(), self._info(False)
+
+    def _buttons(self) -> list[np.ndarray]:
+        return [self.inner._cur_button_states] if self.config.scene != "cube" and self.task.start.buttons else []
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        _, _, _, _, self.told = self.inner.step(np.asarray(action, np.float64))
+        self._steps += 1
+        success = bool(self.told["success"])
+        reward = float(success) if self.config.reward == "sparse" else -float(len(unplaced(self.inner)))
+        truncated = self._steps >= self.horizon and not success
+        return self._observe(), reward, success, truncated, self._info(success)
+
+    def _observe(self) -> np.ndarray:
+        return np.asarray(self.inner.compute_observation(), np.float32)
+
+    def _info(self, success: bool) -> dict[str, Any]:
+        return {"success": success, "task": to_plain(self.task)}
+
+    def render(self) -> np.ndarray:
+        return picture.frame(self._pictures, self.inner.model, self.inner.data, camera="front")
+
+    def close(self) -> None:
+        picture.close(self._pictures)
+
+
+def unplaced(scene: Any) -> list[str]:
+    """What of OGBench's environment in task mode is not yet where it shall be: cube_0, button_1, drawer, window."""
+    told = scene._compute_successes()
+    if not isinstance(told, tuple):
+        kind = "button" if hasattr(scene, "_num_buttons") else "cube"
+        return [f"{kind}_{i}" for i, placed in enumerate(told) if not placed]
+    cubes, buttons, drawer, window = told
+    missing = [f"cube_{i}" for i, placed in enumerate(cubes) if not placed]
+    missing += [f"button_{i}" for i, placed in enumerate(buttons) if not placed]
+    return missing + ([] if drawer else ["drawer"]) + ([] if window else ["window"])
+
+
+def family(config: Config) -> TaskFamily:
+    """A scene's rearrangements."""
+    theirs = make_scene(config.scene)
+    test = tuple(as_ours(info) for info in theirs.task_infos)
+    generator = np.random.default_rng(config.tasks_seed)
+    train = tuple(draw_task(config.scene, generator) for _ in range(config.train_tasks))
+    horizon = config.horizon or SCENES[config.scene]
+
+    def features(task: Rearrangement) -> np.ndarray:
+        """The goal: cubes' places, buttons' states, drawer, window; float32."""
+        goal = task.goal
+        return np.array([*np.ravel(goal.cubes), *goal.buttons, goal.drawer, goal.window], np.float32)
+
+    def outline(axes: Any, task: Rearrangement | None) -> None:
+        (near, right), (far, left) = WORK_LOW, WORK_HIGH
+        axes.set_xlim(right - 0.05, left + 0.05)
+        axes.set_ylim(near - 0.05, far + 0.05)
+        axes.plot([right, left, left, right, right], [near, near, far, far, near], color="#555555", linewidth=1)
+        for x, y, _ in task.goal.cubes if task is not None else ():
+            axes.plot(y, x, marker="s", color="#d62728", markersize=6)
+
+    def expert(env: gymnasium.Env, own: np.random.Generator) -> Any:
+        from skillmeta.tasks.ogbench_expert import Solver
+
+        inner: Any = env.unwrapped
+        return Solver(inner, own)
+
+    paid = "1 at success" if config.reward == "sparse" else "minus the number of things out of place"
+    return TaskFamily(
+        name="ogbench",
+        version=1,
+        definition=(
+            f"OGBench's {config.scene}: bring everything to a hidden goal. Reward: {paid}; an episode ends there, or after "
+            f"{horizon} steps. Actions: relative moves of the gripper (3), its yaw and opening. Seen: arm and objects, "
+            "OGBench's numbers, not the goal. Test tasks: OGBench's own five; training tasks: drawn here, in the same scene. "
+            "Park et al. 2024 (arXiv:2410.20092), package ogbench 1.2."
+        ),
+        horizon=horizon,
+        splits={"train": train, "test": test},
+        make_env=lambda: OGBenchEnv(config, train[0]),
+        draw_task=lambda own: draw_task(config.scene, own),
+        features=features,
+        group=lambda task: task.name,
+        expert=expert,
+        positions=positions,
+        coverage=coverage,
+        draw=outline,
+    )
+
+
+def positions(observations: np.ndarray) -> np.ndarray:
+    """Where the gripper is, seen from the front: left to right, near to far, [..., 2] metres."""
+    place = observations[..., 12:14] / SCALE + CENTER
+    return place[..., ::-1]
+
+
+def coverage(places: np.ndarray) -> float:
+    """Share of a 20x20 grid over the table that positions [N, 2] fall into."""
+    low, high = WORK_LOW[::-1], WORK_HIGH[::-1]
+    cells = np.floor((places - low) / (high - low) * 20).astype(int)
+    inside = cells[((cells >= 0) & (cells < 20)).all(1)]
+    return len(np.unique(inside, axis=0)) / 400
