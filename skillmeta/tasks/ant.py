@@ -213,7 +213,7 @@ def family(config: Config) -> TaskFamily:
     def make_env() -> LocomotionEnv:
         body = changed_leg if config.goal == "leg" else None
         return LocomotionEnv(
-            robot, lambda motion, task: reward(motion, task, config), train[0], config.horizon, ends, body
+            robot, lambda motion, task: reward(motion, task, config), train[0], config.horizon, ends, body=body
         )
 
     seen = {ant_pose: "pose and velocities", ant_pose_and_place: "place, pose and velocities",

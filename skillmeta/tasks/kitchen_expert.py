@@ -33,18 +33,18 @@ class Way:
 
 
 WAYS = {
-    "microwave": Way("microhandle_site", ((0.079, -0.2096, 0.0665), (-0.0734, -0.1208, 0.0213), (-0.007, 0.0406, -0.0029),
-                                          (-0.0818, -0.403, -0.0238), (-0.2624, -0.5034, 0.1268)), 0.0055, 0.0422),
+    "microwave": Way("microhandle_site", ((0.0907, -0.2101, 0.0699), (-0.095, -0.1345, -0.0147), (0.012, 0.0657, -0.0029),
+                                          (-0.0861, -0.3764, -0.0121), (-0.2544, -0.5232, 0.116)), 0.0092, 0.044),
     "kettle": Way("kettle_site", ((-0.0318, -0.24, 0.0311), (-0.012, -0.2155, -0.0842), (0.0187, 0.0521, -0.173),
                                   (0.011, 0.2461, -0.088)), 0.0, 0.1123),
     "light switch": Way("light_site", ((0.0312, -0.1966, -0.1225), (0.0712, -0.0076, -0.0037), (-0.0028, -0.0106, 0.0001),
                                        (-0.4203, -0.031, -0.0035)), 0.0, 0.179),
     "slide cabinet": Way("slide_site", ((-0.2194, -0.2828, -0.0504), (-0.0426, 0.0506, -0.008), (0.0038, 0.0108, -0.0372),
                                         (0.1089, 0.0114, -0.1069)), 0.0, 0.1938),
-    "bottom burner": Way("knob2_site", ((0.0693, -0.195, -0.0445), (0.0616, -0.0423, -0.0737), (0.0699, -0.0165, -0.0448),
-                                        (-0.0611, 0.0543, -0.0445)), 0.0, 0.1259),
-    "top burner": Way("knob4_site", ((0.0584, -0.1676, 0.0024), (0.0671, -0.0381, -0.0381), (0.066, -0.0126, -0.0445),
-                                     (-0.1056, -0.0275, -0.0259)), 0.0, 0.0736),
+    "bottom burner": Way("knob2_site", ((0.0636, -0.1703, -0.0238), (0.0632, -0.0221, -0.0683), (0.0841, 0.0019, -0.0464),
+                                        (-0.0638, 0.0614, -0.0514)), 0.0, 0.1301),
+    "top burner": Way("knob4_site", ((0.0372, -0.1618, 0.0143), (0.0529, -0.0147, -0.0452), (0.0808, -0.007, -0.0485),
+                                     (-0.1039, -0.0231, -0.0318)), 0.0, 0.0606),
 }  # fmt: skip
 
 
@@ -101,10 +101,10 @@ class Arm:
         """Back off from the furniture, then the first posture, joint by joint."""
         x, y, z = self.place()
         yield from self.go(np.array([x, min(y - 0.15, 0.3), z]), 0.06, 8, 0.0, 0.1, 0.06)
-        for _ in range(22):
+        for _ in range(40):
             left = self.home - self.data.qpos[:7]
             yield self.action(0.6 * left, 0.0)
-            if np.abs(left).max() < 0.12:
+            if np.abs(left).max() < 0.06:
                 return
 
 
@@ -126,7 +126,7 @@ def script(
     action_noise: float = 0.0,
     waypoint_noise: float = 0.003,
 ) -> Actions:
-    """Actions that do the subtasks one after another, then hold still. One that fails is tried once more.
+    """Actions that do the subtasks one after another, then hold still. One that fails is tried twice more.
 
     Raises ConfigError for a subtask that has no script.
     """
@@ -135,7 +135,7 @@ def script(
         raise ConfigError(f"kitchen: {unknown[0]!r} has no script; there are {', '.join(WAYS)}")
     arm = Arm(env, generator, action_noise)
     for number, subtask in enumerate(subtasks):
-        for attempt in range(2):
+        for attempt in range(3):
             if number or attempt:
                 yield from arm.go_home()
             yield from do(arm, subtask, waypoint_noise)

@@ -70,8 +70,10 @@ class LocomotionEnv(gymnasium.Env):
         task: the first one.
         horizon: steps of an episode.
         ends: whether an episode ends when the robot is not healthy.
+        ends_at_success: whether it ends at success.
         body: the model that a task has, where bodies differ.
         drive: what the motors do with an action, where that differs.
+        start: where the robot starts, [2], where that is not the origin of its model.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
@@ -83,11 +85,14 @@ class LocomotionEnv(gymnasium.Env):
         task: Any,
         horizon: int,
         ends: bool = False,
+        ends_at_success: bool = False,
         body: Callable[[Any], mujoco.MjModel] | None = None,
         drive: Callable[[np.ndarray, Any], np.ndarray] | None = None,
+        start: Callable[[np.random.Generator], np.ndarray] | None = None,
     ):
         self.robot, self.reward, self.task, self.horizon, self.ends = robot, reward, task, horizon, ends
-        self.body, self.drive, self.frame_skip = body, drive, robot.frame_skip
+        self.ends_at_success = ends_at_success
+        self.body, self.drive, self.start, self.frame_skip = body, drive, start, robot.frame_skip
         self.render_mode = "rgb_array"
         self._bodies: OrderedDict[Any, mujoco.MjModel] = OrderedDict()
         self._pictures: dict[str, Any] = {}
@@ -124,6 +129,8 @@ class LocomotionEnv(gymnasium.Env):
             data.qvel += noise * self.np_random.standard_normal(model.nv)
         else:
             data.qvel += self.np_random.uniform(-noise, noise, model.nv)
+        if self.start is not None:
+            data.qpos[:2] = self.start(self.np_random)
         mujoco.mj_forward(model, data)
         return self._observe(), self._info(False, np.zeros(2))
 
@@ -139,7 +146,7 @@ class LocomotionEnv(gymnasium.Env):
         velocity = (after - before) / self.dt
         reward, success = self.reward(Motion(velocity, after, action, data), self.task)
         self._steps += 1
-        ended = self.ends and not robot.healthy(data)
+        ended = (self.ends and not robot.healthy(data)) or (self.ends_at_success and success)
         truncated = self._steps >= self.horizon and not ended
         return self._observe(), reward, ended, truncated, self._info(success, velocity)
 

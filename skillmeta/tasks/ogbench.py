@@ -7,6 +7,7 @@ own five; the training tasks are drawn here.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -184,6 +185,14 @@ def toggle(state: np.ndarray, button: int) -> None:
 
 
 @contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """OGBench makes its action space anew each time that it looks at it, with a warning about precision."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
 def numpy_seeded(generator: np.random.Generator) -> Iterator[None]:
     """Third-party code inside may draw from numpy's global generator: it gets one of ours, and finds its own as it was."""
     before = np.random.get_state()
@@ -204,7 +213,8 @@ class OGBenchEnv(gymnasium.Env):
         self.render_mode = "rgb_array"
         self.horizon = config.horizon or SCENES[config.scene]
         self.inner = make_scene(config.scene)
-        observation, _ = self.inner.reset(seed=0, options={"task_info": as_theirs(task, config.scene)})
+        with quietly():
+            observation, _ = self.inner.reset(seed=0, options={"task_info": as_theirs(task, config.scene)})
         self.observation_space = Box(-np.inf, np.inf, observation.shape, np.float32)
         self.action_space = Box(-1.0, 1.0, (5,), np.float32)
         self._pictures: dict[str, Any] = {}
@@ -216,7 +226,8 @@ class OGBenchEnv(gymnasium.Env):
         self.task = (options or {}).get("task") or self.task
         self._steps = 0
         own = seed if seed is not None else int(self.np_random.integers(2**31))
-        self.inner.reset(seed=own, options={"task_info": as_theirs(self.task, self.config.scene)})
+        with quietly():
+            self.inner.reset(seed=own, options={"task_info": as_theirs(self.task, self.config.scene)})
         # On its way OGBench takes two steps of unseeded noise to look at the goal: what they leave behind goes.
         data = self.inner.data
         data.qvel[:], data.qacc_warmstart[:], data.ctrl[:], data.time = 0, 0, 0, 0

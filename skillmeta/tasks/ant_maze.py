@@ -1,0 +1,136 @@
+"""AntMaze: an ant walks through a maze to a hidden goal. gymnasium-robotics' AntMaze-v5, after D4RL (Fu et al. 2020)."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from skillmeta.errors import UserError
+from skillmeta.tasks.ant import Place
+from skillmeta.tasks.base import TaskFamily
+from skillmeta.tasks.locomotion import ANT, LocomotionEnv, Motion, ant_pose_and_place
+from skillmeta.tasks.maze_layout import distances, to_cell, to_xy
+
+MAPS = {"umaze": "U_MAZE", "medium": "MEDIUM_MAZE", "large": "LARGE_MAZE"}
+CELL = 4.0  # metres
+NEAR = 0.45  # metres: gymnasium-robotics' success
+SHAKEN = 0.25  # of a cell: how far starts and goals lie from the middle of theirs, at most
+START = (1, 1)
+
+
+@dataclass(frozen=True)
+class Config:
+    """The U-shaped maze by default."""
+
+    map: str = "umaze"  # umaze | medium | large
+    reward: str = "sparse"  # sparse: 1 within 0.45 m | dense: exp(-distance), as gymnasium-robotics has it
+    min_path: int = 2  # cells of path from the start to a goal, at least
+    horizon: int | None = None  # null: 700 for umaze, 1000 for the others
+    train_tasks: int = 40
+    test_tasks: int = 10
+    tasks_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.map not in MAPS:
+            raise ValueError(f"map is {self.map!r}; choose umaze, medium or large")
+        if self.reward not in ("sparse", "dense"):
+            raise ValueError(f"reward is {self.reward!r}; choose sparse or dense")
+        for name in ("min_path", "train_tasks", "test_tasks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+@lru_cache(maxsize=3)
+def maze(name: str) -> tuple[np.ndarray, mujoco.MjModel]:
+    """Walls [rows, columns] and the compiled model. Raises UserError where gymnasium-robotics is not installed."""
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # every import of it prints a notice about other environments
+            from gymnasium_robotics.envs.maze import maps
+            from gymnasium_robotics.envs.maze.ant_maze_v5 import AntMazeEnv
+    except ImportError:
+        raise UserError("AntMaze needs the package gymnasium-robotics: pip install 'skillmeta[robotics]'") from None
+    layout = getattr(maps, MAPS[name])
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory() as folder:  # AntMaze leaves its generated XML in the temporary folder
+        tempfile.tempdir = folder
+        try:
+            model = AntMazeEnv(maze_map=layout).model
+        finally:
+            tempfile.tempdir = before
+    return np.array([[cell == 1 for cell in row] for row in layout]), model
+
+
+def reward(motion: Motion, task: Place, config: Config) -> tuple[float, bool]:
+    distance = float(np.hypot(motion.place[0] - task.x, motion.place[1] - task.y))
+    return (float(distance <= NEAR) if config.reward == "sparse" else float(np.exp(-distance))), distance <= NEAR
+
+
+def family(config: Config) -> TaskFamily:
+    """Goals in the free cells away from the start."""
+    walls, model = maze(config.map)
+    paths = distances(walls, START)
+    far = [(int(r), int(c)) for r, c in np.argwhere(paths >= config.min_path)]
+    if not far:
+        raise UserError(f"ant_maze {config.map}: no cell lies {config.min_path} cells from the start; lower min_path")
+    horizon = config.horizon or (700 if config.map == "umaze" else 1000)
+
+    def shaken(cell: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
+        return CELL * (to_xy(cell, walls) + generator.uniform(-SHAKEN, SHAKEN, 2))
+
+    def draw_task(generator: np.random.Generator) -> Place:
+        x, y = shaken(far[int(generator.integers(len(far)))], generator)
+        return Place(float(x), float(y))
+
+    generator = np.random.default_rng(config.tasks_seed)
+    drawn = [draw_task(generator) for _ in range(config.train_tasks + config.test_tasks)]
+    robot = replace(ANT, observe=ant_pose_and_place, reset_noise=0.0, contact_forces=False, place=root)
+
+    def make_env() -> LocomotionEnv:
+        return LocomotionEnv(
+            robot, lambda motion, task: reward(motion, task, config), drawn[0], horizon, ends_at_success=True,
+            body=lambda task: model, start=lambda own: shaken(START, own),
+        )  # fmt: skip
+
+    def coverage(positions: np.ndarray) -> float:
+        cells = to_cell(positions.reshape(-1, 2) / CELL, walls)
+        return len({(r, c) for r, c in cells.tolist() if not walls[r, c]}) / int((~walls).sum())
+
+    def draw(axes: Any, task: Place | None) -> None:
+        rows, columns = CELL * np.array(walls.shape)
+        extent = (-columns / 2, columns / 2, -rows / 2, rows / 2)
+        axes.imshow(np.where(walls, 0.35, 1.0), cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")
+        axes.plot(*(CELL * to_xy(START, walls)), marker="s", color="black", markersize=5, zorder=5)
+        if task is not None:
+            axes.plot(task.x, task.y, marker="*", color="#d62728", markersize=12, zorder=6)
+        axes.set_xticks([])
+        axes.set_yticks([])
+
+    paid = "1 within 0.45 m of it, else 0" if config.reward == "sparse" else "exp(-distance)"
+    return TaskFamily(
+        name="ant_maze",
+        version=1,
+        definition=(
+            f"An ant walks through the {config.map} maze, cells of 4 m, to a hidden goal {config.min_path} or more cells away. "
+            f"Reward: {paid}. {horizon} steps, or until it arrives. Seen: place, pose and velocities, 29 numbers; neither the "
+            "goal nor contact forces. gymnasium-robotics' AntMaze-v5, after D4RL (Fu et al. 2020)."
+        ),
+        horizon=horizon,
+        splits={"train": tuple(drawn[: config.train_tasks]), "test": tuple(drawn[config.train_tasks :])},
+        make_env=make_env,
+        draw_task=draw_task,
+        positions=lambda observations: observations[..., :2],
+        coverage=coverage,
+        draw=draw,
+    )
+
+
+def root(model: mujoco.MjModel, data: mujoco.MjData) -> np.ndarray:
+    """Where the ant is by its coordinates: what AntMaze compares with the goal."""
+    return data.qpos[:2].copy()

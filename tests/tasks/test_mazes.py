@@ -1,0 +1,130 @@
+"""AntMaze against gymnasium-robotics' own, and point mazes with layouts that were never seen."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from dataclasses import replace
+
+import mujoco
+import numpy as np
+import pytest
+
+pytest.importorskip("gymnasium_robotics", reason="needs pip install 'skillmeta[robotics]'")
+
+from skillmeta.tasks import ant_maze, maze_layouts  # noqa: E402
+from skillmeta.tasks.ant import Place  # noqa: E402
+from skillmeta.tasks.maze_layout import to_cell  # noqa: E402
+
+
+def robotics(name: str):
+    with contextlib.redirect_stderr(io.StringIO()):
+        from gymnasium_robotics.envs.maze import maps
+        from gymnasium_robotics.envs.maze.ant_maze_v5 import AntMazeEnv
+    return AntMazeEnv(maze_map=getattr(maps, ant_maze.MAPS[name]), continuing_task=False)
+
+
+@pytest.mark.parametrize("name", ["umaze", "medium"])
+def test_ant_maze_is_gymnasium_robotics(name):
+    """From the same state: the same states, rewards, ends and successes."""
+    family = ant_maze.family(ant_maze.Config(map=name))
+    env, theirs = family.make_env(), robotics(name)
+    first, _ = theirs.reset(seed=0)
+    env.reset(seed=0, options={"task": Place(*first["desired_goal"].tolist())})
+    env.data.qpos[:], env.data.qvel[:] = theirs.data.qpos, theirs.data.qvel
+    mujoco.mj_forward(env.model, env.data)
+    env.data.qacc_warmstart[:] = theirs.data.qacc_warmstart  # where the solver begins shows in the last bits
+    rng = np.random.default_rng(0)
+    for step in range(25):
+        if step == 20:  # set the ant down on the goal
+            for data in (env.data, theirs.data):
+                data.qpos[:2] = first["desired_goal"]
+        action = rng.uniform(-1, 1, 8).astype(np.float32)
+        a, reward, ended, _, info = env.step(action)
+        b, wanted, over, _, told = theirs.step(action)
+        assert np.allclose(env.data.qpos, theirs.data.qpos, atol=1e-9) and reward == wanted and ended == over
+        assert info["success"] == told["success"]
+        assert np.allclose(a[:2], b["achieved_goal"]) and np.allclose(a[2:], b["observation"][:27], atol=1e-6)
+        if over:
+            assert step >= 20
+            break
+    assert over
+
+
+def test_ant_maze_goals_are_free_and_away_from_the_start():
+    family = ant_maze.family(ant_maze.Config(map="large"))
+    walls, _ = ant_maze.maze("large")
+    paths = ant_maze.distances(walls, ant_maze.START)
+    for task in (*family.tasks("train"), *family.tasks("test")):
+        row, column = to_cell(np.array([task.x, task.y]) / ant_maze.CELL, walls)
+        assert paths[row, column] >= 2
+    env = family.make_env()
+    starts = [env.reset(seed=seed)[0][:2] for seed in range(10)]
+    assert all(tuple(to_cell(start / ant_maze.CELL, walls)) == ant_maze.START for start in starts)
+    assert np.std(starts, axis=0).min() > 0.1 and np.isclose(env.reset(seed=0)[0][2], 0.75)
+
+
+SMALL = maze_layouts.Config(size=10, min_path=8, train_layouts=4, test_layouts=3, train_tasks=8, test_tasks=3)
+
+
+def test_no_layout_is_both_trained_and_tested_on():
+    for config in (SMALL, maze_layouts.Config()):
+        family = maze_layouts.family(config)
+        train, test = ({task.layout for task in family.tasks(split)} for split in ("train", "test"))
+        assert len(train) == config.train_layouts and len(test) == config.test_layouts and not train & test
+        assert len(set(family.tasks("train"))) == config.train_tasks
+
+
+def test_experts_reach_goals_in_every_layout():
+    family = maze_layouts.family(SMALL)
+    env = family.make_env()
+    for task in family.tasks("test"):
+        observation, _ = env.reset(seed=1, options={"task": task})
+        act, over = family.expert(env, np.random.default_rng(0)), False
+        while not over:
+            observation, reward, terminated, truncated, _ = env.step(act(observation))
+            over = terminated or truncated
+        assert terminated and reward == 1.0
+        assert family.features(task).shape == (2 + 100,)
+
+
+def test_the_layout_stays_and_comes_back():
+    family = maze_layouts.family(SMALL)
+    env, push = family.make_env(), np.array([1.0, 0.3], np.float32)
+    one, other = family.tasks("train")[0], family.tasks("test")[0]
+
+    def walk(task) -> np.ndarray:
+        env.reset(seed=4, options={"task": task})
+        return np.stack([env.step(push)[0] for _ in range(200)])
+
+    first = walk(one)
+    assert not np.array_equal(walk(other), first) and np.array_equal(walk(one), first)
+    env.reset(seed=0)
+    assert env.task == one and env.inner is env._maze(one.layout)
+
+
+def test_a_view_shows_the_walls_around():
+    family = maze_layouts.family(replace(SMALL, view=2))
+    env = family.make_env()
+    observation, _ = env.reset(seed=0, options={"task": family.tasks("test")[0]})
+    walls = env.inner.maze.walls
+    row, column = to_cell(observation[:2].astype(float), walls)
+    seen = observation[4:].reshape(5, 5)
+    for down in range(-2, 3):
+        for right in range(-2, 3):
+            r, c = row + down, column + right
+            outside = not (0 <= r < walls.shape[0] and 0 <= c < walls.shape[1])
+            assert seen[down + 2, right + 2] == (1.0 if outside else float(walls[r, c]))
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: ant_maze.Config(map="huge"), "umaze, medium or large"),
+        (lambda: maze_layouts.Config(view=-1), "between 0 and"),
+        (lambda: maze_layouts.Config(size=3), "at least 6 cells"),
+    ],
+)
+def test_impossible_configs_are_refused(make, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make()
