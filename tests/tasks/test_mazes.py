@@ -64,7 +64,7 @@ def test_ant_maze_goals_are_free_and_away_from_the_start():
     assert np.std(starts, axis=0).min() > 0.1 and np.isclose(env.reset(seed=0)[0][2], 0.75)
 
 
-SMALL = maze_layouts.Config(size=10, min_path=8, train_layouts=4, test_layouts=3, train_tasks=8, test_tasks=3)
+SMALL = maze_layouts.Config(size=14, min_path=8, train_layouts=4, test_layouts=3, train_tasks=8, test_tasks=3)
 
 
 def test_no_layout_is_both_trained_and_tested_on():
@@ -85,7 +85,7 @@ def test_experts_reach_goals_in_every_layout():
             observation, reward, terminated, truncated, _ = env.step(act(observation))
             over = terminated or truncated
         assert terminated and reward == 1.0
-        assert family.features(task).shape == (2 + 100,)
+        assert family.features(task).shape == (2 + 196,)
 
 
 def test_the_layout_stays_and_comes_back():
