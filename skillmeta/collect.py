@@ -17,10 +17,10 @@ from gymnasium.spaces import Box
 
 from skillmeta.config import build, module_of
 from skillmeta.data.episodes import Recording
-from skillmeta.data.minari_store import exists, write_minari
+from skillmeta.data.minari_store import check_id, exists, write_minari
 from skillmeta.errors import ConfigError, DataError
 from skillmeta.run.progress import Progress
-from skillmeta.tasks.base import TaskConfig, make_family
+from skillmeta.tasks.base import TaskConfig, environment_spec, make_family
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,10 @@ def collect(config: CollectConfig) -> Collected:
     """Record and write. Nothing is written if it is interrupted.
 
     Raises:
-        DataError: the data set exists already.
+        DataError: the data set exists already, or its id is none.
         ConfigError: no such family, collector or option.
     """
+    check_id(config.dataset)
     if exists(config.dataset) and not config.overwrite:
         raise DataError(
             f"minari:{config.dataset}: exists already; add overwrite=true to replace it, or dataset=OTHER/ID-v0"
@@ -86,7 +87,13 @@ def collect(config: CollectConfig) -> Collected:
     assert isinstance(space, Box)
     description = f"{family.definition} Collected by {config.collector}: {config.expert or 'defaults'}."
     folder = write_minari(
-        config.dataset, episodes, space.low, space.high, overwrite=config.overwrite, description=description
+        config.dataset,
+        episodes,
+        space.low,
+        space.high,
+        overwrite=config.overwrite,
+        description=description,
+        environment=environment_spec(TaskConfig(config.family, options=config.options)),
     )
     tried = defaultdict(list)
     for recording in recordings:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box
 
 from skillmeta.data.episodes import Episode
@@ -34,6 +35,20 @@ def dataset_folder(dataset_id: str) -> Path:
     return Path(get_dataset_path(dataset_id))
 
 
+def check_id(dataset_id: str) -> None:
+    """Raises DataError for an id that Minari will not write."""
+    minari_package()
+    from minari.dataset.minari_dataset import parse_dataset_id
+
+    try:
+        parse_dataset_id(dataset_id)
+    except ValueError:
+        raise DataError(
+            f"minari:{dataset_id}: is no id that Minari knows; write NAMESPACE/name-vN, e.g. mine/maze-v0, the name two letters "
+            "or longer"
+        ) from None
+
+
 def exists(dataset_id: str) -> bool:
     return (dataset_folder(dataset_id) / "data").is_dir()
 
@@ -46,10 +61,13 @@ def write_minari(
     *,
     overwrite: bool = False,
     description: str = "",
+    environment: EnvSpec | None = None,
 ) -> Path:
     """Write episodes as the Minari data set `NAMESPACE/name-vN` and return its folder.
 
-    Raises DataError if there are none, or if the data set exists and `overwrite` is not set.
+    `environment` is what Minari's `recover_environment` makes again.
+
+    Raises DataError if there are no episodes, or if the data set exists and `overwrite` is not set.
     """
     minari = minari_package()
     from minari.data_collector import EpisodeBuffer
@@ -80,6 +98,7 @@ def write_minari(
             buffers,
             observation_space=space,
             action_space=Box(np.asarray(action_low, np.float32), np.asarray(action_high, np.float32), dtype=np.float32),
+            env=environment,
             data_format="hdf5",
             description=description or None,
         )

@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils import RecordConstructorArgs
 
 from skillmeta.config import build, module_of, to_plain
 from skillmeta.errors import ConfigError, UserError
@@ -140,3 +142,50 @@ def chosen_task(family: TaskFamily, config: TaskConfig) -> Task:
     if config.index >= len(tasks):
         raise ConfigError(f"task.index is {config.index}; split {config.split!r} has tasks 0 to {len(tasks) - 1}")
     return tasks[config.index]
+
+
+# -- as a registered Gymnasium environment ---------------------------------------------------------------------------------
+ENVIRONMENT = "skillmeta/Task-v0"
+
+
+def environment_spec(config: TaskConfig) -> EnvSpec:
+    """What `gymnasium.make` needs to make a family's environment again in another process: an entry point given by name, and
+    plain keywords. Data sets carry it, so that Minari can recover the environment that they were recorded in."""
+    kwargs = {
+        "family": config.family,
+        "split": config.split,
+        "index": config.index,
+        "options": to_plain(config.options),
+    }
+    return EnvSpec(ENVIRONMENT, entry_point="skillmeta.tasks.base:make_env", kwargs=kwargs, disable_env_checker=True)
+
+
+def make_env(
+    family: str,
+    split: str = "test",
+    index: int = 0,
+    options: dict[str, Any] | None = None,
+    render_mode: str | None = None,
+) -> gymnasium.Env:
+    """One environment of a family, whose task is the split's `index`-th until another is set.
+
+    `gymnasium.make("skillmeta/Task-v0", family="maze")` once `skillmeta.tasks` is imported.
+    """
+    config = TaskConfig(family, split, index, options or {})
+    made = make_family(config)
+    return FirstTask(made.make_env(), chosen_task(made, config))
+
+
+class FirstTask(gymnasium.Wrapper, RecordConstructorArgs):
+    """Sets a task at the first reset that names none."""
+
+    def __init__(self, env: gymnasium.Env, task: Task):
+        RecordConstructorArgs.__init__(self, task=task)
+        gymnasium.Wrapper.__init__(self, env)
+        self.first: Task | None = task
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        if self.first is not None:
+            options = {"task": self.first, **(options or {})}
+            self.first = None
+        return self.env.reset(seed=seed, options=options)

@@ -1,0 +1,118 @@
+"""`skillmeta tasks` and `skillmeta evaluate`, as a user types them."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from downstream.evaluate import main as evaluate_main
+from downstream.tasks import main as tasks_main
+from skillmeta.cli import main
+from skillmeta.config import list_configs
+from skillmeta.errors import UserError
+
+
+def test_every_preset_is_listed_or_says_what_it_lacks(capsys):
+    assert tasks_main([]) == 0
+    printed = capsys.readouterr().out
+    for name in list_configs():
+        if name.startswith("tasks/"):
+            assert f"\n{name.removeprefix('tasks/')} " in printed
+    assert "cheetah_vel " in printed and "train 100, test 30" in printed
+
+
+def test_a_family_is_described_and_its_tasks_drawn(capsys):
+    assert tasks_main(["point_robot"]) == 0
+    printed = capsys.readouterr().out
+    assert "train: 80 tasks" in printed and "Rakelly" in printed
+    assert tasks_main(["point_robot", "--draw", "2", "--split", "any", "--seed", "3"]) == 0
+    drawn = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(drawn) == 2 and drawn[0].keys() == {"x", "y"} and drawn[0] != drawn[1]
+    tasks_main(["point_robot", "--draw", "2", "--split", "any", "--seed", "3"])
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == drawn
+    assert tasks_main(["point_robot", "options.horizon=7"]) == 0
+    assert "at most 7 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["tasks", "maez"], "did you mean tasks/maze"),
+        (["tasks", "point_robot", "--draw", "1", "--split", "tets"], "there is no split 'tets'"),
+        (["tasks", "point_robot", "options.extend=1"], "unknown key 'extend'; did you mean 'extent'"),
+        (["tasks", "bandit_5", "--video", "x.webp"], "nothing to film"),
+        (["evaluate", "tasks/point_robot", "agents=[nowhere]"], "nowhere: holds no run"),
+        (["evaluate", "tasks/point_robot", "epsiodes=1"], "unknown key 'epsiodes'"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(arguments, sentence, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("preset", ["point_robot", "maze"])
+def test_an_episode_is_filmed(preset, tmp_path):
+    from PIL import Image
+
+    file = tmp_path / "deep" / "film.webp"
+    assert tasks_main([preset, "--video", str(file)]) == 0
+    with Image.open(file) as film:
+        assert film.n_frames > 3 or preset == "point_robot"
+        film.seek(film.n_frames - 1)
+        assert np.asarray(film.convert("RGB")).std() > 5  # not an empty picture
+
+
+def test_a_simulator_is_filmed(tmp_path):
+    try:
+        assert tasks_main(["cheetah_dir", "options.horizon=4", "--video", str(tmp_path / "c.webp")]) == 0
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+def test_brackets_are_evaluated_and_the_page_written(tmp_path, capsys):
+    out = tmp_path / "evaluation"
+    arguments = ["tasks/point_robot", "--out", str(out), "tasks=5", "episodes=1", "seeds=[0,1]"]
+    assert evaluate_main(arguments) == 0
+    assert "oracle" in capsys.readouterr().out
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["results"].keys() == {"random", "oracle"} and summary["tasks"] == 5
+    assert summary["evaluation_steps"] == 2 * 2 * 5 * 2 * 20  # brackets, seeds, tasks, episodes, steps
+    rows = list(csv.DictReader((out / "episodes.csv").open()))
+    assert len(rows) == 2 * 2 * 5 * 2 and {row["agent"] for row in rows} == {"random", "oracle"}
+    page = (out / "adaptation.html").read_text()
+    assert "Episode by episode" in page and "<svg" in page and "http" not in page.replace("http-equiv", "")
+    parts = sorted((out / "parts").glob("*.npz"))
+    before = [part.read_bytes() for part in parts]
+    assert evaluate_main(arguments) == 0 and [part.read_bytes() for part in parts] == before  # nothing is run again
+    parts[0].write_bytes(before[0][:50])
+    with pytest.raises(UserError, match="is damaged"):
+        evaluate_main(arguments)
+
+
+def test_a_trained_agent_stands_between_its_brackets(tmp_path):
+    from downstream.finetune import main as finetune_main
+
+    run = tmp_path / "run"
+    config = tmp_path / "point.yaml"
+    config.write_text(
+        "task: {family: point, split: train}\nalgorithm: {name: sac, hidden: 16, batch_size: 16}\nenv_steps: 200\n"
+    )
+    out = tmp_path / "evaluation"
+    arguments = ["tasks/point_robot", "--out", str(out), "tasks=3", "episodes=1", "seeds=[0,1]", f"agents=[{run}]"]
+    with pytest.raises(UserError, match="holds no run"):
+        evaluate_main(arguments)
+    assert finetune_main([str(config), "--out", str(run)]) == 0
+    assert evaluate_main(arguments) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert list(summary["results"]) == ["agent", "random", "oracle", "no adaptation"]
+    assert summary["training_steps"] == 200
+    # SAC does not adapt: with the same resets, it is its own bracket.
+    assert summary["results"]["agent"]["returns"] == summary["results"]["no adaptation"]["returns"]
+    assert "returns: random to oracle" in summary["gaps"]
+    wrong = ["tasks/maze", "--out", str(tmp_path / "wrong"), f"agents=[{run}]"]
+    with pytest.raises(UserError, match="trained on other dimensions"):
+        evaluate_main(wrong)
