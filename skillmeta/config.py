@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import os
+import sys
 import types
 import typing
 from collections.abc import Sequence
@@ -227,6 +229,8 @@ def first_line(error: Exception) -> str:
 def module_of(package: str, name: str, what: str) -> types.ModuleType:
     """skillmeta.<package>.<name>, or the dotted module `name` of the user's own. Raises ConfigError if there is none."""
     path = name if "." in name else f"skillmeta.{package}.{name}"
+    if "." in name and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a module beside the config, for a command that was installed elsewhere
     try:
         return importlib.import_module(path)
     except ModuleNotFoundError as error:

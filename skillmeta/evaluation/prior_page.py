@@ -53,7 +53,9 @@ def _acting(folder: Path, told: dict[str, Any], family: Any) -> page.Section:
             ]
         figure = plots.paths_figure(panels, lambda axes: family.draw(axes, None))
         plots.save_png(figure, folder / "pictures" / "rollouts.png")
-        caption = "Paths of all episodes, nothing learned. The square is where tasks start; the logs start anywhere."
+        caption = (
+            "Paths of all episodes, nothing learned. A black square is where tasks start; the logs start anywhere."
+        )
         pictures.append(page.Picture(plots.to_svg(figure, "rollouts"), caption))
     head = ["acting by", "episodes", "env steps", "visited an episode", "visited in all", "solved the first task"]
     return page.Section(

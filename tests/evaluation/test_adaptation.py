@@ -160,3 +160,18 @@ def test_the_place_between_brackets_is_nothing_where_they_coincide():
     same = np.zeros((2, 3))
     assert np.isnan(normalized(same + 1, same, same)[0])
     assert normalized(np.full((1, 3), 0.5), np.zeros((1, 3)), np.ones((1, 3))) == (0.5, 0.5, 0.5)
+
+
+def test_meta_worlds_own_number_stands_beside_ours_and_is_called_biased(tmp_path):
+    """From episodes of which a fifth succeed, and early."""
+    from skillmeta.evaluation.adaptation import Evaluation
+    from skillmeta.evaluation.adaptation_page import write_adaptation_page
+
+    tasks = tuple(Number(i) for i in range(10))
+    result = evaluate(OpensEveryFifth(np.ones(1)), Workers(doors), tasks, episodes=3, seed=0)
+    groups = ("reach",) * 10
+    told = Evaluation("metaworld", "test", tasks, groups, "fifth", {"fifth": result, "random": result}, 0)
+    (tmp_path / "config.yaml").write_text("")
+    page = write_adaptation_page(tmp_path, told, "command").read_text()
+    row = page.partition("which is biased")[2].partition("<tbody>")[2].partition("</tr>")[0]
+    assert [cell.split("<")[0] for cell in row.split("<td>")[1:]] == ["fifth", "0.20", "1.00"]
