@@ -87,7 +87,7 @@ def last_section(evaluation: Evaluation, scores: list[str]) -> page.Section:
             text.append(f"{NAMES[score]}: {value:.0%} [{low:.0%}, {high:.0%}] of the way from {span}.")
     if evaluation.agent:
         last = {n: r.returns[:, :, -1] for n, r in evaluation.results.items()}
-        for name in ("random", "no adaptation"):
+        for name in (name for name in ("random", "no adaptation") if name in last):
             better = probability_of_improvement(last[evaluation.agent], last[name])
             text.append(
                 f"A run of {evaluation.agent} has a higher return than one of {name} with probability {better:.2f}."
