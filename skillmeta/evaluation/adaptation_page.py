@@ -114,11 +114,13 @@ def official_section(evaluation: Evaluation) -> page.Section:
         rows.append([name, f"{success.mean():.2f}", f"{np.mean(theirs):.2f}"])
     return page.Section(
         "Meta-World's own number, which is biased",
-        ["Its evaluator counts the first three episodes that finish anywhere in a class. Successes finish early and failures take the "
-         "whole horizon, so failures are hardly ever counted: an agent that solves a fifth of the environments is told 1.00. It is "
-         "here to be compared with published tables only."],
+        [
+            "Its evaluator counts the first three episodes that finish anywhere in a class. Successes finish early and failures "
+            "take the whole horizon, so failures are hardly ever counted: an agent that solves a fifth of the environments is "
+            "told 1.00. It is here to be compared with published tables only."
+        ],
         page.Table(["", "success, every environment alike", "success as Meta-World's evaluator counts"], rows),
-    )  # fmt: skip
+    )
 
 
 def profile_section(evaluation: Evaluation, colours: dict[str, str], scores: list[str], folder: Path) -> page.Section:
