@@ -21,6 +21,11 @@ PROGRAMS: dict[str, tuple[str, str, str]] = {  # name: (module, what it does, an
         "skills pretrain/maze --out runs/maze-skills",
     ),
     "finetune": ("downstream.finetune", "learn one task", "finetune downstream/maze_spirl --out runs/maze-spirl"),
+    "meta-train": (
+        "downstream.meta_train",
+        "learn to learn a family's tasks",
+        "meta-train meta/rl2_bandit_5 --out runs/rl2",
+    ),
     "evaluate": (
         "downstream.evaluate",
         "how agents adapt to new tasks, next to random, oracle and no adaptation",

@@ -142,10 +142,18 @@ def load_trained(folder: str | Path, dimensions: Callable[[str | None], tuple[in
         raise UserError(f"{folder}: holds no run; name the --out of `skillmeta finetune`")
     if not (folder / AGENT).exists():
         raise UserError(f"{folder}: the run is not finished; run its command again first")
-    config = build(FinetuneConfig, read_yaml(folder / "config.yaml"), str(folder / "config.yaml"))
-    observation_dim, bound = dimensions(config.skills)
-    agent = make_agent(config, observation_dim, bound, SkillModel.load(config.skills) if config.skills else None)
+    node = read_yaml(folder / "config.yaml")
     state, _ = load_state(folder / AGENT)
+    observation_dim, bound = dimensions(node.get("skills"))
+    config: Any
+    if "max_episodes" in node:
+        config = build(FinetuneConfig, node, str(folder / "config.yaml"))
+        agent = make_agent(config, observation_dim, bound, SkillModel.load(config.skills) if config.skills else None)
+    else:
+        from skillmeta.meta_train import MetaTrainConfig, make_meta_agent
+
+        config = build(MetaTrainConfig, node, str(folder / "config.yaml"))
+        agent = make_meta_agent(config)
     try:
         agent.load_acting(state["agent"])
     except RuntimeError as error:

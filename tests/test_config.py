@@ -113,6 +113,7 @@ def test_every_config_that_comes_along_can_run(name):
     from skillmeta.collect import CollectConfig
     from skillmeta.config import module_of
     from skillmeta.finetune import FinetuneConfig
+    from skillmeta.meta_train import MetaTrainConfig
     from skillmeta.pretrain import PretrainConfig
     from skillmeta.tasks.base import TaskConfig
 
@@ -120,6 +121,11 @@ def test_every_config_that_comes_along_can_run(name):
     if name.startswith("tasks"):
         task = build(TaskConfig, node)
         build(module_of("tasks", task.family, "").Config, task.options)
+    elif name.startswith("meta"):
+        meta = build(MetaTrainConfig, node)
+        options = dict(meta.algorithm)
+        build(module_of("algorithms", options.pop("name"), "").Config, options)
+        build(module_of("tasks", meta.task.family, "").Config, meta.task.options)
     elif "methods" in node:
         assert make_jobs(build(AblationConfig, node), Path("out"), "")
     elif name.startswith("downstream"):

@@ -40,11 +40,49 @@ class Gaussian:
         """Log density of `at(noise)`, [...], without the detour through the sample."""
         return (-0.5 * noise**2 - self.log_stddev - 0.5 * LOG_2PI).sum(-1)
 
+    def entropy(self) -> Tensor:
+        """[...], nats."""
+        return (self.log_stddev + 0.5 * (1 + LOG_2PI)).sum(-1)
+
     def kl(self, other: Gaussian) -> Tensor:
         """KL(self || other) in closed form, summed over dim: [...], nats."""
         log_ratio = self.log_stddev - other.log_stddev
         shift = (self.mean - other.mean) * torch.exp(-other.log_stddev)
         return 0.5 * (torch.exp(2 * log_ratio) + shift**2 - 1 - 2 * log_ratio).sum(-1)
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """A choice among the last axis of `logits` [..., A]; actions are one-hot."""
+
+    logits: Tensor
+
+    @property
+    def log_probabilities(self) -> Tensor:
+        return torch.log_softmax(self.logits, -1)
+
+    def at(self, noise: Tensor) -> Tensor:
+        """The choice that standard normal `noise` [..., A] stands for, one-hot: Gumbel's trick on its quantiles."""
+        uniform = (0.5 * torch.erfc(-noise / math.sqrt(2))).clamp(1e-7, 1 - 1e-7)
+        return F.one_hot((self.logits - torch.log(-torch.log(uniform))).argmax(-1), self.logits.shape[-1]).to(
+            noise.dtype
+        )
+
+    def mode(self) -> Tensor:
+        return F.one_hot(self.logits.argmax(-1), self.logits.shape[-1]).to(self.logits.dtype)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Log probability of one-hot actions [..., A]: [...], nats."""
+        return (self.log_probabilities * action).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """[...], nats."""
+        return -(self.log_probabilities.exp() * self.log_probabilities).sum(-1)
+
+    def kl(self, other: Categorical) -> Tensor:
+        """KL(self || other), [...], nats."""
+        mine = self.log_probabilities
+        return (mine.exp() * (mine - other.log_probabilities)).sum(-1)
 
 
 @dataclass(frozen=True)

@@ -91,8 +91,10 @@ class Agent(Protocol):
     rounds serve to find out about the task, not to do well in it.
     """
 
-    rollouts: int
-    exploration_episodes: int
+    @property
+    def rollouts(self) -> int: ...
+    @property
+    def exploration_episodes(self) -> int: ...
 
     def begin(self, num: int, generator: torch.Generator) -> Belief: ...
     def act(
@@ -120,7 +122,7 @@ class SerialEnvs:
         self.observation_dim = int(observation_space.shape[0])
         self.action_bound = np.maximum(np.abs(action_space.low), np.abs(action_space.high)).astype(np.float32)
         self._observation = np.zeros((num, self.observation_dim), np.float32)
-        self._ended = [True] * num
+        self._ended, self._unit = [True] * num, unit_actions and not self.discrete
 
     def reset(self, seeds: Sequence[int], tasks: Sequence[object] | None = None) -> np.ndarray:
         """Start an episode in every environment, from its seed and, where given, in its task. Returns [N, O]."""
@@ -131,8 +133,11 @@ class SerialEnvs:
         return self._observation.copy()
 
     def step(self, action: np.ndarray, limit: int | None = None) -> Step:
-        """One primitive step in every environment that has not ended; action [N, A]. `limit` changes nothing here."""
+        """One primitive step in every environment that has not ended; action [N, A], clipped to the box where it is a unit one.
+        `limit` changes nothing here."""
         num = self.num
+        if self._unit:
+            action = np.minimum(np.maximum(action, -1.0), 1.0)
         reward, steps = np.zeros(num, np.float32), np.zeros(num, np.int64)
         terminated, truncated, success = np.zeros(num, bool), np.zeros(num, bool), np.zeros(num, bool)
         for i, env in enumerate(self.envs):
@@ -175,8 +180,8 @@ class ArrayEnvs:
         if isinstance(space, Discrete):
             self.action_bound = np.ones(int(space.n), np.float32)
         else:
-            middle, half = (space.high + space.low) / 2, (space.high - space.low) / 2
-            self.middle, self.half = (middle, half) if unit_actions else (np.zeros_like(middle), np.ones_like(half))
+            self.middle, self.half = (space.high + space.low) / 2, (space.high - space.low) / 2
+            self.unit = unit_actions
             self.action_bound = np.maximum(np.abs(space.low), np.abs(space.high)).astype(np.float32)
             if unit_actions:
                 self.action_bound = np.ones_like(self.action_bound)
@@ -194,7 +199,12 @@ class ArrayEnvs:
     def step(self, action: np.ndarray, limit: int | None = None) -> Step:
         """One primitive step in every environment that has not ended; action [N, A]. `limit` changes nothing here."""
         alive = self._alive
-        chosen = action.argmax(1) if self.discrete else self.middle + self.half * action
+        if self.discrete:
+            chosen = action.argmax(1)
+        elif self.unit:
+            chosen = self.middle + self.half * np.minimum(np.maximum(action, -1.0), 1.0)
+        else:
+            chosen = action
         outcome = self.native.step(chosen)
         self._done += 1
         if alive.all():  # the usual case, without the price of masking

@@ -1,0 +1,38 @@
+"""Meta-train an agent: `python -m downstream.meta_train meta/rl2_bandit_5 [key=value ...] [--out runs/meta]`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from skillmeta.cli import command_line, config_parser, run_program
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = config_parser(
+        "skillmeta meta-train",
+        "Learn to learn a family's tasks; judge it with `skillmeta evaluate`.",
+        "meta/rl2_bandit_5",
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/meta"), help="run folder (default: runs/meta)")
+    arguments = parser.parse_intermixed_args(argv)
+    from skillmeta.config import build, load
+    from skillmeta.meta_train import MetaTrainConfig, meta_train
+
+    config = build(MetaTrainConfig, load(arguments.config, arguments.overrides))
+    result = meta_train(config, arguments.out, command_line(parser.prog, argv))
+    if result is None:
+        print(f"stopped; the same command goes on from the checkpoint in {arguments.out}")
+        return 130
+    print(
+        f"return {result['return']:.4g} a training episode (first of a trial {result['return_first']:.4g}, last "
+        f"{result['return_last']:.4g}) after {result['env_steps']:,} environment steps"
+    )
+    print(f"run: {arguments.out}")
+    print(f"next: skillmeta evaluate TASKS agents=[{arguments.out}]")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

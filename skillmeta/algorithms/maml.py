@@ -1,0 +1,250 @@
+"""MAML: a starting point from which one gradient step in a new task goes far.
+
+Finn, Abbeel, Levine 2017 (arXiv:1703.03400), for reinforcement learning, with TRPO outside. In each of M tasks
+
+    theta_i = theta - rate grad L_i(theta; episodes before)              inner step
+    theta  <- argmin sum_i L_i'(theta_i; episodes after)                 outer step, within KL(pi_theta_i || pi_old_i) <= radius
+
+`first_order` takes the inner gradient for a constant. With a `context` only the numbers appended to the observation adapt
+(CAVIA, Zintgraf et al. 2019, arXiv:1810.03642). `exploration_credit` adds E-MAML's term (Stadie et al. 2018, arXiv:1803.01118):
+what was done before is credited with the return after.
+
+The Hessian of the KL at the old parameters is J' F J, with J the derivative of the adapted policies' outputs and F their Fisher
+information: two vector-Jacobian products of first-order graphs, and none of the KL's.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skillmeta.errors import ConfigError
+from skillmeta.nn.distributions import Categorical, Gaussian
+from skillmeta.rl.inner import (
+    Actor,
+    Parameters,
+    Policy,
+    Samples,
+    Shape,
+    chunks,
+    flat,
+    inner_step,
+    leaves,
+    mean_of,
+    policy_of,
+    stack,
+    unflat,
+)
+from skillmeta.rl.meta import Batch, MetaCollector
+from skillmeta.rl.on_policy import trust_region_step
+from skillmeta.rl.regularizer import Prior
+
+
+@dataclass(frozen=True)
+class Config:
+    """The paper's 2-D navigation."""
+
+    tasks: int = 20  # M
+    rollouts: int = 20  # episodes of each task before the inner step, and after it
+    inner_rate: float = 0.1
+    halve_at_test: bool = True  # the inner rate after the first step
+    first_order: bool = False
+    exploration_credit: bool = False
+    context: int = 0
+    discount: float = 0.99
+    radius: float = 0.01  # of the trust region, nats
+    damping: float = 1e-5
+    iterations: int = 10  # of conjugate gradients
+    hidden: int = 64
+    depth: int = 2
+    tasks_at_once: int = 1  # in one graph; more where batches are small
+
+    def __post_init__(self) -> None:
+        for name in ("tasks", "rollouts", "inner_rate", "radius", "iterations", "hidden", "depth", "tasks_at_once"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if not 0 <= self.discount <= 1 or self.damping < 0 or self.context < 0:
+            raise ValueError("discount must lie between 0 and 1; damping and context must not be below 0")
+
+
+def surrogate(shape: Shape, stacked: Parameters, after: Samples) -> Tensor:
+    """Each task's outer loss, [M]: minus the mean of pi / pi_old times the advantage, on episodes after the inner step."""
+    log_prob = policy_of(shape, stacked, after).log_prob(after.action)
+    return -mean_of(torch.exp(log_prob - after.log_prob) * after.advantage, after.valid)
+
+
+def credit(shape: Shape, stacked: Parameters, before: Samples, score: Tensor) -> Tensor:
+    """E-MAML's term of each task, [M]: minus what was done before the step, credited with the score [M] after it."""
+    return -score * mean_of(policy_of(shape, stacked, before).log_prob(before.action), before.valid)
+
+
+def fisher(old: Policy, direction: Parameters) -> Parameters:
+    """F times a direction in the space of the policies' outputs: (mean, log deviation), or (logits,)."""
+    if isinstance(old, Categorical):
+        probability = old.log_probabilities.exp()
+        inner = (probability * direction[0]).sum(-1, keepdim=True)
+        return (probability * (direction[0] - inner),)
+    return direction[0] * torch.exp(-2 * old.log_stddev), 2 * direction[1]
+
+
+def outputs(policy: Policy) -> Parameters:
+    return (policy.logits,) if isinstance(policy, Categorical) else (policy.mean, policy.log_stddev)
+
+
+def detached(policy: Policy) -> Policy:
+    if isinstance(policy, Gaussian):
+        return Gaussian(policy.mean.detach(), policy.log_stddev.detach())
+    return Categorical(policy.logits.detach())
+
+
+class Problem:
+    """The outer problem of one iteration: its loss, its gradient, the KL's curvature and the KL, all of flat parameters [P]."""
+
+    def __init__(self, shape: Shape, config: Config, start: Parameters, before: Samples, after: Samples, score: Tensor):
+        self.shape, self.config, self.start = shape, config, start
+        self.before, self.after, self.score = before, after, score
+        self.parts = list(chunks(len(after.valid), config.tasks_at_once))
+        self.old: list[Policy] = []
+        for rows in self.parts:
+            adapted = self.adapt(leaves(start), rows, create_graph=False)
+            with torch.no_grad():
+                self.old.append(detached(policy_of(shape, adapted, after.tasks(rows))))
+
+    def adapt(self, parameters: Parameters, rows: slice, create_graph: bool) -> Parameters:
+        before = self.before.tasks(rows)
+        stacked = stack(parameters, len(before.valid))
+        return inner_step(self.shape, stacked, before, self.config.inner_rate, False, create_graph)
+
+    def loss_of(self, parameters: Parameters, adapted: Parameters, rows: slice) -> Tensor:
+        """Sum over the tasks of a chunk."""
+        total = surrogate(self.shape, adapted, self.after.tasks(rows)).sum()
+        if self.config.exploration_credit:
+            stacked = stack(parameters, len(self.score[rows]))
+            total = total + credit(self.shape, stacked, self.before.tasks(rows), self.score[rows]).sum()
+        return total
+
+    def gradient_and_curvature(self) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """The loss's gradient at the start, and the product of the mean KL's Hessian there (with damping) with vectors."""
+        tasks, gradient = len(self.after.valid), torch.zeros_like(flat(self.start))
+        graphs = []
+        for rows, old in zip(self.parts, self.old, strict=True):
+            vector = flat(self.start).clone().requires_grad_(True)
+            parameters = unflat(vector, self.start)
+            adapted = self.adapt(parameters, rows, create_graph=not self.config.first_order)
+            after = self.after.tasks(rows)
+            out = outputs(policy_of(self.shape, adapted, after))
+            probes = tuple(torch.zeros_like(o, requires_grad=True) for o in out)
+            (pulled,) = torch.autograd.grad(out, vector, probes, create_graph=True)  # J' u, linear in u
+            loss = self.loss_of(parameters, adapted, rows)
+            gradient += torch.autograd.grad(loss, vector, retain_graph=True)[0] / tasks
+            weight = (after.valid / after.valid.sum(1, keepdim=True)).unsqueeze(-1) / tasks
+            graphs.append((vector, out, probes, pulled, weight, old))
+
+        def product(direction: Tensor) -> Tensor:
+            result = self.config.damping * direction
+            for vector, out, probes, pulled, weight, old in graphs:
+                pushed = torch.autograd.grad(pulled, probes, direction, retain_graph=True)  # J v
+                weighted = tuple(weight * w for w in fisher(old, pushed))
+                result = result + torch.autograd.grad(out, vector, weighted, retain_graph=True)[0]
+            return result
+
+        return gradient, product
+
+    def judge(self, vector: Tensor) -> tuple[float, float]:
+        """Mean loss, and mean KL of the adapted policies from the old ones on the episodes after."""
+        loss = divergence = 0.0
+        tasks = len(self.after.valid)
+        for rows, old in zip(self.parts, self.old, strict=True):
+            parameters = leaves(unflat(vector, self.start))
+            adapted = self.adapt(parameters, rows, create_graph=False)
+            with torch.no_grad():
+                after = self.after.tasks(rows)
+                loss += float(self.loss_of(parameters, adapted, rows)) / tasks
+                new: Any = policy_of(self.shape, adapted, after)
+                divergence += float(mean_of(new.kl(old), after.valid).sum()) / tasks
+        return loss, divergence
+
+
+class Agent:
+    """The learner. Arguments as for the other meta-learners."""
+
+    def __init__(
+        self,
+        config: Config,
+        observation_dim: int,
+        action_bound: np.ndarray,
+        discrete: bool = False,
+        prior: Prior | None = None,
+        normalize: Any = None,
+        seed: int = 0,
+    ):
+        if discrete and prior is not None:
+            raise ConfigError("skills are continuous; this family's actions are choices")
+        bound = torch.from_numpy(np.asarray(action_bound, np.float32))
+        shape = Shape(observation_dim, len(bound), config.hidden, config.depth, discrete, config.context)
+        self.config, self.updates = config, 0
+        self.acting = Actor(
+            shape, shape.start(torch.Generator().manual_seed(seed)), config.rollouts, config.inner_rate, False,
+            config.discount, config.halve_at_test, normalize or identity, prior, bound,
+        )  # fmt: skip
+
+    def actor(self) -> Actor:
+        return copy.deepcopy(self.acting)
+
+    # -- learning --------------------------------------------------------------------------------------------------------
+    def iterate(self, collect: MetaCollector) -> tuple[Batch, dict[str, float]]:
+        """Episodes before and after the inner step in M tasks, and one step of TRPO."""
+        batch = collect.trials(self.acting, self.config.tasks, 2)
+        before, after, score = self.samples(batch)
+        problem = Problem(self.acting.shape, self.config, self.acting.parameters, before, after, score)
+        gradient, product = problem.gradient_and_curvature()
+        start = flat(self.acting.parameters)
+        moved, part = trust_region_step(start, gradient, product, problem.judge, self.config.radius)
+        self.set(unflat(moved, self.acting.parameters))
+        self.updates += 1
+        loss, divergence = problem.judge(moved)
+        return batch, {"outer/loss": loss, "outer/divergence": divergence, "outer/step": part}
+
+    def samples(self, batch: Batch) -> tuple[Samples, Samples, Tensor]:
+        """Episodes before and after the inner step, and the tasks' standardised returns after it, [M]."""
+        tasks = self.config.tasks
+        start = stack(self.acting.parameters, tasks)
+        before = self.acting.samples(batch.trials.episodes(0), start)
+        adapted = inner_step(
+            self.acting.shape, leaves(start), before, self.config.inner_rate, False, create_graph=False
+        )
+        after = self.acting.samples(batch.trials.episodes(1), tuple(p.detach() for p in adapted))
+        returns = torch.from_numpy(batch.trials.returns[:, 1]).float().view(tasks, -1).mean(1)
+        return before, after, (returns - returns.mean()) / (returns.std() + 1e-8)
+
+    def set(self, parameters: Parameters) -> None:
+        self.acting = replace(self.acting, parameters=tuple(p.detach().clone() for p in parameters))
+
+    # -- on disk --------------------------------------------------------------------------------------------------------
+    def acting_state(self) -> dict[str, Any]:
+        return {"parameters": {str(i): p for i, p in enumerate(self.acting.parameters)}}
+
+    def load_acting(self, state: dict[str, Any]) -> None:
+        """Raises RuntimeError if the parameters have other shapes."""
+        loaded = tuple(state["parameters"][str(i)] for i in range(len(self.acting.parameters)))
+        for new, own in zip(loaded, self.acting.parameters, strict=True):
+            if new.shape != own.shape:
+                raise RuntimeError(f"a parameter is {tuple(new.shape)}, not {tuple(own.shape)}")
+        self.set(loaded)
+
+    def state(self) -> dict[str, Any]:
+        return {**self.acting_state(), "updates": self.updates}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.load_acting(state)
+        self.updates = state["updates"]
+
+
+def identity(observation: Tensor) -> Tensor:
+    return observation

@@ -1,0 +1,333 @@
+"""RL2: a recurrent policy whose state outlives episodes, so that its forward pass is the learning algorithm.
+
+Duan et al. 2016 (arXiv:1611.02779); Wang et al. 2016 (arXiv:1611.05763), "Learning to reinforcement learn". Trained by PPO on
+whole trials: the return of a trial is what is maximised, the ends of its episodes are no ends, and the state at each decision
+is computed by going through the trial from its start.
+
+    input     x_t = (s_t, a_{t-1}, r_{t-1}, first decision of an episode?)     from the true last transition
+    core      h_t = GRU(x_t, h_{t-1})
+    heads     pi(a | s_t, h_t), V(s_t, h_t)
+    loss      -min(rho A, clip(rho) A) + value_weight (V - R)^2 + weight D(pi || prior)
+
+With skills as actions the policy is a residual on the skill prior and D is the KL to it; with primitive actions the prior is
+uniform and -D the entropy, up to a constant.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from skillmeta.errors import ConfigError
+from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Categorical, Gaussian
+from skillmeta.nn.networks import MLP, linear
+from skillmeta.nn.optimizers import adam, optimizer_state, restore_optimizer
+from skillmeta.rl.meta import Batch, MetaCollector
+from skillmeta.rl.on_policy import advantages, clipped_surrogate, normalized
+from skillmeta.rl.regularizer import Prior
+from skillmeta.rl.rollout import Belief, Episodes, Step
+from skillmeta.rl.trial import Sequences
+from skillmeta.run.checkpoint import generator_state, restore_generator
+
+Policy = Gaussian | Categorical
+
+
+@dataclass(frozen=True)
+class Config:
+    """Numbers that learn the 5-armed bandit in a minute; configs/meta has those of larger problems."""
+
+    episodes: int = 1  # K of a trial
+    tasks: int = 256  # trials of an iteration
+    core: str = "gru"  # gru | lstm
+    hidden: int = 64
+    discount: float = 0.99
+    trace: float = 0.95  # lambda of the advantages
+    clip: float = 0.2
+    epochs: int = 4
+    minibatches: int = 4  # of trials
+    learning_rate: float = 2e-3
+    value_weight: float = 0.5
+    weight: float = 0.01  # of the divergence from the prior; with a uniform one minus the entropy's
+    reward_scale: float = 1.0  # of what is seen and learned from
+    maximum_gradient: float = 1.0
+    initial_stddev: float = 1.0  # of continuous actions, in parts of their bound
+
+    def __post_init__(self) -> None:
+        if self.core not in ("gru", "lstm"):
+            raise ValueError(f"core is {self.core!r}; choose gru or lstm")
+        for name in ("episodes", "tasks", "hidden", "epochs", "minibatches", "learning_rate", "clip", "reward_scale"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if not (0 <= self.discount <= 1 and 0 <= self.trace <= 1):
+            raise ValueError("discount and trace must lie between 0 and 1")
+        if self.minibatches > self.tasks:
+            raise ValueError(f"minibatches is {self.minibatches}; it must not be above the {self.tasks} tasks")
+
+
+class Memory(NamedTuple):
+    """What is known of N tasks. The core's state before the last decision is kept: an episode that has ended takes none."""
+
+    state: Tensor  # [N, S]
+    before: Tensor  # [N, S]
+    previous_action: Tensor  # [N, A]
+    previous_reward: Tensor  # [N]
+    begins: Tensor  # [N] 1 at the first decision of an episode
+
+
+class Network(nn.Module):
+    """Core and heads. `forward` goes through sequences, `step` takes one decision; they compute the same."""
+
+    bound: Tensor
+
+    def __init__(
+        self,
+        observation_dim: int,
+        bound: Tensor,
+        discrete: bool,
+        residual: bool,
+        config: Config,
+        generator: torch.Generator,
+    ):
+        super().__init__()
+        self.discrete, self.residual, self.lstm = discrete, residual, config.core == "lstm"
+        inputs, hidden = observation_dim + len(bound) + 2, config.hidden
+        make = nn.LSTM if self.lstm else nn.GRU
+        self.core = make(inputs, hidden, batch_first=True)
+        for weight in self.core.parameters():
+            nn.init.uniform_(weight, -(hidden**-0.5), hidden**-0.5, generator=generator)
+        self.policy_head = linear(hidden + observation_dim, len(bound) * (1 if discrete else 2), generator)
+        self.value_head = MLP(hidden + observation_dim, 1, hidden, 1, generator)
+        self.register_buffer("bound", bound)
+        with torch.no_grad():  # the first policy: uniform, the wide Gaussian, or the prior itself
+            self.policy_head.weight.zero_()
+            self.policy_head.bias.zero_()
+            if not discrete and not residual:
+                self.policy_head.bias[len(bound) :] = torch.log(config.initial_stddev * bound)
+        self.state_dim = hidden * (2 if self.lstm else 1)
+
+    def forward(self, inputs: Tensor, observation: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs [N, L, I], observations [N, L, O], first state [N, S] -> policy's numbers [N, L, .], values [N, L], last state."""
+        if self.lstm:
+            hidden, cell = (part.unsqueeze(0).contiguous() for part in state.chunk(2, -1))
+            out, (hidden, cell) = self.core(inputs, (hidden, cell))
+            last = torch.cat([hidden[0], cell[0]], -1)
+        else:
+            out, hidden = self.core(inputs, state.unsqueeze(0).contiguous())
+            last = hidden[0]
+        features = torch.cat([out, observation], -1)
+        return self.policy_head(features), self.value_head(features).squeeze(-1), last
+
+    def policy(self, numbers: Tensor, prior: Gaussian | None) -> Policy:
+        if self.discrete:
+            return Categorical(numbers)
+        mean, log_stddev = numbers.chunk(2, -1)
+        if self.residual:
+            assert prior is not None
+            mean, log_stddev = prior.mean + mean, prior.log_stddev + log_stddev
+        return Gaussian(mean, log_stddev.clamp(*LOG_STDDEV_RANGE))
+
+
+@dataclass(frozen=True)
+class Actor:
+    """What acts; its belief is a `Memory`."""
+
+    network: Network
+    normalize: Any
+    prior: Prior | None
+    reward_scale: float
+    rollouts: int = 1
+    exploration_episodes: int = 0
+
+    def begin(self, num: int, generator: torch.Generator) -> Belief:
+        state = torch.zeros(num, self.network.state_dim)
+        return Memory(state, state, torch.zeros(num, len(self.network.bound)), torch.zeros(num), torch.ones(num))
+
+    def act(
+        self, observation: Tensor, belief: Memory, generator: torch.Generator, explore: bool
+    ) -> tuple[Tensor, Belief]:
+        seen = self.normalize(observation)
+        inputs = encode(seen, belief.previous_action, belief.previous_reward, belief.begins)
+        numbers, _, state = self.network(inputs.unsqueeze(1), seen.unsqueeze(1), belief.state)
+        policy = self.network.policy(numbers[:, 0], None if self.prior is None else self.prior(observation))
+        if explore:
+            action = policy.at(torch.randn(observation.shape[0], len(self.network.bound), generator=generator))
+        else:
+            action = policy.mode()
+        return action, belief._replace(state=state, before=belief.state)
+
+    def observe(self, belief: Memory, action: Tensor, step: Step) -> Belief:
+        taken = torch.from_numpy(step.steps > 0)
+        reward = torch.from_numpy(step.reward) * self.reward_scale
+        return Memory(
+            torch.where(taken[:, None], belief.state, belief.before),
+            belief.before,
+            torch.where(taken[:, None], action, belief.previous_action),
+            torch.where(taken, reward, belief.previous_reward),
+            torch.where(taken, torch.zeros(()), belief.begins),
+        )
+
+    def adapt(self, belief: Memory, episodes: Episodes, generator: torch.Generator) -> Belief:
+        return belief._replace(begins=torch.ones_like(belief.begins))
+
+
+def encode(observation: Tensor, previous_action: Tensor, previous_reward: Tensor, begins: Tensor) -> Tensor:
+    """What the core sees, [..., O + A + 2]."""
+    return torch.cat([observation, previous_action, previous_reward.unsqueeze(-1), begins.unsqueeze(-1)], -1)
+
+
+def loss(
+    policy: Policy, value: Tensor, prior: Gaussian | None, batch: Sample, config: Config, bound: Tensor
+) -> tuple[Tensor, Tensor]:
+    """PPO's clipped loss with the divergence from the prior, and metrics (surrogate, value error, divergence)."""
+    count = batch.valid.sum()
+    ratio = torch.exp(policy.log_prob(batch.action) - batch.log_prob)
+    surrogate = (clipped_surrogate(ratio, batch.advantage, config.clip) * batch.valid).sum() / count
+    error = ((value - batch.returns) ** 2 * batch.valid).sum() / count
+    if prior is not None:
+        assert isinstance(policy, Gaussian)
+        divergence = policy.kl(prior)
+    else:
+        divergence = -policy.entropy()
+    mean_divergence = (divergence * batch.valid).sum() / count
+    total = -surrogate + config.value_weight * error + config.weight * mean_divergence
+    return total, torch.stack([surrogate.detach(), error.detach(), mean_divergence.detach()])
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Trials as PPO learns from them; all [N, L, ...]."""
+
+    inputs: Tensor
+    observation: Tensor  # normalised
+    raw: Tensor  # as the prior sees it
+    action: Tensor
+    log_prob: Tensor  # under the policy that acted
+    advantage: Tensor
+    returns: Tensor
+    valid: Tensor
+
+    def rows(self, chosen: Tensor) -> Sample:
+        return replace(self, **{name: getattr(self, name)[chosen] for name in self.__dataclass_fields__})
+
+
+class Agent:
+    """The learner.
+
+    Args:
+        config: see `Config`.
+        observation_dim: O.
+        action_bound: [A]; actions live in [-bound, bound], or are choices among A where `discrete`.
+        prior: p(z|s), where actions are skills.
+        normalize: applied to observations.
+        seed: of weights and minibatches.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        observation_dim: int,
+        action_bound: np.ndarray,
+        discrete: bool = False,
+        prior: Prior | None = None,
+        normalize: Any = None,
+        seed: int = 0,
+    ):
+        if discrete and prior is not None:
+            raise ConfigError("skills are continuous; this family's actions are choices")
+        self.config, bound = config, torch.from_numpy(np.asarray(action_bound, np.float32))
+        self.network = Network(
+            observation_dim, bound, discrete, prior is not None, config, torch.Generator().manual_seed(seed)
+        )
+        self.acting = Actor(self.network, normalize or identity, prior, config.reward_scale)
+        self.optimizer = adam(self.network.parameters(), config.learning_rate)
+        self.draws = torch.Generator().manual_seed(seed + 1)
+        self.updates = 0
+
+    def actor(self) -> Actor:
+        return copy.deepcopy(self.acting)
+
+    # -- learning --------------------------------------------------------------------------------------------------------
+    def iterate(self, collect: MetaCollector) -> tuple[Batch, dict[str, float]]:
+        """One batch of trials, then some epochs of PPO on it."""
+        batch = collect.trials(self.acting, self.config.tasks, self.config.episodes)
+        sample = self.prepare(batch.trials.sequences())
+        sums, count = torch.zeros(len(METRICS)), 0
+        for _ in range(self.config.epochs):
+            for rows in torch.randperm(len(sample.valid), generator=self.draws).chunk(self.config.minibatches):
+                sums += self.update(sample.rows(rows))
+                count += 1
+        return batch, dict(zip(METRICS, (sums / count).tolist(), strict=True))
+
+    def prepare(self, sequences: Sequences) -> Sample:
+        """What PPO needs of trials, with the policy and the values of the network that acted."""
+        raw, action = torch.from_numpy(sequences.observation), torch.from_numpy(sequences.action)
+        reward = torch.from_numpy(sequences.reward) * self.config.reward_scale
+        valid = torch.from_numpy(sequences.valid).float()
+        seen = self.acting.normalize(raw)
+        inputs = encode(
+            seen,
+            torch.from_numpy(sequences.previous_action),
+            torch.from_numpy(sequences.previous_reward) * self.config.reward_scale,
+            torch.from_numpy(sequences.begins).float(),
+        )
+        with torch.no_grad():
+            policy, value = self.evaluate(inputs, seen, raw)[:2]
+            log_prob = policy.log_prob(action)
+        # A trial ends with its last episode: nothing comes after it, whatever ended that episode.
+        advantage = advantages(reward, value, torch.zeros(len(value)), valid, self.config.discount, self.config.trace)
+        returns = advantage + value
+        return Sample(inputs, seen, raw, action, log_prob, normalized(advantage, valid, (0, 1)), returns, valid)
+
+    def evaluate(self, inputs: Tensor, seen: Tensor, raw: Tensor) -> tuple[Policy, Tensor, Gaussian | None]:
+        """Policies and values along whole trials, from their start, and the prior there."""
+        state = torch.zeros(len(inputs), self.network.state_dim)
+        numbers, value, _ = self.network(inputs, seen, state)
+        prior = None
+        if self.acting.prior is not None:
+            with torch.no_grad():
+                flat = self.acting.prior(raw.flatten(0, 1))
+                prior = Gaussian(*(x.view(*raw.shape[:2], -1) for x in (flat.mean, flat.log_stddev)))
+        return self.network.policy(numbers, prior), value, prior
+
+    def update(self, batch: Sample) -> Tensor:
+        policy, value, prior = self.evaluate(batch.inputs, batch.observation, batch.raw)
+        total, metrics = loss(policy, value, prior, batch, self.config, self.network.bound)
+        self.optimizer.zero_grad()
+        total.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.maximum_gradient)
+        self.optimizer.step()
+        self.updates += 1
+        return metrics
+
+    # -- on disk --------------------------------------------------------------------------------------------------------
+    def acting_state(self) -> dict[str, Any]:
+        return {"network": dict(self.network.state_dict())}
+
+    def load_acting(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+
+    def state(self) -> dict[str, Any]:
+        return {
+            **self.acting_state(),
+            "optimizer": optimizer_state(self.optimizer),
+            "draws": generator_state(self.draws),
+            "updates": self.updates,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.load_acting(state)
+        restore_optimizer(self.optimizer, state["optimizer"])
+        restore_generator(self.draws, state["draws"])
+        self.updates = state["updates"]
+
+
+METRICS = ("policy/surrogate", "value/error", "prior/divergence")
+
+
+def identity(observation: Tensor) -> Tensor:
+    return observation

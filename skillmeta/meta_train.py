@@ -1,0 +1,119 @@
+"""Meta-train an agent on a family's training tasks, then judge it on its test tasks: the program behind `skillmeta meta-train`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from skillmeta.config import build, module_of, to_plain
+from skillmeta.environments import EnvsFactory, make_envs
+from skillmeta.rl.meta import MetaCollector
+from skillmeta.rl.workers import Workers
+from skillmeta.run.checkpoint import save_state
+from skillmeta.run.progress import Progress
+from skillmeta.run.run import Run
+from skillmeta.skills.model import SkillModel
+from skillmeta.tasks.base import ANY, TaskConfig, make_family
+
+AGENT = "agent"  # the folder of a finished run that holds what acts
+
+
+@dataclass(frozen=True)
+class MetaTrainConfig:
+    """One method on one family with one seed."""
+
+    task: TaskConfig = field(
+        default_factory=lambda: TaskConfig(split="train")
+    )  # what it is trained on; "any": fresh draws
+    skills: str | None = None  # folder of a skill model: actions are skills; null: the environment's own
+    algorithm: dict[str, Any] = field(default_factory=lambda: {"name": "rl2"})
+    env_steps: int = 1_000_000  # primitive steps of training
+    processes: int = 1
+    chunk: int = 256  # environments that share a policy's forward pass
+    checkpoint_seconds: float = 30.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("env_steps", "processes", "chunk", "checkpoint_seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if "name" not in self.algorithm:
+            raise ValueError("algorithm has no name; say which one, e.g. algorithm: {name: rl2}")
+
+
+def make_meta_agent(config: MetaTrainConfig) -> Any:
+    """The learner, fitted to the environments that the config makes."""
+    family = make_family(config.task)
+    skills = SkillModel.load(config.skills) if config.skills else None
+    probe = make_envs(family, 1, skills)
+    options = dict(config.algorithm)
+    module = module_of("algorithms", options.pop("name"), "algorithm.name")
+    agent = module.Agent(
+        build(module.Config, options, "algorithm"),
+        probe.observation_dim,
+        probe.action_bound,
+        discrete=probe.discrete,
+        prior=skills.prior if skills else None,
+        normalize=skills.normalizer if skills else None,
+        seed=config.seed,
+    )
+    probe.close()
+    return agent
+
+
+def meta_train(config: MetaTrainConfig, folder: Path, command: str = "", quiet: bool = False) -> dict[str, Any] | None:
+    """Run, or continue, one run in a folder. Returns its result, or None if it was asked to stop before."""
+    torch.set_num_threads(1)
+    with Run.open(folder, to_plain(config), command=command) as run:
+        if run.result is not None:
+            return run.result
+        family = make_family(config.task)
+        split = config.task.split
+        if split != ANY:
+            family.tasks(split)  # a wrong name is said before anything runs
+        agent = make_meta_agent(config)
+        seconds, started = 0.0, time.monotonic()
+        with Workers(EnvsFactory(config.task, config.skills), config.processes, config.chunk) as workers:
+            collect = MetaCollector(
+                workers, lambda generator: family.sample(generator, split), config.seed, config.env_steps
+            )
+            state = run.restore()
+            if state is not None:
+                agent.restore(state["agent"])
+                collect.restore(state["collect"])
+                seconds = float(state["seconds"])
+            saved = time.monotonic()
+
+            def save() -> None:
+                told = seconds + time.monotonic() - started
+                run.checkpoint(collect.env_steps, {"agent": agent.state(), "collect": collect.state(), "seconds": told})
+
+            with Progress(config.env_steps, folder.name, "steps", quiet=quiet) as progress:
+                while not collect.spent:
+                    if run.stop_requested:
+                        save()
+                        return None
+                    batch, metrics = agent.iterate(collect)
+                    returns = batch.trials.returns.mean(0)
+                    scores = {
+                        "return": float(returns.mean()),
+                        "return_first": float(returns[0]),
+                        "return_last": float(returns[-1]),
+                        "success_last": float(batch.trials.succeeded[:, -1].mean()),
+                    }
+                    run.log("iteration", **collect.state(), **scores, **metrics)
+                    progress.update(min(collect.env_steps, config.env_steps), last=scores["return_last"])
+                    run.report_progress(collect.env_steps / config.env_steps, f"{collect.env_steps:,} steps")
+                    if time.monotonic() - saved > config.checkpoint_seconds:
+                        save()
+                        saved = time.monotonic()
+            save()
+        seconds += time.monotonic() - started
+        result = {**collect.state(), "updates": agent.updates, "seconds": seconds, **scores}
+        save_state(folder / AGENT, {"agent": agent.acting_state(), "env_steps": collect.env_steps}, {})
+        run.finish(result)
+        return result

@@ -1,0 +1,224 @@
+"""One inner step of gradient-based meta-learning, for many tasks at once: what MAML and its relatives share.
+
+Parameters are tuples of tensors. "Stacked" ones have a leading axis of tasks [M, ...]; since the tasks' losses do not share
+stacked parameters, the gradient of their sum is every task's own gradient. So one task is M = 1, all tasks at once are one
+graph, and `chunks` of tasks lie between: small batches are bound by the number of calls, large ones by the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Categorical, Gaussian
+from skillmeta.rl.on_policy import advantages, discounted_sums, linear_values, normalized
+from skillmeta.rl.regularizer import Prior
+from skillmeta.rl.rollout import Belief, Episodes, Step
+
+Parameters = tuple[Tensor, ...]
+Policy = Gaussian | Categorical
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The policy network, a perceptron with tanh as in all of these papers, and what it is a policy of."""
+
+    observation_dim: int
+    action_dim: int
+    hidden: int = 64
+    depth: int = 2
+    discrete: bool = False
+    context: int = 0  # numbers that are appended to the observation and are parameters themselves (CAVIA)
+
+    def start(self, generator: torch.Generator) -> Parameters:
+        """Weights [out, in] and biases of each layer (Glorot's uniform, zeros), log standard deviations [A], context [C]."""
+        widths = [self.observation_dim + self.context, *[self.hidden] * self.depth, self.action_dim]
+        parameters: list[Tensor] = []
+        for inputs, outputs in zip(widths, widths[1:], strict=False):
+            limit = (6 / (inputs + outputs)) ** 0.5
+            parameters += [
+                torch.empty(outputs, inputs).uniform_(-limit, limit, generator=generator),
+                torch.zeros(outputs),
+            ]
+        return (*parameters, torch.zeros(self.action_dim), torch.zeros(self.context))
+
+    def adapted(self) -> tuple[bool, ...]:
+        """Which parameters an inner step moves: all, or the context alone where there is one."""
+        layers = 2 * (self.depth + 1)
+        return (*[not self.context] * (layers + 1), bool(self.context))
+
+
+class Samples(NamedTuple):
+    """Decisions of M tasks, [M, n, ...], flattened over episodes and time."""
+
+    observation: Tensor  # [M, n, O] normalised
+    action: Tensor  # [M, n, A]
+    advantage: Tensor  # [M, n] normalised in each task
+    log_prob: Tensor  # [M, n] under the policy that acted
+    valid: Tensor  # [M, n]
+    base_mean: Tensor  # [M, n, A] what the policy is a residual on: the skill prior, or zeros
+    base_log_stddev: Tensor  # [M, n, A]
+
+    def tasks(self, rows: slice) -> Samples:
+        return Samples(*(part[rows] for part in self))
+
+
+def policy(shape: Shape, stacked: Parameters, observation: Tensor, mean: Tensor, log_stddev: Tensor) -> Policy:
+    """Policies of M tasks at observations [M, n, O], as residuals on mean and log_stddev [M, n, A]."""
+    *layers, own_log_stddev, context = stacked
+    x = observation
+    if shape.context:
+        x = torch.cat([x, context.unsqueeze(1).expand(*x.shape[:2], -1)], -1)
+    for number in range(0, len(layers), 2):
+        x = torch.baddbmm(layers[number + 1].unsqueeze(1), x, layers[number].mT)
+        if number + 2 < len(layers):
+            x = torch.tanh(x)
+    if shape.discrete:
+        return Categorical(x)
+    return Gaussian(mean + x, (log_stddev + own_log_stddev.unsqueeze(1)).clamp(*LOG_STDDEV_RANGE))
+
+
+def policy_of(shape: Shape, stacked: Parameters, samples: Samples) -> Policy:
+    return policy(shape, stacked, samples.observation, samples.base_mean, samples.base_log_stddev)
+
+
+def mean_of(values: Tensor, valid: Tensor) -> Tensor:
+    """Mean over each task's valid decisions, [M]."""
+    return (values * valid).sum(1) / valid.sum(1).clamp(min=1)
+
+
+def inner_loss(shape: Shape, stacked: Parameters, samples: Samples, ratio: bool) -> Tensor:
+    """Each task's loss, [M]: minus the mean of log pi times advantage (MAML), or of pi / pi_old times it (ProMP's
+    low-variance curvature). Their first gradients agree where pi is pi_old; their second ones do not."""
+    log_prob = policy_of(shape, stacked, samples).log_prob(samples.action)
+    weight = torch.exp(log_prob - samples.log_prob) if ratio else log_prob
+    return -mean_of(weight * samples.advantage, samples.valid)
+
+
+def inner_step(
+    shape: Shape, stacked: Parameters, samples: Samples, rate: float, ratio: bool, create_graph: bool
+) -> Parameters:
+    """Parameters after one step of gradient descent in each task. With `create_graph` one can differentiate through it;
+    without, the step is a constant that is added (first-order MAML)."""
+    moved = [parameter for parameter, moves in zip(stacked, shape.adapted(), strict=True) if moves]
+    loss = inner_loss(shape, stacked, samples, ratio).sum()
+    gradients = iter(torch.autograd.grad(loss, moved, create_graph=create_graph, allow_unused=True))
+
+    def after(parameter: Tensor, moves: bool) -> Tensor:
+        gradient = next(gradients) if moves else None  # None: a choice has no deviation, whose gradient is none
+        return parameter if gradient is None else parameter - rate * gradient
+
+    return tuple(after(p, m) for p, m in zip(stacked, shape.adapted(), strict=True))
+
+
+def stack(parameters: Parameters, tasks: int) -> Parameters:
+    """The same parameters for so many tasks, [M, ...]; gradients flow back to the one."""
+    return tuple(parameter.expand(tasks, *parameter.shape) for parameter in parameters)
+
+
+def leaves(parameters: Parameters) -> Parameters:
+    """The same values, to be differentiated with respect to."""
+    return tuple(parameter.detach().clone().requires_grad_(True) for parameter in parameters)
+
+
+def flat(parameters: Parameters) -> Tensor:
+    return torch.cat([parameter.reshape(-1) for parameter in parameters])
+
+
+def unflat(vector: Tensor, like: Parameters) -> Parameters:
+    sizes = [parameter.numel() for parameter in like]
+    return tuple(part.view_as(p) for part, p in zip(vector.split(sizes), like, strict=True))
+
+
+def chunks(tasks: int, at_once: int) -> Iterator[slice]:
+    for first in range(0, tasks, at_once):
+        yield slice(first, min(first + at_once, tasks))
+
+
+class Adapted(NamedTuple):
+    """What is believed of N tasks: parameters adapted to each, and how many steps that took."""
+
+    parameters: Parameters  # stacked [N, ...]
+    steps: int
+
+
+@dataclass(frozen=True)
+class Actor:
+    """What acts: B episodes of each task at a time, then a gradient step."""
+
+    shape: Shape
+    parameters: Parameters
+    rollouts: int
+    inner_rate: float
+    ratio: bool
+    discount: float
+    halve: bool  # the step after the first one (MAML, appendix A.2)
+    normalize: Any
+    prior: Prior | None
+    bound: Tensor
+    exploration_episodes: int = 0
+
+    def begin(self, num: int, generator: torch.Generator) -> Belief:
+        return Adapted(stack(tuple(p.detach() for p in self.parameters), num), 0)
+
+    def act(
+        self, observation: Tensor, belief: Adapted, generator: torch.Generator, explore: bool
+    ) -> tuple[Tensor, Belief]:
+        tasks = len(belief.parameters[0])
+        grouped = observation.view(tasks, -1, observation.shape[-1])
+        chosen = policy(self.shape, belief.parameters, self.normalize(grouped), *self.base(grouped))
+        noise = torch.randn(tasks, grouped.shape[1], self.shape.action_dim, generator=generator)
+        action = chosen.at(noise) if explore else chosen.mode()
+        return action.reshape(len(observation), -1), belief
+
+    def observe(self, belief: Adapted, action: Tensor, step: Step) -> Belief:
+        return belief
+
+    def adapt(self, belief: Adapted, episodes: Episodes, generator: torch.Generator) -> Belief:
+        samples = self.samples(episodes, belief.parameters)
+        rate = self.inner_rate * (0.5 if self.halve and belief.steps else 1.0)
+        moved = inner_step(self.shape, leaves(belief.parameters), samples, rate, self.ratio, create_graph=False)
+        return Adapted(tuple(p.detach() for p in moved), belief.steps + 1)
+
+    def base(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """What the policy is a residual on, at observations [M, n, O]."""
+        if self.prior is not None:
+            with torch.no_grad():
+                flat_prior = self.prior(observation.flatten(0, 1))
+            lead = observation.shape[:2]
+            return flat_prior.mean.view(*lead, -1), flat_prior.log_stddev.view(*lead, -1)
+        nothing = torch.zeros(*observation.shape[:2], self.shape.action_dim)
+        return nothing, nothing + self.bound.log()
+
+    def samples(self, episodes: Episodes, stacked: Parameters) -> Samples:
+        """Episodes [M * B, T] as learned from: advantages over a baseline that is fitted to each task's episodes."""
+        tasks = len(stacked[0])
+
+        def grouped(values: Any) -> Tensor:
+            tensor = torch.from_numpy(values).float()
+            return tensor.view(tasks, -1, *tensor.shape[1:])
+
+        observation, reward, valid = (
+            grouped(v) for v in (episodes.observation[:, :-1], episodes.reward, episodes.valid)
+        )
+        returns = discounted_sums(reward * valid, self.discount)
+        values = linear_values(self.normalize(observation), returns, valid)
+        nothing = torch.zeros(reward.shape[:2])  # as in the papers, nothing is bootstrapped at the horizon
+        estimated = advantages(reward, values, nothing, valid, self.discount, 1.0)
+        advantage = normalized(estimated, valid, (1, 2)).flatten(1)
+        raw = observation.flatten(1, 2)
+        part = Samples(
+            self.normalize(raw),
+            grouped(episodes.action).flatten(1, 2),
+            advantage,
+            advantage,
+            valid.flatten(1),
+            *self.base(raw),
+        )
+        with torch.no_grad():
+            log_prob = policy_of(self.shape, stacked, part).log_prob(part.action)
+        return part._replace(log_prob=log_prob)

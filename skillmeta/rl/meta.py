@@ -1,0 +1,66 @@
+"""Trials for a meta-learner: tasks drawn, episodes run, the bill kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from skillmeta.rl.rollout import TRAINING, Agent
+from skillmeta.rl.trial import Trials
+from skillmeta.rl.workers import Workers
+
+TASKS = 2  # a stage of seeds, beside TRAINING and EVALUATION
+
+
+@dataclass
+class Batch:
+    """Trials and the tasks that they were in."""
+
+    trials: Trials  # [tasks * rollouts, K, T]
+    tasks: tuple[object, ...]
+
+
+class MetaCollector:
+    """Draws tasks and runs trials in them. What the n-th call gives is a function of (run seed, n) and the agent: nothing of the
+    simulators has to be saved for a run to continue as if it had not been interrupted.
+
+    Args:
+        workers: where the trials are run.
+        draw: a fresh training task.
+        run_seed: of tasks, resets and the agent's draws.
+        budget: primitive environment steps.
+    """
+
+    def __init__(self, workers: Workers, draw: Callable[[np.random.Generator], object], run_seed: int, budget: int):
+        self.workers, self.draw, self.run_seed, self.budget = workers, draw, run_seed, budget
+        self.env_steps = self.episodes = self.calls = 0
+
+    @property
+    def spent(self) -> bool:
+        return self.env_steps >= self.budget
+
+    def trials(self, agent: Agent, tasks: int, episodes: int) -> Batch:
+        """`episodes` exploring episodes in each of so many freshly drawn tasks, `agent.rollouts` at a time."""
+        generator = np.random.default_rng([self.run_seed, TASKS, self.calls])
+        drawn = tuple(self.draw(generator) for _ in range(tasks))
+        return self.in_tasks(agent, drawn, episodes)
+
+    def in_tasks(self, agent: Agent, tasks: tuple[object, ...], episodes: int) -> Batch:
+        """The same in given tasks."""
+        state = np.random.SeedSequence([self.run_seed, TRAINING, self.calls])
+        seeds = state.generate_state(len(tasks) * agent.rollouts * episodes).astype(np.int64)
+        shaped = seeds.reshape(len(tasks) * agent.rollouts, episodes)
+        own = int(np.random.SeedSequence([self.run_seed, self.calls]).generate_state(1)[0])
+        trials = self.workers.trials(agent, tasks, shaped, own)
+        self.calls += 1
+        self.env_steps += int(trials.lengths.sum())
+        self.episodes += trials.lengths.size
+        return Batch(trials, tasks)
+
+    def state(self) -> dict[str, int]:
+        return {"env_steps": self.env_steps, "episodes": self.episodes, "calls": self.calls}
+
+    def restore(self, state: dict[str, int]) -> None:
+        self.env_steps, self.episodes, self.calls = state["env_steps"], state["episodes"], state["calls"]

@@ -1,0 +1,116 @@
+"""What on-policy learners share: advantages, a baseline that is linear in features, PPO's loss, TRPO's step.
+
+Everything here is masked: `valid` is 1 where a decision was taken and 0 in the padding after an episode's or a trial's end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def discounted_sums(values: Tensor, factor: float | Tensor) -> Tensor:
+    """s_t = v_t + factor_t s_{t+1} along the last axis, [..., T]."""
+    sums, following = torch.empty_like(values), torch.zeros_like(values[..., 0])
+    for t in reversed(range(values.shape[-1])):
+        step = factor if isinstance(factor, float) else factor[..., t]
+        following = values[..., t] + step * following
+        sums[..., t] = following
+    return sums
+
+
+def advantages(
+    reward: Tensor, value: Tensor, last_value: Tensor, valid: Tensor, discount: float, trace: float
+) -> Tensor:
+    """Generalised advantage estimates (Schulman et al. 2016, arXiv:1506.02438), [..., T].
+
+    Args:
+        reward, value, valid: [..., T].
+        last_value: [...] value of what comes after the last valid decision: 0 where the world ended there.
+        discount, trace: gamma and lambda. With lambda 1 this is the discounted return minus the value.
+
+    Over a trial of RL2 the last axis is the whole trial: the ends of its episodes are not ends.
+    """
+    last = valid.sum(-1, keepdim=True).long() - 1
+    following = torch.cat([value[..., 1:], torch.zeros_like(value[..., :1])], -1)
+    following = following.scatter(-1, last.clamp(min=0), last_value.unsqueeze(-1))
+    delta = (reward + discount * following - value) * valid
+    return discounted_sums(delta, discount * trace) * valid
+
+
+def normalized(values: Tensor, valid: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Mean 0 and standard deviation 1 over the valid entries along `dims`."""
+    count = valid.sum(dims, keepdim=True).clamp(min=1)
+    centred = (values - (values * valid).sum(dims, keepdim=True) / count) * valid
+    return centred / ((centred**2).sum(dims, keepdim=True) / count).sqrt().add(1e-8)
+
+
+def linear_values(observation: Tensor, returns: Tensor, valid: Tensor, ridge: float = 1e-5) -> Tensor:
+    """Values of a baseline fitted anew to each task's episodes, [M, B, T] (Duan et al. 2016, arXiv:1604.06778).
+
+    Features of a step are the observation, its square, t, t^2, t^3 and 1, t in hundreds of steps.
+
+    Args: observation [M, B, T, O]; returns, valid [M, B, T].
+    """
+    tasks, rollouts, steps = returns.shape
+    time = (torch.arange(steps) / 100.0).expand(tasks, rollouts, steps).unsqueeze(-1)
+    seen = observation.clamp(-10, 10)
+    features = torch.cat([seen, seen**2, time, time**2, time**3, torch.ones_like(time)], -1)
+    flat = (features * valid.unsqueeze(-1)).flatten(1, 2).double()
+    wanted = (returns * valid).flatten(1).unsqueeze(-1).double()
+    square, right = flat.mT @ flat, flat.mT @ wanted
+    weights = torch.linalg.solve(square + ridge * torch.eye(flat.shape[-1], dtype=torch.float64), right)
+    return (features.flatten(1, 2).double() @ weights).view(tasks, rollouts, steps).float() * valid
+
+
+def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """PPO's objective of each decision, to be maximised (Schulman et al. 2017, arXiv:1707.06347, eq. 7)."""
+    return torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+
+
+def conjugate_gradients(product: Callable[[Tensor], Tensor], right: Tensor, iterations: int = 10) -> Tensor:
+    """x with H x = right, for a positive definite H known by its products with vectors [P]."""
+    x, residual = torch.zeros_like(right), right.clone()
+    direction, squared = residual.clone(), residual @ residual
+    for _ in range(iterations):
+        if squared < 1e-20:
+            break
+        image = product(direction)
+        step = squared / (direction @ image)
+        x, residual = x + step * direction, residual - step * image
+        left = residual @ residual
+        direction, squared = residual + left / squared * direction, left
+    return x
+
+
+def trust_region_step(
+    start: Tensor,
+    gradient: Tensor,
+    product: Callable[[Tensor], Tensor],
+    judge: Callable[[Tensor], tuple[float, float]],
+    radius: float,
+    backtracks: int = 15,
+    shrink: float = 0.8,
+) -> tuple[Tensor, float]:
+    """TRPO's step (Schulman et al. 2015, arXiv:1502.05477): along the natural gradient to the radius, then back until it helps.
+
+    Args:
+        start, gradient: parameters and the loss's gradient there, [P].
+        product: the KL's Hessian (with damping) times a vector.
+        judge: (loss, KL) at parameters; a step is taken if the loss is below that at the start and the KL within the radius.
+
+    Returns the new parameters, or the old ones if no step helped, and the length of the step in parts of the full one.
+    """
+    natural = conjugate_gradients(product, gradient)
+    full = natural * torch.sqrt(2 * radius / (natural @ product(natural)).clamp(min=1e-12))
+    before, _ = judge(start)
+    part = 1.0
+    for _ in range(backtracks):
+        moved = start - part * full
+        loss, divergence = judge(moved)
+        if loss < before and divergence <= radius:
+            return moved, part
+        part *= shrink
+    return start, 0.0
