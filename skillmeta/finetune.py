@@ -76,12 +76,14 @@ def make_agent(
 def finetune(config: FinetuneConfig, folder: Path, command: str = "", quiet: bool = False) -> dict[str, Any] | None:
     """Run, or continue, one fine-tuning run in a folder. Returns its result, or None if it was asked to stop before."""
     torch.set_num_threads(1)
+    algorithm = dict(config.algorithm)
+    build(module_of("algorithms", algorithm.pop("name"), "algorithm.name").Config, algorithm, "algorithm")
+    family = make_family(config.task)
+    task = chosen_task(family, config.task)  # what is wrong is said before the folder is taken
     with Run.open(folder, to_plain(config), command=command) as run:
         if run.result is not None:
             return run.result
         skills = SkillModel.load(config.skills) if config.skills else None
-        family = make_family(config.task)
-        task = chosen_task(family, config.task)
         envs = make_envs(family, config.num_envs, skills)
         agent = make_agent(config, envs.observation_dim, envs.action_bound, skills)
         acting = torch.Generator().manual_seed(config.seed + 1_000_003)

@@ -68,14 +68,13 @@ def make_meta_agent(config: MetaTrainConfig) -> Any:
 def meta_train(config: MetaTrainConfig, folder: Path, command: str = "", quiet: bool = False) -> dict[str, Any] | None:
     """Run, or continue, one run in a folder. Returns its result, or None if it was asked to stop before."""
     torch.set_num_threads(1)
+    family, split = make_family(config.task), config.task.split
+    if split != ANY:
+        family.tasks(split)
+    agent = make_meta_agent(config)  # what is wrong is said before the folder is taken
     with Run.open(folder, to_plain(config), command=command) as run:
         if run.result is not None:
             return run.result
-        family = make_family(config.task)
-        split = config.task.split
-        if split != ANY:
-            family.tasks(split)  # a wrong name is said before anything runs
-        agent = make_meta_agent(config)
         seconds, started = 0.0, time.monotonic()
         with Workers(EnvsFactory(config.task, config.skills), config.processes, config.chunk) as workers:
             collect = MetaCollector(

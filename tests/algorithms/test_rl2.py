@@ -1,0 +1,124 @@
+"""RL2: what acting computed is what learning computes; state across episodes; masks; learning a bandit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from skillmeta.algorithms.rl2 import Agent, Config
+from skillmeta.environments import EnvsFactory, make_envs
+from skillmeta.evaluation.adaptation import evaluate
+from skillmeta.rl.meta import MetaCollector
+from skillmeta.rl.trial import trial
+from skillmeta.rl.workers import Workers
+from skillmeta.tasks.base import TaskConfig, make_family
+
+BANDIT = TaskConfig("bandit", split="any", options={"arms": 3, "pulls": 6})
+ENDS = TaskConfig("point", split="any", options={"end_within": 0.5, "extent": 0.5, "horizon": 9})
+
+
+def acted(config: TaskConfig, core: str, episodes: int = 3):
+    """Trials in which episodes end early, and the log probabilities that acting gave its own actions."""
+    family = make_family(config)
+    envs = make_envs(family, 5)
+    agent = Agent(Config(core=core, hidden=16), envs.observation_dim, envs.action_bound, discrete=envs.discrete, seed=1)
+    with torch.no_grad():  # a policy that listens to its memory
+        agent.network.policy_head.weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(2))
+    told: list[torch.Tensor] = []
+    original = agent.acting.network.policy
+
+    class Listening(type(agent.acting)):
+        def act(self, observation, belief, generator, explore):
+            action, after = super().act(observation, belief, generator, explore)
+            from skillmeta.algorithms.rl2 import encode
+
+            inputs = encode(observation, belief.previous_action, belief.previous_reward, belief.begins)
+            numbers, _, _ = self.network(inputs.unsqueeze(1), observation.unsqueeze(1), belief.state)
+            told.append(original(numbers[:, 0], None).log_prob(action))
+            return action, after
+
+    actor = Listening(**{name: getattr(agent.acting, name) for name in agent.acting.__dataclass_fields__})
+    generator = np.random.default_rng(0)
+    tasks = [family.sample(generator, "any") for _ in range(5)]
+    seeds = np.arange(5 * episodes).reshape(5, episodes)
+    trials, _ = trial(actor, envs, tasks, seeds, torch.Generator().manual_seed(0))
+    return agent, trials, told
+
+
+@pytest.mark.parametrize("core", ["gru", "lstm"])
+@pytest.mark.parametrize("config", [BANDIT, ENDS])
+def test_learning_sees_what_acting_saw(config, core):
+    """Also where environments in lockstep end at different times, and over the ends of episodes."""
+    agent, trials, told = acted(config, core)
+    sample = agent.prepare(trials.sequences())
+    lengths = trials.valid.sum(2)
+    assert config is BANDIT or len(set(lengths.ravel().tolist())) > 1
+    for n in range(5):
+        position = call = 0
+        for k in range(3):
+            for t in range(lengths[:, k].max()):
+                if trials.valid[n, k, t]:
+                    assert float(sample.log_prob[n, position]) == pytest.approx(float(told[call][n]), abs=1e-5)
+                    position += 1
+                call += 1
+        assert sample.valid[n].sum() == position
+
+
+def test_the_first_policy_is_uniform_and_a_residual_is_the_prior():
+    agent = Agent(Config(hidden=8), 1, np.ones(4, np.float32), discrete=True)
+    belief = agent.acting.begin(2000, torch.Generator().manual_seed(0))
+    action, _ = agent.acting.act(torch.zeros(2000, 1), belief, torch.Generator().manual_seed(1), True)
+    assert action.mean(0).tolist() == pytest.approx([0.25] * 4, abs=0.04)
+    from skillmeta.nn.distributions import Gaussian
+
+    def prior(observation: torch.Tensor) -> Gaussian:
+        return Gaussian(observation[..., :2] + 3.0, torch.full((*observation.shape[:-1], 2), -1.0))
+
+    guided = Agent(Config(hidden=8), 2, np.full(2, 5.0, np.float32), prior=prior)
+    action, _ = guided.acting.act(torch.zeros(1, 2), guided.acting.begin(1, None), torch.Generator(), False)
+    assert action.tolist() == [[3.0, 3.0]]
+
+
+def test_a_trial_ends_with_its_last_episode_and_not_before():
+    """The advantage of a trial's first decision sums rewards over the ends of its episodes."""
+    agent, trials, _ = acted(ENDS, "gru")
+    agent.config = replace(agent.config, discount=1.0, trace=1.0)
+    sample = agent.prepare(trials.sequences())
+    assert np.allclose(sample.returns[:, 0].numpy(), trials.returns.sum(1), atol=1e-4)
+
+
+def test_padding_changes_nothing():
+    agent, trials, _ = acted(ENDS, "gru")
+    sample = agent.prepare(trials.sequences())
+    longer = replace(
+        sample,
+        **{
+            name: torch.cat([getattr(sample, name), torch.full_like(getattr(sample, name)[:, :2], 7.0)], 1)
+            for name in sample.__dataclass_fields__
+        },
+    )
+    longer = replace(longer, valid=torch.cat([sample.valid, torch.zeros(5, 2)], 1))
+    copies = []
+    for batch in (sample, longer):
+        other = Agent(Config(hidden=16), 2, np.ones(2, np.float32), seed=1)
+        other.network.load_state_dict(agent.network.state_dict())
+        other.update(batch)
+        copies.append(torch.cat([p.detach().ravel() for p in other.network.parameters()]))
+    assert torch.allclose(*copies, atol=1e-6)
+
+
+def test_it_learns_which_arm_is_best():
+    """Three arms, six pulls: 3.0 at random. Half a minute's learning in a few seconds."""
+    family = make_family(BANDIT)
+    agent = Agent(Config(tasks=512, hidden=32, learning_rate=5e-3), 1, np.ones(3, np.float32), discrete=True)
+    factory = EnvsFactory(BANDIT)
+    with Workers(factory, chunk=512) as workers:
+        collect = MetaCollector(workers, lambda g: family.sample(g, "any"), 0, 10**9)
+        first = agent.iterate(collect)[0].trials.returns.mean()
+        for _ in range(40):
+            batch, _ = agent.iterate(collect)
+        result = evaluate(agent.acting, workers, family.tasks("test")[:500], episodes=0, seed=1, sample=True)
+    assert first < 3.2 and batch.trials.returns.mean() > 3.3 and result.returns.mean() > 3.3

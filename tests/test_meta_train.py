@@ -1,0 +1,108 @@
+"""Meta-training runs: interrupted or not, in one process or two, the same; judged by the one evaluator; in skill space."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from downstream.evaluate import main as evaluate_main
+from downstream.meta_train import main as meta_main
+from skillmeta.cli import main
+from skillmeta.meta_train import MetaTrainConfig, meta_train
+from skillmeta.run.checkpoint import load_state
+from skillmeta.run.run import read_metrics
+from skillmeta.tasks.base import TaskConfig
+
+RL2 = {"name": "rl2", "tasks": 8, "hidden": 8, "epochs": 1, "minibatches": 2, "episodes": 2}
+MAML = {"name": "maml", "tasks": 2, "rollouts": 3, "hidden": 8}
+POINTS = TaskConfig("point", split="train", options={"horizon": 5})
+
+
+def flat(state: object) -> list[float]:
+    if isinstance(state, dict):
+        return [number for value in state.values() for number in flat(value)]
+    return np.asarray(state, float).ravel().tolist()
+
+
+@pytest.mark.parametrize("algorithm", [RL2, MAML])
+def test_an_interrupted_run_continues_as_if_it_had_not_been(algorithm, tmp_path, monkeypatch):
+    config = MetaTrainConfig(POINTS, algorithm=algorithm, env_steps=600, chunk=16)
+    whole = meta_train(config, tmp_path / "whole", quiet=True)
+    assert whole is not None
+
+    from skillmeta.run.run import Run
+
+    looked = [0]
+
+    def stop(self: Run) -> bool:
+        looked[0] += 1
+        return looked[0] % 3 == 0
+
+    monkeypatch.setattr(Run, "stop_requested", property(stop))
+    result, starts = None, 0
+    while result is None:
+        result, starts = meta_train(config, tmp_path / "parts", quiet=True), starts + 1
+    assert starts > 1
+    assert {k: v for k, v in result.items() if k != "seconds"} == {k: v for k, v in whole.items() if k != "seconds"}
+    states = [load_state(tmp_path / run / "agent")[0] for run in ("whole", "parts")]
+    assert flat(states[0]) == flat(states[1])
+    assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "parts")
+
+
+def test_two_processes_are_one(tmp_path):
+    results = [
+        meta_train(
+            MetaTrainConfig(POINTS, algorithm=RL2, env_steps=200, chunk=4, processes=n), tmp_path / str(n), quiet=True
+        )
+        for n in (1, 2)
+    ]
+    a, b = ({k: v for k, v in result.items() if k != "seconds"} for result in results if result)
+    assert a == b
+
+
+@pytest.mark.parametrize("algorithm", [RL2, MAML])
+def test_a_run_is_judged_between_its_brackets(algorithm, tmp_path, capsys):
+    config = tmp_path / "config.yaml"
+    config.write_text(f"task: {{family: point, split: train}}\nalgorithm: {json.dumps(algorithm)}\nenv_steps: 500\n")
+    assert meta_main([str(config), "--out", str(tmp_path / "run")]) == 0
+    arguments = [
+        "tasks/point_robot",
+        f"agents=[{tmp_path / 'run'}]",
+        "--out",
+        str(tmp_path / "page"),
+        "tasks=4",
+        "seeds=[0]",
+    ]
+    assert evaluate_main(arguments) == 0
+    summary = json.loads((tmp_path / "page" / "summary.json").read_text())
+    assert (
+        list(summary["results"]) == ["agent", "random", "oracle", "no adaptation"] and summary["training_steps"] >= 500
+    )
+
+
+def test_wrong_configs_are_one_sentence(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for change, sentence in (
+        ("algorithm.name=rl3", "there is no module skillmeta.algorithms.rl3"),
+        ("algorithm.core=rnn", "choose gru or lstm"),
+        ("task.split=tset", "there is no split 'tset'"),
+        ("env_step=3", "did you mean 'env_steps'"),
+    ):
+        assert main(["meta-train", "meta/rl2_bandit_5", change, "--out", "run"]) == 2
+        assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("algorithm", [RL2, MAML])
+def test_actions_may_be_skills(algorithm, tmp_path):
+    """In the maze, with an untrained skill model: residuals on its prior, one decision ten steps."""
+    from tests.skills.fakes import skill_model
+
+    skill_model(observation_dim=4, action_dim=2).save(tmp_path / "skills")
+    config = MetaTrainConfig(
+        TaskConfig("maze", split="train", options={"max_episode_steps": 60}),
+        skills=str(tmp_path / "skills"), algorithm=algorithm, env_steps=300, chunk=8,
+    )  # fmt: skip
+    result = meta_train(config, tmp_path / "run", quiet=True)
+    assert result is not None and result["env_steps"] >= 300
