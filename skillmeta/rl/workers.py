@@ -7,7 +7,6 @@ on `chunk`, never on the number of processes.
 from __future__ import annotations
 
 import copy
-import pickle
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -69,9 +68,8 @@ class Workers:
         ]
         if self._pool is None:
             return join([run_trials(copy.deepcopy(actor), self._envs, self.make_envs, *part) for part in parts])
-        packed = pickle.dumps(actor)
         try:
-            return join(list(self._pool.map(work, [packed] * len(parts), *zip(*parts, strict=True))))
+            return join(list(self._pool.map(work, [actor] * len(parts), *zip(*parts, strict=True))))
         except BrokenProcessPool:
             raise UserError(
                 "a worker process died (out of memory, or its environment crashed); run with processes=1 to see why"
@@ -123,6 +121,6 @@ def begin_work(make_envs: MakeEnvs) -> None:
     _made = (make_envs, {})
 
 
-def work(packed: bytes, *part: Any) -> Trials:
+def work(actor: Agent, *part: Any) -> Trials:
     make_envs, cache = _made
-    return run_trials(pickle.loads(packed), cache, make_envs, *part)
+    return run_trials(actor, cache, make_envs, *part)
