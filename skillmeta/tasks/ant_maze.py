@@ -95,7 +95,7 @@ def family(config: Config) -> TaskFamily:
     def make_env() -> LocomotionEnv:
         return LocomotionEnv(
             robot, lambda motion, task: reward(motion, task, config), drawn[0], horizon, ends_at_success=True,
-            body=lambda task: model, start=lambda own: shaken(START, own),
+            body=lambda task: model, start=lambda own: shaken(START, own), camera=above(walls),
         )  # fmt: skip
 
     def coverage(positions: np.ndarray) -> float:
@@ -134,3 +134,11 @@ def family(config: Config) -> TaskFamily:
 def root(model: mujoco.MjModel, data: mujoco.MjData) -> np.ndarray:
     """Where the ant is by its coordinates: what AntMaze compares with the goal."""
     return data.qpos[:2].copy()
+
+
+def above(walls: np.ndarray) -> mujoco.MjvCamera:
+    """A camera that sees the whole maze; from the side its walls hide the ant."""
+    camera = mujoco.MjvCamera()
+    camera.azimuth, camera.elevation = 90.0, -80.0
+    camera.distance = 1.3 * CELL * max(walls.shape)
+    return camera

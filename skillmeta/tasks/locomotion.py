@@ -74,6 +74,7 @@ class LocomotionEnv(gymnasium.Env):
         body: the model that a task has, where bodies differ.
         drive: what the motors do with an action, where that differs.
         start: where the robot starts, [2], where that is not the origin of its model.
+        camera: that it is filmed by.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
@@ -89,9 +90,10 @@ class LocomotionEnv(gymnasium.Env):
         body: Callable[[Any], mujoco.MjModel] | None = None,
         drive: Callable[[np.ndarray, Any], np.ndarray] | None = None,
         start: Callable[[np.random.Generator], np.ndarray] | None = None,
+        camera: Any = "track",
     ):
         self.robot, self.reward, self.task, self.horizon, self.ends = robot, reward, task, horizon, ends
-        self.ends_at_success = ends_at_success
+        self.ends_at_success, self.camera = ends_at_success, camera
         self.body, self.drive, self.start, self.frame_skip = body, drive, start, robot.frame_skip
         self.render_mode = "rgb_array"
         self._bodies: OrderedDict[Any, mujoco.MjModel] = OrderedDict()
@@ -158,7 +160,7 @@ class LocomotionEnv(gymnasium.Env):
         return {"success": success, "task": told, "x_velocity": float(velocity[0]), "y_velocity": float(velocity[1])}
 
     def render(self) -> np.ndarray:
-        return picture.frame(self._pictures, self.model, self.data, camera="track")
+        return picture.frame(self._pictures, self.model, self.data, camera=self.camera)
 
     def close(self) -> None:
         picture.close(self._pictures)

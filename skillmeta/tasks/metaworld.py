@@ -193,7 +193,8 @@ class MetaWorldEnv(gymnasium.Env):
         return {"success": bool(told["success"]), "task": task}
 
     def render(self) -> np.ndarray:
-        return picture.frame(self._pictures, self.simulator.model, self.simulator.data, camera="corner2")
+        upside_down = picture.frame(self._pictures, self.simulator.model, self.simulator.data, camera="corner2")
+        return np.ascontiguousarray(upside_down[::-1, ::-1])  # as Meta-World's cameras are
 
     def close(self) -> None:
         picture.close(self._pictures)
