@@ -1,0 +1,115 @@
+"""Reptile: move the starting point towards where a few inner steps lead. Nichol, Achiam, Schulman 2018 (arXiv:1803.02999).
+
+    theta <- theta + step mean_i (theta_i after k steps - theta),   k of 2 or more: with one it is joint training
+
+Its authors report that it did not work well in reinforcement learning; it is here to be compared with.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skillmeta.errors import ConfigError
+from skillmeta.rl.inner import Actor, Parameters, Shape, inner_step, leaves, stack
+from skillmeta.rl.meta import Batch, MetaCollector
+from skillmeta.rl.regularizer import Prior
+
+
+@dataclass(frozen=True)
+class Config:
+    """Two inner steps, and half of the way to where they lead."""
+
+    tasks: int = 20
+    rollouts: int = 20
+    inner_rate: float = 0.1
+    inner_steps: int = 2
+    step: float = 0.5
+    halve_at_test: bool = True
+    discount: float = 0.99
+    hidden: int = 64
+    depth: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("tasks", "rollouts", "inner_rate", "inner_steps", "step", "hidden", "depth"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if not 0 <= self.discount <= 1:
+            raise ValueError("discount must lie between 0 and 1")
+
+
+def towards(start: Parameters, adapted: Parameters, step: float) -> Parameters:
+    """start + step (mean over tasks of adapted [M, ...] - start)."""
+    return tuple(p + step * (a.mean(0) - p) for p, a in zip(start, adapted, strict=True))
+
+
+class Agent:
+    """The learner. Arguments as for the other meta-learners."""
+
+    def __init__(
+        self,
+        config: Config,
+        observation_dim: int,
+        action_bound: np.ndarray,
+        discrete: bool = False,
+        prior: Prior | None = None,
+        normalize: Any = None,
+        seed: int = 0,
+    ):
+        if discrete and prior is not None:
+            raise ConfigError("skills are continuous; this family's actions are choices")
+        bound = torch.from_numpy(np.asarray(action_bound, np.float32))
+        shape = Shape(observation_dim, len(bound), config.hidden, config.depth, discrete)
+        self.config, self.updates = config, 0
+        self.acting = Actor(
+            shape, shape.start(torch.Generator().manual_seed(seed)), config.rollouts, config.inner_rate, False,
+            config.discount, config.halve_at_test, normalize or identity, prior, bound,
+        )  # fmt: skip
+
+    def actor(self) -> Actor:
+        return copy.deepcopy(self.acting)
+
+    # -- learning --------------------------------------------------------------------------------------------------------
+    def iterate(self, collect: MetaCollector) -> tuple[Batch, dict[str, float]]:
+        """k inner steps in each of M tasks, on fresh episodes each, at the full rate; then a step towards their mean."""
+        config, start = self.config, self.acting.parameters
+        batch = collect.trials(replace(self.acting, halve=False), config.tasks, config.inner_steps)
+        adapted = stack(start, config.tasks)
+        for k in range(config.inner_steps):
+            samples = self.acting.samples(batch.trials.episodes(k), adapted)
+            moved = inner_step(
+                self.acting.shape, leaves(adapted), samples, config.inner_rate, False, create_graph=False
+            )
+            adapted = tuple(p.detach() for p in moved)
+        self.acting = replace(self.acting, parameters=towards(start, adapted, config.step))
+        self.updates += 1
+        way = sum(float(((a.mean(0) - p) ** 2).sum()) for p, a in zip(start, adapted, strict=True)) ** 0.5
+        return batch, {"outer/way": way}
+
+    # -- on disk --------------------------------------------------------------------------------------------------------
+    def acting_state(self) -> dict[str, Any]:
+        return {"parameters": {str(i): p for i, p in enumerate(self.acting.parameters)}}
+
+    def load_acting(self, state: dict[str, Any]) -> None:
+        """Raises RuntimeError if the parameters have other shapes."""
+        loaded = tuple(state["parameters"][str(i)] for i in range(len(self.acting.parameters)))
+        for new, own in zip(loaded, self.acting.parameters, strict=True):
+            if new.shape != own.shape:
+                raise RuntimeError(f"a parameter is {tuple(new.shape)}, not {tuple(own.shape)}")
+        self.acting = replace(self.acting, parameters=loaded)
+
+    def state(self) -> dict[str, Any]:
+        return {**self.acting_state(), "updates": self.updates}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.load_acting(state)
+        self.updates = state["updates"]
+
+
+def identity(observation: Tensor) -> Tensor:
+    return observation
