@@ -26,6 +26,11 @@ PROGRAMS: dict[str, tuple[str, str, str]] = {  # name: (module, what it does, an
         "learn to learn a family's tasks",
         "meta-train meta/rl2_bandit_5 --out runs/rl2",
     ),
+    "adapt": (
+        "downstream.adapt",
+        "let a trained agent get to know a task",
+        "adapt runs/rl2 tasks/bandit_5 --out runs/adapted",
+    ),
     "evaluate": (
         "downstream.evaluate",
         "how agents adapt to new tasks, next to random, oracle and no adaptation",

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from downstream.evaluate import main as evaluate_main
 from downstream.meta_train import main as meta_main
@@ -17,6 +18,14 @@ from skillmeta.tasks.base import TaskConfig
 
 RL2 = {"name": "rl2", "tasks": 8, "hidden": 8, "epochs": 1, "minibatches": 2, "episodes": 2}
 MAML = {"name": "maml", "tasks": 2, "rollouts": 3, "hidden": 8}
+PEARL = {
+    "name": "pearl", "training_tasks": 4, "tasks_per_iteration": 2, "prior_episodes": 1, "posterior_episodes": 1,
+    "first_episodes": 1, "updates": 2, "tasks": 2, "batch_size": 4, "context_size": 3, "hidden": 8, "replay_capacity": 90,
+    "context_capacity": 30,
+}  # fmt: skip
+PROMP = {"name": "promp", "tasks": 2, "rollouts": 3, "hidden": 8, "steps": 1}
+REPTILE = {"name": "reptile", "tasks": 2, "rollouts": 3, "hidden": 8}
+ALL = [RL2, MAML, PEARL, PROMP, REPTILE]
 POINTS = TaskConfig("point", split="train", options={"horizon": 5})
 
 
@@ -26,7 +35,7 @@ def flat(state: object) -> list[float]:
     return np.asarray(state, float).ravel().tolist()
 
 
-@pytest.mark.parametrize("algorithm", [RL2, MAML])
+@pytest.mark.parametrize("algorithm", ALL)
 def test_an_interrupted_run_continues_as_if_it_had_not_been(algorithm, tmp_path, monkeypatch):
     config = MetaTrainConfig(POINTS, algorithm=algorithm, env_steps=600, chunk=16)
     whole = meta_train(config, tmp_path / "whole", quiet=True)
@@ -62,7 +71,7 @@ def test_two_processes_are_one(tmp_path):
     assert a == b
 
 
-@pytest.mark.parametrize("algorithm", [RL2, MAML])
+@pytest.mark.parametrize("algorithm", [RL2, MAML, PEARL])
 def test_a_run_is_judged_between_its_brackets(algorithm, tmp_path, capsys):
     config = tmp_path / "config.yaml"
     config.write_text(f"task: {{family: point, split: train}}\nalgorithm: {json.dumps(algorithm)}\nenv_steps: 500\n")
@@ -94,7 +103,42 @@ def test_wrong_configs_are_one_sentence(tmp_path, capsys, monkeypatch):
         assert sentence in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("algorithm", [RL2, MAML])
+@pytest.mark.parametrize("algorithm", ALL)
+def test_an_adapted_agent_goes_on_from_what_it_knows(algorithm, tmp_path):
+    """Saved and loaded, its next episode is the one that would have followed in the trial."""
+    from downstream.adapt import main as adapt_main
+    from skillmeta.adapt import load_adapted, loaded
+    from skillmeta.errors import UserError
+    from skillmeta.rl.trial import trial
+
+    assert meta_train(
+        MetaTrainConfig(POINTS, algorithm=algorithm, env_steps=300, chunk=16), tmp_path / "run", quiet=True
+    )
+    arguments = [str(tmp_path / "run"), "tasks/point_robot", "options.horizon=5", "index=2", "--episodes", "2"]
+    assert adapt_main([*arguments, "--out", str(tmp_path / "adapted")]) == 0
+    with pytest.raises(UserError, match="holds an adapted agent already"):
+        adapt_main([*arguments, "--out", str(tmp_path / "adapted")])
+    agent, envs, task = load_adapted(tmp_path / "adapted")
+    rows = agent.rollouts
+
+    def following(actor, environments, seeds, flags):
+        generator = torch.Generator().manual_seed(0)
+        return trial(actor, environments, [task] * rows, seeds, generator, flags)[0]
+
+    original, fresh, _ = loaded(tmp_path / "run", TaskConfig("point", index=2, options={"horizon": 5}))
+    seeds = np.random.SeedSequence([0, 3]).generate_state(2 * rows).astype(np.int64).reshape(rows, 2)
+    flags = [k < original.exploration_episodes for k in range(2)] if rows == 1 else [True, True]
+    next_seed = np.full((rows, 1), 77)
+    whole = following(original, fresh, np.concatenate([seeds, next_seed], 1), [*flags, False])
+    resumed = following(agent, envs, next_seed, [False])
+    assert np.allclose(whole.reward[:, 2], resumed.reward[:, 0], atol=1e-6)
+    with pytest.raises(UserError, match="holds no adapted agent"):
+        load_adapted(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "algorithm", [RL2, PROMP, {**PEARL, "regularizer": {"prior": "skill", "target_divergence": 1.0}}]
+)
 def test_actions_may_be_skills(algorithm, tmp_path):
     """In the maze, with an untrained skill model: residuals on its prior, one decision ten steps."""
     from tests.skills.fakes import skill_model

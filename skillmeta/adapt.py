@@ -1,0 +1,119 @@
+"""Adapt a trained agent to one task and keep what it came to know: the program behind `skillmeta adapt`.
+
+An adapted agent is its parameters, which stay as they are in its run, and a belief: a value, so it can be saved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skillmeta.config import dump_yaml, read_yaml, to_plain
+from skillmeta.environments import make_envs
+from skillmeta.errors import UserError
+from skillmeta.finetune import load_trained
+from skillmeta.rl.rollout import Agent, Belief, Envs
+from skillmeta.rl.trial import Trials, trial
+from skillmeta.run.checkpoint import load_state, save_state
+from skillmeta.run.run import write_whole
+from skillmeta.skills.model import SkillModel
+from skillmeta.tasks.base import Task, TaskConfig, chosen_task, make_family
+
+
+def pack(belief: Belief) -> Any:
+    """A belief of named tuples, tuples and tensors as what a checkpoint holds."""
+    if isinstance(belief, tuple):
+        names = getattr(belief, "_fields", None) or [str(i) for i in range(len(belief))]
+        return {name: pack(part) for name, part in zip(names, belief, strict=True)}
+    return belief.contiguous() if isinstance(belief, Tensor) else belief
+
+
+def unpack(like: Belief, state: Any) -> Belief:
+    """The belief that `pack` was given, in the structure of another one of the same agent."""
+    if isinstance(like, tuple):
+        names = getattr(like, "_fields", None) or [str(i) for i in range(len(like))]
+        parts = [unpack(part, state[name]) for name, part in zip(names, like, strict=True)]
+        return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)
+    return state
+
+
+@dataclass(frozen=True)
+class AdaptedAgent:
+    """An agent that knows its task: every trial that it begins begins with what it knows."""
+
+    agent: Any
+    belief: Belief
+    exploration_episodes: int = 0
+
+    @property
+    def rollouts(self) -> int:
+        return self.agent.rollouts
+
+    def begin(self, num: int, generator: torch.Generator) -> Belief:
+        if num != 1:
+            raise ValueError(f"an adapted agent knows one task, not {num}")
+        return self.belief
+
+    def act(
+        self, observation: Tensor, belief: Belief, generator: torch.Generator, explore: bool
+    ) -> tuple[Tensor, Belief]:
+        return self.agent.act(observation, belief, generator, explore)
+
+    def observe(self, belief: Belief, action: Tensor, step: Any) -> Belief:
+        return self.agent.observe(belief, action, step)
+
+    def adapt(self, belief: Belief, episodes: Any, generator: torch.Generator) -> Belief:
+        return self.agent.adapt(belief, episodes, generator)
+
+
+def loaded(run: str | Path, config: TaskConfig) -> tuple[Agent, Envs, Task]:
+    """The agent of a run, environments for one of its rounds, and the task."""
+    family = make_family(config)
+    made: list[Envs] = []
+
+    def dimensions(skills: str | None) -> tuple[int, np.ndarray]:
+        made.append(make_envs(family, 1, SkillModel.load(skills) if skills else None))
+        return made[0].observation_dim, made[0].action_bound
+
+    trained = load_trained(run, dimensions)
+    skills = SkillModel.load(trained.skills) if trained.skills else None
+    return trained.agent, make_envs(family, trained.agent.rollouts, skills), chosen_task(family, config)
+
+
+def adapt(run: str | Path, config: TaskConfig, episodes: int, seed: int, folder: Path) -> Trials:
+    """K rounds of episodes in the task; the belief after them is written to the folder. Returns what happened.
+
+    Raises UserError if the folder holds another adapted agent.
+    """
+    if (folder / "belief").exists():
+        raise UserError(f"{folder}: holds an adapted agent already; use another --out, or delete it")
+    agent, envs, task = loaded(run, config)
+    seeds = np.random.SeedSequence([seed, 3]).generate_state(agent.rollouts * episodes).astype(np.int64)
+    flags = [k < agent.exploration_episodes for k in range(episodes)]
+    generator = torch.Generator().manual_seed(seed)
+    shaped = seeds.reshape(agent.rollouts, episodes)
+    trials, belief = trial(
+        agent, envs, [task] * agent.rollouts, shaped, generator, flags if agent.rollouts == 1 else True
+    )
+    envs.close()
+    folder.mkdir(parents=True, exist_ok=True)
+    save_state(folder / "belief", {"belief": pack(belief)}, {})
+    about = {"run": str(Path(run).resolve()), "task": to_plain(config), "episodes": episodes, "seed": seed}
+    write_whole(folder / "adapted.yaml", dump_yaml(about))
+    return trials
+
+
+def load_adapted(folder: Path) -> tuple[AdaptedAgent, Envs, Task]:
+    """What `adapt` left in a folder, ready to act in its task. Raises UserError for a folder that holds none."""
+    if not (folder / "adapted.yaml").exists():
+        raise UserError(f"{folder}: holds no adapted agent; make one with skillmeta adapt RUN TASKS --out {folder}")
+    about = read_yaml(folder / "adapted.yaml")
+    agent, envs, task = loaded(about["run"], TaskConfig(**about["task"]))
+    state, _ = load_state(folder / "belief")
+    belief = unpack(agent.begin(1, torch.Generator().manual_seed(0)), state["belief"])
+    return AdaptedAgent(agent, belief), envs, task
