@@ -41,6 +41,8 @@ class MetaTrainConfig:
         for name in ("env_steps", "processes", "chunk", "checkpoint_seconds"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if self.task.split == "test":
+            raise ValueError("task.split is test: those tasks are kept to be tested on; say task.split=train, or any")
         if "name" not in self.algorithm:
             raise ValueError("algorithm has no name; say which one, e.g. algorithm: {name: rl2}")
 

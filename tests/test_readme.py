@@ -16,10 +16,10 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_its_commands_and_configs_exist():
-    for command, rest in re.findall(r"^skillmeta (\w+)(.*)$", README, re.M):
+    for command, rest in re.findall(r"^skillmeta ([\w-]+)(.*)$", README, re.M):
         assert command in PROGRAMS
         words = rest.split("#")[0].split()
-        if command in ("collect", "skills", "finetune", "ablate", "evaluate"):
+        if command in ("collect", "skills", "finetune", "ablate", "evaluate", "meta-train"):
             find_config(words[0])
         if command == "tasks" and words:
             find_config(f"tasks/{words[0]}")
