@@ -60,6 +60,7 @@ class Config:
     hidden: int = 128
     depth: int = 2
     exploration_episodes: int = 2  # of a test trial
+    bfloat16: bool = False  # matrix products in bfloat16, for CPUs and GPUs that have it; parameters stay float32
     replay_capacity: int = 50_000  # transitions of a task
     context_capacity: int = 5_000
 
@@ -80,7 +81,7 @@ class Encoder(nn.Module):
         self.net = MLP(inputs, 2 * config.latent_dim, config.hidden, config.depth, generator)
 
     def forward(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        mean, raw = self.net(context).chunk(2, -1)
+        mean, raw = self.net(context).float().chunk(2, -1)
         return mean, F.softplus(raw).clamp(min=1e-7)
 
 
@@ -131,7 +132,7 @@ class PolicyNetwork(nn.Module):
                     parameter.zero_()
 
     def forward(self, seen: Tensor, prior: Gaussian | None) -> Policy:
-        out = self.net(seen)
+        out = self.net(seen).float()
         if not self.residual:
             return TanhGaussian(gaussian(out), self.bound)
         assert prior is not None
@@ -220,7 +221,7 @@ def td_target(
 ) -> Tensor:  # fmt: skip
     """r + discount (min Qbar(s', z, a') - weight D), [B]."""
     divergence = regularizer.in_target(regularizer.divergence(policy, prior, noise))
-    value = targets(next_seen, policy.at(noise)).min(0).values - regularizer.weight() * divergence
+    value = targets(next_seen, policy.at(noise)).float().min(0).values - regularizer.weight() * divergence
     return reward + discount * value
 
 
@@ -344,33 +345,35 @@ class Agent:
         batch = stacked([self.replays[i].sample(config.batch_size, self.draws) for i in chosen])
         seen = stacked([self.contexts[i].sample(config.context_size, self.draws) for i in chosen])
         context = self.acting.context(seen.observation, seen.action, seen.reward, seen.next_observation)
-        posterior = infer(self.encoder, context, torch.ones(context.shape[:2]))
-        z_noise = torch.randn(posterior.mean.shape, generator=self.draws)
-        noise = torch.randn(2, *batch.action.flatten(0, 1).shape, generator=self.draws)
-        z = posterior.mean if config.deterministic else posterior.at(z_noise)
-        z = z.unsqueeze(1).expand(-1, config.batch_size, -1).flatten(0, 1)  # one for all transitions of a task
+        # Without autocast's cache: two losses would share cast weights, and each gradient frees what it went through.
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16, cache_enabled=False):
+            posterior = infer(self.encoder, context, torch.ones(context.shape[:2]))
+            z_noise = torch.randn(posterior.mean.shape, generator=self.draws)
+            noise = torch.randn(2, *batch.action.flatten(0, 1).shape, generator=self.draws)
+            z = posterior.mean if config.deterministic else posterior.at(z_noise)
+            z = z.unsqueeze(1).expand(-1, config.batch_size, -1).flatten(0, 1)  # one for all transitions of a task
 
-        flat = Transitions(*(getattr(batch, name).flatten(0, 1) for name in batch.__dataclass_fields__))
-        here, there = self.prior_at(flat.observation), self.prior_at(flat.next_observation)
-        now = torch.cat([normalize(flat.observation), z], -1)
-        following = torch.cat([normalize(flat.next_observation), z.detach()], -1)
-        with torch.no_grad():
-            target = td_target(
-                self.targets, self.policy(following, there), there, self.regularizer, following,
-                config.reward_scale * flat.reward, flat.discount(config.discount, False), noise[0],
-            )  # fmt: skip
-        error = ((self.critics(now, flat.action) - target) ** 2).sum(0).mean()
-        kl = kl_loss(posterior, config.oyster)
-        total = error + (0.0 if config.deterministic else config.kl_weight) * kl
-        learners = [*self.critics.parameters(), *self.encoder.parameters()]
-        gradients = torch.autograd.grad(total, learners)
+            flat = Transitions(*(getattr(batch, name).flatten(0, 1) for name in batch.__dataclass_fields__))
+            here, there = self.prior_at(flat.observation), self.prior_at(flat.next_observation)
+            now = torch.cat([normalize(flat.observation), z], -1)
+            following = torch.cat([normalize(flat.next_observation), z.detach()], -1)
+            with torch.no_grad():
+                target = td_target(
+                    self.targets, self.policy(following, there), there, self.regularizer, following,
+                    config.reward_scale * flat.reward, flat.discount(config.discount, False), noise[0],
+                )  # fmt: skip
+            error = ((self.critics(now, flat.action).float() - target) ** 2).sum(0).mean()
+            kl = kl_loss(posterior, config.oyster)
+            total = error + (0.0 if config.deterministic else config.kl_weight) * kl
+            learners = [*self.critics.parameters(), *self.encoder.parameters()]
+            gradients = torch.autograd.grad(total, learners)
 
-        held = now.detach()  # the encoder learns nothing from the policy
-        policy = self.policy(held, here)
-        divergence = self.regularizer.divergence(policy, here, noise[1])
-        value = self.critics(held, policy.at(noise[1])).min(0).values
-        policy_loss = (self.regularizer.weight() * divergence - value).mean()
-        policy_gradients = torch.autograd.grad(policy_loss, list(self.policy.parameters()))
+            held = now.detach()  # the encoder learns nothing from the policy
+            policy = self.policy(held, here)
+            divergence = self.regularizer.divergence(policy, here, noise[1])
+            value = self.critics(held, policy.at(noise[1])).float().min(0).values
+            policy_loss = (self.regularizer.weight() * divergence - value).mean()
+            policy_gradients = torch.autograd.grad(policy_loss, list(self.policy.parameters()))
 
         descend(self.critic_optimizer, gradients)
         descend(self.policy_optimizer, policy_gradients)
