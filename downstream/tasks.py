@@ -121,7 +121,6 @@ def draw(config: object, count: int, seed: int) -> int:
 
 
 def film(config: object, arguments: argparse.Namespace) -> int:
-    import numpy as np
     import torch
 
     from skillmeta.environments import ExpertEnvs, make_envs
@@ -149,11 +148,11 @@ def film(config: object, arguments: argparse.Namespace) -> int:
     if arguments.agent:
         made: list[Envs] = []
 
-        def dimensions(skills: str | None) -> tuple[int, np.ndarray]:
-            made.append(make_envs(watched, 1, SkillModel.load(skills) if skills else None))
-            return made[0].observation_dim, made[0].action_bound
+        def make(skills: SkillModel | None) -> Envs:
+            made.append(make_envs(watched, 1, skills))
+            return made[0]
 
-        agent: Agent = load_trained(arguments.agent, dimensions).agent
+        agent: Agent = load_trained(arguments.agent, make).agent
         acting, who = made[0], arguments.agent
     elif family.expert is not None:
         acting, who = ExpertEnvs(watched, 1), "its expert"

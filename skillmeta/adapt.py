@@ -74,13 +74,7 @@ class AdaptedAgent:
 def loaded(run: str | Path, config: TaskConfig) -> tuple[Agent, Envs, Task]:
     """The agent of a run, environments for one of its rounds, and the task."""
     family = make_family(config)
-    made: list[Envs] = []
-
-    def dimensions(skills: str | None) -> tuple[int, np.ndarray]:
-        made.append(make_envs(family, 1, SkillModel.load(skills) if skills else None))
-        return made[0].observation_dim, made[0].action_bound
-
-    trained = load_trained(run, dimensions)
+    trained = load_trained(run, lambda skills: make_envs(family, 1, skills))
     skills = SkillModel.load(trained.skills) if trained.skills else None
     return trained.agent, make_envs(family, trained.agent.rollouts, skills), chosen_task(family, config)
 

@@ -98,7 +98,7 @@ def run_program(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on from the last checkpoint", file=sys.stderr)
+        print("interrupted; the same command goes on from its last checkpoint, where it has made one", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 0

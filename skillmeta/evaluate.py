@@ -66,13 +66,7 @@ def run_evaluation(config: EvaluateConfig, folder: Path, command: str = "", quie
     family = make_family(config.task)
     tasks = family.tasks(config.task.split)[: config.tasks]
 
-    def dims(skills: str | None) -> tuple[int, np.ndarray]:
-        probe = make_envs(family, 1, SkillModel.load(skills) if skills else None)
-        found = probe.observation_dim, probe.action_bound
-        probe.close()
-        return found
-
-    trained = [load_trained(agent, dims) for agent in config.agents]
+    trained = [load_trained(agent, lambda skills: make_envs(family, 1, skills)) for agent in config.agents]
     skills = trained[0].skills if trained else None
     if any(t.skills != skills for t in trained):
         raise ConfigError("agents: some act by other skills than others; evaluate them apart")
@@ -81,7 +75,8 @@ def run_evaluation(config: EvaluateConfig, folder: Path, command: str = "", quie
     if trained:
         each = [t.agent for t in trained] * (len(config.seeds) if len(trained) == 1 else 1)
         plan.append((config.name, acting, each))
-    plan.append(("random", acting, [RandomAgent(dims(skills)[1])] * len(config.seeds)))
+    bound = make_envs(family, 1, SkillModel.load(skills) if skills else None).action_bound
+    plan.append(("random", acting, [RandomAgent(bound)] * len(config.seeds)))
     if family.expert is not None:
         expert = EnvsFactory(config.task, expert=True)
         plan.append(("oracle", expert, [RandomAgent(np.ones(1))] * len(config.seeds)))

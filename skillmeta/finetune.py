@@ -58,15 +58,13 @@ class FinetuneConfig:
             raise ValueError("algorithm has no name; say which one, e.g. algorithm: {name: sac}")
 
 
-def make_agent(
-    config: FinetuneConfig, observation_dim: int, action_bound: np.ndarray, skills: SkillModel | None
-) -> Any:
+def make_agent(config: FinetuneConfig, envs: Envs, skills: SkillModel | None) -> Any:
     options = dict(config.algorithm)
     module = module_of("algorithms", options.pop("name"), "algorithm.name")
     return module.Agent(
         build(module.Config, options, "algorithm"),
-        observation_dim,
-        action_bound,
+        envs.observation_dim,
+        envs.action_bound,
         prior=skills.prior if skills else None,
         normalize=skills.normalizer if skills else None,
         seed=config.seed,
@@ -85,7 +83,7 @@ def finetune(config: FinetuneConfig, folder: Path, command: str = "", quiet: boo
             return run.result
         skills = SkillModel.load(config.skills) if config.skills else None
         envs = make_envs(family, config.num_envs, skills)
-        agent = make_agent(config, envs.observation_dim, envs.action_bound, skills)
+        agent = make_agent(config, envs, skills)
         acting = torch.Generator().manual_seed(config.seed + 1_000_003)
         collect = Collector(envs, config.seed, config.env_steps, acting, [task] * config.num_envs)
         early: list[np.ndarray] = []
@@ -131,39 +129,38 @@ class Trained:
     skills: str | None
 
 
-def load_trained(folder: str | Path, dimensions: Callable[[str | None], tuple[int, np.ndarray]]) -> Trained:
-    """The agent of a finished run.
+def load_trained(folder: str | Path, make: Callable[[SkillModel | None], Envs]) -> Trained:
+    """The agent of a finished run, of `finetune` or `meta_train`.
 
     Args:
-        dimensions: of the environments that it shall act in, for its skills: O and the action bound.
+        make: the environments that it shall act in, given its skills.
 
-    Raises UserError for a folder that holds no finished run, or one whose agent has other dimensions.
+    Raises UserError for a folder that holds no finished run, or one whose agent does not fit the environments.
     """
     folder = Path(folder)
     if not (folder / "config.yaml").exists():
-        raise UserError(f"{folder}: holds no run; name the --out of `skillmeta finetune`")
+        raise UserError(f"{folder}: holds no run; name the --out of `skillmeta finetune` or `skillmeta meta-train`")
     if not (folder / AGENT).exists():
         raise UserError(f"{folder}: the run is not finished; run its command again first")
     node = read_yaml(folder / "config.yaml")
     state, _ = load_state(folder / AGENT)
-    observation_dim, bound = dimensions(node.get("skills"))
-    config: Any
+    skills = SkillModel.load(node["skills"]) if node.get("skills") else None
+    envs = make(skills)
+    agent: Any
     if "max_episodes" in node:
-        config = build(FinetuneConfig, node, str(folder / "config.yaml"))
-        agent = make_agent(config, observation_dim, bound, SkillModel.load(config.skills) if config.skills else None)
+        agent = make_agent(build(FinetuneConfig, node, str(folder / "config.yaml")), envs, skills)
     else:
         from skillmeta.meta_train import MetaTrainConfig, make_meta_agent
 
-        config = build(MetaTrainConfig, node, str(folder / "config.yaml"))
-        agent = make_meta_agent(config)
+        agent = make_meta_agent(build(MetaTrainConfig, node, str(folder / "config.yaml")), envs, skills)
     try:
         agent.load_acting(state["agent"])
     except RuntimeError as error:
         raise UserError(
-            f"{folder}: its agent was trained on other dimensions than {observation_dim} observed numbers and {len(bound)} "
-            f"actions; use a family like its own ({first_line(error)})"
+            f"{folder}: its agent was trained on other dimensions than {envs.observation_dim} observed numbers and "
+            f"{len(envs.action_bound)} actions; use a family like its own ({first_line(error)})"
         ) from None
-    return Trained(agent.actor(), int(state["env_steps"]), config.skills)
+    return Trained(agent.actor(), int(state["env_steps"]), node.get("skills"))
 
 
 def finished(config: FinetuneConfig, collect: Collector) -> bool:

@@ -12,6 +12,7 @@ import torch
 from skillmeta.config import build, module_of, to_plain
 from skillmeta.environments import EnvsFactory, make_envs
 from skillmeta.rl.meta import MetaCollector
+from skillmeta.rl.rollout import Envs
 from skillmeta.rl.workers import Workers
 from skillmeta.run.checkpoint import save_state
 from skillmeta.run.progress import Progress
@@ -47,24 +48,19 @@ class MetaTrainConfig:
             raise ValueError("algorithm has no name; say which one, e.g. algorithm: {name: rl2}")
 
 
-def make_meta_agent(config: MetaTrainConfig) -> Any:
-    """The learner, fitted to the environments that the config makes."""
-    family = make_family(config.task)
-    skills = SkillModel.load(config.skills) if config.skills else None
-    probe = make_envs(family, 1, skills)
+def make_meta_agent(config: MetaTrainConfig, envs: Envs, skills: SkillModel | None) -> Any:
+    """The learner, fitted to environments."""
     options = dict(config.algorithm)
     module = module_of("algorithms", options.pop("name"), "algorithm.name")
-    agent = module.Agent(
+    return module.Agent(
         build(module.Config, options, "algorithm"),
-        probe.observation_dim,
-        probe.action_bound,
-        discrete=probe.discrete,
+        envs.observation_dim,
+        envs.action_bound,
+        discrete=envs.discrete,
         prior=skills.prior if skills else None,
         normalize=skills.normalizer if skills else None,
         seed=config.seed,
     )
-    probe.close()
-    return agent
 
 
 def meta_train(config: MetaTrainConfig, folder: Path, command: str = "", quiet: bool = False) -> dict[str, Any] | None:
@@ -73,7 +69,10 @@ def meta_train(config: MetaTrainConfig, folder: Path, command: str = "", quiet: 
     family, split = make_family(config.task), config.task.split
     if split != ANY:
         family.tasks(split)
-    agent = make_meta_agent(config)  # what is wrong is said before the folder is taken
+    skills = SkillModel.load(config.skills) if config.skills else None
+    probe = make_envs(family, 1, skills)
+    agent = make_meta_agent(config, probe, skills)  # what is wrong is said before the folder is taken
+    probe.close()
     with Run.open(folder, to_plain(config), command=command) as run:
         if run.result is not None:
             return run.result

@@ -91,6 +91,16 @@ def test_a_run_is_judged_between_its_brackets(algorithm, tmp_path, capsys):
     )
 
 
+def test_an_agent_of_other_dimensions_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, algorithm in (("rl2", RL2), ("maml", MAML), ("pearl", PEARL)):
+        assert meta_train(
+            MetaTrainConfig(POINTS, algorithm=algorithm, env_steps=50, chunk=16), tmp_path / name, quiet=True
+        )
+        assert main(["adapt", name, "tasks/maze"]) == 2
+        assert "trained on other dimensions than 4 observed numbers" in capsys.readouterr().err
+
+
 def test_wrong_configs_are_one_sentence(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for change, sentence in (

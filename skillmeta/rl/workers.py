@@ -6,9 +6,11 @@ on `chunk`, never on the number of processes.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import signal
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -69,7 +71,9 @@ class Workers:
         if self._pool is None:
             return join([run_trials(copy.deepcopy(actor), self._envs, self.make_envs, *part) for part in parts])
         try:
-            return join(list(self._pool.map(work, [actor] * len(parts), *zip(*parts, strict=True))))
+            with interrupts_ignored():  # processes that are started now inherit it, and leave Ctrl-C to this one
+                coming = self._pool.map(work, [actor] * len(parts), *zip(*parts, strict=True))
+            return join(list(coming))
         except BrokenProcessPool:
             raise UserError(
                 "a worker process died (out of memory, or its environment crashed); run with processes=1 to see why"
@@ -87,6 +91,18 @@ class Workers:
 
     def __exit__(self, *unused: object) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def interrupts_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def acting_copy(agent: Any) -> Any:
