@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import zlib
 from itertools import pairwise
 
 import gymnasium
@@ -110,8 +111,37 @@ def test_test_orders_are_new_and_made_of_known_transitions():
     first = {order.subtasks[0] for order in train}
     for order in test:
         assert set(pairwise(order.subtasks)) <= known and order.subtasks[0] in first
+    assert {subtask for order in test for subtask in order.subtasks} == set(SUBTASKS[:6])
     with pytest.raises(UserError, match="ask for fewer"):
         kitchen.orders(Config(length=2, train_tasks=29))
+
+
+def test_the_orders_are_as_they_were():
+    """Golden: whoever changes them raises the family's version."""
+    train, test = kitchen.orders(Config())
+    assert test[0].subtasks == ("light switch", "slide cabinet", "microwave", "top burner")
+    written = "|".join(",".join(order.subtasks) for order in (*train, *test))
+    assert zlib.crc32(written.encode()) == 2585511936
+
+
+def test_observations_are_fresh_and_environments_apart():
+    """FrankaKitchen's own `reset` and `step` write into one buffer."""
+    one, two = (KitchenEnv(Config(noise="none", observation=59), ORDER) for _ in range(2))
+    kept, _ = one.reset(seed=0)
+    still, _ = two.reset(seed=0, options={"task": Order(("kettle", "microwave"))})
+    copy = kept.copy()
+    moved = [one.step(np.full(9, 0.5, np.float32))[0] for _ in range(3)]
+    assert np.array_equal(kept, copy) and not np.array_equal(moved[0], moved[1])
+    assert np.array_equal(two.data.qpos[:9].astype(np.float32), still[:9]) and one.task == ORDER != two.task
+    infos = [one.step(np.zeros(9, np.float32))[4] for _ in range(2)]
+    infos[0]["task"]["subtasks"].clear()
+    assert infos[1]["task"]["subtasks"] == list(ORDER.subtasks)
+
+
+def test_the_definition_tells_what_is_shown():
+    assert "goals among them: none" in family(Config()).definition
+    told = family(Config(shown_goals=["kettle"], noise="gymnasium", horizon=100)).definition
+    assert "those of kettle" in told and "noise: gymnasium" in told and "100 steps" in told
 
 
 def test_the_script_does_what_it_is_asked():
@@ -136,7 +166,7 @@ def test_an_order_is_done_by_the_familys_expert():
     while not over:
         observation, reward, terminated, truncated, info = env.step(act(observation))
         rewards, over = rewards + reward, terminated or truncated
-    assert rewards >= 3
+    assert rewards >= 3 and rewards == info["completed"]
 
 
 def test_logs_are_episodes_of_the_environment():
@@ -147,6 +177,17 @@ def test_logs_are_episodes_of_the_environment():
         assert np.array_equal(a.episode.actions, b.episode.actions)
         assert a.episode.observations.shape == (len(a.episode.actions) + 1, 60) and np.abs(a.episode.actions).max() <= 1
         assert len(a.outcomes) == 2 and a.episode.truncated[-1] and not a.episode.terminated.any()
+
+
+def test_recorded_actions_replay_to_the_recorded_observations():
+    """They are what was done, noise and clipping included; the first thing drawn is the seed of the reset."""
+    env = KitchenEnv(Config(), ORDER)
+    config = kitchen_expert.Config(max_episode_steps=60, action_noise=[0.3, 0.3])
+    episode = kitchen_expert.record(env, ["kettle", "microwave"], config, np.random.default_rng(8)).episode
+    observation, _ = env.reset(seed=int(np.random.default_rng(8).integers(2**31)))
+    assert np.array_equal(observation, episode.observations[0])
+    for action, expected in zip(episode.actions, episode.observations[1:], strict=True):
+        assert np.array_equal(env.step(action)[0], expected)
 
 
 def test_the_wheel_shows_progress():
@@ -168,6 +209,7 @@ def test_the_wheel_shows_progress():
         ({"noise": "loud"}, "d4rl, gymnasium or none"),
         ({"subtasks": ["microwave", "sink"]}, "'sink'"),
         ({"length": 9}, "between 1 and"),
+        ({"observation": 59, "shown_goals": ["kettle"]}, "needs observation=60"),
     ],
 )
 def test_impossible_configs_are_refused(options, sentence):
