@@ -26,6 +26,7 @@ from torch import Tensor
 
 from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import Categorical, Gaussian
+from skillmeta.nn.networks import identity
 from skillmeta.rl.inner import (
     Actor,
     Parameters,
@@ -244,7 +245,3 @@ class Agent:
     def restore(self, state: dict[str, Any]) -> None:
         self.load_acting(state)
         self.updates = state["updates"]
-
-
-def identity(observation: Tensor) -> Tensor:
-    return observation

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Gaussian, TanhGaussian, gaussian, standard_gaussian
-from skillmeta.nn.networks import MLP, Critics
+from skillmeta.nn.networks import MLP, Critics, identity
 from skillmeta.nn.optimizers import adam, descend, follow, optimizer_state, restore_optimizer
 from skillmeta.rl.meta import Batch, MetaCollector
 from skillmeta.rl.regularizer import Policy, Prior, Regularizer, RegularizerConfig
@@ -430,10 +430,6 @@ class Agent:
 
 
 METRICS = ("critic/loss", "actor/loss", "posterior/kl", "prior/divergence")
-
-
-def identity(observation: Tensor) -> Tensor:
-    return observation
 
 
 def rows(episodes: Episodes, which: slice) -> Episodes:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from skillmeta.errors import ConfigError
+from skillmeta.nn.networks import identity
 from skillmeta.nn.optimizers import adam, optimizer_state, restore_optimizer
 from skillmeta.rl.inner import Actor, Parameters, Samples, Shape, chunks, inner_step, leaves, mean_of, policy_of, stack
 from skillmeta.rl.meta import Batch, MetaCollector
@@ -150,7 +151,3 @@ class Agent:
         self.load_acting(state)
         restore_optimizer(self.optimizer, state["optimizer"])
         self.updates = state["updates"]
-
-
-def identity(observation: Tensor) -> Tensor:
-    return observation

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from skillmeta.errors import ConfigError
+from skillmeta.nn.networks import identity
 from skillmeta.rl.inner import Actor, Parameters, Shape, inner_step, leaves, stack
 from skillmeta.rl.meta import Batch, MetaCollector
 from skillmeta.rl.regularizer import Prior
@@ -109,7 +109,3 @@ class Agent:
     def restore(self, state: dict[str, Any]) -> None:
         self.load_acting(state)
         self.updates = state["updates"]
-
-
-def identity(observation: Tensor) -> Tensor:
-    return observation

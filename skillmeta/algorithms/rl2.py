@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Categorical, Gaussian
-from skillmeta.nn.networks import MLP, linear
+from skillmeta.nn.networks import MLP, identity, linear
 from skillmeta.nn.optimizers import adam, optimizer_state, restore_optimizer
 from skillmeta.rl.meta import Batch, MetaCollector
 from skillmeta.rl.on_policy import advantages, clipped_surrogate, normalized
@@ -327,7 +327,3 @@ class Agent:
 
 
 METRICS = ("policy/surrogate", "value/error", "prior/divergence")
-
-
-def identity(observation: Tensor) -> Tensor:
-    return observation

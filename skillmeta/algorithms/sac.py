@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Gaussian, TanhGaussian, gaussian
-from skillmeta.nn.networks import MLP, Critics
+from skillmeta.nn.networks import MLP, Critics, identity
 from skillmeta.nn.optimizers import adam, descend, follow, optimizer_state, restore_optimizer
 from skillmeta.rl.regularizer import Policy, Prior, Regularizer, RegularizerConfig
 from skillmeta.rl.replay import Replay, Transitions
@@ -132,10 +132,6 @@ def actor_loss(
     divergence = regularizer.divergence(policy, prior, noise)
     q = critics(batch.observation, policy.at(noise)).min(0).values
     return (weight * divergence - q).mean(), divergence
-
-
-def identity(observation: Tensor) -> Tensor:
-    return observation
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,11 @@ class MLP(nn.Module):
         return F.linear(x, last.weight, last.bias)
 
 
+def identity(x: Tensor) -> Tensor:
+    """What observations are normalised by where there are no statistics. A function, since a lambda cannot be sent to a process."""
+    return x
+
+
 def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     """torch's default initialisation (U(+-1/sqrt(inputs))), drawn from the given generator instead of the global one."""
     layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
