@@ -49,8 +49,9 @@ class TaskFamily:
         group: the class that a task belongs to, for tables; "" where there are none.
         native: N environments as arrays, where stepping them one by one would be slow; see `skillmeta.tasks.native`.
         expert: a policy that knows the task, made after every reset.
-        positions, coverage, draw: x and y [..., 2] of observations [..., O]; the share of the world that positions [N, 2]
-            have visited; the world's outline, and a task where given, on matplotlib axes.
+        positions, coverage, draw: x and y [..., 2] of observations [..., O], and after them whatever else coverage asks for;
+            the share of the world that positions [N, 2 or more] have visited; the world's outline, and a task where given, on
+            matplotlib axes.
     """
 
     name: str

@@ -197,6 +197,7 @@ class KitchenEnv(gymnasium.Env):
 def family(config: Config) -> TaskFamily:
     """Orders of subtasks."""
     train, test = orders(config)
+    places = [([i - 9 for i in WHERE[name]], DONE_AT[name]) for name in dict.fromkeys(config.subtasks)]
 
     def features(task: Order) -> np.ndarray:
         """Which subtask comes at each place, one-hot, float32."""
@@ -208,6 +209,16 @@ def family(config: Config) -> TaskFamily:
         inner: Any = env.unwrapped
         actions = script(inner, inner.task.subtasks, generator)
         return lambda observation: next(actions)
+
+    def positions(observations: np.ndarray) -> np.ndarray:
+        """x and y on the wheel, then which of the family's subtasks are done, [..., 2 + subtasks]."""
+        objects = observations[..., 9:30] if config.observation == 60 else observations[..., 18:39]
+        done = [np.linalg.norm(objects[..., at] - goal, axis=-1) < DONE_WITHIN for at, goal in places]
+        return np.concatenate([wheel(objects), np.stack(done, axis=-1)], axis=-1)
+
+    def coverage(positions: np.ndarray) -> float:
+        """Share of the family's subtasks that were done at any of positions [N, 2 + subtasks]."""
+        return float(positions[:, 2:].any(0).mean())
 
     seen = "D4RL's 60 numbers" if config.observation == 60 else "Gymnasium's 59 numbers"
     goals = f"in every task those of {', '.join(config.shown_goals)}" if config.shown_goals else "none"
@@ -227,7 +238,7 @@ def family(config: Config) -> TaskFamily:
         features=features,
         group=lambda task: task.subtasks[0],
         expert=expert,
-        positions=lambda observations: wheel(observations, 9 if config.observation == 60 else 18),
+        positions=positions,
         coverage=coverage,
         draw=draw,
     )
@@ -237,25 +248,18 @@ SPOKES = np.stack([(np.cos(a), np.sin(a)) for a in np.linspace(0, 2 * np.pi, len
 AT_FIRST = {"kettle": [-0.269, 0.35, 1.619, 1.006, 0.004, -0.0066, -0.0003]}  # the others start at 0
 
 
-def wheel(observations: np.ndarray, first: int) -> np.ndarray:
-    """Where a kitchen [..., O] stands on a wheel with a spoke for each subtask, [..., 2].
+def wheel(objects: np.ndarray) -> np.ndarray:
+    """Where the objects' positions [..., 21] stand on a wheel with a spoke for each subtask, [..., 2].
 
     Progress of a subtask, 0 at the start and 1 at its goal, goes out along its spoke; several add up.
     """
-    place = np.zeros((*observations.shape[:-1], 2))
+    place = np.zeros((*objects.shape[:-1], 2))
     for spoke, subtask in zip(SPOKES, SUBTASKS, strict=True):
-        at = observations[..., [first + i - 9 for i in WHERE[subtask]]]
+        at = objects[..., [i - 9 for i in WHERE[subtask]]]
         start, goal = np.array(AT_FIRST.get(subtask, np.zeros(len(WHERE[subtask])))), np.array(DONE_AT[subtask])
         left = np.linalg.norm(at - goal, axis=-1) / np.linalg.norm(start - goal)
         place += np.clip(1 - left, 0, 1)[..., None] * spoke
     return place
-
-
-def coverage(positions: np.ndarray) -> float:
-    """Share of a 20x20 grid over the wheel that positions [N, 2] fall into."""
-    cells = np.floor((positions + 2) / 4 * 20).astype(int)
-    inside = cells[((cells >= 0) & (cells < 20)).all(1)]
-    return len(np.unique(inside, axis=0)) / 400
 
 
 def draw(axes: Any, task: Order | None) -> None:

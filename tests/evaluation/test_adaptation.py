@@ -13,7 +13,7 @@ from gymnasium.spaces import Box
 
 from skillmeta.algorithms import sac
 from skillmeta.environments import EnvsFactory, make_envs
-from skillmeta.evaluation.adaptation import RandomAgent, WithoutAdaptation, evaluate, join_seeds, normalized
+from skillmeta.evaluation.adaptation import Adaptation, RandomAgent, WithoutAdaptation, evaluate, join_seeds, normalized
 from skillmeta.rl.rollout import ArrayEnvs, episode
 from skillmeta.rl.trial import trial
 from skillmeta.rl.workers import Workers
@@ -66,6 +66,13 @@ def test_an_agent_that_solves_a_fifth_of_the_environments_scores_a_fifth(chunk):
     assert result.env_steps[0, :, 0].tolist() == [1, 50, 50, 50, 50] * 2
     assert result.adaptation_steps[0, 1].tolist() == [0, 50, 100, 150]
     assert result.steps_to_success[0, :2, 0].tolist() == [1, 50]
+
+
+def test_steps_seen_before_an_episode_are_those_of_the_ones_before():
+    nothing = np.zeros((1, 1, 3))
+    steps = np.array([[[7, 2, 5]]])
+    told = Adaptation(nothing, nothing, nothing, steps, nothing, np.zeros(3, bool))
+    assert told.adaptation_steps.tolist() == [[[0, 7, 9]]]
 
 
 def small_sac() -> sac.Agent:

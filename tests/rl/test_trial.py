@@ -73,3 +73,7 @@ def test_success_at_any_step_and_at_the_end_are_told_apart():
 
     passing = replace(trials, success=success)
     assert passing.succeeded.tolist() == [[True]] and passing.succeeded_at_end.tolist() == [[False]]
+    success[:] = False
+    success[0, 0, trials.valid.sum() - 1] = True
+    kept = replace(trials, success=success)
+    assert kept.succeeded.tolist() == kept.succeeded_at_end.tolist() == [[True]]

@@ -190,16 +190,30 @@ def test_recorded_actions_replay_to_the_recorded_observations():
         assert np.array_equal(env.step(action)[0], expected)
 
 
-def test_the_wheel_shows_progress():
-    found = family(Config(noise="none"))
+@pytest.mark.parametrize("numbers", [59, 60])
+def test_the_wheel_shows_progress_and_coverage_counts_subtasks(numbers):
+    found = family(Config(noise="none", observation=numbers))
     env = found.make_env()
     start, _ = env.reset(seed=0)
-    assert np.linalg.norm(found.positions(start)) < 0.1
-    env.data.qpos[:] = with_done("microwave")
-    env.data.qvel[:] = 0
-    seen = env.step(np.zeros(9, np.float32))[0]
-    spoke = kitchen.SPOKES[SUBTASKS.index("microwave")]
-    assert found.positions(seen) == pytest.approx(spoke, abs=0.1)
+    seen = [start]
+    for done in (["microwave"], ["light switch"], ["light switch"], ["hinge cabinet"]):
+        env.data.qpos[:] = with_done(*done)
+        env.data.qvel[:] = 0
+        seen.append(env.step(np.zeros(9, np.float32))[0])
+    at = found.positions(np.stack(seen))
+    assert np.linalg.norm(at[0, :2]) < 0.1
+    assert at[1, :2] == pytest.approx(kitchen.SPOKES[SUBTASKS.index("microwave")], abs=0.1)
+    assert [found.coverage(at[:n]) for n in (1, 2, 3, 4)] == pytest.approx([0, 1 / 6, 2 / 6, 2 / 6])
+    assert found.coverage(at[4:]) == 0  # the hinge cabinet is none of this family's six
+
+
+def test_the_map_is_drawn():
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    family(Config()).draw(axes, ORDER)
+    assert {text.get_text() for text in axes.texts} == set(SUBTASKS)
+    assert axes.get_xlabel() == "microwave > kettle > light switch > slide cabinet"
 
 
 @pytest.mark.parametrize(
