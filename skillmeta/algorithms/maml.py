@@ -74,10 +74,9 @@ class Config:
             raise ValueError("discount must lie between 0 and 1; damping and context must not be below 0")
 
 
-def surrogate(shape: Shape, stacked: Parameters, after: Samples) -> Tensor:
+def surrogate(adapted: Policy, after: Samples) -> Tensor:
     """Each task's outer loss, [M]: minus the mean of pi / pi_old times the advantage, on episodes after the inner step."""
-    log_prob = policy_of(shape, stacked, after).log_prob(after.action)
-    return -mean_of(torch.exp(log_prob - after.log_prob) * after.advantage, after.valid)
+    return -mean_of(torch.exp(adapted.log_prob(after.action) - after.log_prob) * after.advantage, after.valid)
 
 
 def credit(shape: Shape, stacked: Parameters, before: Samples, score: Tensor) -> Tensor:
@@ -122,9 +121,9 @@ class Problem:
         stacked = stack(parameters, len(before.valid))
         return inner_step(self.shape, stacked, before, self.config.inner_rate, False, create_graph)
 
-    def loss_of(self, parameters: Parameters, adapted: Parameters, rows: slice) -> Tensor:
-        """Sum over the tasks of a chunk."""
-        total = surrogate(self.shape, adapted, self.after.tasks(rows)).sum()
+    def loss_of(self, parameters: Parameters, adapted: Policy, rows: slice) -> Tensor:
+        """Sum over the tasks of a chunk, given their adapted policies on the episodes after."""
+        total = surrogate(adapted, self.after.tasks(rows)).sum()
         if self.config.exploration_credit:
             stacked = stack(parameters, len(self.score[rows]))
             total = total + credit(self.shape, stacked, self.before.tasks(rows), self.score[rows]).sum()
@@ -139,10 +138,11 @@ class Problem:
             parameters = unflat(vector, self.start)
             adapted = self.adapt(parameters, rows, create_graph=not self.config.first_order)
             after = self.after.tasks(rows)
-            out = outputs(policy_of(self.shape, adapted, after))
+            policy = policy_of(self.shape, adapted, after)
+            out = outputs(policy)
             probes = tuple(torch.zeros_like(o, requires_grad=True) for o in out)
             (pulled,) = torch.autograd.grad(out, vector, probes, create_graph=True)  # J' u, linear in u
-            loss = self.loss_of(parameters, adapted, rows)
+            loss = self.loss_of(parameters, policy, rows)
             gradient += torch.autograd.grad(loss, vector, retain_graph=True)[0] / tasks
             weight = (after.valid / after.valid.sum(1, keepdim=True)).unsqueeze(-1) / tasks
             graphs.append((vector, out, probes, pulled, weight, old))
@@ -166,8 +166,8 @@ class Problem:
             adapted = self.adapt(parameters, rows, create_graph=False)
             with torch.no_grad():
                 after = self.after.tasks(rows)
-                loss += float(self.loss_of(parameters, adapted, rows)) / tasks
                 new: Any = policy_of(self.shape, adapted, after)
+                loss += float(self.loss_of(parameters, new, rows)) / tasks
                 divergence += float(mean_of(new.kl(old), after.valid).sum()) / tasks
         return loss, divergence
 

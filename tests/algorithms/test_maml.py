@@ -124,7 +124,9 @@ def test_first_order_takes_the_inner_gradient_for_a_constant():
     made, _ = problem(replace(SMALL, first_order=True))
     gradient, _ = made.gradient_and_curvature()
     adapted = leaves(made.adapt(leaves(made.start), slice(0, 3), create_graph=False))
-    gradients = torch.autograd.grad(maml.surrogate(made.shape, adapted, made.after).mean(), adapted, allow_unused=True)
+    gradients = torch.autograd.grad(
+        maml.surrogate(policy_of(made.shape, adapted, made.after), made.after).mean(), adapted, allow_unused=True
+    )
     filled = [torch.zeros_like(a) if g is None else g for g, a in zip(gradients, adapted, strict=True)]
     assert torch.allclose(gradient, flat(tuple(g.sum(0) for g in filled)), atol=1e-10)
 
