@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
+import io
 import os
 import platform
 import shutil
@@ -25,7 +27,13 @@ NEEDED = (
     "safetensors",
     "scipy",
 )
-OPTIONAL = {"matplotlib": "report", "minari": "minari", "gymnasium_robotics": "robotics"}
+OPTIONAL = {
+    "matplotlib": "report",
+    "minari": "minari",
+    "gymnasium_robotics": "robotics",
+    "metaworld": "metaworld",
+    "ogbench": "ogbench",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _imports(module: str) -> bool:
     try:
-        importlib.import_module(module)
+        with contextlib.redirect_stderr(io.StringIO()):  # some print notices about other things
+            importlib.import_module(module)
         print(f"  {module.replace('_', '-')} {importlib.metadata.version(module.replace('_', '-'))}")
         return True
     except Exception as error:  # whatever stops an import is what this command is here to show
