@@ -7,9 +7,8 @@ the posterior. SAC learns off-policy with z beside the observation; the encoder 
     encoder: critics' TD error + kl_weight KL(q || N(0, I))        critics: TD error        policy: weight D - min Q, z a constant
     acting:  z ~ N(0, I) at first, then z ~ q(z | everything seen in this trial), held over an episode
 
-`oyster: true` switches the original code's habits back on: KL summed over the tasks of a batch, tasks drawn with replacement, and
-a deterministic fixed weight of the entropy. `deterministic: true` takes the mean of the factors for z and no KL (the paper's
-ablation).
+`oyster: true` switches two of the original code's habits back on: the KL is summed over the tasks of a batch, and tasks are drawn
+with replacement. `deterministic: true` takes the mean of the factors for z and no KL (the paper's ablation).
 """
 
 from __future__ import annotations
