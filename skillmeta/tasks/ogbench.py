@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
+import mujoco
 import numpy as np
 from gymnasium.spaces import Box
 
@@ -32,7 +33,9 @@ SCENES = {  # OGBench's horizons
     "puzzle-4x6": 1000,
 }
 DRAWER_OPEN, WINDOW_OPEN = -0.16, 0.2  # metres; 0 is closed
-CENTER, SCALE = np.array([0.425, 0.0]), 10.0  # of the effector's place among OGBench's observations
+IN_DRAWER = (0.33, -0.356, 0.065986)  # where OGBench wants a cube that shall lie in the shut drawer
+CENTER, SCALE = np.array([0.425, 0.0, 0.0]), 10.0  # of places among OGBench's observations
+DRAWER_SCALE, WINDOW_SCALE = 18.0, 15.0  # of how far they are open
 WORK_LOW, WORK_HIGH = np.array([0.25, -0.35]), np.array([0.6, 0.35])  # metres that the effector can reach
 
 
@@ -42,6 +45,7 @@ class Config:
 
     scene: str = "cube-double"
     reward: str = "sparse"  # sparse: 1 at success | singletask: minus the number of things that are not in place
+    goal_visible: bool = False  # append the goal to the observation, as OGBench's oracle representation has it
     horizon: int | None = None  # null: OGBench's
     train_tasks: int = 40
     tasks_seed: int = 0
@@ -77,7 +81,9 @@ class Rearrangement:
 def make_scene(scene: str, mode: str = "task") -> Any:
     """OGBench's environment. Raises UserError naming the extra where it is not installed.
 
-    Made by its class: `gymnasium.make` would wrap it, and its own horizon is not ours.
+    Made by its class: `gymnasium.make` would wrap it, and its own horizon is not ours. Cubes keep their numbers: OGBench's
+    default deals them out anew at every reset, so that one task would ask for another goal in each episode; its single-task
+    environments do as we do.
     """
     try:
         from ogbench.manipspace.envs.cube_env import CubeEnv
@@ -87,7 +93,8 @@ def make_scene(scene: str, mode: str = "task") -> Any:
         raise UserError("OGBench needs the package ogbench: pip install 'skillmeta[ogbench]'") from None
     kind, _, size = scene.partition("-")
     made = {"cube": CubeEnv, "puzzle": PuzzleEnv, "scene": SceneEnv}[kind]
-    return made(env_type=size or "scene", mode=mode, terminate_at_goal=False, visualize_info=False)
+    numbered = {} if kind == "puzzle" else {"permute_blocks": False}
+    return made(env_type=size or "scene", mode=mode, terminate_at_goal=False, visualize_info=False, **numbered)
 
 
 def as_theirs(task: Rearrangement, scene: str) -> dict[str, Any]:
@@ -134,30 +141,54 @@ def as_ours(info: dict[str, Any]) -> Rearrangement:
 
 
 def draw_task(scene: str, generator: np.random.Generator) -> Rearrangement:
-    """A task that can be done: cubes go to free places on the table, buttons to where presses can bring them."""
+    """A task that can be done, of the kinds that OGBench tests: cubes go to free places on the table, onto each other or into the
+    drawer, buttons to where presses can bring them."""
     if scene.startswith("cube"):
-        count = {"single": 1, "double": 2, "triple": 3}[scene.partition("-")[2]]
-        low, high = np.array([0.3, -0.25]), np.array([0.55, 0.25])
-        cubes = free_places(generator, count, low, high)
-        moved = 1 + int(generator.integers(count))
-        targets = free_places(generator, count, low, high, cubes)
-        return Rearrangement("drawn", Things(cubes), Things(targets[:moved] + cubes[moved:]))
-    if scene.startswith("puzzle"):
-        rows, columns = (int(n) for n in scene.partition("-")[2].split("x"))
-        state = generator.integers(2, size=(rows, columns))
-        lit = tuple(int(b) for b in state.ravel())
-        for press in generator.choice(rows * columns, int(generator.integers(1, 5)), replace=False):
-            toggle(state, int(press))
-        return Rearrangement("drawn", Things(buttons=lit), Things(buttons=tuple(int(b) for b in state.ravel())))
+        start, goal = draw_cubes(scene, generator)
+    elif scene.startswith("puzzle"):
+        start, goal = draw_lights(scene, generator)
+    else:
+        start, goal = draw_room(generator)
+    return Rearrangement("drawn", start, goal)
+
+
+def draw_cubes(scene: str, generator: np.random.Generator) -> tuple[Things, Things]:
+    """One or more cubes are moved; in a quarter of the tasks with several, one of them onto another."""
+    count = {"single": 1, "double": 2, "triple": 3}[scene.partition("-")[2]]
+    low, high = np.array([0.3, -0.25]), np.array([0.55, 0.25])
+    cubes = free_places(generator, count, low, high)
+    moved = 1 + int(generator.integers(count))
+    goal = free_places(generator, count, low, high, cubes)[:moved] + cubes[moved:]
+    if count > 1 and generator.random() < 0.25:
+        x, y, z = goal[-1]
+        goal = ((x, y, z + 0.04), *goal[1:])
+    return Things(cubes), Things(goal)
+
+
+def draw_lights(scene: str, generator: np.random.Generator) -> tuple[Things, Things]:
+    """Any lights, and what one to four different presses make of them."""
+    rows, columns = (int(n) for n in scene.partition("-")[2].split("x"))
+    state = generator.integers(2, size=(rows, columns))
+    lit = tuple(int(b) for b in state.ravel())
+    for press in generator.choice(rows * columns, int(generator.integers(1, 5)), replace=False):
+        toggle(state, int(press))
+    return Things(buttons=lit), Things(buttons=tuple(int(b) for b in state.ravel()))
+
+
+def draw_room(generator: np.random.Generator) -> tuple[Things, Things]:
+    """The cube stays in half of the tasks, goes elsewhere in a quarter, and in a quarter into the drawer, which is then shut."""
     low, high = np.array([0.32, -0.05]), np.array([0.43, 0.16])
     cubes = free_places(generator, 1, low, high)
-    after = free_places(generator, 1, low, high, cubes) if generator.random() < 0.5 else cubes
+    kind = generator.random()
+    after = cubes if kind < 0.5 else free_places(generator, 1, low, high, cubes) if kind < 0.75 else (IN_DRAWER,)
     states = generator.integers(2, size=(2, 4)).tolist()  # before and after: two buttons, drawer, window
+    if after == (IN_DRAWER,):
+        states[1][2] = 0
     start, goal = (
-        Things(places, (s[0], s[1]), DRAWER_OPEN * s[2], WINDOW_OPEN * s[3])
+        Things(places, (s[0], s[1]), DRAWER_OPEN if s[2] else 0.0, WINDOW_OPEN if s[3] else 0.0)
         for places, s in zip((cubes, after), states, strict=True)
     )
-    return draw_task(scene, generator) if goal == start else Rearrangement("drawn", start, goal)
+    return draw_room(generator) if goal == start else (start, goal)
 
 
 def free_places(
@@ -214,8 +245,8 @@ class OGBenchEnv(gymnasium.Env):
         self.horizon = config.horizon or SCENES[config.scene]
         self.inner = make_scene(config.scene)
         with quietly():
-            observation, _ = self.inner.reset(seed=0, options={"task_info": as_theirs(task, config.scene)})
-        self.observation_space = Box(-np.inf, np.inf, observation.shape, np.float32)
+            self.inner.reset(seed=0, options={"task_info": as_theirs(task, config.scene)})
+        self.observation_space = Box(-np.inf, np.inf, self._observe().shape, np.float32)
         self.action_space = Box(-1.0, 1.0, (5,), np.float32)
         self._pictures: dict[str, Any] = {}
 
@@ -231,14 +262,13 @@ class OGBenchEnv(gymnasium.Env):
         # On its way OGBench takes two steps of unseeded noise to look at the goal: what they leave behind goes.
         data = self.inner.data
         data.qvel[:], data.qacc_warmstart[:], data.ctrl[:], data.time = 0, 0, 0, 0
-        self.inner.set_state(data.qpos.copy(), data.qvel.copy(), *self._buttons())
+        buttons = [self.inner._cur_button_states] if self.task.start.buttons else []
+        self.inner.set_state(data.qpos.copy(), data.qvel.copy(), *buttons)
+        mujoco.mj_rnePostConstraint(self.inner.model, data)  # forces of contact, which are seen, too
         self.inner.pre_step()
         self.inner.post_step()
         self.told = self.inner.compute_ob_info()
         return self._observe(), self._info(False)
-
-    def _buttons(self) -> list[np.ndarray]:
-        return [self.inner._cur_button_states] if self.config.scene != "cube" and self.task.start.buttons else []
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         _, _, _, _, self.told = self.inner.step(np.asarray(action, np.float64))
@@ -249,7 +279,10 @@ class OGBenchEnv(gymnasium.Env):
         return self._observe(), reward, success, truncated, self._info(success)
 
     def _observe(self) -> np.ndarray:
-        return np.asarray(self.inner.compute_observation(), np.float32)
+        seen = self.inner.compute_observation()
+        if self.config.goal_visible:
+            seen = np.concatenate([seen, goal_numbers(self.task)])
+        return np.asarray(seen, np.float32)
 
     def _info(self, success: bool) -> dict[str, Any]:
         return {"success": success, "task": to_plain(self.task)}
@@ -273,6 +306,15 @@ def unplaced(scene: Any) -> list[str]:
     return missing + ([] if drawer else ["drawer"]) + ([] if window else ["window"])
 
 
+def goal_numbers(task: Rearrangement) -> np.ndarray:
+    """The goal, float32: cubes' places, buttons' states, drawer, window, scaled as in OGBench's oracle representation."""
+    goal = task.goal
+    numbers = [*np.ravel([(np.array(cube) - CENTER) * SCALE for cube in goal.cubes]), *goal.buttons]
+    if goal.cubes and goal.buttons:  # the scene, which alone has the two
+        numbers += [goal.drawer * DRAWER_SCALE, goal.window * WINDOW_SCALE]
+    return np.array(numbers, np.float32)
+
+
 def family(config: Config) -> TaskFamily:
     """A scene's rearrangements."""
     theirs = make_scene(config.scene)
@@ -280,11 +322,6 @@ def family(config: Config) -> TaskFamily:
     generator = np.random.default_rng(config.tasks_seed)
     train = tuple(draw_task(config.scene, generator) for _ in range(config.train_tasks))
     horizon = config.horizon or SCENES[config.scene]
-
-    def features(task: Rearrangement) -> np.ndarray:
-        """The goal: cubes' places, buttons' states, drawer, window; float32."""
-        goal = task.goal
-        return np.array([*np.ravel(goal.cubes), *goal.buttons, goal.drawer, goal.window], np.float32)
 
     def outline(axes: Any, task: Rearrangement | None) -> None:
         (near, right), (far, left) = WORK_LOW, WORK_HIGH
@@ -300,21 +337,27 @@ def family(config: Config) -> TaskFamily:
         inner: Any = env.unwrapped
         return Solver(inner, own)
 
-    paid = "1 at success" if config.reward == "sparse" else "minus the number of things out of place"
+    paid = "1 at success" if config.reward == "sparse" else "minus the number of things out of place after the step"
+    shown = "and the goal" if config.goal_visible else "not the goal"
+    drawn = {
+        "cube": "one or more cubes moved to free places, in a quarter of the tasks with several one of them onto another",
+        "puzzle": "any lights and what one to four presses make of them",
+        "scene": "buttons, drawer and window at random, the cube left alone (1/2), moved (1/4) or shut in the drawer (1/4)",
+    }[config.scene.partition("-")[0]]
     return TaskFamily(
         name="ogbench",
-        version=1,
+        version=2,
         definition=(
             f"OGBench's {config.scene}: bring everything to a hidden goal. Reward: {paid}; an episode ends there, or after "
             f"{horizon} steps. Actions: relative moves of the gripper (3), its yaw and opening. Seen: arm and objects, "
-            "OGBench's numbers, not the goal. Test tasks: OGBench's own five; training tasks: drawn here, in the same scene. "
-            "Park et al. 2024 (arXiv:2410.20092), package ogbench 1.2."
+            f"OGBench's numbers, {shown}. Cubes keep their numbers, as in its single-task environments. Test tasks: OGBench's own "
+            f"five; {len(train)} training tasks drawn here: {drawn}. Park et al. 2024 (arXiv:2410.20092), package ogbench 1.2."
         ),
         horizon=horizon,
         splits={"train": train, "test": test},
         make_env=lambda: OGBenchEnv(config, train[0]),
         draw_task=lambda own: draw_task(config.scene, own),
-        features=features,
+        features=goal_numbers,
         group=lambda task: task.name,
         expert=expert,
         positions=positions,
@@ -325,7 +368,7 @@ def family(config: Config) -> TaskFamily:
 
 def positions(observations: np.ndarray) -> np.ndarray:
     """Where the gripper is, seen from the front: left to right, near to far, [..., 2] metres."""
-    place = observations[..., 12:14] / SCALE + CENTER
+    place = observations[..., 12:14] / SCALE + CENTER[:2]
     return place[..., ::-1]
 
 

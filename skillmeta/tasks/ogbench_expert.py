@@ -12,19 +12,25 @@ import numpy as np
 from skillmeta.data.episodes import Episode, Recording
 from skillmeta.errors import ConfigError
 from skillmeta.tasks.base import TaskFamily
-from skillmeta.tasks.ogbench import DRAWER_OPEN, OGBenchEnv, make_scene, numpy_seeded, unplaced
+from skillmeta.tasks.ogbench import CENTER, DRAWER_OPEN, SCALE, OGBenchEnv, make_scene, numpy_seeded, toggle, unplaced
 
-IN_DRAWER = np.array([0.33, -0.24, 0.066])  # where a cube is let go above an open drawer
+OVER_DRAWER = np.array([0.33, -0.24, 0.066])  # where a cube is let go above an open drawer
+STACKED = {
+    "cube-double": (0.0, 0.25),
+    "cube-triple": (0.05, 0.35),
+}  # chance of a goal on top of a cube: an episode's is between
+NOISE_SHAPE = np.array([1.0, 1.0, 1.0, 3.0, 10.0])  # of the noisy style: moves, yaw, opening
 
 
 @dataclass(frozen=True)
 class Config:
-    """OGBench's play data: random goals one after another, smooth noise on the oracle's plans."""
+    """As OGBench's `generate_manipspace.py`: random goals one after another, noise on the oracles. Its episodes have 1001 steps,
+    its noisy ones random_actions 0.1 (cubes, scene) or 0.2 (puzzles)."""
 
     steps: int = 100_000
     episode_steps: int = 500
     style: str = "play"  # play: planned motions with smooth noise | noisy: reactive motions with independent noise
-    noise: float = 0.1
+    noise: float = 0.1  # play: of the plan | noisy: of the action, at most; each episode draws its own level
     random_actions: float = 0.0  # chance of a uniformly random action at each step
     seed: int = 0
 
@@ -48,17 +54,22 @@ def oracles(scene: Any, style: str, noise: float) -> dict[str, Any]:
     from ogbench.manipspace.oracles.plan.drawer_plan import DrawerPlanOracle
     from ogbench.manipspace.oracles.plan.window_plan import WindowPlanOracle
 
+    fist = (
+        {"gripper_always_closed": True} if hasattr(scene, "_num_rows") else {}
+    )  # puzzles are played with a closed gripper
     if style == "play":
-        planned = {
-            "cube": CubePlanOracle,
-            "button": ButtonPlanOracle,
-            "drawer": DrawerPlanOracle,
-            "window": WindowPlanOracle,
+        return {
+            "cube": CubePlanOracle(env=scene, noise=noise),
+            "button": ButtonPlanOracle(env=scene, noise=noise, **fist),
+            "drawer": DrawerPlanOracle(env=scene, noise=noise),
+            "window": WindowPlanOracle(env=scene, noise=noise),
         }
-        return {name: make(env=scene, noise=noise) for name, make in planned.items()}
-    reactive = {"cube": CubeMarkovOracle, "button": ButtonMarkovOracle, "drawer": DrawerMarkovOracle,
-                "window": WindowMarkovOracle}  # fmt: skip
-    return {name: make(env=scene, min_norm=0.4) for name, make in reactive.items()}
+    return {
+        "cube": CubeMarkovOracle(env=scene, min_norm=0.4),
+        "button": ButtonMarkovOracle(env=scene, min_norm=0.4, **fist),
+        "drawer": DrawerMarkovOracle(env=scene, min_norm=0.4),
+        "window": WindowMarkovOracle(env=scene, min_norm=0.4),
+    }
 
 
 def collect(
@@ -72,39 +83,50 @@ def collect(
     generator = np.random.default_rng(config.seed)
     acting, recorded = oracles(scene, config.style, config.noise), 0
     while recorded < config.steps:
-        recording = record(scene, acting, config, generator)
+        stack = generator.uniform(*STACKED.get(env.config.scene, (0.0, 0.0)))
+        recording = record(scene, acting, config, stack, generator)
+        if env.config.scene == "scene" and lost(recording.episode.observations):
+            continue
         recorded += len(recording.episode.actions)
         progress(recorded)
         yield recording
 
 
-def record(scene: Any, acting: dict[str, Any], config: Config, generator: np.random.Generator) -> Recording:
+def record(
+    scene: Any, acting: dict[str, Any], config: Config, stack: float, generator: np.random.Generator
+) -> Recording:
+    """One episode. It has no task, so it has no rewards and no success; what became of each target is told beside it."""
+    level = config.noise * generator.random() if config.style == "noisy" else 0.0
     observation, info = scene.reset(seed=int(generator.integers(2**31)))
     observations, actions, outcomes = [observation], list[np.ndarray](), list[tuple[str, bool]]()
-    success = list[bool]()
     oracle = begun(acting, observation, info, generator)
     reached = False
     while len(actions) < config.episode_steps:
-        action = oracle.select_action(observation, info)
-        if config.style == "noisy":
-            action = action + config.noise * generator.normal(size=5)
+        action = oracle.select_action(observation, info) + level * NOISE_SHAPE * generator.normal(size=5)
         if generator.random() < config.random_actions:
             action = generator.uniform(-1, 1, 5)
         action = np.clip(action, -1, 1).astype(np.float32)
         observation, _, _, _, info = scene.step(action)
         observations.append(observation)
         actions.append(action)
-        success.append(bool(info["success"]))
-        reached = reached or success[-1]
+        reached = reached or bool(info["success"])
         if oracle.done:
             outcomes.append((kind_of(info), reached))
-            observation, info = scene.set_new_target(p_stack=0.5)
+            observation, info = scene.set_new_target(p_stack=stack)
             oracle, reached = begun(acting, observation, info, generator), False
     nothing, last = np.zeros(len(actions), bool), np.zeros(len(actions), bool)
     last[-1] = True  # the recording ends, the world does not
     rewards = np.zeros(len(actions), np.float32)
     seen = np.stack(observations).astype(np.float32)
-    return Recording(Episode(seen, np.stack(actions), rewards, nothing, last, np.array(success)), tuple(outcomes))
+    return Recording(Episode(seen, np.stack(actions), rewards, nothing, last), tuple(outcomes))
+
+
+def lost(observations: np.ndarray) -> bool:
+    """Whether the scene's cube went out of sight, right of the table or left of it and not in the drawer: OGBench leaves such
+    episodes out. `observations` [T, 40]."""
+    _, y, z = (observations[:, 19:22] / SCALE + CENTER).T
+    beside = (y <= -0.3) & ((z < 0.06) | (z > 0.08))
+    return bool((y >= 0.29).any() or beside.any())
 
 
 def kind_of(info: dict[str, Any]) -> str:
@@ -167,7 +189,7 @@ class Solver:
         )  # behind the drawer's front; shutting it brings it there
         opened = drawer < DRAWER_OPEN + 0.04
         if into and opened:
-            return self.carry(0, IN_DRAWER)
+            return self.carry(0, OVER_DRAWER)
         if into or ("drawer" in missing):
             if scene._cur_button_states[0] == 0:
                 return self.press(0)
@@ -219,8 +241,6 @@ class Solver:
 
 def solve_lights(lights: np.ndarray) -> list[int]:
     """The fewest presses that turn all lights [rows, columns] off; empty if there is none, or nothing to do."""
-    from skillmeta.tasks.ogbench import toggle
-
     rows, columns = lights.shape
     best: list[int] | None = None
     for first in range(2**columns):  # the first row's presses decide all others: what is lit is turned off from below

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -73,6 +74,69 @@ def test_a_seed_decides_everything(scene):
     assert np.array_equal(walk(3), first) and not np.array_equal(walk(4), first)
 
 
+def test_cubes_keep_their_numbers_whatever_the_seed():
+    """One task is one goal: OGBench's default would deal the numbers out anew at every reset."""
+    found = family(Config(scene="cube-triple"))
+    env, task = found.make_env(), found.tasks("test")[3]
+    for seed in range(4):
+        env.reset(seed=seed, options={"task": task})
+        for cube, (start, goal) in enumerate(zip(task.start.cubes, task.goal.cubes, strict=True)):
+            place = env.inner.data.joint(f"object_joint_{cube}").qpos[:3]
+            assert np.abs(place - start).max() <= 0.01 + 1e-9
+            assert np.array_equal(env.inner.data.body(f"object_target_{cube}").xpos, goal)
+    env.close()
+
+
+def test_the_look_at_the_goal_leaves_nothing_behind(scene, monkeypatch):
+    """Whatever OGBench's two unseeded actions before a start are, start and steps are the same to the bit."""
+    found, env = scene
+    seen = []
+    for value in (-1.0, 0.3, 1.0):
+        monkeypatch.setattr(gymnasium.spaces.Box, "sample", lambda self, v=value: np.full(self.shape, v, np.float32))
+        rows = [env.reset(seed=2, options={"task": found.tasks("test")[3]})[0]]
+        rows += [env.step(np.array([0.5, -0.5, -1, 0.2, 1], np.float32))[0] for _ in range(5)]
+        seen.append(np.stack(rows))
+    assert np.array_equal(seen[0], seen[1]) and np.array_equal(seen[0], seen[2])
+
+
+def test_horizons_are_ogbenchs():
+    assert {name: gymnasium.spec(f"{name}-v0").max_episode_steps for name in ogbench.SCENES} == ogbench.SCENES
+
+
+@pytest.mark.parametrize("name", ["cube-double", "scene", "puzzle-3x3"])
+def test_a_visible_goal_is_ogbenchs_oracle_representation_of_it(name):
+    hidden, shown = (family(Config(scene=name, goal_visible=visible)) for visible in (False, True))
+    task = hidden.tasks("test")[4]
+    env = shown.make_env()
+    observation, _ = env.reset(seed=0, options={"task": task})
+    goal = hidden.features(task)
+    other = hidden.make_env()
+    assert np.array_equal(observation, np.r_[other.reset(seed=0, options={"task": task})[0], goal])
+    assert env.observation_space.shape == observation.shape
+    inner = env.inner
+    for cube, place in enumerate(task.goal.cubes):
+        inner.data.joint(f"object_joint_{cube}").qpos[:3] = place
+    if name == "scene":
+        inner.data.joint("drawer_slide").qpos[0] = task.goal.drawer
+        inner.data.joint("window_slide").qpos[0] = task.goal.window
+    inner._cur_button_states = np.array(task.goal.buttons)
+    assert np.allclose(goal, inner.compute_oracle_observation(), atol=1e-6)
+    env.close()
+    other.close()
+
+
+def test_positions_are_the_grippers_and_coverage_counts_cells(scene):
+    found, env = scene
+    observation, _ = env.reset(seed=6, options={"task": found.tasks("test")[0]})
+    observation, *_ = env.step(np.array([1, -1, 0, 0, 0], np.float32))
+    gripper = env.inner.data.site("ur5e/robotiq/pinch").xpos
+    assert np.allclose(found.positions(observation), gripper[[1, 0]], atol=1e-6)
+    cell_x, cell_y = (np.arange(20) + 0.5) / 20 * 0.7 - 0.35, (np.arange(20) + 0.5) / 20 * 0.35 + 0.25
+    grid = np.stack(np.meshgrid(cell_x, cell_y), -1).reshape(-1, 2)
+    assert found.coverage(grid) == 1.0 and found.coverage(np.r_[grid[:100], grid[:50]]) == 0.25
+    assert found.coverage(np.array([[0.5, 0.4]])) == 0.0
+
+
 def test_rewards_say_what_is_out_of_place():
     found = family(Config(scene="scene", reward="singletask"))
     env = found.make_env()
@@ -91,12 +155,15 @@ def test_rewards_say_what_is_out_of_place():
 
 def test_drawn_tasks_can_be_done():
     rng = np.random.default_rng(0)
-    for _ in range(50):
+    stacked, shut_in = 0, 0
+    for _ in range(80):
         cubes = ogbench.draw_task("cube-triple", rng)
         for places in (cubes.start.cubes, cubes.goal.cubes):
-            apart = [np.hypot(a[0] - b[0], a[1] - b[1]) for a, b in itertools.combinations(places, 2)]
-            assert min(apart) >= 0.08
+            for a, b in itertools.combinations(places, 2):
+                apart = np.hypot(a[0] - b[0], a[1] - b[1])
+                assert apart >= 0.08 or (apart == 0 and a[2] - b[2] == pytest.approx(0.04))
         assert cubes.start != cubes.goal
+        stacked += any(z > 0.02 for _, _, z in cubes.goal.cubes)
         lights = ogbench.draw_task("puzzle-3x3", rng)
         left = (np.array(lights.start.buttons) + lights.goal.buttons).reshape(3, 3) % 2
         presses = solve_lights(left)
@@ -105,6 +172,12 @@ def test_drawn_tasks_can_be_done():
         assert presses and not left.any()
         room = ogbench.draw_task("scene", rng)
         assert room.start != room.goal
+        if room.goal.cubes == (ogbench.IN_DRAWER,):
+            shut_in += 1
+            assert room.goal.drawer == 0.0
+    assert 8 <= stacked <= 32 and 8 <= shut_in <= 32
+    theirs = [task.goal.cubes[0] for task in family(Config(scene="scene")).tasks("test")]
+    assert theirs.count(ogbench.IN_DRAWER) == 2
 
 
 def test_the_fewest_presses():
@@ -144,9 +217,50 @@ def test_play_is_recorded_and_leaves_numpys_generator_alone(scene):
     first, again = (list(ogbench_expert.collect(found, config)) for _ in range(2))
     assert np.random.get_state()[1].tolist() == before
     assert [len(r.episode.actions) for r in first] == [150, 150]
+    assert all(r.episode.success is None and r.outcomes for r in first)
     for a, b in zip(first, again, strict=True):
         assert np.array_equal(a.episode.observations, b.episode.observations) and a.outcomes == b.outcomes
         assert np.abs(a.episode.actions).max() <= 1 and a.episode.observations.shape[1] == 40
+
+
+def test_play_stacks_as_seldom_as_ogbenchs(monkeypatch):
+    asked = []
+    real = ogbench_expert.make_scene
+
+    def watched(name: str, mode: str) -> object:
+        made = real(name, mode)
+        turn = made.set_new_target
+        made.set_new_target = lambda return_info=True, p_stack=None: (
+            asked.append(p_stack),
+            turn(return_info, p_stack or 0),
+        )[1]
+        return made
+
+    monkeypatch.setattr(ogbench_expert, "make_scene", watched)
+    config = ogbench_expert.Config(steps=480, episode_steps=160, style="noisy", random_actions=0.1, seed=0)
+    logs = list(ogbench_expert.collect(family(Config(scene="cube-double", train_tasks=1)), config))
+    chances = {chance for chance in asked if chance is not None}  # the first target of an episode is the reset's
+    assert len(logs) == 3 and 1 <= len(chances) <= 3 and all(0 <= chance <= 0.25 for chance in chances)
+    assert all(np.abs(r.episode.actions).max() <= 1 for r in logs)
+
+
+def test_puzzles_are_played_with_a_closed_gripper():
+    config = ogbench_expert.Config(steps=120, episode_steps=120, seed=0)
+    (log,) = ogbench_expert.collect(family(Config(scene="puzzle-3x3", train_tasks=1)), config)
+    opening = log.episode.observations[20:, 17] / 3
+    assert opening.min() > 0.7 and dict(log.outcomes) == {"button": True}
+
+
+@pytest.mark.parametrize(
+    ("place", "gone"),
+    [((0.4, 0.28, 0.02), False), ((0.4, 0.3, 0.02), True), ((0.33, -0.35, 0.066), False), ((0.33, -0.35, 0.02), True)],
+)
+def test_episodes_whose_cube_goes_out_of_sight_are_left_out(scene, place, gone):
+    found, env = scene
+    rows = np.stack([env.reset(seed=s, options={"task": found.tasks("test")[0]})[0] for s in (0, 1)])
+    env.inner.data.joint("object_joint_0").qpos[:3] = place
+    assert not ogbench_expert.lost(rows)
+    assert ogbench_expert.lost(np.stack([*rows, env._observe()])) is gone
 
 
 @pytest.mark.parametrize(
