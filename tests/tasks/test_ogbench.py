@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import warnings
 
@@ -88,14 +89,29 @@ def test_cubes_keep_their_numbers_whatever_the_seed():
 
 
 def test_the_look_at_the_goal_leaves_nothing_behind(scene, monkeypatch):
-    """Whatever OGBench's two unseeded actions before a start are, start and steps are the same to the bit."""
+    """Whatever OGBench's two unseeded actions before a start are, start and steps are the same to the bit: even where a finger
+    touches the cube as it looks."""
     found, env = scene
+    arms = []
+    place_arm = env.inner.initialize_arm
+    monkeypatch.setattr(
+        env.inner,
+        "initialize_arm",
+        lambda: (place_arm(), arms.append(env.inner.data.body("ur5e/robotiq/right_pad").xpos.copy())),
+    )
+    easy = found.tasks("test")[0]
+    env.reset(seed=2, options={"task": easy})
+    touched = tuple(float(v) for v in arms[0])  # where the finger is when it looks at the goal under this seed
+    task = dataclasses.replace(easy, goal=dataclasses.replace(easy.goal, cubes=(touched,)))
     seen = []
     for value in (-1.0, 0.3, 1.0):
         monkeypatch.setattr(gymnasium.spaces.Box, "sample", lambda self, v=value: np.full(self.shape, v, np.float32))
-        rows = [env.reset(seed=2, options={"task": found.tasks("test")[3]})[0]]
-        rows += [env.step(np.array([0.5, -0.5, -1, 0.2, 1], np.float32))[0] for _ in range(5)]
-        seen.append(np.stack(rows))
+        rows = [env.reset(seed=2, options={"task": task})[0]]
+        assert rows[0][18] == 0, "a touch from before the start"
+        for _ in range(5):
+            env.step(np.array([0.5, -0.5, -1, 0.2, 1], np.float32))
+            rows.append(env.inner.data.qpos.copy())  # float64: what float32 would hide
+        seen.append(np.concatenate(rows))
     assert np.array_equal(seen[0], seen[1]) and np.array_equal(seen[0], seen[2])
 
 
