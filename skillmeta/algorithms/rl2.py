@@ -5,12 +5,14 @@ whole trials: the return of a trial is what is maximised, the ends of its episod
 is computed by going through the trial from its start.
 
     input     x_t = (s_t, a_{t-1}, r_{t-1}, first decision of an episode?)     from the true last transition
-    core      h_t = GRU(x_t, h_{t-1})
+    core      h_t = core(x_1 .. x_t): GRU or LSTM; SNAIL (Mishra et al. 2018, arXiv:1707.03141); a transformer
     heads     pi(a | s_t, h_t), V(s_t, h_t)
     loss      -min(rho A, clip(rho) A) + value_weight (V - R)^2 + weight D(pi || prior)
 
 With skills as actions the policy is a residual on the skill prior and D is the KL to it; with primitive actions the prior is
-uniform and -D the entropy, up to a constant.
+uniform and -D the entropy, up to a constant. E-RL2 (Stadie et al. 2018, arXiv:1803.01118): the rewards of the first
+`free_episodes` of a trial are seen, but not learned from, so that they may be spent on finding out. Wang et al.'s actor-critic is
+one epoch of one minibatch, where the clipped ratio is 1 and its gradient that of log pi times the advantage.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from torch import Tensor, nn
 
 from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Categorical, Gaussian
+from skillmeta.nn.memory import CORES, State, make_core
 from skillmeta.nn.networks import MLP, identity, linear
 from skillmeta.nn.optimizers import adam, optimizer_state, restore_optimizer
 from skillmeta.rl.meta import Batch, MetaCollector
@@ -43,8 +46,11 @@ class Config:
 
     episodes: int = 1  # K of a trial
     tasks: int = 256  # trials of an iteration
-    core: str = "gru"  # gru | lstm
-    hidden: int = 64
+    core: str = "gru"  # gru | lstm | snail | transformer
+    hidden: int = 64  # width of the core; of SNAIL the channels that each convolution adds
+    layers: int = 2  # of a transformer
+    reach: int = 128  # decisions that SNAIL's convolutions look back on
+    free_episodes: int = 0  # of a trial, whose rewards do not count (E-RL2)
     discount: float = 0.99
     trace: float = 0.95  # lambda of the advantages
     clip: float = 0.2
@@ -58,29 +64,33 @@ class Config:
     initial_stddev: float = 1.0  # of continuous actions, in parts of their bound
 
     def __post_init__(self) -> None:
-        if self.core not in ("gru", "lstm"):
-            raise ValueError(f"core is {self.core!r}; choose gru or lstm")
-        for name in ("episodes", "tasks", "hidden", "epochs", "minibatches", "learning_rate", "clip", "reward_scale"):
+        if self.core not in CORES:
+            raise ValueError(f"core is {self.core!r}; choose one of {', '.join(CORES)}")
+        for name in ("episodes", "tasks", "hidden", "layers", "reach", "epochs", "minibatches", "learning_rate", "clip",
+                     "reward_scale"):  # fmt: skip
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
         if not (0 <= self.discount <= 1 and 0 <= self.trace <= 1):
             raise ValueError("discount and trace must lie between 0 and 1")
+        if not 0 <= self.free_episodes < self.episodes:
+            raise ValueError(f"free_episodes is {self.free_episodes}; fewer than the {self.episodes} episodes are expected")
         if self.minibatches > self.tasks:
             raise ValueError(f"minibatches is {self.minibatches}; it must not be above the {self.tasks} tasks")
 
 
 class Memory(NamedTuple):
-    """What is known of N tasks. The core's state before the last decision is kept: an episode that has ended takes none."""
+    """What is known of N tasks. What the core would remember of a decision waits until it was taken: an episode that has ended
+    takes none."""
 
-    state: Tensor  # [N, S]
-    before: Tensor  # [N, S]
+    state: State
+    news: Tensor  # [N, S]
     previous_action: Tensor  # [N, A]
     previous_reward: Tensor  # [N]
     begins: Tensor  # [N] 1 at the first decision of an episode
 
 
 class Network(nn.Module):
-    """Core and heads. `forward` goes through sequences, `step` takes one decision; they compute the same."""
+    """Core and heads. `forward` goes through trials from their start, `step` takes one decision; they compute the same."""
 
     bound: Tensor
 
@@ -94,33 +104,27 @@ class Network(nn.Module):
         generator: torch.Generator,
     ):
         super().__init__()
-        self.discrete, self.residual, self.lstm = discrete, residual, config.core == "lstm"
-        inputs, hidden = observation_dim + len(bound) + 2, config.hidden
-        make = nn.LSTM if self.lstm else nn.GRU
-        self.core = make(inputs, hidden, batch_first=True)
-        for weight in self.core.parameters():
-            nn.init.uniform_(weight, -(hidden**-0.5), hidden**-0.5, generator=generator)
-        self.policy_head = linear(hidden + observation_dim, len(bound) * (1 if discrete else 2), generator)
-        self.value_head = MLP(hidden + observation_dim, 1, hidden, 1, generator)
+        self.discrete, self.residual = discrete, residual
+        inputs = observation_dim + len(bound) + 2
+        self.core: Any = make_core(config.core, inputs, config.hidden, config.layers, config.reach, generator)
+        self.policy_head = linear(self.core.width + observation_dim, len(bound) * (1 if discrete else 2), generator)
+        self.value_head = MLP(self.core.width + observation_dim, 1, config.hidden, 1, generator)
         self.register_buffer("bound", bound)
         with torch.no_grad():  # the first policy: uniform, the wide Gaussian, or the prior itself
             self.policy_head.weight.zero_()
             self.policy_head.bias.zero_()
             if not discrete and not residual:
                 self.policy_head.bias[len(bound) :] = torch.log(config.initial_stddev * bound)
-        self.state_dim = hidden * (2 if self.lstm else 1)
 
-    def forward(self, inputs: Tensor, observation: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs [N, L, I], observations [N, L, O], first state [N, S] -> policy's numbers [N, L, .], values [N, L], last state."""
-        if self.lstm:
-            hidden, cell = (part.unsqueeze(0).contiguous() for part in state.chunk(2, -1))
-            out, (hidden, cell) = self.core(inputs, (hidden, cell))
-            last = torch.cat([hidden[0], cell[0]], -1)
-        else:
-            out, hidden = self.core(inputs, state.unsqueeze(0).contiguous())
-            last = hidden[0]
-        features = torch.cat([out, observation], -1)
-        return self.policy_head(features), self.value_head(features).squeeze(-1), last
+    def forward(self, inputs: Tensor, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs [N, L, I] and observations [N, L, O] -> policy's numbers [N, L, .] and values [N, L]."""
+        features = torch.cat([self.core.sequence(inputs), observation], -1)
+        return self.policy_head(features), self.value_head(features).squeeze(-1)
+
+    def step(self, inputs: Tensor, observation: Tensor, state: State) -> tuple[Tensor, Tensor]:
+        """Inputs [N, I] and observations [N, O] -> policy's numbers [N, .] and what the core would remember."""
+        out, news = self.core.step(inputs, state)
+        return self.policy_head(torch.cat([out, observation], -1)), news
 
     def policy(self, numbers: Tensor, prior: Gaussian | None) -> Policy:
         if self.discrete:
@@ -144,28 +148,28 @@ class Actor:
     exploration_episodes: int = 0
 
     def begin(self, num: int, generator: torch.Generator) -> Belief:
-        state = torch.zeros(num, self.network.state_dim)
-        return Memory(state, state, torch.zeros(num, len(self.network.bound)), torch.zeros(num), torch.ones(num))
+        core, actions = self.network.core, len(self.network.bound)
+        return Memory(core.begin(num), core.nothing(num), torch.zeros(num, actions), torch.zeros(num), torch.ones(num))
 
     def act(
         self, observation: Tensor, belief: Memory, generator: torch.Generator, explore: bool
     ) -> tuple[Tensor, Belief]:
         seen = self.normalize(observation)
         inputs = encode(seen, belief.previous_action, belief.previous_reward, belief.begins)
-        numbers, _, state = self.network(inputs.unsqueeze(1), seen.unsqueeze(1), belief.state)
-        policy = self.network.policy(numbers[:, 0], None if self.prior is None else self.prior(observation))
+        numbers, news = self.network.step(inputs, seen, belief.state)
+        policy = self.network.policy(numbers, None if self.prior is None else self.prior(observation))
         if explore:
             action = policy.at(torch.randn(observation.shape[0], len(self.network.bound), generator=generator))
         else:
             action = policy.mode()
-        return action, belief._replace(state=state, before=belief.state)
+        return action, belief._replace(news=news)
 
     def observe(self, belief: Memory, action: Tensor, step: Step) -> Belief:
         taken = torch.from_numpy(step.steps > 0)
         reward = torch.from_numpy(step.reward) * self.reward_scale
         return Memory(
-            torch.where(taken[:, None], belief.state, belief.before),
-            belief.before,
+            self.network.core.keep(belief.state, belief.news, taken),
+            belief.news,
             torch.where(taken[:, None], action, belief.previous_action),
             torch.where(taken, reward, belief.previous_reward),
             torch.where(taken, torch.zeros(()), belief.begins),
@@ -266,8 +270,9 @@ class Agent:
     def prepare(self, sequences: Sequences) -> Sample:
         """What PPO needs of trials, with the policy and the values of the network that acted."""
         raw, action = torch.from_numpy(sequences.observation), torch.from_numpy(sequences.action)
-        reward = torch.from_numpy(sequences.reward) * self.config.reward_scale
         valid = torch.from_numpy(sequences.valid).float()
+        counts = torch.from_numpy(sequences.begins).cumsum(-1) > self.config.free_episodes
+        reward = torch.from_numpy(sequences.reward) * self.config.reward_scale * counts
         seen = self.acting.normalize(raw)
         inputs = encode(
             seen,
@@ -285,8 +290,7 @@ class Agent:
 
     def evaluate(self, inputs: Tensor, seen: Tensor, raw: Tensor) -> tuple[Policy, Tensor, Gaussian | None]:
         """Policies and values along whole trials, from their start, and the prior there."""
-        state = torch.zeros(len(inputs), self.network.state_dim)
-        numbers, value, _ = self.network(inputs, seen, state)
+        numbers, value = self.network(inputs, seen)
         prior = None
         if self.acting.prior is not None:
             with torch.no_grad():

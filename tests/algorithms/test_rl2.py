@@ -24,9 +24,9 @@ def acted(config: TaskConfig, core: str, episodes: int = 3):
     """Trials in which episodes end early, and the log probabilities that acting gave its own actions."""
     family = make_family(config)
     envs = make_envs(family, 5)
-    agent = Agent(Config(core=core, hidden=16), envs.observation_dim, envs.action_bound, discrete=envs.discrete, seed=1)
+    agent = Agent(Config(core=core, hidden=16, reach=4), envs.observation_dim, envs.action_bound, discrete=envs.discrete, seed=1)
     with torch.no_grad():  # a policy that listens to its memory
-        agent.network.policy_head.weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(2))
+        agent.network.policy_head.weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(2))
     told: list[torch.Tensor] = []
     original = agent.acting.network.policy
 
@@ -36,8 +36,8 @@ def acted(config: TaskConfig, core: str, episodes: int = 3):
             from skillmeta.algorithms.rl2 import encode
 
             inputs = encode(observation, belief.previous_action, belief.previous_reward, belief.begins)
-            numbers, _, _ = self.network(inputs.unsqueeze(1), observation.unsqueeze(1), belief.state)
-            told.append(original(numbers[:, 0], None).log_prob(action))
+            numbers, _ = self.network.step(inputs, observation, belief.state)
+            told.append(original(numbers, None).log_prob(action))
             return action, after
 
     actor = Listening(**{name: getattr(agent.acting, name) for name in agent.acting.__dataclass_fields__})
@@ -48,7 +48,7 @@ def acted(config: TaskConfig, core: str, episodes: int = 3):
     return agent, trials, told
 
 
-@pytest.mark.parametrize("core", ["gru", "lstm"])
+@pytest.mark.parametrize("core", ["gru", "lstm", "snail", "transformer"])
 @pytest.mark.parametrize("config", [BANDIT, ENDS])
 def test_learning_sees_what_acting_saw(config, core):
     """Also where environments in lockstep end at different times, and over the ends of episodes."""
