@@ -7,7 +7,7 @@ is computed by going through the trial from its start.
     input     x_t = (s_t, a_{t-1}, r_{t-1}, first decision of an episode?)     from the true last transition
     core      h_t = core(x_1 .. x_t): GRU or LSTM; SNAIL (Mishra et al. 2018, arXiv:1707.03141); a transformer
     heads     pi(a | s_t, h_t), V(s_t, h_t)
-    loss      -min(rho A, clip(rho) A) + value_weight (V - R)^2 + weight D(pi || prior)
+    loss      -min(rho A, clip(rho) A) + value_weight (V - R)^2 / var R + weight D(pi || prior)
 
 With skills as actions the policy is a residual on the skill prior and D is the KL to it; with primitive actions the prior is
 uniform and -D the entropy, up to a constant. E-RL2 (Stadie et al. 2018, arXiv:1803.01118): the rewards of the first
@@ -93,6 +93,8 @@ class Network(nn.Module):
     """Core and heads. `forward` goes through trials from their start, `step` takes one decision; they compute the same."""
 
     bound: Tensor
+    return_mean: Tensor
+    return_stddev: Tensor
 
     def __init__(
         self,
@@ -110,6 +112,8 @@ class Network(nn.Module):
         self.policy_head = linear(self.core.width + observation_dim, len(bound) * (1 if discrete else 2), generator)
         self.value_head = MLP(self.core.width + observation_dim, 1, config.hidden, 1, generator)
         self.register_buffer("bound", bound)
+        self.register_buffer("return_mean", torch.zeros(()))  # the value head speaks in units of these
+        self.register_buffer("return_stddev", torch.zeros(()))  # 0: no return was seen yet
         with torch.no_grad():  # the first policy: uniform, the wide Gaussian, or the prior itself
             self.policy_head.weight.zero_()
             self.policy_head.bias.zero_()
@@ -119,7 +123,27 @@ class Network(nn.Module):
     def forward(self, inputs: Tensor, observation: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs [N, L, I] and observations [N, L, O] -> policy's numbers [N, L, .] and values [N, L]."""
         features = torch.cat([self.core.sequence(inputs), observation], -1)
-        return self.policy_head(features), self.value_head(features).squeeze(-1)
+        value = self.return_mean + self.stddev * self.value_head(features).squeeze(-1)
+        return self.policy_head(features), value
+
+    @property
+    def stddev(self) -> Tensor:
+        return torch.where(self.return_stddev > 0, self.return_stddev, torch.ones(()))
+
+    @torch.no_grad()
+    def rescale(self, returns: Tensor, valid: Tensor, rate: float = 0.1) -> None:
+        """Follow the returns' mean and deviation, and change the head so that no value changes (van Hasselt et al. 2016,
+        arXiv:1602.07714): without it the scale of rewards would decide what is learned first, values or policy."""
+        count = valid.sum()
+        mean = (returns * valid).sum() / count
+        stddev = (((returns - mean) ** 2 * valid).sum() / count).sqrt().clamp(min=1e-4)
+        old_mean, old_stddev = self.return_mean.clone(), self.stddev
+        share = torch.where(self.return_stddev > 0, torch.tensor(rate), torch.ones(()))
+        self.return_mean += share * (mean - self.return_mean)
+        self.return_stddev += share * (stddev - self.return_stddev)
+        last: Any = self.value_head.layers[-1]
+        last.weight *= old_stddev / self.return_stddev
+        last.bias.copy_((old_stddev * last.bias + old_mean - self.return_mean) / self.return_stddev)
 
     def step(self, inputs: Tensor, observation: Tensor, state: State) -> tuple[Tensor, Tensor]:
         """Inputs [N, I] and observations [N, O] -> policy's numbers [N, .] and what the core would remember."""
@@ -185,13 +209,14 @@ def encode(observation: Tensor, previous_action: Tensor, previous_reward: Tensor
 
 
 def loss(
-    policy: Policy, value: Tensor, prior: Gaussian | None, batch: Sample, config: Config, bound: Tensor
+    policy: Policy, value: Tensor, prior: Gaussian | None, batch: Sample, config: Config, scale: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """PPO's clipped loss with the divergence from the prior, and metrics (surrogate, value error, divergence)."""
+    """PPO's clipped loss with the divergence from the prior, and metrics (surrogate, value error, divergence). `scale`: the
+    deviation of returns, in units of which values err."""
     count = batch.valid.sum()
     ratio = torch.exp(policy.log_prob(batch.action) - batch.log_prob)
     surrogate = (clipped_surrogate(ratio, batch.advantage, config.clip) * batch.valid).sum() / count
-    error = ((value - batch.returns) ** 2 * batch.valid).sum() / count
+    error = (((value - batch.returns) / scale) ** 2 * batch.valid).sum() / count
     if prior is not None:
         assert isinstance(policy, Gaussian)
         divergence = policy.kl(prior)
@@ -286,6 +311,7 @@ class Agent:
         # A trial ends with its last episode: nothing comes after it, whatever ended that episode.
         advantage = advantages(reward, value, torch.zeros(len(value)), valid, self.config.discount, self.config.trace)
         returns = advantage + value
+        self.network.rescale(returns, valid)
         return Sample(inputs, seen, raw, action, log_prob, normalized(advantage, valid, (0, 1)), returns, valid)
 
     def evaluate(self, inputs: Tensor, seen: Tensor, raw: Tensor) -> tuple[Policy, Tensor, Gaussian | None]:
@@ -300,7 +326,7 @@ class Agent:
 
     def update(self, batch: Sample) -> Tensor:
         policy, value, prior = self.evaluate(batch.inputs, batch.observation, batch.raw)
-        total, metrics = loss(policy, value, prior, batch, self.config, self.network.bound)
+        total, metrics = loss(policy, value, prior, batch, self.config, self.network.stddev)
         self.optimizer.zero_grad()
         total.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.config.maximum_gradient)

@@ -122,3 +122,60 @@ def test_it_learns_which_arm_is_best():
             batch, _ = agent.iterate(collect)
         result = evaluate(agent.acting, workers, family.tasks("test")[:500], episodes=0, seed=1, sample=True)
     assert first < 3.2 and batch.trials.returns.mean() > 3.3 and result.returns.mean() > 3.3
+
+
+def test_free_episodes_are_seen_but_not_learned_from():
+    """E-RL2: only the rewards of later episodes make returns; the inputs are those of RL2."""
+    agent, trials, _ = acted(ENDS, "gru")
+    plain = agent.prepare(trials.sequences())
+    agent.config = replace(agent.config, episodes=3, free_episodes=2, discount=1.0, trace=1.0)
+    free = agent.prepare(trials.sequences())
+    assert np.allclose(free.returns[:, 0].numpy(), trials.returns[:, 2], atol=1e-4)
+    assert torch.equal(free.inputs, plain.inputs)
+
+
+def test_an_actor_critic_is_one_epoch_of_one_minibatch():
+    """Wang et al.: the ratio is 1 there, and the gradient of the clipped objective that of log pi times the advantage."""
+    agent, trials, _ = acted(ENDS, "lstm")
+    sample = agent.prepare(trials.sequences())
+    policy, _, _ = agent.evaluate(sample.inputs, sample.observation, sample.raw)
+    log_prob = policy.log_prob(sample.action)
+    ratio = torch.exp(log_prob - sample.log_prob)
+    count = sample.valid.sum()
+    clipped = torch.minimum(ratio * sample.advantage, ratio.clamp(0.8, 1.2) * sample.advantage)
+    head = agent.network.policy_head.weight
+    (ours,) = torch.autograd.grad((clipped * sample.valid).sum() / count, head, retain_graph=True)
+    (theirs,) = torch.autograd.grad((log_prob * sample.advantage * sample.valid).sum() / count, head)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [{"core": "lstn"}, {"reach": 0}, {"free_episodes": 1}, {"layers": 0}])
+def test_impossible_options_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Config(**wrong)
+
+
+def test_following_the_scale_of_returns_changes_no_value():
+    agent, trials, _ = acted(ENDS, "gru")
+    agent.config = replace(agent.config, reward_scale=1.0)
+    sample = agent.prepare(trials.sequences())
+    _, before, _ = agent.evaluate(sample.inputs, sample.observation, sample.raw)
+    agent.network.rescale(1000 * sample.returns - 7, sample.valid)
+    _, after, _ = agent.evaluate(sample.inputs, sample.observation, sample.raw)
+    assert agent.network.return_stddev > 50 * sample.returns.std()
+    assert torch.allclose(before, after, atol=1e-3)
+
+
+def test_the_scale_of_rewards_does_not_decide_what_is_learned():
+    """The first update of the policy is the same for rewards in thousands, as seen rewards are left as they were."""
+    moved = []
+    for scale in (1.0, 1000.0):
+        agent, trials, _ = acted(ENDS, "gru")
+        sample = agent.prepare(replace(trials.sequences(), reward=scale * trials.sequences().reward))
+        agent.config = replace(agent.config, maximum_gradient=1e9)
+        start = agent.network.policy_head.weight.detach().clone()
+        for group in agent.optimizer.param_groups:
+            group["eps"] = 0.0
+        agent.update(sample)
+        moved.append(agent.network.policy_head.weight.detach() - start)
+    assert torch.allclose(*moved, atol=2e-4)
