@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Categorical, Gaussian
@@ -49,6 +50,7 @@ class Config:
     core: str = "gru"  # gru | lstm | snail | transformer
     hidden: int = 64  # width of the core; of SNAIL the channels that each convolution adds
     layers: int = 2  # of a transformer
+    previous_observation: bool = False  # is an input too: an attentive core then need not piece transitions together
     reach: int = 128  # decisions that SNAIL's convolutions look back on
     free_episodes: int = 0  # of a trial, whose rewards do not count (E-RL2)
     discount: float = 0.99
@@ -84,6 +86,8 @@ class Memory(NamedTuple):
 
     state: State
     news: Tensor  # [N, S]
+    observation: Tensor  # [N, O] of the last decision, normalised
+    previous_observation: Tensor  # [N, O] of the last one that was taken
     previous_action: Tensor  # [N, A]
     previous_reward: Tensor  # [N]
     begins: Tensor  # [N] 1 at the first decision of an episode
@@ -107,7 +111,8 @@ class Network(nn.Module):
     ):
         super().__init__()
         self.discrete, self.residual = discrete, residual
-        inputs = observation_dim + len(bound) + 2
+        self.observation_dim, self.previous_observation = observation_dim, config.previous_observation
+        inputs = observation_dim * (2 if config.previous_observation else 1) + len(bound) + 2
         self.core: Any = make_core(config.core, inputs, config.hidden, config.layers, config.reach, generator)
         self.policy_head = linear(self.core.width + observation_dim, len(bound) * (1 if discrete else 2), generator)
         self.value_head = MLP(self.core.width + observation_dim, 1, config.hidden, 1, generator)
@@ -119,6 +124,13 @@ class Network(nn.Module):
             self.policy_head.bias.zero_()
             if not discrete and not residual:
                 self.policy_head.bias[len(bound) :] = torch.log(config.initial_stddev * bound)
+
+    def inputs(
+        self, observation: Tensor, before: Tensor, previous_action: Tensor, previous_reward: Tensor, begins: Tensor
+    ) -> Tensor:
+        """What the core sees, [..., I], of observations now and at the last decision and of what came of that."""
+        parts = [observation, previous_action, previous_reward.unsqueeze(-1), begins.unsqueeze(-1)]
+        return torch.cat([*parts, before] if self.previous_observation else parts, -1)
 
     def forward(self, inputs: Tensor, observation: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs [N, L, I] and observations [N, L, O] -> policy's numbers [N, L, .] and values [N, L]."""
@@ -172,21 +184,24 @@ class Actor:
     exploration_episodes: int = 0
 
     def begin(self, num: int, generator: torch.Generator) -> Belief:
-        core, actions = self.network.core, len(self.network.bound)
-        return Memory(core.begin(num), core.nothing(num), torch.zeros(num, actions), torch.zeros(num), torch.ones(num))
+        core, seen = self.network.core, torch.zeros(num, self.network.observation_dim)
+        action = torch.zeros(num, len(self.network.bound))
+        return Memory(core.begin(num), core.nothing(num), seen, seen, action, torch.zeros(num), torch.ones(num))
 
     def act(
         self, observation: Tensor, belief: Memory, generator: torch.Generator, explore: bool
     ) -> tuple[Tensor, Belief]:
         seen = self.normalize(observation)
-        inputs = encode(seen, belief.previous_action, belief.previous_reward, belief.begins)
+        inputs = self.network.inputs(
+            seen, belief.previous_observation, belief.previous_action, belief.previous_reward, belief.begins
+        )
         numbers, news = self.network.step(inputs, seen, belief.state)
         policy = self.network.policy(numbers, None if self.prior is None else self.prior(observation))
         if explore:
             action = policy.at(torch.randn(observation.shape[0], len(self.network.bound), generator=generator))
         else:
             action = policy.mode()
-        return action, belief._replace(news=news)
+        return action, belief._replace(news=news, observation=seen)
 
     def observe(self, belief: Memory, action: Tensor, step: Step) -> Belief:
         taken = torch.from_numpy(step.steps > 0)
@@ -194,6 +209,8 @@ class Actor:
         return Memory(
             self.network.core.keep(belief.state, belief.news, taken),
             belief.news,
+            belief.observation,
+            torch.where(taken[:, None], belief.observation, belief.previous_observation),
             torch.where(taken[:, None], action, belief.previous_action),
             torch.where(taken, reward, belief.previous_reward),
             torch.where(taken, torch.zeros(()), belief.begins),
@@ -201,11 +218,6 @@ class Actor:
 
     def adapt(self, belief: Memory, episodes: Episodes, generator: torch.Generator) -> Belief:
         return belief._replace(begins=torch.ones_like(belief.begins))
-
-
-def encode(observation: Tensor, previous_action: Tensor, previous_reward: Tensor, begins: Tensor) -> Tensor:
-    """What the core sees, [..., O + A + 2]."""
-    return torch.cat([observation, previous_action, previous_reward.unsqueeze(-1), begins.unsqueeze(-1)], -1)
 
 
 def loss(
@@ -299,8 +311,9 @@ class Agent:
         counts = torch.from_numpy(sequences.begins).cumsum(-1) > self.config.free_episodes
         reward = torch.from_numpy(sequences.reward) * self.config.reward_scale * counts
         seen = self.acting.normalize(raw)
-        inputs = encode(
+        inputs = self.network.inputs(
             seen,
+            F.pad(seen, (0, 0, 1, 0))[:, :-1],
             torch.from_numpy(sequences.previous_action),
             torch.from_numpy(sequences.previous_reward) * self.config.reward_scale,
             torch.from_numpy(sequences.begins).float(),

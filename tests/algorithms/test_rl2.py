@@ -20,11 +20,12 @@ BANDIT = TaskConfig("bandit", split="any", options={"arms": 3, "pulls": 6})
 ENDS = TaskConfig("point", split="any", options={"end_within": 0.5, "extent": 0.5, "horizon": 9})
 
 
-def acted(config: TaskConfig, core: str, episodes: int = 3):
+def acted(config: TaskConfig, core: str, episodes: int = 3, previous: bool = False):
     """Trials in which episodes end early, and the log probabilities that acting gave its own actions."""
     family = make_family(config)
     envs = make_envs(family, 5)
-    agent = Agent(Config(core=core, hidden=16, reach=4), envs.observation_dim, envs.action_bound, discrete=envs.discrete, seed=1)
+    options = Config(core=core, hidden=16, reach=4, previous_observation=previous)
+    agent = Agent(options, envs.observation_dim, envs.action_bound, discrete=envs.discrete, seed=1)
     with torch.no_grad():  # a policy that listens to its memory
         agent.network.policy_head.weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(2))
     told: list[torch.Tensor] = []
@@ -33,9 +34,10 @@ def acted(config: TaskConfig, core: str, episodes: int = 3):
     class Listening(type(agent.acting)):
         def act(self, observation, belief, generator, explore):
             action, after = super().act(observation, belief, generator, explore)
-            from skillmeta.algorithms.rl2 import encode
-
-            inputs = encode(observation, belief.previous_action, belief.previous_reward, belief.begins)
+            before = belief.previous_observation
+            inputs = self.network.inputs(
+                observation, before, belief.previous_action, belief.previous_reward, belief.begins
+            )
             numbers, _ = self.network.step(inputs, observation, belief.state)
             told.append(original(numbers, None).log_prob(action))
             return action, after
@@ -49,10 +51,10 @@ def acted(config: TaskConfig, core: str, episodes: int = 3):
 
 
 @pytest.mark.parametrize("core", ["gru", "lstm", "snail", "transformer"])
-@pytest.mark.parametrize("config", [BANDIT, ENDS])
-def test_learning_sees_what_acting_saw(config, core):
+@pytest.mark.parametrize("config, previous", [(BANDIT, False), (ENDS, False), (ENDS, True)])
+def test_learning_sees_what_acting_saw(config, previous, core):
     """Also where environments in lockstep end at different times, and over the ends of episodes."""
-    agent, trials, told = acted(config, core)
+    agent, trials, told = acted(config, core, previous=previous)
     sample = agent.prepare(trials.sequences())
     lengths = trials.valid.sum(2)
     assert config is BANDIT or len(set(lengths.ravel().tolist())) > 1
