@@ -11,6 +11,7 @@ import torch
 
 from skillmeta.config import build, module_of, to_plain
 from skillmeta.environments import EnvsFactory, make_envs
+from skillmeta.errors import ConfigError
 from skillmeta.rl.meta import MetaCollector
 from skillmeta.rl.rollout import Envs
 from skillmeta.rl.workers import Workers
@@ -72,6 +73,10 @@ def meta_train(config: MetaTrainConfig, folder: Path, command: str = "", quiet: 
     skills = SkillModel.load(config.skills) if config.skills else None
     probe = make_envs(family, 1, skills)
     agent = make_meta_agent(config, probe, skills)  # what is wrong is said before the folder is taken
+    if getattr(agent.config, "shaped_reward", False) and family.shaped_reward is None:
+        raise ConfigError(
+            f"algorithm.shaped_reward: {family.name}, as it is configured, has no dense reward to learn from"
+        )
     probe.close()
     with Run.open(folder, to_plain(config), command=command) as run:
         if run.result is not None:
@@ -79,7 +84,11 @@ def meta_train(config: MetaTrainConfig, folder: Path, command: str = "", quiet: 
         seconds, started = 0.0, time.monotonic()
         with Workers(EnvsFactory(config.task, config.skills), config.processes, config.chunk) as workers:
             collect = MetaCollector(
-                workers, lambda generator: family.sample(generator, split), config.seed, config.env_steps
+                workers,
+                lambda generator: family.sample(generator, split),
+                config.seed,
+                config.env_steps,
+                family.shaped_reward,
             )
             state = run.restore()
             if state is not None:

@@ -3,26 +3,29 @@
 Rakelly et al. 2019 (arXiv:1903.08254). An encoder gives each transition of the context a Gaussian factor over z; their product is
 the posterior. SAC learns off-policy with z beside the observation; the encoder learns from the critics and from a KL.
 
-    q(z | c) ~ prod_n N(mu(c_n), sigma(c_n)^2)        precision sum_n 1 / sigma_n^2, mean by precision
+    q(z | c) ~ prod_n N(mu(c_n), sigma(c_n)^2)        precision sum_n 1 / sigma_n^2, mean by precision (nn/context.py)
     encoder: critics' TD error + kl_weight KL(q || N(0, I))        critics: TD error        policy: weight D - min Q, z a constant
     acting:  z ~ N(0, I) at first, then z ~ q(z | everything seen in this trial), held over an episode
 
-`oyster: true` switches two of the original code's habits back on: the KL is summed over the tasks of a batch, and tasks are drawn
-with replacement. `deterministic: true` takes the mean of the factors for z and no KL (the paper's ablation).
+`encoder` replaces the product by another way to sum up a context; `deterministic` takes its mean for z and no KL (an ablation of the
+paper). Where rewards are sparse, `shaped_reward` lets critics and policy learn from the family's dense ones, while the context has
+those that a test will have. Five habits of the original code can be switched back on: the KL summed over the tasks of a batch,
+tasks drawn with replacement, a network for the value of states instead of target critics, a penalty on the policy's numbers, and,
+by `regularizer: {controller: fixed, initial_weight: 1.0}`, a temperature of 1 (configs/meta/pearl_point_oyster).
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from skillmeta.errors import ConfigError
+from skillmeta.nn.context import ENCODERS, ORDERED, ContextEncoder, Evidence
 from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Gaussian, TanhGaussian, gaussian, standard_gaussian
 from skillmeta.nn.networks import MLP, Critics, identity
 from skillmeta.nn.optimizers import adam, descend, follow, optimizer_state, restore_optimizer
@@ -47,10 +50,19 @@ class Config:
     batch_size: int = 128  # transitions of each
     context_size: int = 64  # transitions of each that z is inferred from
     next_observation: bool = False  # in the context too
+    posterior_to_context: bool = False  # episodes with z from the posterior are context as well; sparse rewards need it
+    shaped_reward: bool = False  # critics and policy learn from the family's dense reward
+    encoder: str = "product"  # product | mean | attention | gru | convolution
+    prior_factor: bool = False  # N(0, I) is a factor of the product too
     latent_dim: int = 5
     kl_weight: float = 0.1
+    kl_reduction: str = "mean"  # over the tasks of a batch: mean | sum, as in the original code
     deterministic: bool = False
-    oyster: bool = False
+    replacement: bool = False  # tasks are drawn with replacement, as in the original code
+    value_network: bool = False  # SAC with V and its slow copy instead of slow critics, as in the original code
+    policy_penalty: float = (
+        0.0  # times the squares of the policy's means and log deviations; 0.001 in the original code
+    )
     reward_scale: float = 5.0
     regularizer: RegularizerConfig = field(default_factory=lambda: RegularizerConfig(initial_weight=0.2))
     discount: float = 0.99
@@ -68,51 +80,12 @@ class Config:
                      "context_size", "latent_dim", "learning_rate", "hidden", "depth", "reward_scale"):  # fmt: skip
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if min(self.posterior_episodes, self.updates, self.kl_weight, self.exploration_episodes) < 0:
-            raise ValueError("posterior_episodes, updates, kl_weight and exploration_episodes must not be below 0")
-
-
-class Encoder(nn.Module):
-    """Context [..., D] -> a Gaussian factor over z for each transition: mean and variance [..., Z]."""
-
-    def __init__(self, inputs: int, config: Config, generator: torch.Generator):
-        super().__init__()
-        self.net = MLP(inputs, 2 * config.latent_dim, config.hidden, config.depth, generator)
-
-    def forward(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        mean, raw = self.net(context).float().chunk(2, -1)
-        return mean, F.softplus(raw).clamp(min=1e-7)
-
-
-class Evidence(NamedTuple):
-    """A product of Gaussian factors, which adds up: [N, Z] each, and the number of factors [N]."""
-
-    precision: Tensor
-    weighted: Tensor  # sum of mean / variance
-    factors: Tensor
-
-    def plus(self, mean: Tensor, variance: Tensor, valid: Tensor) -> Evidence:
-        """With the factors [N, C, Z] of more transitions, `valid` [N, C]."""
-        keep = valid.unsqueeze(-1)
-        precision = self.precision + (keep / variance).sum(1)
-        return Evidence(precision, self.weighted + (keep * mean / variance).sum(1), self.factors + valid.sum(1))
-
-    def posterior(self) -> Gaussian:
-        """N(0, I) where nothing was seen; else the product of the factors, of which the prior is none (as in the paper)."""
-        seen = (self.factors > 0).unsqueeze(-1)
-        variance = torch.where(seen, 1 / self.precision.clamp(min=1e-12), torch.ones(()))
-        mean = torch.where(seen, self.weighted * variance, torch.zeros(()))
-        return Gaussian(mean, 0.5 * variance.log())
-
-
-def nothing_seen(num: int, dim: int) -> Evidence:
-    return Evidence(torch.zeros(num, dim), torch.zeros(num, dim), torch.zeros(num))
-
-
-def infer(encoder: Encoder, context: Tensor, valid: Tensor) -> Gaussian:
-    """q(z | c) of contexts [M, C, D]; the order of transitions is of no matter."""
-    mean, variance = encoder(context)
-    return nothing_seen(len(context), mean.shape[-1]).plus(mean, variance, valid).posterior()
+        for name in ("posterior_episodes", "updates", "kl_weight", "exploration_episodes", "policy_penalty"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be below 0")
+        for name, choices in (("encoder", ENCODERS), ("kl_reduction", ("mean", "sum"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
 
 
 class PolicyNetwork(nn.Module):
@@ -151,7 +124,7 @@ class Actor:
     """What acts. The context is this trial's alone: there is no way from here to a buffer."""
 
     policy: PolicyNetwork
-    encoder: Encoder
+    encoder: ContextEncoder
     config: Config
     normalize: Any
     prior: Prior | None
@@ -163,15 +136,14 @@ class Actor:
         return self.config.exploration_episodes
 
     def begin(self, num: int, generator: torch.Generator) -> Belief:
-        return self.believe(nothing_seen(num, self.config.latent_dim), generator)
+        return self.believe(self.encoder.nothing(num), generator)
 
     def believe(self, evidence: Evidence, generator: torch.Generator) -> Believed:
         """A sample of the posterior, to be held (posterior sampling); its mean where z is deterministic."""
-        posterior = evidence.posterior()
+        with torch.no_grad():
+            posterior = self.encoder.posterior(evidence)
         if self.config.deterministic:
-            return Believed(
-                evidence, torch.where((evidence.factors > 0).unsqueeze(-1), posterior.mean, torch.zeros(()))
-            )
+            return Believed(evidence, posterior.mean)
         noise = torch.randn(posterior.mean.shape, generator=generator)
         return Believed(evidence, posterior.at(noise))
 
@@ -202,8 +174,8 @@ class Actor:
             torch.from_numpy(episodes.observation[:, 1:]),
         )
         with torch.no_grad():
-            mean, variance = self.encoder(context)
-        return self.believe(belief.evidence.plus(mean, variance, valid), generator)
+            evidence = self.encoder.plus(belief.evidence, context, valid)
+        return self.believe(evidence, generator)
 
     def context(self, observation: Tensor, action: Tensor, reward: Tensor, following: Tensor) -> Tensor:
         """Transitions as the encoder sees them, [..., D]. How an episode ended is not among it."""
@@ -214,20 +186,25 @@ class Actor:
 
 
 # -- the losses: functions of (networks, batch, noise) -----------------------------------------------------------------
-def td_target(
-    targets: Critics, policy: Policy, prior: Gaussian | None, regularizer: Regularizer, next_seen: Tensor,
-    reward: Tensor, discount: Tensor, noise: Tensor,
-) -> Tensor:  # fmt: skip
-    """r + discount (min Qbar(s', z, a') - weight D), [B]."""
-    divergence = regularizer.in_target(regularizer.divergence(policy, prior, noise))
-    value = targets(next_seen, policy.at(noise)).float().min(0).values - regularizer.weight() * divergence
-    return reward + discount * value
+def state_value(
+    critics: Critics, policy: Policy, prior: Gaussian | None, regularizer: Regularizer, seen: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """min Q(s, z, a) - weight D, [B], for the action that `noise` [B, A] stands for; and D, [B]."""
+    divergence = regularizer.divergence(policy, prior, noise)
+    value = critics(seen, policy.at(noise)).float().min(0).values
+    return value - regularizer.weight() * regularizer.in_target(divergence), divergence
 
 
-def kl_loss(posterior: Gaussian, summed: bool) -> Tensor:
+def kl_loss(posterior: Gaussian, reduction: str) -> Tensor:
     """KL(q(z | c) || N(0, I)), averaged over the tasks of a batch, or summed as in the original code."""
     divergence = posterior.kl(standard_gaussian(posterior.mean))
-    return divergence.sum() if summed else divergence.mean()
+    return divergence.sum() if reduction == "sum" else divergence.mean()
+
+
+def penalty(policy: Policy) -> Tensor:
+    """Mean squares of what the policy network says, which keeps a squashed policy away from the corners."""
+    base = policy.base if isinstance(policy, TanhGaussian) else policy
+    return (base.mean**2).mean() + (base.log_stddev**2).mean()
 
 
 class Agent:
@@ -247,20 +224,28 @@ class Agent:
             raise ConfigError("PEARL's policy is continuous; this family's actions are choices")
         if (config.regularizer.prior == "skill") != (prior is not None):
             raise ConfigError("regularizer.prior: skill and a skill model under `skills:` go together")
+        if prior is not None and config.shaped_reward:
+            raise ConfigError(
+                "shaped_reward is of primitive steps, and these actions are skills; leave one of them out"
+            )
         self.config, bound = config, torch.from_numpy(np.asarray(action_bound, np.float32))
         weights = torch.Generator().manual_seed(seed)
         inputs = observation_dim + len(bound) + 1 + (observation_dim if config.next_observation else 0)
         seen = observation_dim + config.latent_dim
-        self.encoder = Encoder(inputs, config, weights)
+        self.encoder = ContextEncoder(
+            config.encoder, inputs, config.latent_dim, config.hidden, config.depth, config.prior_factor, weights
+        )
         self.policy = PolicyNetwork(seen, bound, prior is not None, config, weights)
         self.critics = Critics(seen, len(bound), config.hidden, config.depth, weights)
-        self.targets = copy.deepcopy(self.critics).requires_grad_(False)
+        self.values = MLP(seen, 1, config.hidden, config.depth, weights) if config.value_network else None
+        self.targets = copy.deepcopy(self.values or self.critics).requires_grad_(False)
         self.regularizer = Regularizer(config.regularizer, bound)
         self.acting = Actor(self.policy, self.encoder, config, normalize or identity, prior)
         self.exploring = Actor(self.policy, self.encoder, config, normalize or identity, prior, adapts=False)
         rate = config.learning_rate
         self.policy_optimizer = adam(self.policy.parameters(), rate)
         self.critic_optimizer = adam([*self.critics.parameters(), *self.encoder.parameters()], rate)
+        self.value_optimizer = adam(self.values.parameters(), rate) if self.values else None
         self.replays = [
             Replay(config.replay_capacity, observation_dim, len(bound)) for _ in range(config.training_tasks)
         ]
@@ -285,12 +270,7 @@ class Agent:
             visited, prior_episodes = list(range(config.training_tasks)), config.first_episodes
         else:
             count, every = config.tasks_per_iteration, config.training_tasks
-            drawn = (
-                torch.randint(every, (count,), generator=self.draws)
-                if config.oyster
-                else torch.randperm(every, generator=self.draws)[:count]
-            )
-            visited, prior_episodes = list(dict.fromkeys(drawn.tolist())), config.prior_episodes
+            visited, prior_episodes = list(dict.fromkeys(self.drawn(count, every))), config.prior_episodes
         batch = self.visit(collect, visited, prior_episodes)
         self.iterations += 1
         sums = torch.zeros(len(METRICS))
@@ -300,6 +280,11 @@ class Agent:
         means = (sums / max(1, config.updates)).tolist()
         told = {**dict(zip(METRICS, means, strict=True)), "context/age": age}
         return batch, {**told, "prior/coefficient": float(self.regularizer.weight())}
+
+    def drawn(self, count: int, every: int) -> list[int]:
+        if self.config.replacement:
+            return torch.randint(every, (count,), generator=self.draws).tolist()
+        return torch.randperm(every, generator=self.draws)[:count].tolist()
 
     def training_tasks(self, collect: MetaCollector) -> tuple[object, ...]:
         """Different tasks, drawn once: a function of the run's seed, so that they need not be saved."""
@@ -324,29 +309,28 @@ class Agent:
         for row, number in enumerate(visited):
             self.contexts[number].added = 0
             self.filled[number] = self.iterations + 1
-            own = slice(row * prior_episodes, (row + 1) * prior_episodes)
-            episodes = rows(first.trials.episodes(0), own)
-            self.contexts[number].add(episodes)
-            self.replays[number].add(episodes)
-            for k in range(1 + self.config.posterior_episodes):
-                self.replays[number].add(rows(later.trials.episodes(k), slice(row, row + 1)))
+            own, one = slice(row * prior_episodes, (row + 1) * prior_episodes), slice(row, row + 1)
+            episodes = [rows(first.trials.episodes(0), own)]
+            episodes += [rows(later.trials.episodes(k), one) for k in range(1 + self.config.posterior_episodes)]
+            for k, some in enumerate(episodes):
+                if k == 0 or self.config.posterior_to_context:
+                    self.contexts[number].add(some)
+                if self.config.shaped_reward:
+                    some = replace(some, reward=collect.shaped_reward(self.tasks[number], some))
+                self.replays[number].add(some)
         return later
 
     def update(self) -> Tensor:
-        """One update of encoder, critics, policy, weight and targets on some tasks; returns the METRICS."""
-        config, normalize = self.config, self.acting.normalize
-        every, count = config.training_tasks, min(config.tasks, config.training_tasks)
-        chosen = (
-            torch.randint(every, (count,), generator=self.draws)
-            if config.oyster
-            else torch.randperm(every, generator=self.draws)[:count]
-        ).tolist()
+        """One update of encoder and critics, policy, values, weight and targets on some tasks; returns the METRICS."""
+        config, normalize, regularizer = self.config, self.acting.normalize, self.regularizer
+        chosen = self.drawn(min(config.tasks, config.training_tasks), config.training_tasks)
         batch = stacked([self.replays[i].sample(config.batch_size, self.draws) for i in chosen])
-        seen = stacked([self.contexts[i].sample(config.context_size, self.draws) for i in chosen])
-        context = self.acting.context(seen.observation, seen.action, seen.reward, seen.next_observation)
+        ordered = config.encoder in ORDERED
+        told = stacked([self.contexts[i].sample(config.context_size, self.draws, ordered) for i in chosen])
+        context = self.acting.context(told.observation, told.action, told.reward, told.next_observation)
         # Without autocast's cache: two losses would share cast weights, and each gradient frees what it went through.
         with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16, cache_enabled=False):
-            posterior = infer(self.encoder, context, torch.ones(context.shape[:2]))
+            posterior = self.encoder.infer(context)
             z_noise = torch.randn(posterior.mean.shape, generator=self.draws)
             noise = torch.randn(2, *batch.action.flatten(0, 1).shape, generator=self.draws)
             z = posterior.mean if config.deterministic else posterior.at(z_noise)
@@ -357,27 +341,29 @@ class Agent:
             now = torch.cat([normalize(flat.observation), z], -1)
             following = torch.cat([normalize(flat.next_observation), z.detach()], -1)
             with torch.no_grad():
-                target = td_target(
-                    self.targets, self.policy(following, there), there, self.regularizer, following,
-                    config.reward_scale * flat.reward, flat.discount(config.discount, False), noise[0],
-                )  # fmt: skip
+                if isinstance(self.targets, Critics):
+                    policy = self.policy(following, there)
+                    later, _ = state_value(self.targets, policy, there, regularizer, following, noise[0])
+                else:
+                    later = self.targets(following).float().squeeze(-1)
+                target = config.reward_scale * flat.reward + flat.discount(config.discount, False) * later
             error = ((self.critics(now, flat.action).float() - target) ** 2).sum(0).mean()
-            kl = kl_loss(posterior, config.oyster)
+            kl = kl_loss(posterior, config.kl_reduction)
             total = error + (0.0 if config.deterministic else config.kl_weight) * kl
             learners = [*self.critics.parameters(), *self.encoder.parameters()]
-            gradients = torch.autograd.grad(total, learners)
+            descend(self.critic_optimizer, torch.autograd.grad(total, learners))
 
-            held = now.detach()  # the encoder learns nothing from the policy
+            held = now.detach()  # the encoder learns nothing from policy and values
             policy = self.policy(held, here)
-            divergence = self.regularizer.divergence(policy, here, noise[1])
-            value = self.critics(held, policy.at(noise[1])).float().min(0).values
-            policy_loss = (self.regularizer.weight() * divergence - value).mean()
-            policy_gradients = torch.autograd.grad(policy_loss, list(self.policy.parameters()))
+            value, divergence = state_value(self.critics, policy, here, regularizer, held, noise[1])
+            policy_loss = -value.mean() + config.policy_penalty * penalty(policy)
+            descend(self.policy_optimizer, torch.autograd.grad(policy_loss, list(self.policy.parameters())))
+            if self.values is not None and self.value_optimizer is not None:
+                value_loss = ((self.values(held).float().squeeze(-1) - value.detach()) ** 2).mean()
+                descend(self.value_optimizer, torch.autograd.grad(value_loss, list(self.values.parameters())))
 
-        descend(self.critic_optimizer, gradients)
-        descend(self.policy_optimizer, policy_gradients)
-        self.regularizer.control(divergence.detach())
-        follow(self.targets, self.critics, config.target_rate)
+        regularizer.control(divergence.detach())
+        follow(self.targets, self.values or self.critics, config.target_rate)
         self.updates += 1
         return torch.stack([error.detach(), policy_loss.detach(), kl.detach(), divergence.detach().mean()])
 
@@ -400,9 +386,11 @@ class Agent:
             **self.acting_state(),
             "critics": dict(self.critics.state_dict()),
             "targets": dict(self.targets.state_dict()),
+            "values": dict(self.values.state_dict()) if self.values else {},
             "log_weight": self.regularizer.log_weight,
             "policy_optimizer": optimizer_state(self.policy_optimizer),
             "critic_optimizer": optimizer_state(self.critic_optimizer),
+            "value_optimizer": optimizer_state(self.value_optimizer) if self.value_optimizer else {},
             "weight_optimizer": optimizer_state(self.regularizer.optimizer),
             "replays": {str(i): replay.state() for i, replay in enumerate(self.replays)},
             "contexts": {str(i): replay.state() for i, replay in enumerate(self.contexts)},
@@ -416,6 +404,9 @@ class Agent:
         self.load_acting(state)
         self.critics.load_state_dict(state["critics"])
         self.targets.load_state_dict(state["targets"])
+        if self.values and self.value_optimizer:
+            self.values.load_state_dict(state["values"])
+            restore_optimizer(self.value_optimizer, state["value_optimizer"])
         self.regularizer.log_weight.copy_(state["log_weight"])
         restore_optimizer(self.policy_optimizer, state["policy_optimizer"])
         restore_optimizer(self.critic_optimizer, state["critic_optimizer"])

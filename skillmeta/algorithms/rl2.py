@@ -75,7 +75,9 @@ class Config:
         if not (0 <= self.discount <= 1 and 0 <= self.trace <= 1):
             raise ValueError("discount and trace must lie between 0 and 1")
         if not 0 <= self.free_episodes < self.episodes:
-            raise ValueError(f"free_episodes is {self.free_episodes}; fewer than the {self.episodes} episodes are expected")
+            raise ValueError(
+                f"free_episodes is {self.free_episodes}; fewer than the {self.episodes} episodes are expected"
+            )
         if self.minibatches > self.tasks:
             raise ValueError(f"minibatches is {self.minibatches}; it must not be above the {self.tasks} tasks")
 

@@ -1,7 +1,7 @@
 """Encoders of a context: a set or a sequence of transitions -> a Gaussian belief about the task.
 
-What was seen is kept as `Evidence`, to which more can be added: an agent that adapts between episodes encodes each of them once. Four
-of the five see the context as a set of transitions, or of episodes; the order within an episode matters to `gru` and `convolution`.
+What was seen is kept as `Evidence`, to which more can be added: an agent that adapts between episodes encodes each of them once.
+To `product`, `mean` and `attention` a context is a set of transitions, to `convolution` a set of episodes, to `gru` a sequence.
 
 Shape letters: N tasks, C transitions of D numbers, Z latent dimensions, H hidden units.
 """
@@ -33,9 +33,9 @@ class ContextEncoder(nn.Module):
     """A network for contexts, and how they are summed up.
 
     Args:
-        kind: product: each transition gives a Gaussian factor, and the belief is their product (PEARL, eq. 1) | mean: of features of
-            transitions (deep sets, Zaheer et al. 2017, arXiv:1703.06114) | attention: their mean by learned weights | gru: the state
-            after the last one | convolution: the mean of causal convolutions over three scales of time.
+        kind: product: each transition gives a Gaussian factor, and the belief is their product (PEARL, eq. 1) | mean: of
+            features of transitions (deep sets, Zaheer et al. 2017, arXiv:1703.06114) | attention: their mean by learned weights |
+            gru: the state after the last one | convolution: the mean of causal convolutions over three scales of time.
         prior_factor: N(0, I) is a factor of the product too; in the paper it is not.
     """
 

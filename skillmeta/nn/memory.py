@@ -22,10 +22,10 @@ CORES = ("gru", "lstm", "snail", "transformer")
 
 
 class History(NamedTuple):
-    """What attention and convolutions look back on: an entry for each decision so far, those of row n in columns below count[n]."""
+    """What attention and convolutions look back on: an entry for each decision so far, in the first `length` columns of a row."""
 
     entries: Tensor  # [N, C, W]
-    count: Tensor  # [N] int64
+    length: Tensor  # [N] int64
 
 
 State = Tensor | History  # recurrent: [N, S]
@@ -118,11 +118,11 @@ class Remembering(nn.Module):
         assert isinstance(state, History)
         columns = state.entries.shape[1]
         longer = torch.cat([state.entries, news.unsqueeze(1)], 1)
-        if bool(taken.all()) and bool((state.count == columns).all()):  # in step with each other: the common case
-            return History(longer, state.count + 1)
-        own = torch.arange(columns + 1) == state.count.unsqueeze(-1)
+        if bool(taken.all()) and bool((state.length == columns).all()):  # in step with each other: the common case
+            return History(longer, state.length + 1)
+        own = torch.arange(columns + 1) == state.length.unsqueeze(-1)
         entries = torch.where((own & taken.unsqueeze(-1)).unsqueeze(-1), news.unsqueeze(1), longer)
-        count = state.count + taken
+        count = state.length + taken
         return History(entries[:, : int(count.max())], count)
 
 
@@ -134,7 +134,7 @@ def look_back(query: Tensor, key: Tensor, value: Tensor, past: History, keys: sl
         earlier = past.entries[..., columns].view(num, -1, heads, d).transpose(1, 2)
         return torch.cat([earlier, own], 2)
 
-    there = torch.arange(past.entries.shape[1]) < past.count.unsqueeze(-1)
+    there = torch.arange(past.entries.shape[1]) < past.length.unsqueeze(-1)
     mask = torch.cat([there, torch.ones(num, 1, dtype=torch.bool)], 1)[:, None, None]
     return F.scaled_dot_product_attention(query, seen(keys, key), seen(values, value), attn_mask=mask)
 
@@ -175,14 +175,14 @@ class Snail(Remembering):
         query, key, value = self.attend(x).chunk(3, -1)
         keys = slice(self.seen, self.seen + self.channels)
         values = slice(self.seen + self.channels, self.entry)
-        own = (part[:, None, None] for part in (query, key, value))
-        read = look_back(*own, past=state, keys=keys, values=values)
-        return torch.cat([x, read[:, 0, 0]], -1), torch.cat([x, key, value], -1)
+        query, key, value = (part[:, None, None] for part in (query, key, value))
+        read = look_back(query, key, value, state, keys, values)
+        return torch.cat([x, read[:, 0, 0]], -1), torch.cat([x, key[:, 0, 0], value[:, 0, 0]], -1)
 
 
 def earlier(past: History, steps: int, width: int) -> Tensor:
     """The first numbers of each row's entry so many steps ago, [N, width]; zeros before the first."""
-    at = past.count - steps
+    at = past.length - steps
     if past.entries.shape[1] == 0:
         return torch.zeros(len(at), width)
     rows = past.entries[torch.arange(len(at)), at.clamp(min=0), :width]
@@ -219,7 +219,7 @@ class Transformer(Remembering):
 
     def step(self, inputs: Tensor, state: State) -> tuple[Tensor, Tensor]:
         assert isinstance(state, History)
-        x, news = (self.embed(inputs) + positions(state.count, self.width)).unsqueeze(1), []
+        x, news = (self.embed(inputs) + positions(state.length, self.width)).unsqueeze(1), []
         for i in range(len(self.attend)):
             query, key, value = self.heads_of(self.attend[i](self.norms[2 * i](x)))
             first = 2 * i * self.width

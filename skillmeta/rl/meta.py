@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from skillmeta.rl.rollout import TRAINING, Agent
+from skillmeta.errors import ConfigError
+from skillmeta.rl.rollout import TRAINING, Agent, Episodes
 from skillmeta.rl.trial import Trials
 from skillmeta.rl.workers import Workers
 
@@ -31,10 +32,19 @@ class MetaCollector:
         draw: a fresh training task.
         run_seed: of tasks, resets and the agent's draws.
         budget: primitive environment steps.
+        shaped_reward: the family's, where it has one: see `TaskFamily`.
     """
 
-    def __init__(self, workers: Workers, draw: Callable[[np.random.Generator], object], run_seed: int, budget: int):
+    def __init__(
+        self,
+        workers: Workers,
+        draw: Callable[[np.random.Generator], object],
+        run_seed: int,
+        budget: int,
+        shaped_reward: Callable[[object, Episodes], np.ndarray] | None = None,
+    ):
         self.workers, self.draw, self.run_seed, self.budget = workers, draw, run_seed, budget
+        self.shaped = shaped_reward
         self.env_steps = self.episodes = self.calls = 0
 
     @property
@@ -58,6 +68,12 @@ class MetaCollector:
         self.env_steps += int(trials.lengths.sum())
         self.episodes += trials.lengths.size
         return Batch(trials, tasks)
+
+    def shaped_reward(self, task: object, episodes: Episodes) -> np.ndarray:
+        """Rewards [N, T] for training alone. Raises ConfigError for a family that has none."""
+        if self.shaped is None:
+            raise ConfigError("shaped_reward: this family has none; leave it out")
+        return self.shaped(task, episodes)
 
     def state(self) -> dict[str, int]:
         return {"env_steps": self.env_steps, "episodes": self.episodes, "calls": self.calls}

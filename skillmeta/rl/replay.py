@@ -64,9 +64,15 @@ class Replay:
             getattr(self.columns, name)[at[newest]] = torch.from_numpy(values[newest]).float()
         self.added += count
 
-    def sample(self, batch_size: int, generator: torch.Generator) -> Transitions:
-        """B decisions, uniformly with replacement."""
-        at = torch.randint(len(self), (batch_size,), generator=generator)
+    def sample(self, batch_size: int, generator: torch.Generator, ordered: bool = False) -> Transitions:
+        """B decisions, uniformly with replacement; `ordered`: that followed each other, from a uniform start. A buffer that has
+        fewer than B is begun again."""
+        if ordered:
+            starts, oldest = max(1, len(self) - batch_size + 1), self.added - len(self)
+            first = int(torch.randint(starts, (1,), generator=generator))
+            at = (oldest + (first + torch.arange(batch_size)) % len(self)) % self.capacity
+        else:
+            at = torch.randint(len(self), (batch_size,), generator=generator)
         return Transitions(*(getattr(self.columns, name).index_select(0, at) for name in FIELDS))
 
     def state(self) -> dict[str, Tensor | int]:

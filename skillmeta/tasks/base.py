@@ -49,6 +49,8 @@ class TaskFamily:
         group: the class that a task belongs to, for tables; "" where there are none.
         native: N environments as arrays, where stepping them one by one would be slow; see `skillmeta.tasks.native`.
         expert: a policy that knows the task, made after every reset.
+        shaped_reward: what may be learned from instead, where a task's own reward is sparse: rewards [N, T] of episodes in a task.
+            It is there for training alone; what is judged, and what an agent is shown of a task, is the task's own reward.
         positions, coverage, draw: x and y [..., 2] of observations [..., O], and after them whatever else coverage asks for;
             the share of the world that positions [N, 2 or more] have visited; the world's outline, and a task where given, on
             matplotlib axes.
@@ -66,6 +68,7 @@ class TaskFamily:
     group: Callable[[Task], str] = field(default=lambda task: "")
     native: Callable[[int], Any] | None = None
     expert: Callable[[gymnasium.Env, np.random.Generator], Expert] | None = None
+    shaped_reward: Callable[[Task, Any], np.ndarray] | None = None
     positions: Callable[[np.ndarray], np.ndarray] | None = None
     coverage: Callable[[np.ndarray], float] | None = None
     draw: Callable[[Any, Task | None], None] | None = None

@@ -116,6 +116,10 @@ def family(config: Config) -> TaskFamily:
                 circle = config.goal_radius * np.stack([np.cos(angles), np.sin(angles)])
                 axes.plot(task.x + circle[0], task.y + circle[1], color="#d62728", linewidth=0.8)
 
+    def shaped_reward(task: Goal, episodes: Any) -> np.ndarray:
+        gap = episodes.observation[:, 1:] - np.array([task.x, task.y], np.float32)
+        return -np.sqrt((gap**2).sum(-1))
+
     where = (
         f"uniform in a square of half width {config.extent:g}"
         if config.goals == "square"
@@ -138,6 +142,7 @@ def family(config: Config) -> TaskFamily:
         draw_task=draw_task,
         native=lambda num: Points(config, num),
         expert=expert,
+        shaped_reward=shaped_reward if config.sparse else None,
         positions=lambda observations: observations,
         coverage=lambda positions: covered(positions, max(config.extent, config.start_extent)),
         draw=draw,

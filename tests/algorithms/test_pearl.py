@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from skillmeta.algorithms import pearl
-from skillmeta.algorithms.pearl import Agent, Config, Encoder, infer, kl_loss, nothing_seen
+from skillmeta.algorithms.pearl import Agent, Config, kl_loss
 from skillmeta.environments import EnvsFactory, make_envs
 from skillmeta.errors import ConfigError
 from skillmeta.evaluation.adaptation import evaluate
+from skillmeta.nn.context import ENCODERS, ORDERED, ContextEncoder, Evidence
 from skillmeta.nn.distributions import Gaussian
 from skillmeta.rl.meta import MetaCollector
 from skillmeta.rl.rollout import episode
@@ -40,63 +41,109 @@ def collected(agent: Agent) -> Agent:
     return agent
 
 
-def factors(rows: int = 7) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(2, rows, 3, generator=generator), torch.rand(2, rows, 3, generator=generator) + 0.1
+def encoder_of(kind: str = "product", prior_factor: bool = False) -> ContextEncoder:
+    return ContextEncoder(kind, 4, 3, 16, 1, prior_factor, torch.Generator().manual_seed(0))
 
 
-def test_the_posterior_is_the_product_of_the_factors():
+def contexts(rows: int = 7) -> torch.Tensor:
+    return torch.randn(2, rows, 4, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("prior_factor", [False, True])
+def test_the_posterior_is_the_product_of_the_factors(prior_factor):
     """Against the density: the log of the product differs from the posterior's by a constant."""
-    mean, variance = factors()
-    posterior = nothing_seen(2, 3).plus(mean, variance, torch.ones(2, 7)).posterior()
+    encoder, context = encoder_of(prior_factor=prior_factor), contexts()
+    with torch.no_grad():
+        mean, raw = encoder.net(context).chunk(2, -1)
+        stddev, posterior = torch.nn.functional.softplus(raw).sqrt(), encoder.infer(context)
     points = torch.linspace(-2, 2, 9)
     for task, dim in itertools.product(range(2), range(3)):
-        product = sum(
-            torch.distributions.Normal(mean[task, n, dim], variance[task, n, dim].sqrt()).log_prob(points)
-            for n in range(7)
-        )
+        product = torch.distributions.Normal(0.0, 1.0).log_prob(points) if prior_factor else torch.zeros(9)
+        for n in range(7):
+            product = product + torch.distributions.Normal(mean[task, n, dim], stddev[task, n, dim]).log_prob(points)
         ours = torch.distributions.Normal(posterior.mean[task, dim], posterior.stddev[task, dim]).log_prob(points)
         assert torch.allclose(product - ours, (product - ours)[:1].expand(9), atol=1e-4)
 
 
-def test_the_order_of_a_context_is_of_no_matter_and_evidence_adds_up():
-    encoder = Encoder(4, SMALL, torch.Generator().manual_seed(0))
-    context = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(1))
-    ones = torch.ones(2, 6)
-    whole = infer(encoder, context, ones)
-    turned = infer(encoder, context[:, [3, 1, 5, 0, 2, 4]], ones)
-    assert torch.allclose(whole.mean, turned.mean, atol=1e-5) and torch.allclose(
-        whole.log_stddev, turned.log_stddev, atol=1e-5
+def same(one: Gaussian, other: Gaussian) -> bool:
+    return torch.allclose(one.mean, other.mean, atol=1e-5) and torch.allclose(
+        one.log_stddev, other.log_stddev, atol=1e-5
     )
-    mean, variance = encoder(context)
-    evidence = nothing_seen(2, SMALL.latent_dim)
-    for part in (slice(0, 2), slice(2, 6)):
-        evidence = evidence.plus(mean[:, part], variance[:, part], ones[:, part])
-    assert torch.allclose(evidence.posterior().mean, whole.mean, atol=1e-5)
-    masked = infer(encoder, context, torch.tensor([[1.0, 1, 0, 0, 0, 0]] * 2))
-    assert torch.allclose(masked.mean, infer(encoder, context[:, :2], torch.ones(2, 2)).mean, atol=1e-6)
 
 
-def test_more_evidence_is_more_certain_and_none_is_the_prior():
-    mean, variance = factors()
-    nothing = nothing_seen(2, 3).posterior()
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_the_order_of_a_context_is_of_no_matter_unless_the_encoder_says_so(kind):
+    encoder, context = encoder_of(kind), contexts()
+    turned = encoder.infer(context[:, [3, 1, 5, 0, 2, 6, 4]])
+    assert same(encoder.infer(context), turned) == (kind not in ORDERED)
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_evidence_adds_up_and_what_is_not_valid_is_no_evidence(kind):
+    """Parts one after another are the whole; for convolutions the parts are episodes, across which nothing is convolved."""
+    encoder, context = encoder_of(kind), contexts()
+    evidence = encoder.nothing(2)
+    for part in (slice(0, 2), slice(2, 7)):
+        evidence = encoder.plus(evidence, context[:, part], torch.ones(2, part.stop - part.start))
+    if kind == "convolution":
+        swapped = encoder.nothing(2)
+        for part in (slice(2, 7), slice(0, 2)):
+            swapped = encoder.plus(swapped, context[:, part], torch.ones(2, part.stop - part.start))
+        assert same(encoder.posterior(evidence), encoder.posterior(swapped))
+    else:
+        assert same(encoder.posterior(evidence), encoder.infer(context))
+    assert evidence.seen.tolist() == [7, 7]
+    masked = encoder.infer(context, torch.tensor([[1.0, 1, 0, 0, 0, 0, 0], [1.0, 1, 1, 0, 0, 0, 0]]))
+    assert torch.allclose(masked.mean[:1], encoder.infer(context[:1, :2]).mean, atol=1e-6)
+    assert torch.allclose(masked.mean[1:], encoder.infer(context[1:, :3]).mean, atol=1e-6)
+    none = encoder.plus(evidence, context, torch.zeros(2, 7))
+    assert same(encoder.posterior(none), encoder.posterior(evidence))
+
+
+def test_attention_is_a_softmax_over_everything_seen():
+    """Against one that is computed at once, also where logits are far apart."""
+    encoder, context = encoder_of("attention"), contexts()
+    with torch.no_grad():
+        encoder.ask.weight.mul_(200)
+        features = torch.nn.functional.leaky_relu(encoder.net(context), 0.2)
+        shares = torch.softmax(encoder.ask(features), 1)
+        wanted = torch.einsum("nch,ncd->nhd", shares, features).flatten(1)
+        evidence = encoder.nothing(2)
+        for n in range(7):
+            evidence = encoder.plus(evidence, context[:, n : n + 1], torch.ones(2, 1))
+        ours = evidence.total.view(2, 4, -1) / evidence.weight[:, 4:].unsqueeze(-1)
+    assert torch.allclose(ours.flatten(1), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_nothing_seen_is_the_prior(kind):
+    encoder = encoder_of(kind)
+    nothing = encoder.posterior(encoder.nothing(2))
     assert torch.equal(nothing.mean, torch.zeros(2, 3)) and torch.equal(nothing.stddev, torch.ones(2, 3))
-    few = nothing_seen(2, 3).plus(mean[:, :2], variance[:, :2], torch.ones(2, 2)).posterior()
-    many = nothing_seen(2, 3).plus(mean.repeat(1, 100, 1), variance.repeat(1, 100, 1), torch.ones(2, 700)).posterior()
-    assert (many.stddev < few.stddev).all() and float(many.stddev.max()) < 0.1
+    (encoder.posterior(encoder.nothing(2)).mean.sum() + encoder.infer(contexts()).mean.sum()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in encoder.parameters() if p.grad is not None)
+
+
+def test_more_evidence_is_more_certain():
+    encoder, context = encoder_of(), contexts()
+    few, many = encoder.infer(context[:, :2]), encoder.infer(context.repeat(1, 100, 1))
+    assert (many.stddev < few.stddev).all() and float(many.stddev.detach().max()) < 0.1
 
 
 def test_the_kls_scale_does_not_depend_on_the_number_of_tasks_unless_asked():
     posterior = Gaussian(torch.ones(1, 4), torch.zeros(1, 4))
     eight = Gaussian(torch.ones(8, 4), torch.zeros(8, 4))
-    assert kl_loss(posterior, False) == kl_loss(eight, False) == 2.0  # 4 dimensions of 1/2 each
-    assert kl_loss(eight, True) == 16.0
+    assert kl_loss(posterior, "mean") == kl_loss(eight, "mean") == 2.0  # 4 dimensions of 1/2 each
+    assert kl_loss(eight, "sum") == 16.0
 
 
-def test_gradients_come_from_the_declared_losses():
-    """The encoder learns from critics and KL, not from the policy; the policy's loss moves nothing else."""
-    agent = collected(learner())
-    before = {name: [p.clone() for p in getattr(agent, name).parameters()] for name in ("encoder", "critics", "policy")}
+@pytest.mark.parametrize("original_habits", [False, True])
+def test_gradients_come_from_the_declared_losses(original_habits):
+    """The encoder learns from critics and KL, not from policy or values; their losses move nothing else."""
+    habits = replace(SMALL, value_network=True, kl_reduction="sum", replacement=True, policy_penalty=1e-3)
+    agent = collected(learner(habits if original_habits else SMALL))
+    parts = ("encoder", "critics", "policy", "values") if original_habits else ("encoder", "critics", "policy")
+    before = {name: [p.clone() for p in getattr(agent, name).parameters()] for name in parts}
     seen: dict[str, list] = {}
     original = torch.autograd.grad
 
@@ -112,7 +159,7 @@ def test_gradients_come_from_the_declared_losses():
         agent.update()
     finally:
         torch.autograd.grad = original
-    assert set(seen) == {"critics+encoder", "policy"} and all(sum(v) > 0 for v in seen.values())
+    assert set(seen) == {"critics+encoder", *parts[2:]} and all(sum(v) > 0 for v in seen.values())
     # Were z not held constant in the policy's loss, the encoder would have a path from it.
     z = torch.randn(3, SMALL.latent_dim, requires_grad=True)
     assert torch.cat([torch.zeros(3, 2), z], -1).detach().requires_grad is False
@@ -140,7 +187,7 @@ def test_swapping_the_contexts_of_two_tasks_swaps_behaviour():
     envs, tasks = make_envs(FAMILY, 2), list(FAMILY.tasks("test")[:2])
     _, belief = trial(agent.acting, envs, tasks, np.array([[1, 2], [1, 2]]), generator)
     observation = torch.zeros(2, 2)
-    swapped = pearl.Believed(pearl.Evidence(*(x[[1, 0]] for x in belief.evidence)), belief.z[[1, 0]])
+    swapped = pearl.Believed(Evidence(*(x[[1, 0]] for x in belief.evidence)), belief.z[[1, 0]])
     a, _ = agent.acting.act(observation, belief, generator, explore=False)
     b, _ = agent.acting.act(observation, swapped, generator, explore=False)
     assert torch.equal(a[[1, 0]], b) and not torch.equal(a[0], a[1])
@@ -153,9 +200,9 @@ def test_z_is_held_over_an_episode_and_drawn_anew_after_it():
     done, during = episode(agent.acting, envs, first, [0, 1], generator, tasks=tasks)
     assert torch.equal(during.z, first.z)
     after = agent.acting.adapt(during, done, generator)
-    assert not torch.equal(after.z, first.z) and after.evidence.factors.tolist() == [6, 6]
+    assert not torch.equal(after.z, first.z) and after.evidence.seen.tolist() == [6, 6]
     still = agent.exploring.adapt(during, done, generator)  # collects with z ~ N(0, I)
-    assert still.evidence.factors.tolist() == [0, 0] and not torch.equal(still.z, first.z)
+    assert still.evidence.seen.tolist() == [0, 0] and not torch.equal(still.z, first.z)
 
 
 def test_the_context_buffer_holds_the_last_visit_alone():
@@ -180,7 +227,58 @@ def test_deterministic_latents_have_no_spread():
 def test_impossible_configs_are_refused():
     with pytest.raises(ValueError, match="latent_dim is 0"):
         Config(latent_dim=0)
+    with pytest.raises(ValueError, match="encoder is 'sum'"):
+        Config(encoder="sum")
+    with pytest.raises(ValueError, match="kl_reduction is 'max'"):
+        Config(kl_reduction="max")
     with pytest.raises(ConfigError, match="actions are choices"):
         Agent(SMALL, 2, np.ones(2, np.float32), discrete=True)
     with Workers(EnvsFactory(POINTS)) as workers, pytest.raises(ConfigError, match="has 80 different tasks"):
         learner(replace(SMALL, training_tasks=81)).iterate(MetaCollector(workers, lambda g: FAMILY.sample(g), 0, 10))
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_every_encoder_learns_and_acts(kind):
+    agent = collected(learner(replace(SMALL, encoder=kind)))
+    before = [p.clone() for p in agent.encoder.parameters()]
+    agent.update()
+    assert any(not torch.equal(old, new) for old, new in zip(before, agent.encoder.parameters(), strict=True))
+    result = evaluate(agent.actor(), Workers(EnvsFactory(POINTS)), FAMILY.tasks("test")[:3], episodes=2, seed=0)
+    assert np.isfinite(result.returns).all()
+
+
+def test_with_a_value_network_the_target_is_its_slow_copy():
+    agent = collected(learner(replace(SMALL, value_network=True, target_rate=0.5)))
+    old = [p.clone() for p in agent.targets.parameters()]
+    agent.update()
+    for was, now, online in zip(old, agent.targets.parameters(), agent.values.parameters(), strict=True):
+        assert torch.allclose(now, 0.5 * (was + online), atol=1e-6)
+    assert isinstance(agent.targets, type(agent.values))
+
+
+def test_shaped_rewards_are_learned_from_and_not_shown():
+    """The sparse point robot: the replay has dense rewards, the context those of the task; so has what is reported."""
+    sparse = TaskConfig("point", split="train", options={"sparse": True, "horizon": 6, "goal_radius": 0.01})
+    family = make_family(sparse)
+    agent = learner(replace(SMALL, shaped_reward=True, posterior_to_context=True))
+    with Workers(EnvsFactory(sparse), chunk=32) as workers:
+        collect = MetaCollector(workers, lambda g: family.sample(g), 0, 10**6, family.shaped_reward)
+        batch, _ = agent.iterate(collect)
+        assert (batch.trials.returns == 0).all()
+        with pytest.raises(ConfigError, match="has none"):
+            learner(agent.config).iterate(MetaCollector(workers, lambda g: family.sample(g), 0, 10**6))
+    for task, replay, context in zip(agent.tasks, agent.replays, agent.contexts, strict=True):
+        count = len(replay)
+        gap = replay.columns.next_observation[:count] - torch.tensor([task.x, task.y])
+        assert torch.allclose(replay.columns.reward[:count], -gap.norm(dim=-1), atol=1e-6)
+        assert len(context) == count and (context.columns.reward[:count] == 0).all()
+
+
+def test_ordered_encoders_are_shown_what_followed_each_other():
+    agent = collected(learner(replace(SMALL, encoder="gru")))
+    seen = agent.contexts[0].sample(5, torch.Generator().manual_seed(3), ordered=True)
+    assert torch.equal(seen.next_observation[0], seen.observation[1]) or torch.equal(
+        seen.next_observation[2], seen.observation[3]
+    )
+    short = agent.contexts[0].sample(30, torch.Generator().manual_seed(3), ordered=True)
+    assert torch.equal(short.observation[:12], short.observation[12:24])  # it has twelve, and begins again
