@@ -62,6 +62,7 @@ class Config:
     value_weight: float = 0.5
     weight: float = 0.01  # of the divergence from the prior; with a uniform one minus the entropy's
     reward_scale: float = 1.0  # of what is seen and learned from
+    anneal: bool = True  # learning rate and weight fall to 0 over the budget
     maximum_gradient: float = 1.0
     initial_stddev: float = 1.0  # of continuous actions, in parts of their bound
 
@@ -223,7 +224,7 @@ class Actor:
 
 
 def loss(
-    policy: Policy, value: Tensor, prior: Gaussian | None, batch: Sample, config: Config, scale: Tensor
+    policy: Policy, value: Tensor, prior: Gaussian | None, batch: Sample, config: Config, weight: float, scale: Tensor
 ) -> tuple[Tensor, Tensor]:
     """PPO's clipped loss with the divergence from the prior, and metrics (surrogate, value error, divergence). `scale`: the
     deviation of returns, in units of which values err."""
@@ -237,7 +238,7 @@ def loss(
     else:
         divergence = -policy.entropy()
     mean_divergence = (divergence * batch.valid).sum() / count
-    total = -surrogate + config.value_weight * error + config.weight * mean_divergence
+    total = -surrogate + config.value_weight * error + weight * mean_divergence
     return total, torch.stack([surrogate.detach(), error.detach(), mean_divergence.detach()])
 
 
@@ -297,14 +298,15 @@ class Agent:
     # -- learning --------------------------------------------------------------------------------------------------------
     def iterate(self, collect: MetaCollector) -> tuple[Batch, dict[str, float]]:
         """One batch of trials, then some epochs of PPO on it."""
+        left = max(0.0, 1 - collect.env_steps / collect.budget) if self.config.anneal else 1.0
         batch = collect.trials(self.acting, self.config.tasks, self.config.episodes)
         sample = self.prepare(batch.trials.sequences())
         sums, count = torch.zeros(len(METRICS)), 0
         for _ in range(self.config.epochs):
             for rows in torch.randperm(len(sample.valid), generator=self.draws).chunk(self.config.minibatches):
-                sums += self.update(sample.rows(rows))
+                sums += self.update(sample.rows(rows), left)
                 count += 1
-        return batch, dict(zip(METRICS, (sums / count).tolist(), strict=True))
+        return batch, {**dict(zip(METRICS, (sums / count).tolist(), strict=True)), "budget/left": left}
 
     def prepare(self, sequences: Sequences) -> Sample:
         """What PPO needs of trials, with the policy and the values of the network that acted."""
@@ -339,9 +341,13 @@ class Agent:
                 prior = Gaussian(*(x.view(*raw.shape[:2], -1) for x in (flat.mean, flat.log_stddev)))
         return self.network.policy(numbers, prior), value, prior
 
-    def update(self, batch: Sample) -> Tensor:
+    def update(self, batch: Sample, left: float = 1.0) -> Tensor:
+        """One step of Adam; `left` in [0, 1] scales its length and the weight of the divergence."""
         policy, value, prior = self.evaluate(batch.inputs, batch.observation, batch.raw)
-        total, metrics = loss(policy, value, prior, batch, self.config, self.network.stddev)
+        weight = self.config.weight * left
+        total, metrics = loss(policy, value, prior, batch, self.config, weight, self.network.stddev)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * left
         self.optimizer.zero_grad()
         total.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.config.maximum_gradient)
