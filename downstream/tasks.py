@@ -148,8 +148,8 @@ def film(config: object, arguments: argparse.Namespace) -> int:
     if arguments.agent:
         made: list[Envs] = []
 
-        def make(skills: SkillModel | None) -> Envs:
-            made.append(make_envs(watched, 1, skills))
+        def make(skills: SkillModel | None, sees_task: bool) -> Envs:
+            made.append(make_envs(watched, 1, skills, sees_task))
             return made[0]
 
         agent: Agent = load_trained(arguments.agent, make).agent

@@ -74,9 +74,13 @@ class AdaptedAgent:
 def loaded(run: str | Path, config: TaskConfig) -> tuple[Agent, Envs, Task]:
     """The agent of a run, environments for one of its rounds, and the task."""
     family = make_family(config)
-    trained = load_trained(run, lambda skills: make_envs(family, 1, skills))
+    trained = load_trained(run, lambda skills, sees_task: make_envs(family, 1, skills, sees_task))
     skills = SkillModel.load(trained.skills) if trained.skills else None
-    return trained.agent, make_envs(family, trained.agent.rollouts, skills), chosen_task(family, config)
+    return (
+        trained.agent,
+        make_envs(family, trained.agent.rollouts, skills, trained.sees_task),
+        chosen_task(family, config),
+    )
 
 
 def adapt(run: str | Path, config: TaskConfig, episodes: int, seed: int, folder: Path) -> Trials:

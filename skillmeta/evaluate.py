@@ -25,13 +25,13 @@ from skillmeta.evaluation.adaptation import (
     join_seeds,
 )
 from skillmeta.evaluation.adaptation_page import write_adaptation_page
-from skillmeta.finetune import load_trained
+from skillmeta.finetune import Trained, load_trained
 from skillmeta.rl.rollout import Agent
 from skillmeta.rl.workers import Workers
 from skillmeta.run.progress import Progress
 from skillmeta.run.run import Run
 from skillmeta.skills.model import SkillModel
-from skillmeta.tasks.base import TaskConfig, make_family
+from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,9 @@ class EvaluateConfig:
 
     task: TaskConfig = field(default_factory=TaskConfig)  # its split is evaluated; `index` is of no matter
     agents: list[str] = field(default_factory=list)  # run folders, one a training seed; none: the brackets alone
+    oracle: list[str] = field(
+        default_factory=list
+    )  # runs of meta-train with see_task=true: a bracket where no expert is
     name: str = "agent"  # what tables call them
     episodes: int = 2  # K, that are adapted on; K + 1 are run
     tasks: int | None = None  # only the first so many of the split
@@ -55,8 +58,12 @@ class EvaluateConfig:
             raise ValueError(f"tasks is {self.tasks}; it must be at least 1")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds is {self.seeds}; some different numbers are expected")
-        if len(self.agents) > 1 and len(self.agents) != len(self.seeds):
-            raise ValueError(f"there are {len(self.agents)} agents and {len(self.seeds)} seeds; name as many of both")
+        for what in ("agents", "oracle"):
+            count = len(getattr(self, what))
+            if count > 1 and count != len(self.seeds):
+                raise ValueError(
+                    f"{what} names {count} runs and there are {len(self.seeds)} seeds; name as many of both"
+                )
         if self.name in ("random", "oracle", "no adaptation"):
             raise ValueError(f"name is {self.name!r}, which is a bracket's; choose another")
 
@@ -66,18 +73,19 @@ def run_evaluation(config: EvaluateConfig, folder: Path, command: str = "", quie
     family = make_family(config.task)
     tasks = family.tasks(config.task.split)[: config.tasks]
 
-    trained = [load_trained(agent, lambda skills: make_envs(family, 1, skills)) for agent in config.agents]
+    trained, acting, each = load_agents(family, config, "agents")
     skills = trained[0].skills if trained else None
-    if any(t.skills != skills for t in trained):
-        raise ConfigError("agents: some act by other skills than others; evaluate them apart")
-    acting = EnvsFactory(config.task, skills)
     plan: list[tuple[str, EnvsFactory, list[Agent]]] = []
     if trained:
-        each = [t.agent for t in trained] * (len(config.seeds) if len(trained) == 1 else 1)
         plan.append((config.name, acting, each))
+    oracle, seeing, oracles = load_agents(family, config, "oracle")
+    if oracle and not seeing.see_task:
+        raise ConfigError("oracle: these agents do not see the task; train them with see_task=true")
     bound = make_envs(family, 1, SkillModel.load(skills) if skills else None).action_bound
     plan.append(("random", acting, [RandomAgent(bound)] * len(config.seeds)))
-    if family.expert is not None:
+    if oracle:
+        plan.append(("oracle", seeing, oracles))
+    elif family.expert is not None:
         expert = EnvsFactory(config.task, expert=True)
         plan.append(("oracle", expert, [RandomAgent(np.ones(1))] * len(config.seeds)))
     if trained:
@@ -99,7 +107,11 @@ def run_evaluation(config: EvaluateConfig, folder: Path, command: str = "", quie
                         done += 1
                         progress.update(done)
                 results[name] = join_seeds(parts)
-        notes = () if family.expert else ("The family has no expert, so there is no oracle beside the agent.",)
+        notes: tuple[str, ...] = ()
+        if oracle:
+            notes = ("The oracle is an agent trained with the task in view: " + ", ".join(config.oracle) + ".",)
+        elif family.expert is None:
+            notes = ("The family has no expert and no oracle was named, so there is none beside the agent.",)
         evaluation = Evaluation(
             family=family.name,
             split=config.task.split,
@@ -113,6 +125,19 @@ def run_evaluation(config: EvaluateConfig, folder: Path, command: str = "", quie
         write_adaptation_page(folder, evaluation, command)
         run.finish({"evaluation_steps": evaluation.summary()["evaluation_steps"]})
         return evaluation
+
+
+def load_agents(
+    family: TaskFamily, config: EvaluateConfig, what: str
+) -> tuple[list[Trained], EnvsFactory, list[Agent]]:
+    """The runs under `agents` or `oracle`, the environments that they act in, and an agent for each seed."""
+    folders = getattr(config, what)
+    trained = [load_trained(one, lambda skills, sees_task: make_envs(family, 1, skills, sees_task)) for one in folders]
+    if len({(t.skills, t.sees_task) for t in trained}) > 1:
+        raise ConfigError(f"{what}: some act by other skills, or see more, than others; evaluate them apart")
+    skills, sees_task = (trained[0].skills, trained[0].sees_task) if trained else (None, False)
+    agents = [t.agent for t in trained] * (len(config.seeds) if len(trained) == 1 else 1)
+    return trained, EnvsFactory(config.task, skills, sees_task), agents
 
 
 def kept(path: Path, make: Callable[[], Adaptation]) -> Adaptation:

@@ -127,13 +127,14 @@ class Trained:
     agent: Any  # an actor, see `skillmeta.rl.rollout.Agent`
     env_steps: int  # that training took
     skills: str | None
+    sees_task: bool = False  # the task's features are part of what it observes
 
 
-def load_trained(folder: str | Path, make: Callable[[SkillModel | None], Envs]) -> Trained:
+def load_trained(folder: str | Path, make: Callable[[SkillModel | None, bool], Envs]) -> Trained:
     """The agent of a finished run, of `finetune` or `meta_train`.
 
     Args:
-        make: the environments that it shall act in, given its skills.
+        make: the environments that it shall act in, given its skills and whether it sees the task.
 
     Raises UserError for a folder that holds no finished run, or one whose agent does not fit the environments.
     """
@@ -145,7 +146,8 @@ def load_trained(folder: str | Path, make: Callable[[SkillModel | None], Envs]) 
     node = read_yaml(folder / "config.yaml")
     state, _ = load_state(folder / AGENT)
     skills = SkillModel.load(node["skills"]) if node.get("skills") else None
-    envs = make(skills)
+    sees_task = bool(node.get("see_task", False))
+    envs = make(skills, sees_task)
     agent: Any
     if "max_episodes" in node:
         agent = make_agent(build(FinetuneConfig, node, str(folder / "config.yaml")), envs, skills)
@@ -160,7 +162,7 @@ def load_trained(folder: str | Path, make: Callable[[SkillModel | None], Envs]) 
             f"{folder}: its agent was trained on other dimensions than {envs.observation_dim} observed numbers and "
             f"{len(envs.action_bound)} actions; use a family like its own ({first_line(error)})"
         ) from None
-    return Trained(agent.actor(), int(state["env_steps"]), node.get("skills"))
+    return Trained(agent.actor(), int(state["env_steps"]), node.get("skills"), sees_task)
 
 
 def finished(config: FinetuneConfig, collect: Collector) -> bool:

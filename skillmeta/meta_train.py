@@ -32,6 +32,7 @@ class MetaTrainConfig:
         default_factory=lambda: TaskConfig(split="train")
     )  # what it is trained on; "any": fresh draws
     skills: str | None = None  # folder of a skill model: actions are skills; null: the environment's own
+    see_task: bool = False  # append the task's features to what is observed: an oracle, to be a bracket of others
     algorithm: dict[str, Any] = field(default_factory=lambda: {"name": "rl2"})
     env_steps: int = 1_000_000  # primitive steps of training
     processes: int = 1
@@ -71,7 +72,7 @@ def meta_train(config: MetaTrainConfig, folder: Path, command: str = "", quiet: 
     if split != ANY:
         family.tasks(split)
     skills = SkillModel.load(config.skills) if config.skills else None
-    probe = make_envs(family, 1, skills)
+    probe = make_envs(family, 1, skills, config.see_task)
     agent = make_meta_agent(config, probe, skills)  # what is wrong is said before the folder is taken
     if getattr(agent.config, "shaped_reward", False) and family.shaped_reward is None:
         raise ConfigError(
@@ -82,7 +83,9 @@ def meta_train(config: MetaTrainConfig, folder: Path, command: str = "", quiet: 
         if run.result is not None:
             return run.result
         seconds, started = 0.0, time.monotonic()
-        with Workers(EnvsFactory(config.task, config.skills), config.processes, config.chunk) as workers:
+        with Workers(
+            EnvsFactory(config.task, config.skills, config.see_task), config.processes, config.chunk
+        ) as workers:
             collect = MetaCollector(
                 workers,
                 lambda generator: family.sample(generator, split),
