@@ -8,8 +8,8 @@ the posterior. SAC learns off-policy with z beside the observation; the encoder 
     acting:  z ~ N(0, I) at first, then z ~ q(z | everything seen in this trial), held over an episode
 
 `encoder` replaces the product by another way to sum up a context; `deterministic` takes its mean for z and no KL (an ablation of
-the paper). Where rewards are sparse, `shaped_reward` lets critics and policy learn from the family's dense ones, while the context has
-those that a test will have. Five habits of the original code can be switched back on: the KL summed over the tasks of a batch,
+the paper). Where rewards are sparse, `shaped_reward` lets critics and policy learn from the family's dense ones, while the context
+has those that a test will have. Five habits of the original code can be switched back on: the KL summed over the tasks of a batch,
 tasks drawn with replacement, a network for the value of states instead of target critics, a penalty on the policy's numbers, and,
 by `regularizer: {controller: fixed, initial_weight: 1.0}`, a temperature of 1 (configs/meta/pearl_point_oyster).
 """
