@@ -1,4 +1,4 @@
-"""Write the page of an ablation again, or of as much of it as there is: `python -m downstream.report runs/demo`."""
+"""Write the page of an ablation, or of meta-training runs side by side: `python -m downstream.report runs/demo`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,34 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from skillmeta.cli import run_program
+from skillmeta.cli import command_line, run_program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="skillmeta report", description="Write the page of an ablation from its runs."
+        prog="skillmeta report",
+        description="Write the page of an ablation from its runs, or one of meta-training runs side by side.",
     )
-    parser.add_argument("folder", type=Path, help="what `skillmeta ablate`, `demo` or `reproduce` has written")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        nargs="+",
+        help="what `skillmeta ablate`, `demo` or `reproduce` has written; or runs of `skillmeta meta-train`, any number",
+    )
+    parser.add_argument(
+        "--out", type=Path, help="where the page of meta-training runs goes (default: the first folder)"
+    )
     arguments = parser.parse_intermixed_args(argv)
-    from skillmeta.ablation import write_report
+    folders: list[Path] = arguments.folder
+    if len(folders) == 1 and arguments.out is None and not (folders[0] / "metrics.jsonl").exists():
+        from skillmeta.ablation import write_report
 
-    print(f"page: {write_report(arguments.folder)}")
+        print(f"page: {write_report(folders[0])}")
+        return 0
+    from skillmeta.evaluation.meta_page import read_meta_run, write_meta_page
+
+    runs = [read_meta_run(folder) for folder in folders]
+    print(f"page: {write_meta_page(arguments.out or folders[0], runs, command_line(parser.prog, argv))}")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,7 +106,7 @@ def test_wrong_configs_are_one_sentence(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for change, sentence in (
         ("algorithm.name=rl3", "there is no module skillmeta.algorithms.rl3"),
-        ("algorithm.core=rnn", "choose gru or lstm"),
+        ("algorithm.core=rnn", "choose one of gru, lstm, snail, transformer"),
         ("task.split=tset", "there is no split 'tset'"),
         ("task.split=test", "kept to be tested on"),
         ("task.family=point", "kept to be tested on"),  # another family starts from its own defaults
@@ -162,3 +163,52 @@ def test_actions_may_be_skills(algorithm, tmp_path):
     )  # fmt: skip
     result = meta_train(config, tmp_path / "run", quiet=True)
     assert result is not None and result["env_steps"] >= 300
+
+
+def test_runs_side_by_side_make_a_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for seed in (0, 1):
+        meta_train(
+            MetaTrainConfig(POINTS, algorithm=RL2, env_steps=300, chunk=16, seed=seed),
+            Path(f"a/seed{seed}"),
+            quiet=True,
+        )
+    meta_train(MetaTrainConfig(POINTS, algorithm=MAML, env_steps=300, chunk=16), Path("maml-0"), quiet=True)
+    assert "How to make this again" in Path("maml-0/report.html").read_text()  # every run has its own
+    assert main(["report", "a/seed0", "a/seed1", "maml-0", "--out", "page"]) == 0
+    told = json.loads(Path("page/report.json").read_text())
+    assert {name: one["seeds"] for name, one in told.items()} == {"a": [0, 1], "maml": [0]}
+    rows = [[r for r in read_metrics(Path(f"a/seed{s}")) if r["kind"] == "iteration"] for s in (0, 1)]
+    last = [np.mean([row["return_last"] for row in each[-5:]]) for each in rows]
+    assert told["a"]["return_last"]["iqm"] == pytest.approx(np.mean(last))
+    assert "one seed only" in Path("page/report.html").read_text() and Path("page/pictures/return_last.png").exists()
+    assert main(["report", "a/seed0", "nothing"]) == 2
+    assert "nothing: holds no run" in capsys.readouterr().err
+
+
+def test_an_agent_that_sees_the_task_is_an_oracle(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cheetah = TaskConfig("half_cheetah", split="train", options={"horizon": 6})
+    for name, sees in (("blind", False), ("oracle", True)):
+        config = MetaTrainConfig(cheetah, see_task=sees, algorithm=RL2, env_steps=60, chunk=4)
+        assert meta_train(config, tmp_path / name, quiet=True)
+    asked = [
+        "evaluate",
+        "tasks/cheetah_vel_maml",
+        "task.options.horizon=6",
+        "tasks=2",
+        "seeds=[0]",
+        "episodes=1",
+        "agents=[blind]",
+    ]
+    assert main([*asked, "oracle=[oracle]", "--out", "page"]) == 0
+    summary = json.loads(Path("page/summary.json").read_text())
+    assert list(summary["results"]) == ["agent", "random", "oracle", "no adaptation"]
+    assert main([*asked, "oracle=[blind]", "--out", "other"]) == 2
+    assert "these agents do not see the task" in capsys.readouterr().err
+
+
+def test_what_the_family_lacks_is_said_before_the_folder_is_taken(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["meta-train", "meta/pearl_point", "algorithm.shaped_reward=true", "--out", "run"]) == 2
+    assert "has no dense reward to learn from" in capsys.readouterr().err and not Path("run").exists()

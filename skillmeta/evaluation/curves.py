@@ -115,12 +115,12 @@ def training_curve(ablation: Ablation, method: str, key: str, axis: str, window:
     first = max(run.episodes[0][axis] for run in runs)
     x = np.unique(np.linspace(min(first, end), end, POINTS).round().astype(int))
     values = np.stack(
-        [[_running(run.episodes, key, axis, x, window) for run in row] for row in rows]
+        [[running(run.episodes, key, axis, x, window) for run in row] for row in rows]
     )  # [seeds, tasks, G]
     return Curve(x, np.moveaxis(values, -1, 0))
 
 
-def _running(rows: Sequence[dict[str, Any]], key: str, axis: str, x: np.ndarray, window: int) -> np.ndarray:
+def running(rows: Sequence[dict[str, Any]], key: str, axis: str, x: np.ndarray, window: int) -> np.ndarray:
     """The mean of the last `window` rows at or before each x, [G]."""
     at = np.array([row[axis] for row in rows])
     sums = np.concatenate([[0.0], np.cumsum([float(row[key]) for row in rows])])
@@ -138,7 +138,7 @@ def update_curve(ablation: Ablation, method: str, key: str) -> Curve | None:
     first = max(run.updates[0]["env_steps"] for run in runs)
     end = max(run.updates[-1]["env_steps"] for run in runs)
     x = np.unique(np.linspace(first, end, POINTS).round().astype(int))
-    values = np.stack([[_running(run.updates, key, "env_steps", x, 1) for run in row] for row in rows])
+    values = np.stack([[running(run.updates, key, "env_steps", x, 1) for run in row] for row in rows])
     return Curve(x, np.moveaxis(values, -1, 0))
 
 
