@@ -48,7 +48,10 @@ class Config:
     updates: int = 200  # of an iteration
     tasks: int = 8  # of an update
     batch_size: int = 128  # transitions of each
-    context_size: int = 64  # transitions of each that z is inferred from
+    context: str = (
+        "recent"  # recent: drawn from the last visit | trial: its first episodes, some of them, as a test has them
+    )
+    context_size: int = 64  # transitions of each task that z is inferred from, at most
     next_observation: bool = False  # in the context too
     posterior_to_context: bool = False  # episodes with z from the posterior are context as well; sparse rewards need it
     shaped_reward: bool = False  # critics and policy learn from the family's dense reward
@@ -83,7 +86,8 @@ class Config:
         for name in ("posterior_episodes", "updates", "kl_weight", "exploration_episodes", "policy_penalty"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be below 0")
-        for name, choices in (("encoder", ENCODERS), ("kl_reduction", ("mean", "sum"))):
+        choices_of = {"encoder": ENCODERS, "kl_reduction": ("mean", "sum"), "context": ("recent", "trial")}
+        for name, choices in choices_of.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
 
@@ -253,6 +257,7 @@ class Agent:
             Replay(config.context_capacity, observation_dim, len(bound)) for _ in range(config.training_tasks)
         ]
         self.filled = [0] * config.training_tasks  # the iteration that a context buffer is from
+        self.ends: list[list[int]] = [[] for _ in range(config.training_tasks)]  # of the episodes in it
         self.tasks: tuple[object, ...] | None = None
         self.draws = torch.Generator().manual_seed(seed + 1)
         self.updates = self.iterations = 0
@@ -307,14 +312,15 @@ class Agent:
         first = collect.in_tasks(self.exploring, tuple(t for t in tasks for _ in range(prior_episodes)), 1)
         later = collect.in_tasks(self.acting, tasks, 1 + self.config.posterior_episodes)
         for row, number in enumerate(visited):
-            self.contexts[number].added = 0
+            self.contexts[number].added, self.ends[number] = 0, []
             self.filled[number] = self.iterations + 1
             own, one = slice(row * prior_episodes, (row + 1) * prior_episodes), slice(row, row + 1)
             episodes = [rows(first.trials.episodes(0), own)]
             episodes += [rows(later.trials.episodes(k), one) for k in range(1 + self.config.posterior_episodes)]
             for k, some in enumerate(episodes):
-                if k == 0 or self.config.posterior_to_context:
+                if k > 0 if self.config.context == "trial" else k == 0 or self.config.posterior_to_context:
                     self.contexts[number].add(some)
+                    self.ends[number].append(len(self.contexts[number]))
                 if self.config.shaped_reward:
                     some = replace(some, reward=collect.shaped_reward(self.tasks[number], some))
                 self.replays[number].add(some)
@@ -325,12 +331,10 @@ class Agent:
         config, normalize, regularizer = self.config, self.acting.normalize, self.regularizer
         chosen = self.drawn(min(config.tasks, config.training_tasks), config.training_tasks)
         batch = stacked([self.replays[i].sample(config.batch_size, self.draws) for i in chosen])
-        ordered = config.encoder in ORDERED
-        told = stacked([self.contexts[i].sample(config.context_size, self.draws, ordered) for i in chosen])
-        context = self.acting.context(told.observation, told.action, told.reward, told.next_observation)
+        context, valid = self.contexts_of(chosen)
         # Without autocast's cache: two losses would share cast weights, and each gradient frees what it went through.
         with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16, cache_enabled=False):
-            posterior = self.encoder.infer(context)
+            posterior = self.encoder.infer(context, valid)
             z_noise = torch.randn(posterior.mean.shape, generator=self.draws)
             noise = torch.randn(2, *batch.action.flatten(0, 1).shape, generator=self.draws)
             z = posterior.mean if config.deterministic else posterior.at(z_noise)
@@ -367,6 +371,28 @@ class Agent:
         self.updates += 1
         return torch.stack([error.detach(), policy_loss.detach(), kl.detach(), divergence.detach().mean()])
 
+    def contexts_of(self, chosen: list[int]) -> tuple[Tensor, Tensor]:
+        """A context [M, C, D] of each task, and which of its transitions there are [M, C]."""
+        size, ordered, parts, valid = self.config.context_size, self.config.encoder in ORDERED, [], []
+        for number in chosen:
+            buffer, ends = self.contexts[number], self.ends[number]
+            there = torch.ones(size)
+            if self.config.context == "recent":
+                part = buffer.sample(size, self.draws, ordered)
+            else:
+                first = ends[
+                    int(torch.randint(len(ends), (1,), generator=self.draws))
+                ]  # so many transitions of the trial
+                at = torch.arange(size) % first
+                if first > size:
+                    at = torch.randperm(first, generator=self.draws)[:size].sort().values
+                part, there = buffer.at(at), (torch.arange(size) < first).float()
+            parts.append(part)
+            valid.append(there)
+        told = stacked(parts)
+        context = self.acting.context(told.observation, told.action, told.reward, told.next_observation)
+        return context, torch.stack(valid)
+
     def prior_at(self, observation: Tensor) -> Gaussian | None:
         if self.acting.prior is None:
             return None
@@ -395,6 +421,7 @@ class Agent:
             "replays": {str(i): replay.state() for i, replay in enumerate(self.replays)},
             "contexts": {str(i): replay.state() for i, replay in enumerate(self.contexts)},
             "filled": torch.tensor(self.filled),
+            "ends": {str(i): torch.tensor(ends) for i, ends in enumerate(self.ends)},
             "draws": generator_state(self.draws),
             "updates": self.updates,
             "iterations": self.iterations,
@@ -415,6 +442,7 @@ class Agent:
             for number, replay in enumerate(buffers):
                 replay.restore(state[kind][str(number)])
         self.filled = state["filled"].tolist()
+        self.ends = [state["ends"][str(i)].tolist() for i in range(len(self.ends))]
         restore_generator(self.draws, state["draws"])
         self.updates, self.iterations = state["updates"], state["iterations"]
 

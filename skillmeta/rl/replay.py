@@ -73,7 +73,11 @@ class Replay:
             at = (oldest + (first + torch.arange(batch_size)) % len(self)) % self.capacity
         else:
             at = torch.randint(len(self), (batch_size,), generator=generator)
-        return Transitions(*(getattr(self.columns, name).index_select(0, at) for name in FIELDS))
+        return self.at(at)
+
+    def at(self, rows: torch.Tensor) -> Transitions:
+        """The decisions in given rows of the ring."""
+        return Transitions(*(getattr(self.columns, name).index_select(0, rows) for name in FIELDS))
 
     def state(self) -> dict[str, Tensor | int]:
         """Only the rows in use, so that a young run's checkpoint is small."""

@@ -274,6 +274,36 @@ def test_shaped_rewards_are_learned_from_and_not_shown():
         assert len(context) == count and (context.columns.reward[:count] == 0).all()
 
 
+@pytest.mark.parametrize("size", [50, 8], ids=["all of it", "more than fits"])
+def test_a_context_of_a_trial_is_what_a_test_has_after_some_episodes(size):
+    agent = collected(learner(replace(SMALL, context="trial", context_size=size, posterior_episodes=3)))
+    assert agent.ends == [[6, 12, 18, 24]] * 6
+    counts = set()
+    for _ in range(30):
+        context, valid = agent.contexts_of([2])
+        there = int(valid.sum())
+        counts.add(there)
+        rows = agent.contexts[2].columns
+        whole = agent.acting.context(rows.observation, rows.action, rows.reward, rows.next_observation)[:24]
+        if size == 50:
+            assert torch.equal(context[0, :there], whole[:there])
+        else:
+            assert all((row == whole).all(-1).any() for row in context[0])
+    assert counts == ({6, 12, 18, 24} if size == 50 else {6, 8})
+    # What acting believes after an episode is what learning infers from it.
+    generator = torch.Generator().manual_seed(0)
+    envs, task = make_envs(FAMILY, 1), [agent.tasks[2]]
+    trials, belief = trial(agent.acting, envs, task, np.array([[5, 6]]), generator)
+    replayed = learner(replace(SMALL, context="trial", context_size=50))
+    replayed.encoder.load_state_dict(agent.encoder.state_dict())
+    for k in range(2):
+        replayed.contexts[0].add(trials.episodes(k))
+    replayed.ends[0] = [12]
+    with torch.no_grad():
+        ours = replayed.encoder.infer(*replayed.contexts_of([0]))
+    assert same(ours, agent.encoder.posterior(belief.evidence))
+
+
 def test_ordered_encoders_are_shown_what_followed_each_other():
     agent = collected(learner(replace(SMALL, encoder="gru")))
     seen = agent.contexts[0].sample(5, torch.Generator().manual_seed(3), ordered=True)
