@@ -56,7 +56,7 @@ class Config:
     posterior_to_context: bool = False  # episodes with z from the posterior are context as well; sparse rewards need it
     shaped_reward: bool = False  # critics and policy learn from the family's dense reward
     encoder: str = "product"  # product | mean | attention | gru | convolution
-    prior_factor: bool = False  # N(0, I) is a factor of the product too
+    prior_factor: bool = False  # N(0, I) is a factor of the product too, and transitions give precisions
     latent_dim: int = 5
     kl_weight: float = 0.1
     kl_reduction: str = "mean"  # over the tasks of a batch: mean | sum, as in the original code

@@ -36,7 +36,9 @@ class ContextEncoder(nn.Module):
         kind: product: each transition gives a Gaussian factor, and the belief is their product (PEARL, eq. 1) | mean: of
             features of transitions (deep sets, Zaheer et al. 2017, arXiv:1703.06114) | attention: their mean by learned weights |
             gru: the state after the last one | convolution: the mean of causal convolutions over three scales of time.
-        prior_factor: N(0, I) is a factor of the product too; in the paper it is not.
+        prior_factor: N(0, I) is a factor of the product too, and the network gives precisions instead of variances: a transition
+            that tells nothing has a precision near 0, and a hundred of them leave the belief at N(0, I). In the paper it is not,
+            and each transition's variance would have to grow to a hundred for that.
     """
 
     def __init__(
@@ -72,9 +74,13 @@ class ContextEncoder(nn.Module):
         keep, seen = valid.unsqueeze(-1), evidence.seen + valid.sum(1)
         features = self.net(context).float()
         if self.kind == "product":
-            mean, variance = belief_of(features)
-            precision = evidence.weight + (keep / variance).sum(1)
-            return Evidence(evidence.total + (keep * mean / variance).sum(1), precision, seen)
+            if self.prior_factor:
+                mean, raw = features.chunk(2, -1)
+                own = F.softplus(raw - 4.0)  # little at first
+            else:
+                mean, variance = belief_of(features)
+                own = 1 / variance
+            return Evidence(evidence.total + (keep * mean * own).sum(1), evidence.weight + (keep * own).sum(1), seen)
         if self.kind == "gru":
             state = self.cell(F.leaky_relu(features, 0.2), evidence.total.unsqueeze(0).contiguous())[0].float()
             last = (valid.sum(1).long() - 1).clamp(min=0)

@@ -55,7 +55,8 @@ def test_the_posterior_is_the_product_of_the_factors(prior_factor):
     encoder, context = encoder_of(prior_factor=prior_factor), contexts()
     with torch.no_grad():
         mean, raw = encoder.net(context).chunk(2, -1)
-        stddev, posterior = torch.nn.functional.softplus(raw).sqrt(), encoder.infer(context)
+        softplus, posterior = torch.nn.functional.softplus, encoder.infer(context)
+        stddev = softplus(raw - 4.0).rsqrt() if prior_factor else softplus(raw).sqrt()
     points = torch.linspace(-2, 2, 9)
     for task, dim in itertools.product(range(2), range(3)):
         product = torch.distributions.Normal(0.0, 1.0).log_prob(points) if prior_factor else torch.zeros(9)
@@ -122,6 +123,15 @@ def test_nothing_seen_is_the_prior(kind):
     assert torch.equal(nothing.mean, torch.zeros(2, 3)) and torch.equal(nothing.stddev, torch.ones(2, 3))
     (encoder.posterior(encoder.nothing(2)).mean.sum() + encoder.infer(contexts()).mean.sum()).backward()
     assert all(torch.isfinite(p.grad).all() for p in encoder.parameters() if p.grad is not None)
+
+
+def test_with_the_prior_as_a_factor_a_hundred_transitions_that_tell_nothing_leave_it_be():
+    encoder = encoder_of(prior_factor=True)
+    with torch.no_grad():
+        encoder.net.layers[-1].weight.zero_()
+        encoder.net.layers[-1].bias[3:] = -10.0
+        posterior = encoder.infer(contexts(100))
+    assert torch.allclose(posterior.stddev, torch.ones(2, 3), atol=1e-3)
 
 
 def test_more_evidence_is_more_certain():
