@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"return {result['return']:.4g} a training episode (first of a trial {result['return_first']:.4g}, last "
         f"{result['return_last']:.4g}) after {result['env_steps']:,} environment steps"
     )
-    print(f"run: {arguments.out}, page: {arguments.out / 'report.html'}")
+    page = arguments.out / "report.html"
+    print(f"run: {arguments.out}" + (f", page: {page}" if page.exists() else ""))
     print(f"next: skillmeta evaluate TASKS agents=[{arguments.out}]")
     return 0
 

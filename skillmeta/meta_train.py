@@ -12,7 +12,6 @@ import torch
 from skillmeta.config import build, module_of, to_plain
 from skillmeta.environments import EnvsFactory, make_envs
 from skillmeta.errors import ConfigError
-from skillmeta.evaluation.meta_page import read_meta_run, write_meta_page
 from skillmeta.rl.meta import MetaCollector
 from skillmeta.rl.rollout import Envs
 from skillmeta.rl.workers import Workers
@@ -129,5 +128,15 @@ def meta_train(config: MetaTrainConfig, folder: Path, command: str = "", quiet: 
         result = {**collect.state(), "updates": agent.updates, "seconds": seconds, **scores}
         save_state(folder / AGENT, {"agent": agent.acting_state(), "env_steps": collect.env_steps}, {})
         run.finish(result)
-        write_meta_page(folder, [read_meta_run(folder)], "")
+        write_page(folder)
         return result
+
+
+def write_page(folder: Path) -> None:
+    """`report.html`, where matplotlib is installed; without it the numbers are in metrics.jsonl."""
+    try:
+            except ImportError as error:
+        if error.name != "matplotlib":
+            raise
+        return
+    write_meta_page(folder, [read_meta_run(folder)], "")
