@@ -135,7 +135,8 @@ def meta_train(config: MetaTrainConfig, folder: Path, command: str = "", quiet: 
 def write_page(folder: Path) -> None:
     """`report.html`, where matplotlib is installed; without it the numbers are in metrics.jsonl."""
     try:
-            except ImportError as error:
+        from skillmeta.evaluation.meta_page import read_meta_run, write_meta_page
+    except ImportError as error:
         if error.name != "matplotlib":
             raise
         return
