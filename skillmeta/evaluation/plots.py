@@ -60,9 +60,17 @@ def curves_figure(
         axes.set_xlim(left=0)
         if limits:
             axes.set_ylim(*limits)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")
+        axes.xaxis.set_major_formatter(lambda value, _: short(value))
         axes.legend(frameon=False, loc="best")
     return figure
+
+
+def short(value: float) -> str:
+    """1500 as 1.5k, two million as 2M."""
+    for size, letter in ((1_000_000, "M"), (1000, "k")):
+        if value >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
 
 
 def scores_figure(scores: dict[str, tuple[float, float, float]], colours: Mapping[str, str], label: str) -> Figure:
