@@ -26,7 +26,9 @@ PEARL = {
 }  # fmt: skip
 PROMP = {"name": "promp", "tasks": 2, "rollouts": 3, "hidden": 8, "steps": 1}
 REPTILE = {"name": "reptile", "tasks": 2, "rollouts": 3, "hidden": 8}
-ALL = [RL2, MAML, PEARL, PROMP, REPTILE]
+TRANSFORMER = {**RL2, "core": "transformer", "previous_observation": True}
+PEARL_OTHERWISE = {**PEARL, "encoder": "gru", "context": "trial", "value_network": True}
+ALL = [RL2, MAML, PEARL, PROMP, REPTILE, TRANSFORMER, PEARL_OTHERWISE]
 POINTS = TaskConfig("point", split="train", options={"horizon": 5})
 
 
