@@ -190,13 +190,17 @@ class Actor:
 
 
 # -- the losses: functions of (networks, batch, noise) -----------------------------------------------------------------
-def state_value(
+def judged(
     critics: Critics, policy: Policy, prior: Gaussian | None, regularizer: Regularizer, seen: Tensor, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """min Q(s, z, a) - weight D, [B], for the action that `noise` [B, A] stands for; and D, [B]."""
-    divergence = regularizer.divergence(policy, prior, noise)
-    value = critics(seen, policy.at(noise)).float().min(0).values
-    return value - regularizer.weight() * regularizer.in_target(divergence), divergence
+    """min Q(s, z, a) for the action that `noise` [B, A] stands for, and the policy's divergence from the prior, [B] each."""
+    q = critics(seen, policy.at(noise)).float().min(0).values
+    return q, regularizer.divergence(policy, prior, noise)
+
+
+def soft_value(q: Tensor, divergence: Tensor, regularizer: Regularizer) -> Tensor:
+    """V(s, z) = Q - weight D, [B], as targets see it."""
+    return q - regularizer.weight() * regularizer.in_target(divergence)
 
 
 def kl_loss(posterior: Gaussian, reduction: str) -> Tensor:
@@ -306,7 +310,7 @@ class Agent:
         return tuple(found)
 
     def visit(self, collect: MetaCollector, visited: list[int], prior_episodes: int) -> Batch:
-        """Episodes with z from the prior fill context and replay, those with z from the posterior the replay alone."""
+        """Episodes with z from the prior, then a trial. The replay takes all; of the context `Config` tells."""
         assert self.tasks is not None
         tasks = tuple(self.tasks[i] for i in visited)
         first = collect.in_tasks(self.exploring, tuple(t for t in tasks for _ in range(prior_episodes)), 1)
@@ -317,8 +321,10 @@ class Agent:
             own, one = slice(row * prior_episodes, (row + 1) * prior_episodes), slice(row, row + 1)
             episodes = [rows(first.trials.episodes(0), own)]
             episodes += [rows(later.trials.episodes(k), one) for k in range(1 + self.config.posterior_episodes)]
-            for k, some in enumerate(episodes):
-                if k > 0 if self.config.context == "trial" else k == 0 or self.config.posterior_to_context:
+            in_trial = self.config.context == "trial"
+            for k, some in enumerate(episodes):  # the first: those with z ~ N(0, I); then the trial's
+                shown = k > 0 if in_trial else k == 0 or self.config.posterior_to_context
+                if shown:
                     self.contexts[number].add(some)
                     self.ends[number].append(len(self.contexts[number]))
                 if self.config.shaped_reward:
@@ -347,7 +353,9 @@ class Agent:
             with torch.no_grad():
                 if isinstance(self.targets, Critics):
                     policy = self.policy(following, there)
-                    later, _ = state_value(self.targets, policy, there, regularizer, following, noise[0])
+                    later = soft_value(
+                        *judged(self.targets, policy, there, regularizer, following, noise[0]), regularizer
+                    )
                 else:
                     later = self.targets(following).float().squeeze(-1)
                 target = config.reward_scale * flat.reward + flat.discount(config.discount, False) * later
@@ -359,11 +367,12 @@ class Agent:
 
             held = now.detach()  # the encoder learns nothing from policy and values
             policy = self.policy(held, here)
-            value, divergence = state_value(self.critics, policy, here, regularizer, held, noise[1])
-            policy_loss = -value.mean() + config.policy_penalty * penalty(policy)
+            q, divergence = judged(self.critics, policy, here, regularizer, held, noise[1])
+            policy_loss = (regularizer.weight() * divergence - q).mean() + config.policy_penalty * penalty(policy)
             descend(self.policy_optimizer, torch.autograd.grad(policy_loss, list(self.policy.parameters())))
             if self.values is not None and self.value_optimizer is not None:
-                value_loss = ((self.values(held).float().squeeze(-1) - value.detach()) ** 2).mean()
+                wanted = soft_value(q, divergence, regularizer).detach()
+                value_loss = ((self.values(held).float().squeeze(-1) - wanted) ** 2).mean()
                 descend(self.value_optimizer, torch.autograd.grad(value_loss, list(self.values.parameters())))
 
         regularizer.control(divergence.detach())
@@ -380,9 +389,8 @@ class Agent:
             if self.config.context == "recent":
                 part = buffer.sample(size, self.draws, ordered)
             else:
-                first = ends[
-                    int(torch.randint(len(ends), (1,), generator=self.draws))
-                ]  # so many transitions of the trial
+                rounds = int(torch.randint(len(ends), (1,), generator=self.draws))
+                first = ends[rounds]  # so many transitions of the trial
                 at = torch.arange(size) % first
                 if first > size:
                     at = torch.randperm(first, generator=self.draws)[:size].sort().values
