@@ -181,3 +181,19 @@ def test_the_scale_of_rewards_does_not_decide_what_is_learned():
         agent.update(sample)
         moved.append(agent.network.policy_head.weight.detach() - start)
     assert torch.allclose(*moved, atol=2e-4)
+
+
+def test_steps_shrink_with_the_budget():
+    family = make_family(BANDIT)
+    told = []
+    with Workers(EnvsFactory(BANDIT), chunk=64) as workers:
+        for anneal in (True, False):
+            options = Config(tasks=64, hidden=8, epochs=1, minibatches=1, anneal=anneal)
+            agent = Agent(options, 1, np.ones(3, np.float32), discrete=True)
+            collect = MetaCollector(workers, lambda g: family.sample(g, "any"), 0, 4 * 64 * 6)
+            for _ in range(4):
+                _, metrics = agent.iterate(collect)
+                rate = agent.optimizer.param_groups[0]["lr"]
+                assert rate == pytest.approx(options.learning_rate * metrics["budget/left"])
+                told.append(metrics["budget/left"])
+    assert told == pytest.approx([1, 0.75, 0.5, 0.25, 1, 1, 1, 1])
