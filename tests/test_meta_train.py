@@ -12,6 +12,7 @@ import torch
 from downstream.evaluate import main as evaluate_main
 from downstream.meta_train import main as meta_main
 from skillmeta.cli import main
+from skillmeta.evaluation.meta_page import MetaRun, curve
 from skillmeta.meta_train import MetaTrainConfig, meta_train
 from skillmeta.run.checkpoint import load_state
 from skillmeta.run.run import read_metrics
@@ -214,3 +215,12 @@ def test_what_the_family_lacks_is_said_before_the_folder_is_taken(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     assert main(["meta-train", "meta/pearl_point", "algorithm.shaped_reward=true", "--out", "run"]) == 2
     assert "has no dense reward to learn from" in capsys.readouterr().err and not Path("run").exists()
+
+
+def test_curves_go_as_far_as_all_runs_have_come():
+    runs = [
+        MetaRun(Path("x"), {"seed": 0}, None, [{"env_steps": 10 * i, "return_last": 1.0} for i in range(1, n)], "")
+        for n in (5, 9)
+    ]
+    found = curve(runs, "return_last")
+    assert found.x[0] == 10 and found.x[-1] == 40 and found.values.shape == (len(found.x), 2, 1)

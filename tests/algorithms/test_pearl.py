@@ -17,7 +17,8 @@ from skillmeta.evaluation.adaptation import evaluate
 from skillmeta.nn.context import ENCODERS, ORDERED, ContextEncoder, Evidence
 from skillmeta.nn.distributions import Gaussian
 from skillmeta.rl.meta import MetaCollector
-from skillmeta.rl.rollout import episode
+from skillmeta.rl.replay import Replay
+from skillmeta.rl.rollout import Episodes, episode
 from skillmeta.rl.trial import trial
 from skillmeta.rl.workers import Workers
 from skillmeta.tasks.base import TaskConfig, make_family
@@ -322,3 +323,17 @@ def test_ordered_encoders_are_shown_what_followed_each_other():
     )
     short = agent.contexts[0].sample(30, torch.Generator().manual_seed(3), ordered=True)
     assert torch.equal(short.observation[:12], short.observation[12:24])  # it has twelve, and begins again
+
+
+def test_what_followed_each_other_is_told_by_age_also_where_the_ring_has_wrapped():
+    replay = Replay(10, 1, 1)
+    times = np.arange(14, dtype=np.float32)
+    whole = Episodes(
+        observation=np.arange(15, dtype=np.float32).reshape(1, 15, 1), action=np.zeros((1, 14, 1), np.float32),
+        reward=times[None], terminated=np.zeros((1, 14), bool), truncated=np.zeros((1, 14), bool),
+        steps=np.ones((1, 14), np.int64), success=np.zeros((1, 14), bool), valid=np.ones((1, 14), bool),
+    )  # fmt: skip
+    replay.add(whole)
+    for seed in range(20):
+        told = replay.sample(4, torch.Generator().manual_seed(seed), ordered=True).reward
+        assert (told.diff() == 1).all() and told[0] >= 4  # the first four are gone
