@@ -86,6 +86,10 @@ class Config:
         for name in ("posterior_episodes", "updates", "kl_weight", "exploration_episodes", "policy_penalty"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be below 0")
+        if self.prior_factor and self.encoder != "product":
+            raise ValueError(f"prior_factor is of encoder: product, not of {self.encoder}; leave one of them out")
+        if self.posterior_to_context and self.context == "trial":
+            raise ValueError("posterior_to_context is of context: recent; a trial's context has all of its episodes")
         choices_of = {"encoder": ENCODERS, "kl_reduction": ("mean", "sum"), "context": ("recent", "trial")}
         for name, choices in choices_of.items():
             if getattr(self, name) not in choices:
@@ -232,6 +236,8 @@ class Agent:
             raise ConfigError("PEARL's policy is continuous; this family's actions are choices")
         if (config.regularizer.prior == "skill") != (prior is not None):
             raise ConfigError("regularizer.prior: skill and a skill model under `skills:` go together")
+        if prior is not None and config.policy_penalty:
+            raise ConfigError("policy_penalty keeps a squashed policy from the corners; on skills nothing is squashed")
         if prior is not None and config.shaped_reward:
             raise ConfigError(
                 "shaped_reward is of primitive steps, and these actions are skills; leave one of them out"
@@ -326,10 +332,15 @@ class Agent:
                 shown = k > 0 if in_trial else k == 0 or self.config.posterior_to_context
                 if shown:
                     self.contexts[number].add(some)
-                    self.ends[number].append(len(self.contexts[number]))
+                    self.ends[number].append(self.contexts[number].added)
                 if self.config.shaped_reward:
                     some = replace(some, reward=collect.shaped_reward(self.tasks[number], some))
                 self.replays[number].add(some)
+            if in_trial and self.ends[number][-1] > self.config.context_capacity:
+                raise ConfigError(
+                    f"context_capacity is {self.config.context_capacity}; a trial of this family has "
+                    f"{self.ends[number][-1]} transitions, and context: trial needs all of them"
+                )
         return later
 
     def update(self) -> Tensor:

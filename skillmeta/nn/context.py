@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skillmeta.nn.distributions import Gaussian
-from skillmeta.nn.networks import MLP, linear
+from skillmeta.nn.networks import MLP, linear, recurrent
 
 ENCODERS = ("product", "mean", "attention", "gru", "convolution")
+HEADS = 4  # of attention: as many weighted means, read together
 ORDERED = ("gru", "convolution")  # are to be shown transitions as they followed each other
 
 
@@ -51,22 +52,19 @@ class ContextEncoder(nn.Module):
         self.kind, self.latent_dim, self.hidden, self.prior_factor = kind, latent_dim, hidden, prior_factor
         self.net = MLP(inputs, 2 * latent_dim if kind == "product" else hidden, hidden, depth, generator)
         if kind == "attention":
-            self.heads = 4
-            self.ask = linear(hidden, self.heads, generator)  # the logit of each transition's weight, for each head
+            self.ask = linear(hidden, HEADS, generator)  # the logit of each transition's weight, for each head
         elif kind == "gru":
-            self.cell = nn.GRU(hidden, hidden, batch_first=True)
-            for weight in self.cell.parameters():
-                nn.init.uniform_(weight, -(hidden**-0.5), hidden**-0.5, generator=generator)
+            self.cell = recurrent(nn.GRU, hidden, hidden, generator)
         elif kind == "convolution":
             self.scales = nn.ModuleList(linear(2 * hidden, hidden, generator) for _ in range(3))
         if kind != "product":
-            width = hidden * (self.heads if kind == "attention" else 1)
+            width = hidden * (HEADS if kind == "attention" else 1)
             self.read = MLP(width, 2 * latent_dim, hidden, 1, generator)
 
     def nothing(self, num: int) -> Evidence:
         """Of N tasks of which nothing was seen."""
         z, h = self.latent_dim, self.hidden
-        widths = {"product": (z, z), "attention": (4 * h, 8)}.get(self.kind, (h, 1))
+        widths = {"product": (z, z), "attention": (HEADS * h, 2 * HEADS)}.get(self.kind, (h, 1))
         return Evidence(torch.zeros(num, widths[0]), torch.zeros(num, widths[1]), torch.zeros(num))
 
     def plus(self, evidence: Evidence, context: Tensor, valid: Tensor) -> Evidence:
@@ -104,7 +102,7 @@ class ContextEncoder(nn.Module):
         top = torch.maximum(highest, logits.amax(1))
         fading = torch.exp(highest - top)
         shares = torch.exp(logits - top.unsqueeze(1)) * valid.unsqueeze(-1)
-        total = evidence.total.view(len(top), self.heads, -1) * fading.unsqueeze(-1)
+        total = evidence.total.view(len(top), HEADS, -1) * fading.unsqueeze(-1)
         total = total + torch.einsum("nch,ncd->nhd", shares, features)
         weight = weight * fading + shares.sum(1)
         return Evidence(total.flatten(1), torch.cat([torch.where(weight > 0, top, 0.0), weight], -1), seen)
@@ -121,8 +119,8 @@ class ContextEncoder(nn.Module):
             if self.kind in ("mean", "convolution"):
                 summed = summed / evidence.seen.clamp(min=1).unsqueeze(-1)
             elif self.kind == "attention":
-                shares = evidence.weight[:, self.heads :].clamp(min=1e-12)
-                summed = (summed.view(len(summed), self.heads, -1) / shares.unsqueeze(-1)).flatten(1)
+                shares = evidence.weight[:, HEADS:].clamp(min=1e-12)
+                summed = (summed.view(len(summed), HEADS, -1) / shares.unsqueeze(-1)).flatten(1)
             mean, variance = belief_of(self.read(summed).float())
         one = torch.ones(())
         return Gaussian(torch.where(some, mean, 0.0), 0.5 * torch.where(some, variance, one).log())

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skillmeta.nn.networks import MLP, linear
+from skillmeta.nn.networks import MLP, linear, recurrent
 
 CORES = ("gru", "lstm", "snail", "transformer")
 
@@ -76,10 +76,7 @@ class Recurrent(nn.Module):
     def __init__(self, inputs: int, hidden: int, lstm: bool, generator: torch.Generator):
         super().__init__()
         self.width, self.lstm = hidden, lstm
-        make = nn.LSTM if lstm else nn.GRU
-        self.cell = make(inputs, hidden, batch_first=True)
-        for weight in self.cell.parameters():
-            nn.init.uniform_(weight, -(hidden**-0.5), hidden**-0.5, generator=generator)
+        self.cell = recurrent(nn.LSTM if lstm else nn.GRU, inputs, hidden, generator)
 
     def sequence(self, inputs: Tensor) -> Tensor:
         return self.cell(inputs)[0]
@@ -194,7 +191,8 @@ class Transformer(Remembering):
 
     def __init__(self, inputs: int, hidden: int, layers: int, generator: torch.Generator):
         super().__init__()
-        self.width, self.heads = hidden, max(1, hidden // 32)
+        about = max(1, hidden // 32)  # heads of 32 numbers, or of the next more that divide the width
+        self.width, self.heads = hidden, max(n for n in range(1, about + 1) if hidden % n == 0)
         self.entry = layers * 2 * hidden
         self.embed = linear(inputs, hidden, generator)
         self.attend = nn.ModuleList(linear(hidden, 3 * hidden, generator) for _ in range(layers))

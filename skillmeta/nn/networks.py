@@ -45,6 +45,14 @@ def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     return layer
 
 
+def recurrent(make: type[nn.GRU] | type[nn.LSTM], inputs: int, hidden: int, generator: torch.Generator) -> nn.RNNBase:
+    """A layer of nn.GRU or nn.LSTM, batch first, drawn from the given generator as torch does from the global one."""
+    cell = make(inputs, hidden, batch_first=True)
+    for weight in cell.parameters():
+        nn.init.uniform_(weight, -(hidden**-0.5), hidden**-0.5, generator=generator)
+    return cell
+
+
 class Critics(nn.Module):
     """A few Q functions: observation [B, O], action [B, A] -> [n, B]."""
 

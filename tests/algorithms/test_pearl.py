@@ -240,6 +240,16 @@ def test_impossible_configs_are_refused():
         Config(latent_dim=0)
     with pytest.raises(ValueError, match="encoder is 'sum'"):
         Config(encoder="sum")
+    with pytest.raises(ValueError, match="prior_factor is of encoder: product"):
+        Config(encoder="mean", prior_factor=True)
+    with pytest.raises(ValueError, match="posterior_to_context is of context: recent"):
+        Config(context="trial", posterior_to_context=True)
+    with (
+        Workers(EnvsFactory(POINTS)) as workers,
+        pytest.raises(ConfigError, match="12 transitions, and context: trial"),
+    ):
+        small = replace(SMALL, context="trial", context_capacity=11)
+        learner(small).iterate(MetaCollector(workers, lambda g: FAMILY.sample(g), 0, 10))
     with pytest.raises(ValueError, match="kl_reduction is 'max'"):
         Config(kl_reduction="max")
     with pytest.raises(ConfigError, match="actions are choices"):

@@ -49,6 +49,12 @@ def test_a_step_leaves_the_state_as_it_was(name):
     assert not torch.allclose(once[0], once[1])  # one of them remembers
 
 
+def test_heads_divide_any_width():
+    for hidden in (7, 32, 48, 100):
+        core = make_core("transformer", 3, hidden, 1, 8, torch.Generator().manual_seed(0))
+        assert core.sequence(torch.ones(2, 5, 3)).shape == (2, 5, hidden)
+
+
 def test_positions_are_sines_and_cosines():
     told = positions(torch.tensor([0, 3]), 4)
     assert told[0].tolist() == [0, 0, 1, 1]
