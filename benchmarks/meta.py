@@ -1,8 +1,8 @@
-"""What a meta-update costs, on one thread: `python benchmarks/meta.py [--only NAME ...] [--json FILE]`.
+"""What a meta-update costs, on one thread: `python benchmarks/meta.py [--peers DIR] [--only NAME ...] [--json FILE]`.
 
-MAML and PEARL are held against figures of pytorch-maml-rl's and oyster's own update at the same sizes, measured on a machine of
-this kind (neither installs any more); RL2 against sb3-contrib's RecurrentPPO in the same run, where that is installed
-(`pip install --no-deps sb3-contrib`).
+MAML and PEARL are held against pytorch-maml-rl's and oyster's own update at the same sizes: run in turn with ours where DIR holds
+clones of both (see peers.py), otherwise figures of theirs from an AMD EPYC. RL2 is held against sb3-contrib's RecurrentPPO in the
+same run, where that is installed (`pip install --no-deps sb3-contrib`).
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
+import peers
 import torch
 
 from skillmeta.algorithms import maml, pearl, rl2
 from skillmeta.environments import EnvsFactory
-from skillmeta.rl.inner import Samples, Shape, flat, policy_of, stack
+from skillmeta.rl.inner import Samples, Shape, policy_of, stack
 from skillmeta.rl.meta import MetaCollector
-from skillmeta.rl.on_policy import trust_region_step
 from skillmeta.rl.workers import Workers
 from skillmeta.run.run import environment
 from skillmeta.tasks.base import TaskConfig, make_family
@@ -56,36 +57,52 @@ def cheetah_samples(shape: Shape, start: tuple[torch.Tensor, ...], tasks: int, c
         return made._replace(log_prob=policy_of(shape, stack(start, tasks), made).log_prob(action))
 
 
-def maml_update(rounds: int = 3) -> list[Figure]:
+def in_turn(
+    ours: Callable[[], object], theirs: Callable[[], None] | None, rounds: int
+) -> tuple[list[float], list[float]]:
+    """CPU seconds of every call; by turns, so that a slow minute of the machine is slow for both."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for update in (ours, theirs):
+        if update is not None:
+            update()  # the first call allocates
+    for _ in range(rounds):
+        for update, taken in zip((ours, theirs), seconds, strict=True):
+            if update is not None:
+                began = time.process_time()
+                update()
+                taken.append(time.process_time() - began)
+    return seconds
+
+
+def maml_update(folder: Path | None, rounds: int = 5) -> list[Figure]:
     """Gradient, ten conjugate gradients, line search: 40 tasks, 2000 transitions before and after, 20-64-64-6."""
+    second, its_peer = in_turn(maml_step(False), peers.maml_rl_update(folder, False) if folder else None, rounds)
+    first, _ = in_turn(maml_step(True), None, rounds)
+    theirs = statistics.median(its_peer) if folder else 6.6
+    source = "in turn" if folder else "on an EPYC"
     figures = []
-    for first_order, bar in ((False, 5.6), (True, 1.4)):
-        config = maml.Config(tasks=40, first_order=first_order)
-        shape = Shape(20, 6)
-        start = shape.start(torch.Generator().manual_seed(0))
-        before, after = (cheetah_samples(shape, start, 40, 2000, seed) for seed in (1, 2))
-        times = []
-        for _ in range(rounds):
-            began = time.process_time()
-            problem = maml.Problem(shape, config, start, before, after, torch.zeros(40))
-            gradient, product = problem.gradient_and_curvature()
-            trust_region_step(flat(start), gradient, product, problem.judge, config.radius)
-            times.append(time.process_time() - began)
-        seconds = statistics.median(times)
-        name = "FO-MAML with TRPO" if first_order else "MAML with TRPO"
-        peer = "" if first_order else "; pytorch-maml-rl's own step: 6.6"
-        figures.append(
-            Figure(name, seconds, "CPU s an update", f"at most {bar}", seconds <= bar, f"40 x 2000 x 2{peer}")
-        )
+    for name, taken, bar in (("MAML with TRPO", second, 5.6), ("FO-MAML with TRPO", first, 1.4)):
+        ratio, bar = statistics.median(taken) / theirs, bar / 6.6
+        detail = f"{statistics.median(taken):.2f} s at 40 x 2000 x 2; its step of second order {theirs:.2f} {source}"
+        figures.append(Figure(name, ratio, "of pytorch-maml-rl's CPU time", f"at most {bar:.2f}", ratio <= bar, detail))
     return figures
 
 
-def pearl_update(rounds: int = 15) -> list[Figure]:
-    """cheetah-vel's sizes: 16 tasks x 256, context 100, three layers of 300. Oyster's own update: 471 ms of CPU time at best."""
-    return [pearl_speed(False, 1.15, rounds), pearl_speed(True, 2.5, rounds)]
+def maml_step(first_order: bool) -> Callable[[], object]:
+    config = maml.Config(tasks=40, first_order=first_order)
+    shape = Shape(20, 6)
+    start = shape.start(torch.Generator().manual_seed(0))
+    before, after = (cheetah_samples(shape, start, 40, 2000, seed) for seed in (1, 2))
+    return lambda: maml.Problem(shape, config, start, before, after, torch.zeros(40)).step()
 
 
-def pearl_speed(bfloat16: bool, bar: float, rounds: int) -> Figure:
+def pearl_update(folder: Path | None, rounds: int = 15) -> list[Figure]:
+    """cheetah-vel's sizes: 16 tasks x 256, context 100, three layers of 300."""
+    theirs = peers.oyster_update(folder) if folder else None
+    return [pearl_speed(False, 1.15, theirs, rounds), pearl_speed(True, 2.5, theirs, rounds)]
+
+
+def pearl_speed(bfloat16: bool, bar: float, theirs: Callable[[], None] | None, rounds: int) -> Figure:
     config = pearl.Config(
         training_tasks=16, tasks=16, batch_size=256, context_size=100, hidden=300, depth=3, replay_capacity=2000,
         context_capacity=2000, bfloat16=bfloat16,
@@ -96,18 +113,15 @@ def pearl_speed(bfloat16: bool, bar: float, rounds: int) -> Figure:
         for name in ("observation", "action", "reward", "next_observation"):
             getattr(buffer.columns, name).normal_(generator=generator)
         buffer.added = 2000
-    times = []
-    for _ in range(rounds):
-        began = time.process_time()
-        agent.update()
-        times.append(time.process_time() - began)
-    best = 1000 * min(times)
-    detail = f"{best:.0f} ms of CPU time at best, median {1000 * statistics.median(times):.0f}; oyster 471 and 503"
+    own, its = ([1000 * s for s in taken] for taken in in_turn(agent.update, theirs, rounds))
+    best, source = (statistics.median(its), "in turn") if theirs else (503.0, "on an EPYC")
+    ratio = best / statistics.median(own)
+    detail = f"{statistics.median(own):.0f} ms of CPU time, at best {min(own):.0f}; oyster {best:.0f} {source}"
     name = "PEARL, bfloat16" if bfloat16 else "PEARL, float32"
-    return Figure(name, 471 / best, "of oyster's speed", f"at least {bar}", 471 / best >= bar, detail)
+    return Figure(name, ratio, "times oyster's speed", f"at least {bar}", ratio >= bar, detail)
 
 
-def rl2_samples(iterations: int = 4) -> list[Figure]:
+def rl2_samples(folder: Path | None, iterations: int = 4) -> list[Figure]:
     """HalfCheetah, 16 trials of 400 decisions, GRU of 128, five epochs of four minibatches; samples a second, sampling counted."""
     config = TaskConfig("half_cheetah", split="train", options={"horizon": 200})
     family = make_family(config)
@@ -148,15 +162,20 @@ def recurrent_ppo(iterations: int) -> float:
 def main() -> int:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    parts: dict[str, Callable[[], list[Figure]]] = {"maml": maml_update, "pearl": pearl_update, "rl2": rl2_samples}
+    parts: dict[str, Callable[[Path | None], list[Figure]]] = {
+        "maml": maml_update,
+        "pearl": pearl_update,
+        "rl2": rl2_samples,
+    }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(parts), default=list(parts))
+    parser.add_argument("--peers", type=Path, help="folder with clones of pytorch-maml-rl and oyster")
     parser.add_argument("--json", help="also write the figures to this file")
     arguments = parser.parse_args()
     figures: list[Figure] = []
     print("| method | measured | held against | |\n|---|---|---|---|")
     for name in arguments.only:
-        for figure in parts[name]():
+        for figure in parts[name](arguments.peers):
             figures.append(figure)
             mark = "" if figure.holds else " (missed)"
             print(

@@ -16,9 +16,8 @@ information: two vector-Jacobian products of first-order graphs, and none of the
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,7 +42,7 @@ from skillmeta.rl.inner import (
     unflat,
 )
 from skillmeta.rl.meta import Batch, MetaCollector
-from skillmeta.rl.on_policy import trust_region_step
+from skillmeta.rl.on_policy import TrustRegionStep, trust_region_step
 from skillmeta.rl.regularizer import Prior
 
 
@@ -64,7 +63,7 @@ class Config:
     iterations: int = 10  # of conjugate gradients
     hidden: int = 64
     depth: int = 2
-    tasks_at_once: int = 1  # in one graph; more where batches are small
+    tasks_at_once: int = 2  # in one graph; more where batches are small
 
     def __post_init__(self) -> None:
         for name in ("tasks", "rollouts", "inner_rate", "radius", "iterations", "hidden", "depth", "tasks_at_once"):
@@ -103,18 +102,43 @@ def detached(policy: Policy) -> Policy:
     return Categorical(policy.logits.detach())
 
 
+class Linear(NamedTuple):
+    """The adapted policies of some tasks around the start: their outputs, and J' u for probes u, which is linear in u."""
+
+    start: Tensor  # [P]
+    outputs: Parameters
+    probes: Parameters
+    pulled: Tensor  # [P]
+    weight: Tensor  # [m, n, 1] of each decision in the mean KL
+    old: Policy
+
+
 class Problem:
-    """The outer problem of one iteration: its loss, its gradient, the KL's curvature and the KL, all of flat parameters [P]."""
+    """The outer problem of one iteration: its loss and gradient at the start, products with the KL's curvature there, and
+    loss and KL elsewhere, all of flat parameters [P]."""
 
     def __init__(self, shape: Shape, config: Config, start: Parameters, before: Samples, after: Samples, score: Tensor):
         self.shape, self.config, self.start = shape, config, start
         self.before, self.after, self.score = before, after, score
         self.parts = list(chunks(len(after.valid), config.tasks_at_once))
-        self.old: list[Policy] = []
-        for rows in self.parts:
-            adapted = self.adapt(leaves(start), rows, create_graph=False)
-            with torch.no_grad():
-                self.old.append(detached(policy_of(shape, adapted, after.tasks(rows))))
+        self.loss, self.gradient = 0.0, torch.zeros_like(flat(start))
+        self.linear = [self.linearized(rows) for rows in self.parts]
+
+    def linearized(self, rows: slice) -> Linear:
+        """Some tasks' policies around the start; adds what they give to the loss and to the gradient."""
+        tasks, after = len(self.after.valid), self.after.tasks(rows)
+        vector = flat(self.start).clone().requires_grad_(True)
+        parameters = unflat(vector, self.start)
+        adapted = self.adapt(parameters, rows, create_graph=not self.config.first_order)
+        policy = policy_of(self.shape, adapted, after)
+        out = outputs(policy)
+        probes = tuple(torch.zeros_like(o, requires_grad=True) for o in out)
+        (pulled,) = torch.autograd.grad(out, vector, probes, create_graph=True)
+        loss = self.loss_of(parameters, policy, rows)
+        self.gradient += torch.autograd.grad(loss, vector, retain_graph=True)[0] / tasks
+        self.loss += float(loss.detach()) / tasks
+        weight = (after.valid / after.valid.sum(1, keepdim=True)).unsqueeze(-1) / tasks
+        return Linear(vector, out, probes, pulled, weight, detached(policy))
 
     def adapt(self, parameters: Parameters, rows: slice, create_graph: bool) -> Parameters:
         before = self.before.tasks(rows)
@@ -129,47 +153,39 @@ class Problem:
             total = total + credit(self.shape, stacked, self.before.tasks(rows), self.score[rows]).sum()
         return total
 
-    def gradient_and_curvature(self) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """The loss's gradient at the start, and the product of the mean KL's Hessian there (with damping) with vectors."""
-        tasks, gradient = len(self.after.valid), torch.zeros_like(flat(self.start))
-        graphs = []
-        for rows, old in zip(self.parts, self.old, strict=True):
-            vector = flat(self.start).clone().requires_grad_(True)
-            parameters = unflat(vector, self.start)
-            adapted = self.adapt(parameters, rows, create_graph=not self.config.first_order)
-            after = self.after.tasks(rows)
-            policy = policy_of(self.shape, adapted, after)
-            out = outputs(policy)
-            probes = tuple(torch.zeros_like(o, requires_grad=True) for o in out)
-            (pulled,) = torch.autograd.grad(out, vector, probes, create_graph=True)  # J' u, linear in u
-            loss = self.loss_of(parameters, policy, rows)
-            gradient += torch.autograd.grad(loss, vector, retain_graph=True)[0] / tasks
-            weight = (after.valid / after.valid.sum(1, keepdim=True)).unsqueeze(-1) / tasks
-            graphs.append((vector, out, probes, pulled, weight, old))
-
-        def product(direction: Tensor) -> Tensor:
-            result = self.config.damping * direction
-            for vector, out, probes, pulled, weight, old in graphs:
-                pushed = torch.autograd.grad(pulled, probes, direction, retain_graph=True)  # J v
-                weighted = tuple(weight * w for w in fisher(old, pushed))
-                result = result + torch.autograd.grad(out, vector, weighted, retain_graph=True)[0]
-            return result
-
-        return gradient, product
+    def product(self, direction: Tensor) -> Tensor:
+        """The mean KL's Hessian at the start, with damping, times a direction [P]."""
+        result = self.config.damping * direction
+        for part in self.linear:
+            pushed = torch.autograd.grad(part.pulled, part.probes, direction, retain_graph=True)  # J v
+            weighted = tuple(part.weight * w for w in fisher(part.old, pushed))
+            result = result + torch.autograd.grad(part.outputs, part.start, weighted, retain_graph=True)[0]
+        return result
 
     def judge(self, vector: Tensor) -> tuple[float, float]:
         """Mean loss, and mean KL of the adapted policies from the old ones on the episodes after."""
         loss = divergence = 0.0
         tasks = len(self.after.valid)
-        for rows, old in zip(self.parts, self.old, strict=True):
+        for rows, part in zip(self.parts, self.linear, strict=True):
             parameters = leaves(unflat(vector, self.start))
             adapted = self.adapt(parameters, rows, create_graph=False)
             with torch.no_grad():
                 after = self.after.tasks(rows)
                 new: Any = policy_of(self.shape, adapted, after)
                 loss += float(self.loss_of(parameters, new, rows)) / tasks
-                divergence += float(mean_of(new.kl(old), after.valid).sum()) / tasks
+                divergence += float(mean_of(new.kl(part.old), after.valid).sum()) / tasks
         return loss, divergence
+
+    def step(self) -> TrustRegionStep:
+        return trust_region_step(
+            flat(self.start),
+            self.loss,
+            self.gradient,
+            self.product,
+            self.judge,
+            self.config.radius,
+            self.config.iterations,
+        )
 
 
 class Agent:
@@ -204,13 +220,10 @@ class Agent:
         batch = collect.trials(self.acting, self.config.tasks, 2)
         before, after, score = self.samples(batch)
         problem = Problem(self.acting.shape, self.config, self.acting.parameters, before, after, score)
-        gradient, product = problem.gradient_and_curvature()
-        start = flat(self.acting.parameters)
-        moved, part = trust_region_step(start, gradient, product, problem.judge, self.config.radius)
-        self.set(unflat(moved, self.acting.parameters))
+        step = problem.step()
+        self.set(unflat(step.parameters, self.acting.parameters))
         self.updates += 1
-        loss, divergence = problem.judge(moved)
-        return batch, {"outer/loss": loss, "outer/divergence": divergence, "outer/step": part}
+        return batch, {"outer/loss": step.loss, "outer/divergence": step.divergence, "outer/step": step.part}
 
     def samples(self, batch: Batch) -> tuple[Samples, Samples, Tensor]:
         """Episodes before and after the inner step, and the tasks' standardised returns after it, [M]."""

@@ -6,6 +6,7 @@ Everything here is masked: `valid` is 1 where a decision was taken and 0 in the 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -70,8 +71,10 @@ def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
     return torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
 
 
-def conjugate_gradients(product: Callable[[Tensor], Tensor], right: Tensor, iterations: int = 10) -> Tensor:
-    """x with H x = right, for a positive definite H known by its products with vectors [P]."""
+def conjugate_gradients(
+    product: Callable[[Tensor], Tensor], right: Tensor, iterations: int = 10
+) -> tuple[Tensor, Tensor]:
+    """x with H x = right, for a positive definite H known by its products with vectors [P]; and H x, as far as it got."""
     x, residual = torch.zeros_like(right), right.clone()
     direction, squared = residual.clone(), residual @ residual
     for _ in range(iterations):
@@ -82,35 +85,43 @@ def conjugate_gradients(product: Callable[[Tensor], Tensor], right: Tensor, iter
         x, residual = x + step * direction, residual - step * image
         left = residual @ residual
         direction, squared = residual + left / squared * direction, left
-    return x
+    return x, right - residual
+
+
+class TrustRegionStep(NamedTuple):
+    """Where a step of TRPO came to; the old parameters, if nothing helped."""
+
+    parameters: Tensor  # [P]
+    part: float  # of the full step
+    loss: float
+    divergence: float  # from the old policy, nats
 
 
 def trust_region_step(
     start: Tensor,
+    loss: float,
     gradient: Tensor,
     product: Callable[[Tensor], Tensor],
     judge: Callable[[Tensor], tuple[float, float]],
     radius: float,
+    iterations: int = 10,
     backtracks: int = 15,
     shrink: float = 0.8,
-) -> tuple[Tensor, float]:
+) -> TrustRegionStep:
     """TRPO's step (Schulman et al. 2015, arXiv:1502.05477): along the natural gradient to the radius, then back until it helps.
 
     Args:
-        start, gradient: parameters and the loss's gradient there, [P].
+        start, loss, gradient: parameters [P], the loss there, and its gradient [P].
         product: the KL's Hessian (with damping) times a vector.
         judge: (loss, KL) at parameters; a step is taken if the loss is below that at the start and the KL within the radius.
-
-    Returns the new parameters, or the old ones if no step helped, and the length of the step in parts of the full one.
     """
-    natural = conjugate_gradients(product, gradient)
-    full = natural * torch.sqrt(2 * radius / (natural @ product(natural)).clamp(min=1e-12))
-    before, _ = judge(start)
+    natural, image = conjugate_gradients(product, gradient, iterations)
+    full = natural * torch.sqrt(2 * radius / (natural @ image).clamp(min=1e-12))
     part = 1.0
     for _ in range(backtracks):
         moved = start - part * full
-        loss, divergence = judge(moved)
-        if loss < before and divergence <= radius:
-            return moved, part
+        reached, divergence = judge(moved)
+        if reached < loss and divergence <= radius:
+            return TrustRegionStep(moved, part, reached, divergence)
         part *= shrink
-    return start, 0.0
+    return TrustRegionStep(start, 0.0, loss, 0.0)

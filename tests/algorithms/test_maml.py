@@ -70,21 +70,20 @@ def test_the_network_is_torchs():
 @pytest.mark.parametrize("at_once", [1, 2, 3])
 def test_the_gradient_is_double_backwards_however_many_tasks_go_at_once(at_once):
     made, _ = problem(replace(SMALL, tasks_at_once=at_once))
-    gradient, _ = made.gradient_and_curvature()
     vector = flat(made.start).clone().requires_grad_(True)
     (wanted,) = torch.autograd.grad(outer_loss(made, vector), vector)
-    assert torch.allclose(gradient, wanted, atol=1e-10)
+    assert torch.allclose(made.gradient, wanted, atol=1e-10)
 
 
 def test_the_gradient_is_that_of_finite_differences():
     made, _ = problem()
-    gradient, _ = made.gradient_and_curvature()
+    assert made.loss == pytest.approx(made.judge(flat(made.start))[0], abs=1e-10)
     start, rng = flat(made.start), torch.Generator().manual_seed(2)
     for _ in range(3):
         direction = torch.randn(len(start), generator=rng, dtype=torch.float64)
         step = 1e-5
         slope = (made.judge(start + step * direction)[0] - made.judge(start - step * direction)[0]) / (2 * step)
-        assert float(gradient @ direction) == pytest.approx(slope, rel=1e-4, abs=1e-8)
+        assert float(made.gradient @ direction) == pytest.approx(slope, rel=1e-4, abs=1e-8)
 
 
 @pytest.mark.parametrize("discrete", [False, True])
@@ -101,14 +100,13 @@ def test_the_curvature_is_the_kls_hessian(discrete):
         made = Problem(shape, replace(SMALL, damping=0.0), made.start, *samples, made.score)
     else:
         made.config = replace(SMALL, damping=0.0)
-    _, product = made.gradient_and_curvature()
 
     def divergence(vector: torch.Tensor) -> torch.Tensor:
         total = torch.zeros((), dtype=torch.float64)
-        for rows, old in zip(made.parts, made.old, strict=True):
+        for rows, part in zip(made.parts, made.linear, strict=True):
             adapted = made.adapt(unflat(vector, made.start), rows, create_graph=True)
             after = made.after.tasks(rows)
-            total = total + mean_of(policy_of(made.shape, adapted, after).kl(old), after.valid).sum() / 3
+            total = total + mean_of(policy_of(made.shape, adapted, after).kl(part.old), after.valid).sum() / 3
         return total
 
     start = flat(made.start)
@@ -117,24 +115,23 @@ def test_the_curvature_is_the_kls_hessian(discrete):
     (slope,) = torch.autograd.grad(divergence(vector), vector, create_graph=True)
     assert float(slope.detach().abs().max()) < 1e-8  # at the old parameters the KL is at its minimum
     (wanted,) = torch.autograd.grad(slope @ direction, vector)
-    assert torch.allclose(product(direction), wanted, atol=1e-8)
+    assert torch.allclose(made.product(direction), wanted, atol=1e-8)
 
 
 def test_first_order_takes_the_inner_gradient_for_a_constant():
     made, _ = problem(replace(SMALL, first_order=True))
-    gradient, _ = made.gradient_and_curvature()
     adapted = leaves(made.adapt(leaves(made.start), slice(0, 3), create_graph=False))
     gradients = torch.autograd.grad(
         maml.surrogate(policy_of(made.shape, adapted, made.after), made.after).mean(), adapted, allow_unused=True
     )
     filled = [torch.zeros_like(a) if g is None else g for g, a in zip(gradients, adapted, strict=True)]
-    assert torch.allclose(gradient, flat(tuple(g.sum(0) for g in filled)), atol=1e-10)
+    assert torch.allclose(made.gradient, flat(tuple(g.sum(0) for g in filled)), atol=1e-10)
 
 
 def test_exploration_is_credited_with_the_return_after():
     made, _ = problem(replace(SMALL, exploration_credit=True))
     plain = Problem(made.shape, SMALL, made.start, made.before, made.after, made.score)
-    difference = made.gradient_and_curvature()[0] - plain.gradient_and_curvature()[0]
+    difference = made.gradient - plain.gradient
     vector = flat(made.start).clone().requires_grad_(True)
     stacked = stack(unflat(vector, made.start), 3)
     log_prob = policy_of(made.shape, stacked, made.before).log_prob(made.before.action)
@@ -148,8 +145,7 @@ def test_a_context_alone_adapts():
     moved = inner_step(made.shape, stacked, made.before, 0.5, False, create_graph=False)
     changed = [not torch.equal(a, b) for a, b in zip(moved, stacked, strict=True)]
     assert changed == [False] * (len(changed) - 1) + [True]
-    gradient, _ = made.gradient_and_curvature()
-    assert float(gradient[: made.start[0].numel()].abs().max()) > 0  # the outer step moves the weights
+    assert float(made.gradient[: made.start[0].numel()].abs().max()) > 0  # the outer step moves the weights
 
 
 def test_ratio_and_log_likelihood_agree_to_first_order_and_not_to_second():

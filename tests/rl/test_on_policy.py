@@ -8,6 +8,7 @@ import torch
 
 from skillmeta.nn.distributions import Categorical, Gaussian
 from skillmeta.rl.on_policy import (
+    TrustRegionStep,
     advantages,
     clipped_surrogate,
     conjugate_gradients,
@@ -77,8 +78,10 @@ def test_conjugate_gradients_solve():
     generator = torch.Generator().manual_seed(4)
     root = torch.randn(12, 12, generator=generator, dtype=torch.float64)
     matrix, right = root @ root.T + torch.eye(12), torch.randn(12, generator=generator, dtype=torch.float64)
-    ours = conjugate_gradients(lambda v: matrix @ v, right, iterations=60)
+    ours, _ = conjugate_gradients(lambda v: matrix @ v, right, iterations=60)
     assert torch.allclose(ours, torch.linalg.solve(matrix, right), atol=1e-8)
+    rough, image = conjugate_gradients(lambda v: matrix @ v, right, iterations=5)
+    assert torch.allclose(image, matrix @ rough, atol=1e-10) and not torch.allclose(image, right, atol=1e-3)
 
 
 def test_a_trust_region_step_helps_and_stays_inside_or_does_nothing():
@@ -88,12 +91,15 @@ def test_a_trust_region_step_helps_and_stays_inside_or_does_nothing():
     def judge(at: torch.Tensor) -> tuple[float, float]:
         return float(((at - wanted) ** 2).sum()), float(0.5 * at @ curvature @ at)
 
-    moved, part = trust_region_step(start, 2 * (start - wanted), lambda v: curvature @ v, judge, radius=0.01)
-    loss, divergence = judge(moved)
-    assert part == pytest.approx(1.0) or 0 < part < 1
-    assert loss < judge(start)[0] and divergence <= 0.01 and divergence > 0.005
-    same, none = trust_region_step(start, -2 * (start - wanted), lambda v: curvature @ v, judge, radius=0.01)
-    assert none == 0.0 and torch.equal(same, start)
+    def step(gradient: torch.Tensor) -> TrustRegionStep:
+        return trust_region_step(start, judge(start)[0], gradient, lambda v: curvature @ v, judge, radius=0.01)
+
+    moved = step(2 * (start - wanted))
+    assert (moved.loss, moved.divergence) == judge(moved.parameters)
+    assert moved.part == pytest.approx(1.0) or 0 < moved.part < 1
+    assert moved.loss < judge(start)[0] and 0.005 < moved.divergence <= 0.01
+    stayed = step(-2 * (start - wanted))
+    assert torch.equal(stayed.parameters, start) and stayed[1:] == (0.0, judge(start)[0], 0.0)
 
 
 def test_the_clipped_objective_never_pays_for_going_further():
