@@ -26,7 +26,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         *hidden, last = cast("list[nn.Linear]", list(self.layers))
         for layer in hidden:
-            x = F.leaky_relu(F.linear(x, layer.weight, layer.bias), 0.2)
+            x = F.leaky_relu_(F.linear(x, layer.weight, layer.bias), 0.2)  # in place: nothing else needs the sum
         return F.linear(x, last.weight, last.bias)
 
 
