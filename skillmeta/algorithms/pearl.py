@@ -48,9 +48,9 @@ class Config:
     updates: int = 200  # of an iteration
     tasks: int = 8  # of an update
     batch_size: int = 128  # transitions of each
-    context: str = (
-        "recent"  # recent: drawn from the last visit | trial: its first episodes, some of them, as a test has them
-    )
+    context: str = "recent"  # drawn from the last visit | trial: the first episodes of a trial, as a test has them
+    context_visits: int = 1  # of whose trials one is drawn
+    recent_iterations: int = 0  # at first, whose contexts are "recent" even so
     context_size: int = 64  # transitions of each task that z is inferred from, at most
     next_observation: bool = False  # in the context too
     posterior_to_context: bool = False  # episodes with z from the posterior are context as well; sparse rewards need it
@@ -80,16 +80,21 @@ class Config:
 
     def __post_init__(self) -> None:
         for name in ("training_tasks", "tasks_per_iteration", "prior_episodes", "first_episodes", "tasks", "batch_size",
-                     "context_size", "latent_dim", "learning_rate", "hidden", "depth", "reward_scale"):  # fmt: skip
+                     "context_size", "context_visits", "latent_dim", "learning_rate", "hidden", "depth",
+                     "reward_scale"):  # fmt: skip
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("posterior_episodes", "updates", "kl_weight", "exploration_episodes", "policy_penalty"):
+        for name in ("posterior_episodes", "updates", "kl_weight", "exploration_episodes", "policy_penalty",
+                     "recent_iterations"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be below 0")
         if self.prior_factor and self.encoder != "product":
             raise ValueError(f"prior_factor is of encoder: product, not of {self.encoder}; leave one of them out")
-        if self.posterior_to_context and self.context == "trial":
+        recent = self.context == "recent"
+        if self.posterior_to_context and not recent and not self.recent_iterations:
             raise ValueError("posterior_to_context is of context: recent; a trial's context has all of its episodes")
+        if recent and (self.context_visits != 1 or self.recent_iterations):
+            raise ValueError("context_visits and recent_iterations are of context: trial; leave them out")
         choices_of = {"encoder": ENCODERS, "kl_reduction": ("mean", "sum"), "context": ("recent", "trial")}
         for name, choices in choices_of.items():
             if getattr(self, name) not in choices:
@@ -267,7 +272,8 @@ class Agent:
             Replay(config.context_capacity, observation_dim, len(bound)) for _ in range(config.training_tasks)
         ]
         self.filled = [0] * config.training_tasks  # the iteration that a context buffer is from
-        self.ends: list[list[int]] = [[] for _ in range(config.training_tasks)]  # of the episodes in it
+        # Of each visit in it: where it begins, where its episodes with z ~ N(0, I) end, and where those of its trial do.
+        self.marks: list[list[list[int]]] = [[] for _ in range(config.training_tasks)]
         self.tasks: tuple[object, ...] | None = None
         self.draws = torch.Generator().manual_seed(seed + 1)
         self.updates = self.iterations = 0
@@ -321,25 +327,29 @@ class Agent:
         tasks = tuple(self.tasks[i] for i in visited)
         first = collect.in_tasks(self.exploring, tuple(t for t in tasks for _ in range(prior_episodes)), 1)
         later = collect.in_tasks(self.acting, tasks, 1 + self.config.posterior_episodes)
+        in_trial = self.config.context == "trial"
         for row, number in enumerate(visited):
-            self.contexts[number].added, self.ends[number] = 0, []
+            context, marks = self.contexts[number], self.marks[number]
+            if self.config.context_visits == 1:
+                context.added = 0
             self.filled[number] = self.iterations + 1
             own, one = slice(row * prior_episodes, (row + 1) * prior_episodes), slice(row, row + 1)
             episodes = [rows(first.trials.episodes(0), own)]
             episodes += [rows(later.trials.episodes(k), one) for k in range(1 + self.config.posterior_episodes)]
-            in_trial = self.config.context == "trial"
+            visit = [context.added]
             for k, some in enumerate(episodes):  # the first: those with z ~ N(0, I); then the trial's
-                shown = k > 0 if in_trial else k == 0 or self.config.posterior_to_context
-                if shown:
-                    self.contexts[number].add(some)
-                    self.ends[number].append(self.contexts[number].added)
+                if k == 0 or in_trial or self.config.posterior_to_context:
+                    context.add(some)
+                    visit.append(context.added)
                 if self.config.shaped_reward:
                     some = replace(some, reward=collect.shaped_reward(self.tasks[number], some))
                 self.replays[number].add(some)
-            if in_trial and self.ends[number][-1] > self.config.context_capacity:
+            marks[:] = [*marks, visit][-self.config.context_visits :]
+            kept = context.added - marks[0][1]
+            if in_trial and kept > context.capacity:
                 raise ConfigError(
-                    f"context_capacity is {self.config.context_capacity}; a trial of this family has "
-                    f"{self.ends[number][-1]} transitions, and context: trial needs all of them"
+                    f"context_capacity is {context.capacity}; the trials of {len(marks)} visits have {kept} transitions, "
+                    "and context: trial needs all of them"
                 )
         return later
 
@@ -394,18 +404,20 @@ class Agent:
     def contexts_of(self, chosen: list[int]) -> tuple[Tensor, Tensor]:
         """A context [M, C, D] of each task, and which of its transitions there are [M, C]."""
         size, ordered, parts, valid = self.config.context_size, self.config.encoder in ORDERED, [], []
+        recent = self.config.context == "recent" or self.iterations <= self.config.recent_iterations
         for number in chosen:
-            buffer, ends = self.contexts[number], self.ends[number]
+            buffer, marks = self.contexts[number], self.marks[number]
             there = torch.ones(size)
-            if self.config.context == "recent":
-                part = buffer.sample(size, self.draws, ordered)
+            if recent:
+                begin, end = marks[-1][0], marks[-1][-1 if self.config.posterior_to_context else 1]
+                part = buffer.sample(size, self.draws, ordered, window=(begin, end))
             else:
-                rounds = int(torch.randint(len(ends), (1,), generator=self.draws))
-                first = ends[rounds]  # so many transitions of the trial
-                at = torch.arange(size) % first
-                if first > size:
-                    at = torch.randperm(first, generator=self.draws)[:size].sort().values
-                part, there = buffer.at(at), (torch.arange(size) < first).float()
+                _, begin, *ends = marks[int(torch.randint(len(marks), (1,), generator=self.draws))]
+                count = ends[int(torch.randint(len(ends), (1,), generator=self.draws))] - begin
+                at = torch.arange(size) % count
+                if count > size:
+                    at = torch.randperm(count, generator=self.draws)[:size].sort().values
+                part, there = buffer.at((begin + at) % buffer.capacity), (torch.arange(size) < count).float()
             parts.append(part)
             valid.append(there)
         told = stacked(parts)
@@ -440,7 +452,7 @@ class Agent:
             "replays": {str(i): replay.state() for i, replay in enumerate(self.replays)},
             "contexts": {str(i): replay.state() for i, replay in enumerate(self.contexts)},
             "filled": torch.tensor(self.filled),
-            "ends": {str(i): torch.tensor(ends) for i, ends in enumerate(self.ends)},
+            "marks": {str(i): torch.tensor(marks) for i, marks in enumerate(self.marks)},
             "draws": generator_state(self.draws),
             "updates": self.updates,
             "iterations": self.iterations,
@@ -461,7 +473,7 @@ class Agent:
             for number, replay in enumerate(buffers):
                 replay.restore(state[kind][str(number)])
         self.filled = state["filled"].tolist()
-        self.ends = [state["ends"][str(i)].tolist() for i in range(len(self.ends))]
+        self.marks = [state["marks"][str(i)].tolist() for i in range(len(self.marks))]
         restore_generator(self.draws, state["draws"])
         self.updates, self.iterations = state["updates"], state["iterations"]
 

@@ -64,16 +64,23 @@ class Replay:
             getattr(self.columns, name)[at[newest]] = torch.from_numpy(values[newest]).float()
         self.added += count
 
-    def sample(self, batch_size: int, generator: torch.Generator, ordered: bool = False) -> Transitions:
-        """B decisions, uniformly with replacement; `ordered`: that followed each other, from a uniform start. A buffer that has
-        fewer than B is begun again."""
+    def sample(
+        self,
+        batch_size: int,
+        generator: torch.Generator,
+        ordered: bool = False,
+        window: tuple[int, int] | None = None,
+    ) -> Transitions:
+        """B decisions, uniformly with replacement; `ordered`: that followed each other, from a uniform start. What has fewer
+        than B is begun again. `window`: only of those from one count of `added` to another."""
+        begin, end = window or (0, self.added)
+        begin = max(begin, self.added - self.capacity)
         if ordered:
-            starts, oldest = max(1, len(self) - batch_size + 1), self.added - len(self)
-            first = int(torch.randint(starts, (1,), generator=generator))
-            at = (oldest + (first + torch.arange(batch_size)) % len(self)) % self.capacity
+            first = int(torch.randint(max(1, end - begin - batch_size + 1), (1,), generator=generator))
+            at = (first + torch.arange(batch_size)) % (end - begin)
         else:
-            at = torch.randint(len(self), (batch_size,), generator=generator)
-        return self.at(at)
+            at = torch.randint(end - begin, (batch_size,), generator=generator)
+        return self.at((begin + at) % self.capacity)
 
     def at(self, rows: torch.Tensor) -> Transitions:
         """The decisions in given rows of the ring."""

@@ -242,11 +242,13 @@ def test_impossible_configs_are_refused():
         Config(encoder="sum")
     with pytest.raises(ValueError, match="prior_factor is of encoder: product"):
         Config(encoder="mean", prior_factor=True)
+    with pytest.raises(ValueError, match="context_visits and recent_iterations are of context: trial"):
+        Config(context_visits=3)
     with pytest.raises(ValueError, match="posterior_to_context is of context: recent"):
         Config(context="trial", posterior_to_context=True)
     with (
         Workers(EnvsFactory(POINTS)) as workers,
-        pytest.raises(ConfigError, match="12 transitions, and context: trial"),
+        pytest.raises(ConfigError, match="1 visits have 12 transitions"),
     ):
         small = replace(SMALL, context="trial", context_capacity=11)
         learner(small).iterate(MetaCollector(workers, lambda g: FAMILY.sample(g), 0, 10))
@@ -298,14 +300,14 @@ def test_shaped_rewards_are_learned_from_and_not_shown():
 @pytest.mark.parametrize("size", [50, 8], ids=["all of it", "more than fits"])
 def test_a_context_of_a_trial_is_what_a_test_has_after_some_episodes(size):
     agent = collected(learner(replace(SMALL, context="trial", context_size=size, posterior_episodes=3)))
-    assert agent.ends == [[6, 12, 18, 24]] * 6
+    assert agent.marks == [[[0, 12, 18, 24, 30, 36]]] * 6  # two episodes with z ~ N(0, I) are not of the trial
     counts = set()
     for _ in range(30):
         context, valid = agent.contexts_of([2])
         there = int(valid.sum())
         counts.add(there)
         rows = agent.contexts[2].columns
-        whole = agent.acting.context(rows.observation, rows.action, rows.reward, rows.next_observation)[:24]
+        whole = agent.acting.context(rows.observation, rows.action, rows.reward, rows.next_observation)[12:36]
         if size == 50:
             assert torch.equal(context[0, :there], whole[:there])
         else:
@@ -319,10 +321,49 @@ def test_a_context_of_a_trial_is_what_a_test_has_after_some_episodes(size):
     replayed.encoder.load_state_dict(agent.encoder.state_dict())
     for k in range(2):
         replayed.contexts[0].add(trials.episodes(k))
-    replayed.ends[0] = [12]
+    replayed.marks[0], replayed.iterations = [[0, 0, 12]], 1
     with torch.no_grad():
         ours = replayed.encoder.infer(*replayed.contexts_of([0]))
     assert same(ours, agent.encoder.posterior(belief.evidence))
+
+
+def test_trials_of_the_last_visits_are_kept_for_contexts():
+    config = replace(SMALL, context="trial", context_visits=2, context_size=12, context_capacity=60, training_tasks=2,
+                     tasks=2, tasks_per_iteration=2, posterior_episodes=0, updates=0)  # fmt: skip
+    agent = collected(learner(config))
+    with Workers(EnvsFactory(POINTS), chunk=12) as workers:
+        collect = MetaCollector(workers, lambda g: FAMILY.sample(g), 0, 10_000)
+        first = learner(config)
+        for _ in range(3):
+            first.iterate(collect)
+    assert len(agent.marks[0]) == 1 and len(first.marks[0]) == 2
+    (_, old, end), (start, new, last) = first.marks[0]
+    assert (end - old, start, last - new, first.contexts[0].added) == (6, end, 6, last)
+    seen = set()
+    for _ in range(20):
+        context, valid = first.contexts_of([0])
+        assert int(valid.sum()) == 6
+        for begin in (old, new):
+            part = first.contexts[0].at((begin + torch.arange(6)) % 60)
+            told = first.acting.context(part.observation, part.action, part.reward, part.next_observation)
+            if torch.equal(context[0, :6], told):
+                seen.add(begin)
+    assert seen == {old, new}
+
+
+def test_the_first_iterations_may_learn_contexts_by_heart():
+    config = replace(SMALL, context="trial", recent_iterations=1, context_size=200, posterior_to_context=True)
+    agent = collected(learner(config))
+    begin, end = agent.marks[0][0][0], agent.marks[0][0][-1]
+    _, valid = agent.contexts_of([0])
+    assert valid.all()  # drawn with replacement from the whole visit
+    assert torch.equal(
+        agent.contexts[0].sample(200, torch.Generator().manual_seed(1)).reward,
+        agent.contexts[0].sample(200, torch.Generator().manual_seed(1), window=(begin, end)).reward,
+    )
+    agent.iterations = 2
+    _, valid = agent.contexts_of([0])
+    assert 0 < int(valid.sum()) < 200
 
 
 def test_ordered_encoders_are_shown_what_followed_each_other():
