@@ -73,7 +73,7 @@ def maml_rl_update(folder: Path, first_order: bool) -> Callable[[], None]:
 
 
 def oyster_update(folder: Path) -> Callable[[], None]:
-    """oyster's `_do_training` with its cheetah-vel config: 16 tasks x 256, context 100, three layers of 300."""
+    """oyster's `_do_training` with its cheetah-vel config: 16 tasks x 256, context 100, three layers of 300, of the encoder 200."""
     importable(folder / "oyster")
     for name in ("gtimer", "joblib"):
         stub(name)

@@ -56,6 +56,7 @@ class Config:
     posterior_to_context: bool = False  # episodes with z from the posterior are context as well; sparse rewards need it
     shaped_reward: bool = False  # critics and policy learn from the family's dense reward
     encoder: str = "product"  # product | mean | attention | gru | convolution
+    encoder_hidden: int = 0  # its width; 0: as wide as the others
     prior_factor: bool = False  # N(0, I) is a factor of the product too, and transitions give precisions
     latent_dim: int = 5
     kl_weight: float = 0.1
@@ -85,7 +86,7 @@ class Config:
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
         for name in ("posterior_episodes", "updates", "kl_weight", "exploration_episodes", "policy_penalty",
-                     "recent_iterations"):  # fmt: skip
+                     "recent_iterations", "encoder_hidden"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be below 0")
         if self.prior_factor and self.encoder != "product":
@@ -252,7 +253,13 @@ class Agent:
         inputs = observation_dim + len(bound) + 1 + (observation_dim if config.next_observation else 0)
         seen = observation_dim + config.latent_dim
         self.encoder = ContextEncoder(
-            config.encoder, inputs, config.latent_dim, config.hidden, config.depth, config.prior_factor, weights
+            config.encoder,
+            inputs,
+            config.latent_dim,
+            config.encoder_hidden or config.hidden,
+            config.depth,
+            config.prior_factor,
+            weights,
         )
         self.policy = PolicyNetwork(seen, bound, prior is not None, config, weights)
         self.critics = Critics(seen, len(bound), config.hidden, config.depth, weights)

@@ -235,6 +235,12 @@ def test_deterministic_latents_have_no_spread():
     assert torch.equal(belief.z, torch.zeros(2, SMALL.latent_dim))
 
 
+def test_the_encoder_may_have_a_width_of_its_own():
+    agent = learner(replace(SMALL, encoder_hidden=5))
+    assert {layer.out_features for layer in agent.encoder.net.layers[:-1]} == {5}
+    assert {layer.out_features for layer in agent.policy.net.layers[:-1]} == {16}
+
+
 def test_impossible_configs_are_refused():
     with pytest.raises(ValueError, match="latent_dim is 0"):
         Config(latent_dim=0)
