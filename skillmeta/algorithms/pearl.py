@@ -42,8 +42,8 @@ class Config:
 
     training_tasks: int = 80  # drawn once, with a replay and a context buffer each
     tasks_per_iteration: int = 5  # that are visited
-    prior_episodes: int = 5  # of a visit, z ~ N(0, I): the context buffer, which is emptied before
-    posterior_episodes: int = 5  # of a visit, z from what was seen in it: replay alone
+    prior_episodes: int = 5  # of a visit, z ~ N(0, I): the "recent" context
+    posterior_episodes: int = 5  # of the trial of a visit, after the first; z from what was seen in the trial
     first_episodes: int = 10  # of every task, before the first update
     updates: int = 200  # of an iteration
     tasks: int = 8  # of an update
@@ -64,9 +64,7 @@ class Config:
     deterministic: bool = False
     replacement: bool = False  # tasks are drawn with replacement, as in the original code
     value_network: bool = False  # SAC with V and its slow copy instead of slow critics, as in the original code
-    policy_penalty: float = (
-        0.0  # times the squares of the policy's means and log deviations; 0.001 in the original code
-    )
+    policy_penalty: float = 0.0  # on the squares of the policy's means and log deviations; 0.001 in the original code
     reward_scale: float = 5.0
     regularizer: RegularizerConfig = field(default_factory=lambda: RegularizerConfig(initial_weight=0.2))
     discount: float = 0.99
@@ -355,8 +353,8 @@ class Agent:
             kept = context.added - marks[0][1]
             if in_trial and kept > context.capacity:
                 raise ConfigError(
-                    f"context_capacity is {context.capacity}; the trials of {len(marks)} visits have {kept} transitions, "
-                    "and context: trial needs all of them"
+                    f"context_capacity is {context.capacity}; what is kept of {self.config.context_visits} visits has at "
+                    f"least {kept} transitions, and context: trial needs all of them"
                 )
         return later
 

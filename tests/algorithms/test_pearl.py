@@ -254,7 +254,7 @@ def test_impossible_configs_are_refused():
         Config(context="trial", posterior_to_context=True)
     with (
         Workers(EnvsFactory(POINTS)) as workers,
-        pytest.raises(ConfigError, match="1 visits have 12 transitions"),
+        pytest.raises(ConfigError, match="1 visits has at least 12 transitions"),
     ):
         small = replace(SMALL, context="trial", context_capacity=11)
         learner(small).iterate(MetaCollector(workers, lambda g: FAMILY.sample(g), 0, 10))
