@@ -49,7 +49,7 @@ class Config:
     tasks: int = 8  # of an update
     batch_size: int = 128  # transitions of each
     context: str = "recent"  # drawn from the last visit | trial: the first episodes of a trial, as a test has them
-    context_visits: int = 1  # of whose trials one is drawn
+    context_visits: int = 1  # of whose trials one is drawn, as far as they fit into context_capacity
     recent_iterations: int = 0  # at first, whose contexts are "recent" even so
     context_size: int = 64  # transitions of each task that z is inferred from, at most
     next_observation: bool = False  # in the context too
@@ -350,12 +350,13 @@ class Agent:
                     some = replace(some, reward=collect.shaped_reward(self.tasks[number], some))
                 self.replays[number].add(some)
             marks[:] = [*marks, visit][-self.config.context_visits :]
-            kept = context.added - marks[0][1]
-            if in_trial and kept > context.capacity:
-                raise ConfigError(
-                    f"context_capacity is {context.capacity}; what is kept of {self.config.context_visits} visits has at "
-                    f"least {kept} transitions, and context: trial needs all of them"
-                )
+            while in_trial and context.added - marks[0][1] > context.capacity:
+                if len(marks) == 1:
+                    raise ConfigError(
+                        f"context_capacity is {context.capacity}; a trial of this family has "
+                        f"{context.added - marks[0][1]} transitions, and context: trial needs all of them"
+                    )
+                marks.pop(0)
         return later
 
     def update(self) -> Tensor:

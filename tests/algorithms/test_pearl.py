@@ -254,7 +254,7 @@ def test_impossible_configs_are_refused():
         Config(context="trial", posterior_to_context=True)
     with (
         Workers(EnvsFactory(POINTS)) as workers,
-        pytest.raises(ConfigError, match="1 visits has at least 12 transitions"),
+        pytest.raises(ConfigError, match="12 transitions, and context: trial"),
     ):
         small = replace(SMALL, context="trial", context_capacity=11)
         learner(small).iterate(MetaCollector(workers, lambda g: FAMILY.sample(g), 0, 10))
@@ -355,6 +355,18 @@ def test_trials_of_the_last_visits_are_kept_for_contexts():
             if torch.equal(context[0, :6], told):
                 seen.add(begin)
     assert seen == {old, new}
+
+
+def test_visits_that_no_longer_fit_are_forgotten():
+    config = replace(SMALL, context="trial", context_visits=9, context_capacity=50, training_tasks=2, tasks=2,
+                     tasks_per_iteration=2, updates=0)  # fmt: skip
+    agent = learner(config)
+    with Workers(EnvsFactory(POINTS), chunk=12) as workers:
+        collect = MetaCollector(workers, lambda g: FAMILY.sample(g), 0, 10_000)
+        for _ in range(4):
+            agent.iterate(collect)
+    assert len(agent.marks[0]) == 2  # trials of 12 after two episodes of 6: 36 of the 50; a third visit makes 60
+    assert agent.contexts[0].added - agent.marks[0][0][1] == 36
 
 
 def test_the_first_iterations_may_learn_contexts_by_heart():
