@@ -95,9 +95,7 @@ def adapt(run: str | Path, config: TaskConfig, episodes: int, seed: int, folder:
     flags = [k < agent.exploration_episodes for k in range(episodes)]
     generator = torch.Generator().manual_seed(seed)
     shaped = seeds.reshape(agent.rollouts, episodes)
-    trials, belief = trial(
-        agent, envs, [task] * agent.rollouts, shaped, generator, flags if agent.rollouts == 1 else True
-    )
+    trials, belief = trial(agent, envs, [task] * agent.rollouts, shaped, generator, flags)
     envs.close()
     folder.mkdir(parents=True, exist_ok=True)
     save_state(folder / "belief", {"belief": pack(belief)}, {})

@@ -148,7 +148,7 @@ class Adapted(NamedTuple):
 
 @dataclass(frozen=True)
 class Actor:
-    """What acts: B episodes of each task at a time, then a gradient step."""
+    """What acts: B episodes of each task at a time, always by samples, then a gradient step."""
 
     shape: Shape
     parameters: Parameters
@@ -172,8 +172,8 @@ class Actor:
         grouped = observation.view(tasks, -1, observation.shape[-1])
         chosen = policy(self.shape, belief.parameters, self.normalize(grouped), *self.base(grouped))
         noise = torch.randn(tasks, grouped.shape[1], self.shape.action_dim, generator=generator)
-        action = chosen.at(noise) if explore else chosen.mode()
-        return action.reshape(len(observation), -1), belief
+        # Whether to explore or not: at its own mode the gradient of log pi is zero, and nothing would be learned from it.
+        return chosen.at(noise).reshape(len(observation), -1), belief
 
     def observe(self, belief: Adapted, action: Tensor, step: Step) -> Belief:
         return belief

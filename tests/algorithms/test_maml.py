@@ -139,6 +139,16 @@ def test_exploration_is_credited_with_the_return_after():
     assert torch.allclose(difference, torch.autograd.grad(term, vector)[0], atol=1e-10)
 
 
+def test_an_evaluation_by_modes_adapts_all_the_same():
+    family, agent = make_family(POINTS), Agent(SMALL, 2, np.ones(2, np.float32))
+    with Workers(EnvsFactory(POINTS), chunk=12) as workers:
+        judged = evaluate(agent.actor(), workers, [family.sample(np.random.default_rng(0), "any")], 1, 0, sample=False)
+        still = evaluate(
+            WithoutAdaptation(agent.actor()), workers, [family.sample(np.random.default_rng(0), "any")], 1, 0
+        )
+    assert judged.returns[0, 0, 0] == still.returns[0, 0, 0] and judged.returns[0, 0, 1] != still.returns[0, 0, 1]
+
+
 def test_a_context_alone_adapts():
     made, agent = problem(replace(SMALL, context=3))
     stacked = leaves(stack(made.start, 3))
