@@ -12,7 +12,7 @@ import torch
 from downstream.evaluate import main as evaluate_main
 from downstream.meta_train import main as meta_main
 from skillmeta.cli import main
-from skillmeta.evaluation.meta_page import MetaRun, curve
+from skillmeta.evaluation.meta_page import MetaRun, curve, grouped
 from skillmeta.meta_train import MetaTrainConfig, meta_train
 from skillmeta.run.checkpoint import load_state
 from skillmeta.run.run import read_metrics
@@ -191,6 +191,14 @@ def test_runs_side_by_side_make_a_page(tmp_path, monkeypatch, capsys):
     assert "one seed only" in Path("page/report.html").read_text() and Path("page/pictures/return_last.png").exists()
     assert main(["report", "a/seed0", "nothing"]) == 2
     assert "nothing: holds no run" in capsys.readouterr().err
+
+
+def test_a_methods_name_is_its_folders_without_the_seed():
+    def run(folder, seed, arms):
+        return MetaRun(Path(folder), {"seed": seed, "arms": arms}, None, [], "")
+
+    runs = [run("runs/bandit_10/seed0", 0, 10), run("runs/bandit_10/seed1", 1, 10), run("runs/bandit_50-0", 0, 50)]
+    assert {name: len(same) for name, same in grouped(runs).items()} == {"bandit_10": 2, "bandit_50": 1}
 
 
 def test_an_agent_that_sees_the_task_is_an_oracle(tmp_path, capsys, monkeypatch):

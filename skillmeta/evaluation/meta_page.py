@@ -65,8 +65,8 @@ def grouped(runs: Sequence[MetaRun]) -> dict[str, list[MetaRun]]:
     named: dict[str, list[MetaRun]] = {}
     for same in found.values():
         path = same[0].folder.resolve()
-        whole = path.parent.name if re.fullmatch(r"(seed)?[-_]?\d+", path.name) else path.name
-        name = re.sub(r"[-_](seed)?[-_]?\d+$", "", whole)
+        of_a_seed = re.fullmatch(r"(seed)?[-_]?\d+", path.name)
+        name = path.parent.name if of_a_seed else re.sub(r"[-_](seed)?[-_]?\d+$", "", path.name)
         if name in named:
             name = f"{name} {len(named) + 1}"
         named[name] = sorted(same, key=lambda run: run.seed)
