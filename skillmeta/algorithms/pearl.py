@@ -51,7 +51,6 @@ class Config:
     context: str = "recent"  # drawn from the last visit | trial: the first episodes of a trial, as a test has them
     context_visits: int = 1  # of whose trials one is drawn, as far as they fit into context_capacity
     recent_iterations: int = 0  # at first, whose contexts are "recent" even so
-    recent_updates: int = 0  # of such an iteration; 0: as of the others
     context_size: int = 64  # transitions of each task that z is inferred from, at most
     next_observation: bool = False  # in the context too
     posterior_to_context: bool = False  # episodes with z from the posterior are context as well; sparse rewards need it
@@ -85,7 +84,7 @@ class Config:
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
         for name in ("posterior_episodes", "updates", "kl_weight", "exploration_episodes", "policy_penalty",
-                     "recent_iterations", "recent_updates", "encoder_hidden"):  # fmt: skip
+                     "recent_iterations", "encoder_hidden"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be below 0")
         if self.prior_factor and self.encoder != "product":
@@ -95,8 +94,6 @@ class Config:
             raise ValueError("posterior_to_context is of context: recent; a trial's context has all of its episodes")
         if recent and (self.context_visits != 1 or self.recent_iterations):
             raise ValueError("context_visits and recent_iterations are of context: trial; leave them out")
-        if self.recent_updates and not self.recent_iterations:
-            raise ValueError("recent_updates are of recent_iterations, of which there are none; leave them out")
         choices_of = {"encoder": ENCODERS, "kl_reduction": ("mean", "sum"), "context": ("recent", "trial")}
         for name, choices in choices_of.items():
             if getattr(self, name) not in choices:
@@ -302,13 +299,11 @@ class Agent:
             visited, prior_episodes = list(dict.fromkeys(self.drawn(count, every))), config.prior_episodes
         batch = self.visit(collect, visited, prior_episodes)
         self.iterations += 1
-        sums, updates = torch.zeros(len(METRICS)), config.updates
-        if self.iterations <= config.recent_iterations:
-            updates = config.recent_updates or updates
-        for _ in range(updates):
+        sums = torch.zeros(len(METRICS))
+        for _ in range(config.updates):
             sums += self.update()
         age = float(np.mean([self.iterations - filled for filled in self.filled]))
-        means = (sums / max(1, updates)).tolist()
+        means = (sums / max(1, config.updates)).tolist()
         told = {**dict(zip(METRICS, means, strict=True)), "context/age": age}
         return batch, {**told, "prior/coefficient": float(self.regularizer.weight())}
 

@@ -248,8 +248,6 @@ def test_impossible_configs_are_refused():
         Config(encoder="sum")
     with pytest.raises(ValueError, match="prior_factor is of encoder: product"):
         Config(encoder="mean", prior_factor=True)
-    with pytest.raises(ValueError, match="recent_updates are of recent_iterations"):
-        Config(recent_updates=3)
     with pytest.raises(ValueError, match="context_visits and recent_iterations are of context: trial"):
         Config(context_visits=3)
     with pytest.raises(ValueError, match="posterior_to_context is of context: recent"):
@@ -372,10 +370,9 @@ def test_visits_that_no_longer_fit_are_forgotten():
 
 
 def test_the_first_iterations_may_learn_contexts_by_heart():
-    config = replace(SMALL, context="trial", recent_iterations=1, recent_updates=5, context_size=200,
+    config = replace(SMALL, context="trial", recent_iterations=1, context_size=200,
                      posterior_to_context=True)  # fmt: skip
     agent = collected(learner(config))
-    assert agent.updates == 5
     begin, end = agent.marks[0][0][0], agent.marks[0][0][-1]
     _, valid = agent.contexts_of([0])
     assert valid.all()  # drawn with replacement from the whole visit
