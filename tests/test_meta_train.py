@@ -195,7 +195,10 @@ def test_runs_side_by_side_make_a_page(tmp_path, monkeypatch, capsys):
 
 def test_a_methods_name_is_its_folders_without_the_seed():
     def run(folder, seed, arms):
-        return MetaRun(Path(folder), {"seed": seed, "arms": arms}, None, [], "")
+        config = {"seed": seed, "arms": arms, "task": {"a": 1, "b": 2}}
+        if seed:  # written in another order
+            config = {"task": {"b": 2, "a": 1}, "arms": arms, "seed": seed}
+        return MetaRun(Path(folder), config, None, [], "")
 
     runs = [run("runs/bandit_10/seed0", 0, 10), run("runs/bandit_10/seed1", 1, 10), run("runs/bandit_50-0", 0, 50)]
     assert {name: len(same) for name, same in grouped(runs).items()} == {"bandit_10": 2, "bandit_50": 1}

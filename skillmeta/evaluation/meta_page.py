@@ -61,7 +61,8 @@ def grouped(runs: Sequence[MetaRun]) -> dict[str, list[MetaRun]]:
     """Runs by method: those whose configs differ in the seed alone. A method is called as its folders are, without the seed."""
     found: dict[str, list[MetaRun]] = {}
     for run in runs:
-        found.setdefault(dump_yaml({k: v for k, v in run.config.items() if k != "seed"}), []).append(run)
+        rest = {key: value for key, value in run.config.items() if key != "seed"}
+        found.setdefault(json.dumps(rest, sort_keys=True), []).append(run)  # in whatever order they were written
     named: dict[str, list[MetaRun]] = {}
     for same in found.values():
         path = same[0].folder.resolve()
