@@ -102,8 +102,9 @@ def detached(policy: Policy) -> Policy:
     return Categorical(policy.logits.detach())
 
 
-class Linear(NamedTuple):
-    """The adapted policies of some tasks around the start: their outputs, and J' u for probes u, which is linear in u."""
+class Linearized(NamedTuple):
+    """The adapted policies of some tasks around the start: their outputs, and J' u for probes u, which is linear in u; with what
+    these tasks add to the mean loss and to its gradient."""
 
     start: Tensor  # [P]
     outputs: Parameters
@@ -111,6 +112,8 @@ class Linear(NamedTuple):
     pulled: Tensor  # [P]
     weight: Tensor  # [m, n, 1] of each decision in the mean KL
     old: Policy
+    loss: float
+    gradient: Tensor  # [P]
 
 
 class Problem:
@@ -121,11 +124,11 @@ class Problem:
         self.shape, self.config, self.start = shape, config, start
         self.before, self.after, self.score = before, after, score
         self.parts = list(chunks(len(after.valid), config.tasks_at_once))
-        self.loss, self.gradient = 0.0, torch.zeros_like(flat(start))
         self.linear = [self.linearized(rows) for rows in self.parts]
+        self.loss = sum(part.loss for part in self.linear)
+        self.gradient = torch.stack([part.gradient for part in self.linear]).sum(0)
 
-    def linearized(self, rows: slice) -> Linear:
-        """Some tasks' policies around the start; adds what they give to the loss and to the gradient."""
+    def linearized(self, rows: slice) -> Linearized:
         tasks, after = len(self.after.valid), self.after.tasks(rows)
         vector = flat(self.start).clone().requires_grad_(True)
         parameters = unflat(vector, self.start)
@@ -135,10 +138,11 @@ class Problem:
         probes = tuple(torch.zeros_like(o, requires_grad=True) for o in out)
         (pulled,) = torch.autograd.grad(out, vector, probes, create_graph=True)
         loss = self.loss_of(parameters, policy, rows)
-        self.gradient += torch.autograd.grad(loss, vector, retain_graph=True)[0] / tasks
-        self.loss += float(loss.detach()) / tasks
+        (gradient,) = torch.autograd.grad(loss, vector, retain_graph=True)
         weight = (after.valid / after.valid.sum(1, keepdim=True)).unsqueeze(-1) / tasks
-        return Linear(vector, out, probes, pulled, weight, detached(policy))
+        return Linearized(
+            vector, out, probes, pulled, weight, detached(policy), float(loss.detach()) / tasks, gradient / tasks
+        )
 
     def adapt(self, parameters: Parameters, rows: slice, create_graph: bool) -> Parameters:
         before = self.before.tasks(rows)

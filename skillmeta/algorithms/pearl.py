@@ -333,6 +333,8 @@ class Agent:
         first = collect.in_tasks(self.exploring, tuple(t for t in tasks for _ in range(prior_episodes)), 1)
         later = collect.in_tasks(self.acting, tasks, 1 + self.config.posterior_episodes)
         in_trial = self.config.context == "trial"
+        prior_shown = not in_trial or self.config.recent_iterations > 0
+        trial_shown = in_trial or self.config.posterior_to_context
         for row, number in enumerate(visited):
             context, marks = self.contexts[number], self.marks[number]
             if self.config.context_visits == 1:
@@ -343,18 +345,18 @@ class Agent:
             episodes += [rows(later.trials.episodes(k), one) for k in range(1 + self.config.posterior_episodes)]
             visit = [context.added]
             for k, some in enumerate(episodes):  # the first: those with z ~ N(0, I); then the trial's
-                if k == 0 or in_trial or self.config.posterior_to_context:
+                if prior_shown if k == 0 else trial_shown:
                     context.add(some)
-                    visit.append(context.added)
+                visit.append(context.added)
                 if self.config.shaped_reward:
                     some = replace(some, reward=collect.shaped_reward(self.tasks[number], some))
                 self.replays[number].add(some)
             marks[:] = [*marks, visit][-self.config.context_visits :]
-            while in_trial and context.added - marks[0][1] > context.capacity:
+            while in_trial and context.added - marks[0][0] > context.capacity:
                 if len(marks) == 1:
                     raise ConfigError(
-                        f"context_capacity is {context.capacity}; a trial of this family has "
-                        f"{context.added - marks[0][1]} transitions, and context: trial needs all of them"
+                        f"context_capacity is {context.capacity}; a visit to a task of this family has "
+                        f"{context.added - marks[0][0]} transitions, and context: trial needs all of them"
                     )
                 marks.pop(0)
         return later

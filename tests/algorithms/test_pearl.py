@@ -306,14 +306,14 @@ def test_shaped_rewards_are_learned_from_and_not_shown():
 @pytest.mark.parametrize("size", [50, 8], ids=["all of it", "more than fits"])
 def test_a_context_of_a_trial_is_what_a_test_has_after_some_episodes(size):
     agent = collected(learner(replace(SMALL, context="trial", context_size=size, posterior_episodes=3)))
-    assert agent.marks == [[[0, 12, 18, 24, 30, 36]]] * 6  # two episodes with z ~ N(0, I) are not of the trial
+    assert agent.marks == [[[0, 0, 6, 12, 18, 24]]] * 6  # two episodes with z ~ N(0, I) are not of the trial
     counts = set()
     for _ in range(30):
         context, valid = agent.contexts_of([2])
         there = int(valid.sum())
         counts.add(there)
         rows = agent.contexts[2].columns
-        whole = agent.acting.context(rows.observation, rows.action, rows.reward, rows.next_observation)[12:36]
+        whole = agent.acting.context(rows.observation, rows.action, rows.reward, rows.next_observation)[:24]
         if size == 50:
             assert torch.equal(context[0, :there], whole[:there])
         else:
@@ -358,15 +358,15 @@ def test_trials_of_the_last_visits_are_kept_for_contexts():
 
 
 def test_visits_that_no_longer_fit_are_forgotten():
-    config = replace(SMALL, context="trial", context_visits=9, context_capacity=50, training_tasks=2, tasks=2,
+    config = replace(SMALL, context="trial", context_visits=9, context_capacity=40, training_tasks=2, tasks=2,
                      tasks_per_iteration=2, updates=0)  # fmt: skip
     agent = learner(config)
     with Workers(EnvsFactory(POINTS), chunk=12) as workers:
         collect = MetaCollector(workers, lambda g: FAMILY.sample(g), 0, 10_000)
         for _ in range(4):
             agent.iterate(collect)
-    assert len(agent.marks[0]) == 2  # trials of 12 after two episodes of 6: 36 of the 50; a third visit makes 60
-    assert agent.contexts[0].added - agent.marks[0][0][1] == 36
+    assert len(agent.marks[0]) == 3  # trials of 12 each: 36 of the 40; a fourth makes 48
+    assert agent.contexts[0].added - agent.marks[0][0][0] == 36
 
 
 def test_the_first_iterations_may_learn_contexts_by_heart():
@@ -383,6 +383,9 @@ def test_the_first_iterations_may_learn_contexts_by_heart():
     agent.iterations = 2
     _, valid = agent.contexts_of([0])
     assert 0 < int(valid.sum()) < 200
+    alone = collected(learner(replace(config, posterior_to_context=False)))
+    told, valid = alone.contexts_of([0])
+    assert valid.all() and len(torch.unique(told[0], dim=0)) == 12  # the episodes with z ~ N(0, I), not the trial's
 
 
 def test_ordered_encoders_are_shown_what_followed_each_other():
