@@ -109,11 +109,12 @@ def pearl_speed(bfloat16: bool, bar: float, theirs: Callable[[], None] | None, r
     )  # fmt: skip
     agent = pearl.Agent(config, 20, np.ones(6, np.float32))
     generator = torch.Generator().manual_seed(0)
-    for buffer in (*agent.replays, *agent.contexts):
+    for buffer in (*agent.replays, *(visits.buffer for visits in agent.contexts)):
         for name in ("observation", "action", "reward", "next_observation"):
             getattr(buffer.columns, name).normal_(generator=generator)
         buffer.added = 2000
-    agent.marks = [[[0, 2000]] for _ in agent.contexts]  # one visit
+    for visits in agent.contexts:
+        visits.marks = [[0, 2000]]  # one, all of which is shown
     own, its = in_turn(agent.update, theirs, rounds)
     ratio = statistics.median(b / a for a, b in zip(own, its or [0.503] * rounds, strict=True))
     source = f"{1000 * statistics.median(its):.0f} in turn" if its else "503 on an EPYC"

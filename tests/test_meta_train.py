@@ -29,8 +29,14 @@ PROMP = {"name": "promp", "tasks": 2, "rollouts": 3, "hidden": 8, "steps": 1}
 REPTILE = {"name": "reptile", "tasks": 2, "rollouts": 3, "hidden": 8}
 TRANSFORMER = {**RL2, "core": "transformer", "previous_observation": True}
 PEARL_OTHERWISE = {**PEARL, "encoder": "gru", "context": "trial", "value_network": True}
-ALL = [RL2, MAML, PEARL, PROMP, REPTILE, TRANSFORMER, PEARL_OTHERWISE]
+PEARL_TAUGHT = {
+    **PEARL, "encoder": "attention", "context": "trial", "context_visits": 2, "shaped_reward": True, "teacher": True
+}  # fmt: skip
+ALL = [RL2, MAML, PEARL, PROMP, REPTILE, TRANSFORMER, PEARL_OTHERWISE, PEARL_TAUGHT]
 POINTS = TaskConfig("point", split="train", options={"horizon": 5})
+SPARSE = TaskConfig(
+    "point", split="train", options={"horizon": 5, "sparse": True}
+)  # it has a dense reward to learn from
 
 
 def flat(state: object) -> list[float]:
@@ -41,7 +47,8 @@ def flat(state: object) -> list[float]:
 
 @pytest.mark.parametrize("algorithm", ALL)
 def test_an_interrupted_run_continues_as_if_it_had_not_been(algorithm, tmp_path, monkeypatch):
-    config = MetaTrainConfig(POINTS, algorithm=algorithm, env_steps=600, chunk=16)
+    task = SPARSE if algorithm is PEARL_TAUGHT else POINTS
+    config = MetaTrainConfig(task, algorithm=algorithm, env_steps=600, chunk=16)
     whole = meta_train(config, tmp_path / "whole", quiet=True)
     assert whole is not None
 
@@ -127,9 +134,8 @@ def test_an_adapted_agent_goes_on_from_what_it_knows(algorithm, tmp_path):
     from skillmeta.errors import UserError
     from skillmeta.rl.trial import trial
 
-    assert meta_train(
-        MetaTrainConfig(POINTS, algorithm=algorithm, env_steps=300, chunk=16), tmp_path / "run", quiet=True
-    )
+    task = SPARSE if algorithm is PEARL_TAUGHT else POINTS
+    assert meta_train(MetaTrainConfig(task, algorithm=algorithm, env_steps=300, chunk=16), tmp_path / "run", quiet=True)
     arguments = [str(tmp_path / "run"), "tasks/point_robot", "options.horizon=5", "index=2", "--episodes", "2"]
     assert adapt_main([*arguments, "--out", str(tmp_path / "adapted")]) == 0
     with pytest.raises(UserError, match="holds an adapted agent already"):

@@ -9,8 +9,16 @@ the posterior. SAC learns off-policy with z beside the observation; the encoder 
 
 `encoder` replaces the product by another way to sum up a context; `deterministic` takes its mean for z and no KL (an ablation of
 the paper). Where rewards are sparse, `shaped_reward` lets critics and policy learn from the family's dense ones, while the context
-has those that a test will have. Five habits of the original code can be switched back on: the KL summed over the tasks of a batch,
-tasks drawn with replacement, a network for the value of states instead of target critics, a penalty on the policy's numbers, and,
+has those that a test will have. Most such contexts tell no more than where the goal is not, and the z that is best for the critics
+then is a compromise, nothing worth trying. With a `teacher` z is inferred in training from dense rewards, by an encoder that
+learns from the critics as above; the agent's own learns to foretell that z from the beginning of a trial (task inference with
+privileged information, Humplik et al. 2019, arXiv:1905.06424). So its belief is of every z that may still be, as posterior sampling
+wants it:
+
+    own encoder: -log q(z | beginning of a trial), a mixture of Gaussians        z ~ teacher(z | transitions with dense rewards)
+
+Five habits of the original code can be switched back on: the KL summed over the tasks of a batch, tasks drawn with replacement, a
+network for the value of states instead of target critics, a penalty on the policy's numbers, and,
 by `regularizer: {controller: fixed, initial_weight: 1.0}`, a temperature of 1 (configs/meta/pearl_point_oyster).
 """
 
@@ -26,9 +34,11 @@ from torch import Tensor, nn
 
 from skillmeta.errors import ConfigError
 from skillmeta.nn.context import ENCODERS, ORDERED, ContextEncoder, Evidence
-from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Gaussian, TanhGaussian, gaussian, standard_gaussian
+from skillmeta.nn.context import Belief as ContextBelief
+from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Gaussian, Mixture, TanhGaussian, gaussian, standard_gaussian
 from skillmeta.nn.networks import MLP, Critics, identity
 from skillmeta.nn.optimizers import adam, descend, follow, optimizer_state, restore_optimizer
+from skillmeta.rl.contexts import Visits
 from skillmeta.rl.meta import Batch, MetaCollector
 from skillmeta.rl.regularizer import Policy, Prior, Regularizer, RegularizerConfig
 from skillmeta.rl.replay import Replay, Transitions
@@ -50,11 +60,13 @@ class Config:
     batch_size: int = 128  # transitions of each
     context: str = "recent"  # drawn from the last visit | trial: the first episodes of a trial, as a test has them
     context_visits: int = 1  # of whose trials one is drawn, as far as they fit into context_capacity
-    recent_iterations: int = 0  # at first, whose contexts are "recent" even so
     context_size: int = 64  # transitions of each task that z is inferred from, at most
     next_observation: bool = False  # in the context too
     posterior_to_context: bool = False  # episodes with z from the posterior are context as well; sparse rewards need it
     shaped_reward: bool = False  # critics and policy learn from the family's dense reward
+    teacher: bool = False  # it infers z from those rewards while learning, and the encoder learns to foretell its z
+    teacher_size: int = 64  # transitions of each task that the teacher is shown
+    components: int = 10  # Gaussians that a belief is a mixture of, where there is a teacher
     encoder: str = "product"  # product | mean | attention | gru | convolution
     encoder_hidden: int = 0  # its width; 0: as wide as the others
     prior_factor: bool = False  # N(0, I) is a factor of the product too, and transitions give precisions
@@ -79,21 +91,26 @@ class Config:
 
     def __post_init__(self) -> None:
         for name in ("training_tasks", "tasks_per_iteration", "prior_episodes", "first_episodes", "tasks", "batch_size",
-                     "context_size", "context_visits", "latent_dim", "learning_rate", "hidden", "depth",
-                     "reward_scale"):  # fmt: skip
+                     "context_size", "context_visits", "teacher_size", "components", "latent_dim", "learning_rate",
+                     "hidden", "depth", "reward_scale"):  # fmt: skip
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
         for name in ("posterior_episodes", "updates", "kl_weight", "exploration_episodes", "policy_penalty",
-                     "recent_iterations", "encoder_hidden"):  # fmt: skip
+                     "encoder_hidden"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be below 0")
         if self.prior_factor and self.encoder != "product":
             raise ValueError(f"prior_factor is of encoder: product, not of {self.encoder}; leave one of them out")
         recent = self.context == "recent"
-        if self.posterior_to_context and not recent and not self.recent_iterations:
+        if self.posterior_to_context and not recent:
             raise ValueError("posterior_to_context is of context: recent; a trial's context has all of its episodes")
-        if recent and (self.context_visits != 1 or self.recent_iterations):
-            raise ValueError("context_visits and recent_iterations are of context: trial; leave them out")
+        if recent and self.context_visits != 1:
+            raise ValueError("context_visits is of context: trial; leave it out")
+        if self.teacher and (recent or not self.shaped_reward or self.encoder == "product"):
+            raise ValueError(
+                "a teacher needs shaped_reward: true to learn from, context: trial, whose beginnings are what is foretold "
+                "from, and an encoder other than product, since a product of Gaussians is no mixture"
+            )
         choices_of = {"encoder": ENCODERS, "kl_reduction": ("mean", "sum"), "context": ("recent", "trial")}
         for name, choices in choices_of.items():
             if getattr(self, name) not in choices:
@@ -156,8 +173,9 @@ class Actor:
             posterior = self.encoder.posterior(evidence)
         if self.config.deterministic:
             return Believed(evidence, posterior.mean)
-        noise = torch.randn(posterior.mean.shape, generator=generator)
-        return Believed(evidence, posterior.at(noise))
+        tasks, dim = posterior.mean.shape
+        numbers = dim + 1 if isinstance(posterior, Mixture) else dim
+        return Believed(evidence, posterior.at(torch.randn(tasks, numbers, generator=generator)))
 
     def act(
         self, observation: Tensor, belief: Believed, generator: torch.Generator, explore: bool
@@ -211,6 +229,14 @@ def soft_value(q: Tensor, divergence: Tensor, regularizer: Regularizer) -> Tenso
     return q - regularizer.weight() * regularizer.in_target(divergence)
 
 
+def foretelling_loss(belief: ContextBelief, z: Tensor, deterministic: bool) -> Tensor:
+    """-log q(z | c) of the z [N, Z] that a teacher inferred; its squared error, where latents are their mean."""
+    if deterministic:
+        return ((belief.mean - z) ** 2).sum(-1).mean()
+    assert isinstance(belief, Mixture)
+    return -belief.log_prob(z).mean()
+
+
 def kl_loss(posterior: Gaussian, reduction: str) -> Tensor:
     """KL(q(z | c) || N(0, I)), averaged over the tasks of a batch, or summed as in the original code."""
     divergence = posterior.kl(standard_gaussian(posterior.mean))
@@ -250,17 +276,16 @@ class Agent:
         weights = torch.Generator().manual_seed(seed)
         inputs = observation_dim + len(bound) + 1 + (observation_dim if config.next_observation else 0)
         seen = observation_dim + config.latent_dim
-        self.encoder = ContextEncoder(
-            config.encoder,
-            inputs,
-            config.latent_dim,
-            config.encoder_hidden or config.hidden,
-            config.depth,
-            config.prior_factor,
-            weights,
-        )
+        width = config.encoder_hidden or config.hidden
+
+        def encoder(kind: str, components: int = 0) -> ContextEncoder:
+            shape = (inputs, config.latent_dim, width, config.depth, config.prior_factor)
+            return ContextEncoder(kind, *shape, weights, components)
+
+        self.encoder = encoder(config.encoder, config.components if config.teacher else 0)
         self.policy = PolicyNetwork(seen, bound, prior is not None, config, weights)
         self.critics = Critics(seen, len(bound), config.hidden, config.depth, weights)
+        self.teacher = encoder("product") if config.teacher else None
         self.values = MLP(seen, 1, config.hidden, config.depth, weights) if config.value_network else None
         self.targets = copy.deepcopy(self.values or self.critics).requires_grad_(False)
         self.regularizer = Regularizer(config.regularizer, bound)
@@ -268,17 +293,17 @@ class Agent:
         self.exploring = Actor(self.policy, self.encoder, config, normalize or identity, prior, adapts=False)
         rate = config.learning_rate
         self.policy_optimizer = adam(self.policy.parameters(), rate)
-        self.critic_optimizer = adam([*self.critics.parameters(), *self.encoder.parameters()], rate)
+        self.inference = nn.ModuleList(part for part in (self.encoder, self.teacher) if part is not None)
+        self.critic_optimizer = adam([*self.critics.parameters(), *self.inference.parameters()], rate)
         self.value_optimizer = adam(self.values.parameters(), rate) if self.values else None
         self.replays = [
             Replay(config.replay_capacity, observation_dim, len(bound)) for _ in range(config.training_tasks)
         ]
         self.contexts = [
-            Replay(config.context_capacity, observation_dim, len(bound)) for _ in range(config.training_tasks)
+            Visits(config.context_capacity, config.context_visits, observation_dim, len(bound))
+            for _ in range(config.training_tasks)
         ]
-        self.filled = [0] * config.training_tasks  # the iteration that a context buffer is from
-        # Of each visit in it: where it begins, where its episodes with z ~ N(0, I) end, and where those of its trial do.
-        self.marks: list[list[list[int]]] = [[] for _ in range(config.training_tasks)]
+        self.filled = [0] * config.training_tasks  # the iteration that a task's last visit is from
         self.tasks: tuple[object, ...] | None = None
         self.draws = torch.Generator().manual_seed(seed + 1)
         self.updates = self.iterations = 0
@@ -332,33 +357,17 @@ class Agent:
         tasks = tuple(self.tasks[i] for i in visited)
         first = collect.in_tasks(self.exploring, tuple(t for t in tasks for _ in range(prior_episodes)), 1)
         later = collect.in_tasks(self.acting, tasks, 1 + self.config.posterior_episodes)
-        in_trial = self.config.context == "trial"
-        prior_shown = not in_trial or self.config.recent_iterations > 0
-        trial_shown = in_trial or self.config.posterior_to_context
+        recent = self.config.context == "recent"
         for row, number in enumerate(visited):
-            context, marks = self.contexts[number], self.marks[number]
-            if self.config.context_visits == 1:
-                context.added = 0
+            prior = rows(first.trials.episodes(0), slice(row * prior_episodes, (row + 1) * prior_episodes))
+            own = [rows(later.trials.episodes(k), slice(row, row + 1)) for k in range(later.trials.reward.shape[1])]
+            shown = own if not recent or self.config.posterior_to_context else []
+            self.contexts[number].add(prior if recent else None, shown)
             self.filled[number] = self.iterations + 1
-            own, one = slice(row * prior_episodes, (row + 1) * prior_episodes), slice(row, row + 1)
-            episodes = [rows(first.trials.episodes(0), own)]
-            episodes += [rows(later.trials.episodes(k), one) for k in range(1 + self.config.posterior_episodes)]
-            visit = [context.added]
-            for k, some in enumerate(episodes):  # the first: those with z ~ N(0, I); then the trial's
-                if prior_shown if k == 0 else trial_shown:
-                    context.add(some)
-                visit.append(context.added)
+            for some in (prior, *own):
                 if self.config.shaped_reward:
                     some = replace(some, reward=collect.shaped_reward(self.tasks[number], some))
                 self.replays[number].add(some)
-            marks[:] = [*marks, visit][-self.config.context_visits :]
-            while in_trial and context.added - marks[0][0] > context.capacity:
-                if len(marks) == 1:
-                    raise ConfigError(
-                        f"context_capacity is {context.capacity}; a visit to a task of this family has "
-                        f"{context.added - marks[0][0]} transitions, and context: trial needs all of them"
-                    )
-                marks.pop(0)
         return later
 
     def update(self) -> Tensor:
@@ -369,10 +378,13 @@ class Agent:
         context, valid = self.contexts_of(chosen)
         # Without autocast's cache: two losses would share cast weights, and each gradient frees what it went through.
         with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16, cache_enabled=False):
-            posterior = self.encoder.infer(context, valid)
+            belief = self.encoder.infer(context, valid)
+            posterior = belief if self.teacher is None else self.teacher.infer(self.privileged(chosen))
+            assert isinstance(posterior, Gaussian)
             z_noise = torch.randn(posterior.mean.shape, generator=self.draws)
             noise = torch.randn(2, *batch.action.flatten(0, 1).shape, generator=self.draws)
             z = posterior.mean if config.deterministic else posterior.at(z_noise)
+            inferred = z
             z = z.unsqueeze(1).expand(-1, config.batch_size, -1).flatten(0, 1)  # one for all transitions of a task
 
             flat = Transitions(*(getattr(batch, name).flatten(0, 1) for name in batch.__dataclass_fields__))
@@ -391,7 +403,9 @@ class Agent:
             error = ((self.critics(now, flat.action).float() - target) ** 2).sum(0).mean()
             kl = kl_loss(posterior, config.kl_reduction)
             total = error + (0.0 if config.deterministic else config.kl_weight) * kl
-            learners = [*self.critics.parameters(), *self.encoder.parameters()]
+            if self.teacher is not None:
+                total = total + foretelling_loss(belief, inferred.detach(), config.deterministic)
+            learners = [*self.critics.parameters(), *self.inference.parameters()]
             descend(self.critic_optimizer, torch.autograd.grad(total, learners))
 
             held = now.detach()  # the encoder learns nothing from policy and values
@@ -411,26 +425,20 @@ class Agent:
 
     def contexts_of(self, chosen: list[int]) -> tuple[Tensor, Tensor]:
         """A context [M, C, D] of each task, and which of its transitions there are [M, C]."""
-        size, ordered, parts, valid = self.config.context_size, self.config.encoder in ORDERED, [], []
-        recent = self.config.context == "recent" or self.iterations <= self.config.recent_iterations
-        for number in chosen:
-            buffer, marks = self.contexts[number], self.marks[number]
-            there = torch.ones(size)
-            if recent:
-                begin, end = marks[-1][0], marks[-1][-1 if self.config.posterior_to_context else 1]
-                part = buffer.sample(size, self.draws, ordered, window=(begin, end))
-            else:
-                _, begin, *ends = marks[int(torch.randint(len(marks), (1,), generator=self.draws))]
-                count = ends[int(torch.randint(len(ends), (1,), generator=self.draws))] - begin
-                at = torch.arange(size) % count
-                if count > size:
-                    at = torch.randperm(count, generator=self.draws)[:size].sort().values
-                part, there = buffer.at((begin + at) % buffer.capacity), (torch.arange(size) < count).float()
-            parts.append(part)
-            valid.append(there)
-        told = stacked(parts)
+        config = self.config
+        size, ordered = config.context_size, config.encoder in ORDERED
+        if config.context == "recent":
+            drawn = [self.contexts[i].recent(size, self.draws, ordered, config.posterior_to_context) for i in chosen]
+        else:
+            drawn = [self.contexts[i].beginning(size, self.draws, nothing=config.teacher) for i in chosen]
+        told = stacked([part for part, _ in drawn])
         context = self.acting.context(told.observation, told.action, told.reward, told.next_observation)
-        return context, torch.stack(valid)
+        return context, torch.stack([valid for _, valid in drawn])
+
+    def privileged(self, chosen: list[int]) -> Tensor:
+        """What a teacher is shown of each task, [M, C, D]: any transitions, with the rewards that critics learn from."""
+        told = stacked([self.replays[i].sample(self.config.teacher_size, self.draws) for i in chosen])
+        return self.acting.context(told.observation, told.action, told.reward, told.next_observation)
 
     def prior_at(self, observation: Tensor) -> Gaussian | None:
         if self.acting.prior is None:
@@ -449,6 +457,7 @@ class Agent:
     def state(self) -> dict[str, Any]:
         return {
             **self.acting_state(),
+            "teacher": dict(self.teacher.state_dict()) if self.teacher else {},
             "critics": dict(self.critics.state_dict()),
             "targets": dict(self.targets.state_dict()),
             "values": dict(self.values.state_dict()) if self.values else {},
@@ -458,9 +467,8 @@ class Agent:
             "value_optimizer": optimizer_state(self.value_optimizer) if self.value_optimizer else {},
             "weight_optimizer": optimizer_state(self.regularizer.optimizer),
             "replays": {str(i): replay.state() for i, replay in enumerate(self.replays)},
-            "contexts": {str(i): replay.state() for i, replay in enumerate(self.contexts)},
+            "contexts": {str(i): visits.state() for i, visits in enumerate(self.contexts)},
             "filled": torch.tensor(self.filled),
-            "marks": {str(i): torch.tensor(marks) for i, marks in enumerate(self.marks)},
             "draws": generator_state(self.draws),
             "updates": self.updates,
             "iterations": self.iterations,
@@ -468,6 +476,8 @@ class Agent:
 
     def restore(self, state: dict[str, Any]) -> None:
         self.load_acting(state)
+        if self.teacher is not None:
+            self.teacher.load_state_dict(state["teacher"])
         self.critics.load_state_dict(state["critics"])
         self.targets.load_state_dict(state["targets"])
         if self.values and self.value_optimizer:
@@ -477,11 +487,10 @@ class Agent:
         restore_optimizer(self.policy_optimizer, state["policy_optimizer"])
         restore_optimizer(self.critic_optimizer, state["critic_optimizer"])
         restore_optimizer(self.regularizer.optimizer, state["weight_optimizer"])
-        for kind, buffers in (("replays", self.replays), ("contexts", self.contexts)):
-            for number, replay in enumerate(buffers):
-                replay.restore(state[kind][str(number)])
+        for number in range(self.config.training_tasks):
+            self.replays[number].restore(state["replays"][str(number)])
+            self.contexts[number].restore(state["contexts"][str(number)])
         self.filled = state["filled"].tolist()
-        self.marks = [state["marks"][str(i)].tolist() for i in range(len(self.marks))]
         restore_generator(self.draws, state["draws"])
         self.updates, self.iterations = state["updates"], state["iterations"]
 

@@ -1,4 +1,4 @@
-"""Encoders of a context: a set or a sequence of transitions -> a Gaussian belief about the task.
+"""Encoders of a context: a set or a sequence of transitions -> a belief about the task.
 
 What was seen is kept as `Evidence`, to which more can be added: an agent that adapts between episodes encodes each of them once.
 To `product`, `mean` and `attention` a context is a set of transitions, to `convolution` a set of episodes, to `gru` a sequence.
@@ -8,18 +8,24 @@ Shape letters: N tasks, C transitions of D numbers, Z latent dimensions, H hidde
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skillmeta.nn.distributions import Gaussian
+from skillmeta.nn.distributions import Gaussian, Mixture
 from skillmeta.nn.networks import MLP, linear, recurrent
 
 ENCODERS = ("product", "mean", "attention", "gru", "convolution")
 HEADS = 4  # of attention: as many weighted means, read together
 ORDERED = ("gru", "convolution")  # are to be shown transitions as they followed each other
+MIXED = (
+    -3.5,
+    2.0,
+)  # log standard deviations of a mixture's Gaussians: on a point they would narrow without end, and steps explode
+
+Belief = Gaussian | Mixture
 
 
 class Evidence(NamedTuple):
@@ -40,15 +46,22 @@ class ContextEncoder(nn.Module):
         prior_factor: N(0, I) is a factor of the product too, and the network gives precisions instead of variances: a transition
             that tells nothing has a precision near 0, and a hundred of them leave the belief at N(0, I). In the paper it is not,
             and each transition's variance would have to grow to a hundred for that.
+        components: 0: beliefs are Gaussians, N(0, I) where nothing was seen. K: they are mixtures of K Gaussians, and that which
+            holds before anything was seen is learned too.
     """
 
     def __init__(
         self, kind: str, inputs: int, latent_dim: int, hidden: int, depth: int, prior_factor: bool,
-        generator: torch.Generator,
+        generator: torch.Generator, components: int = 0,
     ):  # fmt: skip
         super().__init__()
         if kind not in ENCODERS:
             raise ValueError(f"encoder is {kind!r}; choose one of {', '.join(ENCODERS)}")
+        if components and kind == "product":
+            raise ValueError(
+                "a product of Gaussians is a Gaussian; choose another encoder for a belief that is a mixture"
+            )
+        self.components = components
         self.kind, self.latent_dim, self.hidden, self.prior_factor = kind, latent_dim, hidden, prior_factor
         self.net = MLP(inputs, 2 * latent_dim if kind == "product" else hidden, hidden, depth, generator)
         if kind == "attention":
@@ -59,7 +72,14 @@ class ContextEncoder(nn.Module):
             self.scales = nn.ModuleList(linear(2 * hidden, hidden, generator) for _ in range(3))
         if kind != "product":
             width = hidden * (HEADS if kind == "attention" else 1)
-            self.read = MLP(width, 2 * latent_dim, hidden, 1, generator)
+            outputs = components * (1 + 2 * latent_dim) if components else 2 * latent_dim
+            self.read = MLP(width, outputs, hidden, 1, generator)
+            if components:  # begin spread out, as z are: alike they would all become the same
+                with torch.no_grad():
+                    means = (
+                        cast(nn.Linear, self.read.layers[-1]).bias[components:].view(components, 2, latent_dim)[:, 0]
+                    )
+                    means.copy_(torch.randn(means.shape, generator=generator))
 
     def nothing(self, num: int) -> Evidence:
         """Of N tasks of which nothing was seen."""
@@ -107,25 +127,34 @@ class ContextEncoder(nn.Module):
         weight = weight * fading + shares.sum(1)
         return Evidence(total.flatten(1), torch.cat([torch.where(weight > 0, top, 0.0), weight], -1), seen)
 
-    def posterior(self, evidence: Evidence) -> Gaussian:
-        """The belief, [N, Z]; N(0, I) where nothing was seen."""
+    def posterior(self, evidence: Evidence) -> Belief:
+        """The belief, [N, Z]."""
         some = (evidence.seen > 0).unsqueeze(-1)
         if self.kind == "product":
             precision = evidence.weight + float(self.prior_factor)
             variance = 1 / precision.clamp(min=1e-12)
             mean = evidence.total * variance
         else:
-            summed = evidence.total
-            if self.kind in ("mean", "convolution"):
-                summed = summed / evidence.seen.clamp(min=1).unsqueeze(-1)
-            elif self.kind == "attention":
-                shares = evidence.weight[:, HEADS:].clamp(min=1e-12)
-                summed = (summed.view(len(summed), HEADS, -1) / shares.unsqueeze(-1)).flatten(1)
-            mean, variance = belief_of(self.read(summed).float())
+            numbers = self.read(self.summary(evidence)).float()
+            if self.components:
+                logits, rest = numbers.tensor_split([self.components], -1)
+                mean, log_stddev = rest.unflatten(-1, (self.components, -1)).chunk(2, -1)
+                return Mixture(logits, Gaussian(mean, log_stddev.clamp(*MIXED)))
+            mean, variance = belief_of(numbers)
         one = torch.ones(())
         return Gaussian(torch.where(some, mean, 0.0), 0.5 * torch.where(some, variance, one).log())
 
-    def infer(self, context: Tensor, valid: Tensor | None = None) -> Gaussian:
+    def summary(self, evidence: Evidence) -> Tensor:
+        """What was seen, in as many numbers however much that was, [N, E]."""
+        summed = evidence.total
+        if self.kind in ("mean", "convolution"):
+            return summed / evidence.seen.clamp(min=1).unsqueeze(-1)
+        if self.kind == "attention":
+            shares = evidence.weight[:, HEADS:].clamp(min=1e-12)
+            return (summed.view(len(summed), HEADS, -1) / shares.unsqueeze(-1)).flatten(1)
+        return summed
+
+    def infer(self, context: Tensor, valid: Tensor | None = None) -> Belief:
         """q(z | c) of contexts [N, C, D]."""
         every = torch.ones(context.shape[:2]) if valid is None else valid
         return self.posterior(self.plus(self.nothing(len(context)), context, every))

@@ -52,6 +52,30 @@ class Gaussian:
 
 
 @dataclass(frozen=True)
+class Mixture:
+    """K weighted Gaussians over the last axis: logits [..., K], means and log standard deviations [..., K, dim]."""
+
+    logits: Tensor
+    each: Gaussian
+
+    @property
+    def mean(self) -> Tensor:
+        return (torch.softmax(self.logits, -1).unsqueeze(-1) * self.each.mean).sum(-2)
+
+    def at(self, noise: Tensor) -> Tensor:
+        """The sample [..., dim] that standard normal noise [..., dim + 1] stands for: the last number's quantile picks a
+        Gaussian, the others a point of it."""
+        quantile = 0.5 * torch.erfc(-noise[..., -1:] / math.sqrt(2))
+        below = (torch.softmax(self.logits, -1).cumsum(-1) < quantile).sum(-1)
+        picked = F.one_hot(below.clamp(max=self.logits.shape[-1] - 1), self.logits.shape[-1]).unsqueeze(-1)
+        return (picked * self.each.at(noise[..., None, :-1])).sum(-2)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density of x [..., dim]: [...], nats."""
+        return torch.logsumexp(torch.log_softmax(self.logits, -1) + self.each.log_prob(x.unsqueeze(-2)), -1)
+
+
+@dataclass(frozen=True)
 class Categorical:
     """A choice among the last axis of `logits` [..., A]; actions are one-hot."""
 

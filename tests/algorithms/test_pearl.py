@@ -15,7 +15,7 @@ from skillmeta.environments import EnvsFactory, make_envs
 from skillmeta.errors import ConfigError
 from skillmeta.evaluation.adaptation import evaluate
 from skillmeta.nn.context import ENCODERS, ORDERED, ContextEncoder, Evidence
-from skillmeta.nn.distributions import Gaussian
+from skillmeta.nn.distributions import Gaussian, Mixture
 from skillmeta.rl.meta import MetaCollector
 from skillmeta.rl.replay import Replay
 from skillmeta.rl.rollout import Episodes, episode
@@ -117,6 +117,23 @@ def test_attention_is_a_softmax_over_everything_seen():
     assert torch.allclose(ours.flatten(1), wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in ENCODERS if kind != "product"])
+def test_a_belief_may_be_a_mixture_and_is_then_learned_before_anything_was_seen_too(kind):
+    encoder, context = (
+        ContextEncoder(kind, 4, 3, 16, 1, False, torch.Generator().manual_seed(0), components=5),
+        contexts(),
+    )
+    nothing, some = encoder.posterior(encoder.nothing(2)), encoder.infer(context)
+    for belief in (nothing, some):
+        assert isinstance(belief, Mixture) and belief.logits.shape == (2, 5) and belief.each.mean.shape == (2, 5, 3)
+    assert torch.equal(nothing.mean[0], nothing.mean[1]) and not torch.allclose(some.mean[0], some.mean[1])
+    turned = encoder.infer(context[:, [3, 1, 5, 0, 2, 6, 4]])
+    z = torch.zeros(2, 3)
+    assert torch.allclose(turned.log_prob(z), some.log_prob(z), atol=1e-5) == (kind not in ORDERED)
+    nothing.log_prob(z).sum().backward()
+    assert sum(float(p.grad.abs().sum()) for p in encoder.read.parameters()) > 0
+
+
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_nothing_seen_is_the_prior(kind):
     encoder = encoder_of(kind)
@@ -181,7 +198,7 @@ def test_a_poisoned_training_buffer_changes_nothing_in_evaluation():
     agent = collected(learner())
     workers, tasks = Workers(EnvsFactory(POINTS)), FAMILY.tasks("test")[:4]
     clean = evaluate(agent.actor(), workers, tasks, episodes=3, seed=0)
-    for buffer in (*agent.replays, *agent.contexts):
+    for buffer in (*agent.replays, *(visits.buffer for visits in agent.contexts)):
         for column in ("observation", "action", "reward", "next_observation"):
             getattr(buffer.columns, column)[:] = 1e6
     poisoned = evaluate(agent.actor(), workers, tasks, episodes=3, seed=0)
@@ -221,12 +238,12 @@ def test_the_context_buffer_holds_the_last_visit_alone():
     with Workers(EnvsFactory(POINTS), chunk=32) as workers:
         collect = MetaCollector(workers, lambda g: FAMILY.sample(g), 0, 10**6)
         agent.iterate(collect)
-        assert [len(c) for c in agent.contexts] == [12] * 6  # two episodes of six steps
+        assert [len(c.buffer) for c in agent.contexts] == [12] * 6  # two episodes of six steps
         assert [len(r) for r in agent.replays] == [12 + 12] * 6  # and two of the acting policy
         _, metrics = agent.iterate(collect)
         assert metrics["context/age"] > 0
         _, again = agent.iterate(collect)
-    assert [len(c) for c in agent.contexts] == [12] * 6 and len(set(agent.tasks)) == 6
+    assert [len(c.buffer) for c in agent.contexts] == [12] * 6 and len(set(agent.tasks)) == 6
 
 
 def test_deterministic_latents_have_no_spread():
@@ -248,7 +265,7 @@ def test_impossible_configs_are_refused():
         Config(encoder="sum")
     with pytest.raises(ValueError, match="prior_factor is of encoder: product"):
         Config(encoder="mean", prior_factor=True)
-    with pytest.raises(ValueError, match="context_visits and recent_iterations are of context: trial"):
+    with pytest.raises(ValueError, match="context_visits is of context: trial"):
         Config(context_visits=3)
     with pytest.raises(ValueError, match="posterior_to_context is of context: recent"):
         Config(context="trial", posterior_to_context=True)
@@ -258,6 +275,11 @@ def test_impossible_configs_are_refused():
     ):
         small = replace(SMALL, context="trial", context_capacity=11)
         learner(small).iterate(MetaCollector(workers, lambda g: FAMILY.sample(g), 0, 10))
+    for change in ({"context": "recent", "context_visits": 1}, {"shaped_reward": False}, {"encoder": "product"}):
+        with pytest.raises(ValueError, match="a teacher needs shaped_reward"):
+            replace(TAUGHT, **change)
+    with pytest.raises(ValueError, match="a product of Gaussians is a Gaussian"):
+        ContextEncoder("product", 4, 3, 16, 1, False, torch.Generator(), components=2)
     with pytest.raises(ValueError, match="kl_reduction is 'max'"):
         Config(kl_reduction="max")
     with pytest.raises(ConfigError, match="actions are choices"):
@@ -300,101 +322,108 @@ def test_shaped_rewards_are_learned_from_and_not_shown():
         count = len(replay)
         gap = replay.columns.next_observation[:count] - torch.tensor([task.x, task.y])
         assert torch.allclose(replay.columns.reward[:count], -gap.norm(dim=-1), atol=1e-6)
-        assert len(context) == count and (context.columns.reward[:count] == 0).all()
+        assert len(context.buffer) == count and (context.buffer.columns.reward[:count] == 0).all()
 
 
-@pytest.mark.parametrize("size", [50, 8], ids=["all of it", "more than fits"])
-def test_a_context_of_a_trial_is_what_a_test_has_after_some_episodes(size):
-    agent = collected(learner(replace(SMALL, context="trial", context_size=size, posterior_episodes=3)))
-    assert agent.marks == [[[0, 0, 6, 12, 18, 24]]] * 6  # two episodes with z ~ N(0, I) are not of the trial
-    counts = set()
-    for _ in range(30):
-        context, valid = agent.contexts_of([2])
-        there = int(valid.sum())
-        counts.add(there)
-        rows = agent.contexts[2].columns
-        whole = agent.acting.context(rows.observation, rows.action, rows.reward, rows.next_observation)[:24]
-        if size == 50:
-            assert torch.equal(context[0, :there], whole[:there])
-        else:
-            assert all((row == whole).all(-1).any() for row in context[0])
-    assert counts == ({6, 12, 18, 24} if size == 50 else {6, 8})
-    # What acting believes after an episode is what learning infers from it.
-    generator = torch.Generator().manual_seed(0)
-    envs, task = make_envs(FAMILY, 1), [agent.tasks[2]]
+def test_what_acting_believes_after_an_episode_is_what_learning_infers_from_it():
+    agent, generator = learner(replace(SMALL, context="trial", context_size=50)), torch.Generator().manual_seed(0)
+    envs, task = make_envs(FAMILY, 1), list(FAMILY.tasks("train")[:1])
     trials, belief = trial(agent.acting, envs, task, np.array([[5, 6]]), generator)
-    replayed = learner(replace(SMALL, context="trial", context_size=50))
-    replayed.encoder.load_state_dict(agent.encoder.state_dict())
-    for k in range(2):
-        replayed.contexts[0].add(trials.episodes(k))
-    replayed.marks[0], replayed.iterations = [[0, 0, 12]], 1
+    agent.contexts[0].add(None, [trials.episodes(0), trials.episodes(1)])
+    agent.contexts[0].marks = [[0, 0, 12]]  # after both
     with torch.no_grad():
-        ours = replayed.encoder.infer(*replayed.contexts_of([0]))
-    assert same(ours, agent.encoder.posterior(belief.evidence))
+        assert same(agent.encoder.infer(*agent.contexts_of([0])), agent.encoder.posterior(belief.evidence))
 
 
-def test_trials_of_the_last_visits_are_kept_for_contexts():
-    config = replace(SMALL, context="trial", context_visits=2, context_size=12, context_capacity=60, training_tasks=2,
-                     tasks=2, tasks_per_iteration=2, posterior_episodes=0, updates=0)  # fmt: skip
-    agent = collected(learner(config))
-    with Workers(EnvsFactory(POINTS), chunk=12) as workers:
-        collect = MetaCollector(workers, lambda g: FAMILY.sample(g), 0, 10_000)
-        first = learner(config)
-        for _ in range(3):
-            first.iterate(collect)
-    assert len(agent.marks[0]) == 1 and len(first.marks[0]) == 2
-    (_, old, end), (start, new, last) = first.marks[0]
-    assert (end - old, start, last - new, first.contexts[0].added) == (6, end, 6, last)
-    seen = set()
-    for _ in range(20):
-        context, valid = first.contexts_of([0])
-        assert int(valid.sum()) == 6
-        for begin in (old, new):
-            part = first.contexts[0].at((begin + torch.arange(6)) % 60)
-            told = first.acting.context(part.observation, part.action, part.reward, part.next_observation)
-            if torch.equal(context[0, :6], told):
-                seen.add(begin)
-    assert seen == {old, new}
+TAUGHT = replace(SMALL, teacher=True, shaped_reward=True, context="trial", context_visits=2, encoder="attention")
+SPARSE = TaskConfig("point", split="train", options={"sparse": True, "horizon": 6, "goal_radius": 0.01})
 
 
-def test_visits_that_no_longer_fit_are_forgotten():
-    config = replace(SMALL, context="trial", context_visits=9, context_capacity=40, training_tasks=2, tasks=2,
-                     tasks_per_iteration=2, updates=0)  # fmt: skip
-    agent = learner(config)
-    with Workers(EnvsFactory(POINTS), chunk=12) as workers:
-        collect = MetaCollector(workers, lambda g: FAMILY.sample(g), 0, 10_000)
-        for _ in range(4):
-            agent.iterate(collect)
-    assert len(agent.marks[0]) == 3  # trials of 12 each: 36 of the 40; a fourth makes 48
-    assert agent.contexts[0].added - agent.marks[0][0][0] == 36
+def taught(config: Config = TAUGHT) -> Agent:
+    agent, family = learner(config), make_family(SPARSE)
+    with Workers(EnvsFactory(SPARSE), chunk=32) as workers:
+        agent.iterate(MetaCollector(workers, lambda g: family.sample(g), 0, 10**6, family.shaped_reward))
+    return agent
 
 
-def test_the_first_iterations_may_learn_contexts_by_heart():
-    config = replace(SMALL, context="trial", recent_iterations=1, context_size=200,
-                     posterior_to_context=True)  # fmt: skip
-    agent = collected(learner(config))
-    begin, end = agent.marks[0][0][0], agent.marks[0][0][-1]
-    _, valid = agent.contexts_of([0])
-    assert valid.all()  # drawn with replacement from the whole visit
-    assert torch.equal(
-        agent.contexts[0].sample(200, torch.Generator().manual_seed(1)).reward,
-        agent.contexts[0].sample(200, torch.Generator().manual_seed(1), window=(begin, end)).reward,
-    )
-    agent.iterations = 2
-    _, valid = agent.contexts_of([0])
-    assert 0 < int(valid.sum()) < 200
-    alone = collected(learner(replace(config, posterior_to_context=False)))
-    told, valid = alone.contexts_of([0])
-    assert valid.all() and len(torch.unique(told[0], dim=0)) == 12  # the episodes with z ~ N(0, I), not the trial's
+def test_a_teacher_sees_dense_rewards_and_the_encoder_those_that_a_test_has():
+    agent = taught()
+    assert (agent.privileged([0, 1, 2])[..., -1] < 0).all()
+    context, valid = agent.contexts_of([0, 1, 2] * 20)
+    assert (context[..., -1] == 0).all()
+    assert {int(n) for n in valid.sum(1)} == {0, 5}  # nothing at all, or episodes, of which five transitions are shown
+
+
+def test_the_encoder_learns_from_foretelling_alone_and_the_teacher_not_from_it(monkeypatch):
+    def gradients(scale: float) -> dict[str, list[torch.Tensor]]:
+        agent, found = taught(replace(TAUGHT, updates=0)), {}
+        loss = pearl.foretelling_loss
+        monkeypatch.setattr(pearl, "foretelling_loss", lambda *told: scale * loss(*told))
+        agent.update()
+        monkeypatch.setattr(pearl, "foretelling_loss", loss)
+        for part in ("encoder", "teacher", "critics"):
+            found[part] = [p.grad for p in getattr(agent, part).parameters()]
+        return found
+
+    once, none = gradients(1.0), gradients(0.0)
+    assert all(float(g.abs().sum()) > 0 for part in once.values() for g in part)
+    assert all(torch.equal(g, torch.zeros_like(g)) for g in none["encoder"])
+    for part in ("teacher", "critics"):
+        assert all(torch.equal(a, b) for a, b in zip(once[part], none[part], strict=True))
+
+
+def test_what_acts_has_no_teacher():
+    agent = taught()
+    assert not any("teacher" in name for name in agent.acting_state())
+    clean = evaluate(agent.actor(), Workers(EnvsFactory(SPARSE)), FAMILY.tasks("test")[:3], episodes=2, seed=0)
+    with torch.no_grad():
+        for parameter in agent.teacher.parameters():
+            parameter.fill_(float("nan"))
+    again = evaluate(agent.actor(), Workers(EnvsFactory(SPARSE)), FAMILY.tasks("test")[:3], episodes=2, seed=0)
+    assert np.array_equal(clean.env_steps, again.env_steps) and np.array_equal(clean.returns, again.returns)
+
+
+def test_a_belief_that_foretells_is_of_every_z_that_may_still_be():
+    """A coin of two tasks, z = +-1. A transition with reward 0 tells nothing, +-1 tells all: from nothing and from zeros the
+    belief has both modes at equal weight, and none between; otherwise it has the one."""
+    generator = torch.Generator().manual_seed(0)
+    encoder = ContextEncoder("attention", 1, 1, 16, 1, False, generator, components=4)
+    optimizer = torch.optim.Adam(encoder.parameters(), 1e-2)
+    for _ in range(600):
+        z = (torch.randint(2, (64, 1), generator=generator) * 2 - 1).float()
+        context = z[:, None] * torch.tensor([0.0, 0.0, 1.0])[:, None]
+        valid = (torch.arange(3) < torch.randint(4, (64, 1), generator=generator)).float()
+        loss = pearl.foretelling_loss(encoder.infer(context, valid), z, False)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        nothing = encoder.posterior(encoder.nothing(1))
+        zeros = encoder.infer(torch.zeros(1, 2, 1))
+        told = encoder.infer(torch.tensor([[[0.0], [0.0], [1.0]]]))
+    noise = torch.randn(400, 2, generator=generator)
+    for belief, share in ((nothing, 0.5), (zeros, 0.5), (told, 1.0)):
+        z = torch.cat([belief.at(row[None]) for row in noise])  # 400 samples
+        assert float((z > 0).float().mean()) == pytest.approx(share, abs=0.15)
+        assert float(((z.abs() - 1).abs() < 0.3).float().mean()) > 0.95
+
+
+def test_deterministic_latents_of_a_mixture_are_its_mean():
+    agent, generator = taught(replace(TAUGHT, deterministic=True)), torch.Generator().manual_seed(0)
+    belief = agent.acting.begin(2, generator)
+    assert torch.equal(belief.z, agent.encoder.posterior(belief.evidence).mean)
+    z = torch.randn(2, SMALL.latent_dim, generator=generator)
+    loss = pearl.foretelling_loss(agent.encoder.posterior(belief.evidence), z, True)
+    assert float(loss.detach()) == pytest.approx(float(((z - belief.z) ** 2).sum(1).mean()), rel=1e-5)
 
 
 def test_ordered_encoders_are_shown_what_followed_each_other():
     agent = collected(learner(replace(SMALL, encoder="gru")))
-    seen = agent.contexts[0].sample(5, torch.Generator().manual_seed(3), ordered=True)
+    seen = agent.contexts[0].buffer.sample(5, torch.Generator().manual_seed(3), ordered=True)
     assert torch.equal(seen.next_observation[0], seen.observation[1]) or torch.equal(
         seen.next_observation[2], seen.observation[3]
     )
-    short = agent.contexts[0].sample(30, torch.Generator().manual_seed(3), ordered=True)
+    short = agent.contexts[0].buffer.sample(30, torch.Generator().manual_seed(3), ordered=True)
     assert torch.equal(short.observation[:12], short.observation[12:24])  # it has twelve, and begins again
 
 
