@@ -41,7 +41,7 @@ from skillmeta.nn.optimizers import adam, descend, follow, optimizer_state, rest
 from skillmeta.rl.contexts import Visits
 from skillmeta.rl.meta import Batch, MetaCollector
 from skillmeta.rl.regularizer import Policy, Prior, Regularizer, RegularizerConfig
-from skillmeta.rl.replay import Replay, Transitions
+from skillmeta.rl.replay import Replay, stack
 from skillmeta.rl.rollout import Belief, Episodes, Step
 from skillmeta.run.checkpoint import generator_state, restore_generator
 
@@ -359,8 +359,8 @@ class Agent:
         later = collect.in_tasks(self.acting, tasks, 1 + self.config.posterior_episodes)
         recent = self.config.context == "recent"
         for row, number in enumerate(visited):
-            prior = rows(first.trials.episodes(0), slice(row * prior_episodes, (row + 1) * prior_episodes))
-            own = [rows(later.trials.episodes(k), slice(row, row + 1)) for k in range(later.trials.reward.shape[1])]
+            prior = first.trials.episodes(0).rows(slice(row * prior_episodes, (row + 1) * prior_episodes))
+            own = [later.trials.episodes(k).rows(slice(row, row + 1)) for k in range(later.trials.reward.shape[1])]
             shown = own if not recent or self.config.posterior_to_context else []
             self.contexts[number].add(prior if recent else None, shown)
             self.filled[number] = self.iterations + 1
@@ -374,7 +374,7 @@ class Agent:
         """One update of encoder and critics, policy, values, weight and targets on some tasks; returns the METRICS."""
         config, normalize, regularizer = self.config, self.acting.normalize, self.regularizer
         chosen = self.drawn(min(config.tasks, config.training_tasks), config.training_tasks)
-        batch = stacked([self.replays[i].sample(config.batch_size, self.draws) for i in chosen])
+        batch = stack([self.replays[i].sample(config.batch_size, self.draws) for i in chosen])
         context, valid = self.contexts_of(chosen)
         # Without autocast's cache: two losses would share cast weights, and each gradient frees what it went through.
         with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16, cache_enabled=False):
@@ -387,7 +387,7 @@ class Agent:
             inferred = z
             z = z.unsqueeze(1).expand(-1, config.batch_size, -1).flatten(0, 1)  # one for all transitions of a task
 
-            flat = Transitions(*(getattr(batch, name).flatten(0, 1) for name in batch.__dataclass_fields__))
+            flat = batch.flat()
             here, there = self.prior_at(flat.observation), self.prior_at(flat.next_observation)
             now = torch.cat([normalize(flat.observation), z], -1)
             following = torch.cat([normalize(flat.next_observation), z.detach()], -1)
@@ -431,13 +431,13 @@ class Agent:
             drawn = [self.contexts[i].recent(size, self.draws, ordered, config.posterior_to_context) for i in chosen]
         else:
             drawn = [self.contexts[i].beginning(size, self.draws, nothing=config.teacher) for i in chosen]
-        told = stacked([part for part, _ in drawn])
+        told = stack([part for part, _ in drawn])
         context = self.acting.context(told.observation, told.action, told.reward, told.next_observation)
         return context, torch.stack([valid for _, valid in drawn])
 
     def privileged(self, chosen: list[int]) -> Tensor:
         """What a teacher is shown of each task, [M, C, D]: any transitions, with the rewards that critics learn from."""
-        told = stacked([self.replays[i].sample(self.config.teacher_size, self.draws) for i in chosen])
+        told = stack([self.replays[i].sample(self.config.teacher_size, self.draws) for i in chosen])
         return self.acting.context(told.observation, told.action, told.reward, told.next_observation)
 
     def prior_at(self, observation: Tensor) -> Gaussian | None:
@@ -496,13 +496,3 @@ class Agent:
 
 
 METRICS = ("critic/loss", "actor/loss", "posterior/kl", "prior/divergence")
-
-
-def rows(episodes: Episodes, which: slice) -> Episodes:
-    return Episodes(*(getattr(episodes, name)[which] for name in episodes.__dataclass_fields__))
-
-
-def stacked(batches: list[Transitions]) -> Transitions:
-    """Batches of several tasks as one, [M, B, ...]."""
-    names = batches[0].__dataclass_fields__
-    return Transitions(*(torch.stack([getattr(batch, name) for batch in batches]) for name in names))

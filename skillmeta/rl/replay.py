@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,15 @@ class Transitions:
         The only place where gamma, semi-MDP time and termination meet."""
         factor = gamma**self.steps if per_step else torch.full_like(self.reward, gamma)
         return factor * (1 - self.terminated)
+
+    def flat(self) -> Transitions:
+        """Of [M, B, ...] one batch, [M * B, ...]."""
+        return Transitions(*(getattr(self, name).flatten(0, 1) for name in FIELDS))
+
+
+def stack(batches: Sequence[Transitions]) -> Transitions:
+    """Batches of several tasks as one, [M, B, ...]."""
+    return Transitions(*(torch.stack([getattr(batch, name) for batch in batches]) for name in FIELDS))
 
 
 class Replay:

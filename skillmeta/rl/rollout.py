@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
@@ -53,6 +53,10 @@ class Episodes:
             lead = (n, t + 1) if name == "observation" else (n, t)
             if getattr(self, name).shape[:2] != lead:
                 raise ValueError(f"Episodes.{name} starts with {getattr(self, name).shape[:2]}; reward says {lead}")
+
+    def rows(self, which: slice) -> Episodes:
+        """Those of some environments."""
+        return Episodes(*(getattr(self, f.name)[which] for f in fields(self)))
 
     @property
     def returns(self) -> np.ndarray:
