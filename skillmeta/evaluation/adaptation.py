@@ -37,6 +37,11 @@ class Adaptation:
     explored: np.ndarray  # [K+1] bool: episodes that serve to find out about the task
 
     @property
+    def solved(self) -> np.ndarray:
+        """Success in this episode of the trial or in one before, [S, M, K+1]: how many it takes to find out where success is."""
+        return np.maximum.accumulate(self.success, 2)
+
+    @property
     def adaptation_steps(self) -> np.ndarray:
         """Primitive steps that the agent had seen of the task before each episode, [S, M, K+1]; 0 before episode 0."""
         before = np.zeros_like(self.env_steps)
@@ -44,7 +49,7 @@ class Adaptation:
         return before
 
 
-SCORES = ("returns", "success", "success_at_end")
+SCORES = ("returns", "success", "success_at_end", "solved")
 
 
 def evaluate(

@@ -15,7 +15,10 @@ from skillmeta.evaluation.statistics import interval, iqm, probability_of_improv
 from skillmeta.run.run import write_whole
 from skillmeta.tasks.base import task_id
 
-NAMES = {"returns": "return", "success": "success at any step", "success_at_end": "success at the end"}
+NAMES = {
+    "returns": "return", "success": "success at any step", "success_at_end": "success at the end",
+    "solved": "success in any episode so far",
+}  # fmt: skip
 
 
 def write_adaptation_page(folder: Path, evaluation: Evaluation, command: str) -> Path:

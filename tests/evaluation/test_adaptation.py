@@ -75,6 +75,12 @@ def test_steps_seen_before_an_episode_are_those_of_the_ones_before():
     assert told.adaptation_steps.tolist() == [[[0, 7, 9]]]
 
 
+def test_solved_is_to_have_succeeded_once():
+    nothing, success = np.zeros((1, 2, 4)), np.array([[[0.0, 1, 0, 0], [0, 0, 0.5, 0.25]]])
+    told = Adaptation(nothing, success, nothing, nothing, nothing, np.zeros(4, bool))
+    assert told.solved.tolist() == [[[0, 1, 1, 1], [0, 0, 0.5, 0.5]]]
+
+
 def small_sac() -> sac.Agent:
     config = sac.Config(hidden=16, batch_size=8, replay_capacity=1000)
     return sac.Agent(config, 2, np.ones(2, np.float32), seed=3)
