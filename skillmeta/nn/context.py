@@ -20,10 +20,8 @@ from skillmeta.nn.networks import MLP, linear, recurrent
 ENCODERS = ("product", "mean", "attention", "gru", "convolution")
 HEADS = 4  # of attention: as many weighted means, read together
 ORDERED = ("gru", "convolution")  # are to be shown transitions as they followed each other
-MIXED = (
-    -3.5,
-    2.0,
-)  # log standard deviations of a mixture's Gaussians: on a point they would narrow without end, and steps explode
+# Log standard deviations of a mixture's Gaussians. Around a single point they would narrow without end, and the steps explode.
+MIXED = (-3.5, 2.0)
 
 Belief = Gaussian | Mixture
 
