@@ -324,12 +324,13 @@ class Agent:
             visited, prior_episodes = list(dict.fromkeys(self.drawn(count, every))), config.prior_episodes
         batch = self.visit(collect, visited, prior_episodes)
         self.iterations += 1
-        sums = torch.zeros(len(METRICS))
+        metrics = METRICS if self.teacher is None else (*METRICS, "belief/error")
+        sums = torch.zeros(len(metrics))
         for _ in range(config.updates):
             sums += self.update()
         age = float(np.mean([self.iterations - filled for filled in self.filled]))
         means = (sums / max(1, config.updates)).tolist()
-        told = {**dict(zip(METRICS, means, strict=True)), "context/age": age}
+        told = {**dict(zip(metrics, means, strict=True)), "context/age": age}
         return batch, {**told, "prior/coefficient": float(self.regularizer.weight())}
 
     def drawn(self, count: int, every: int) -> list[int]:
@@ -403,8 +404,10 @@ class Agent:
             error = ((self.critics(now, flat.action).float() - target) ** 2).sum(0).mean()
             kl = kl_loss(posterior, config.kl_reduction)
             total = error + (0.0 if config.deterministic else config.kl_weight) * kl
+            foretold = []
             if self.teacher is not None:
-                total = total + foretelling_loss(belief, inferred.detach(), config.deterministic)
+                foretold = [foretelling_loss(belief, inferred.detach(), config.deterministic)]
+                total = total + foretold[0]
             learners = [*self.critics.parameters(), *self.inference.parameters()]
             descend(self.critic_optimizer, torch.autograd.grad(total, learners))
 
@@ -421,7 +424,7 @@ class Agent:
         regularizer.control(divergence.detach())
         follow(self.targets, self.values or self.critics, config.target_rate)
         self.updates += 1
-        return torch.stack([error.detach(), policy_loss.detach(), kl.detach(), divergence.detach().mean()])
+        return torch.stack([error, policy_loss, kl, divergence.mean(), *foretold]).detach()
 
     def contexts_of(self, chosen: list[int]) -> tuple[Tensor, Tensor]:
         """A context [M, C, D] of each task, and which of its transitions there are [M, C]."""

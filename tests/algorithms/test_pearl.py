@@ -372,6 +372,15 @@ def test_the_encoder_learns_from_foretelling_alone_and_the_teacher_not_from_it(m
         assert all(torch.equal(a, b) for a, b in zip(once[part], none[part], strict=True))
 
 
+def test_how_well_the_belief_foretells_is_told():
+    family, agent = make_family(SPARSE), learner(TAUGHT)
+    with Workers(EnvsFactory(SPARSE), chunk=32) as workers:
+        collect = MetaCollector(workers, lambda g: family.sample(g), 0, 10**6, family.shaped_reward)
+        _, told = agent.iterate(collect)
+        _, plain = learner().iterate(collect)
+    assert np.isfinite(told["belief/error"]) and set(told) - set(plain) == {"belief/error"}
+
+
 def test_what_acts_has_no_teacher():
     agent = taught()
     assert not any("teacher" in name for name in agent.acting_state())
