@@ -13,7 +13,7 @@ has those that a test will have. Most such contexts tell no more than where the 
 then is a compromise, nothing worth trying. With a `teacher` z is inferred in training from dense rewards, by an encoder that
 learns from the critics as above; the agent's own learns to foretell that z from the beginning of a trial (task inference with
 privileged information, Humplik et al. 2019, arXiv:1905.06424). So its belief is of every z that may still be, as posterior sampling
-wants it:
+wants it, from the first episode on:
 
     own encoder: -log q(z | beginning of a trial), a mixture of Gaussians        z ~ teacher(z | transitions with dense rewards)
 
