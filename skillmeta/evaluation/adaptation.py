@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skillmeta.evaluation.statistics import interval, iqm
+from skillmeta.evaluation.statistics import Statistic, interval, mean, trimmed
 from skillmeta.rl.rollout import EVALUATION, Agent, Belief, Episodes, Step
 from skillmeta.rl.trial import Trials
 from skillmeta.rl.workers import Workers, acting_copy
@@ -50,6 +50,12 @@ class Adaptation:
 
 
 SCORES = ("returns", "success", "success_at_end", "solved")
+
+
+def statistic(score: str) -> Statistic:
+    """What is told of a score: the interquartile mean of returns, the mean of successes. The middle half of zeros and ones is all
+    zeros, or all ones, as soon as a quarter of them are not; their mean is a share."""
+    return trimmed if score == "returns" else mean
 
 
 def evaluate(
@@ -188,16 +194,20 @@ class Evaluation:
     notes: tuple[str, ...] = ()
 
     def summary(self) -> dict[str, Any]:
-        """Interquartile mean and its interval of every score of every episode, the gaps to the brackets, and the bill."""
+        """Every score of every episode, the gaps to the brackets, and the bill. `value` and its `ci95` are of `statistic`."""
         named: dict[str, Any] = {}
         for name, result in self.results.items():
             named[name] = {"seeds": len(result.returns), "env_steps": int(result.env_steps.sum())}
             for score in SCORES:
-                values = getattr(result, score)
+                values, measure = getattr(result, score), statistic(score)
                 named[name][score] = [
-                    {"iqm": iqm(values[:, :, k]), "ci95": list(interval(values[:, :, k])), "mean": float(values[:, :, k].mean())}
+                    {
+                        "value": float(measure(values[:, :, k].ravel())),
+                        "ci95": list(interval(values[:, :, k], measure)),
+                        "mean": float(values[:, :, k].mean()),
+                    }
                     for k in range(values.shape[2])
-                ]  # fmt: skip
+                ]
             named[name]["adaptation_steps"] = result.adaptation_steps.mean((0, 1)).tolist()
         first = next(iter(self.results.values()))
         return {

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from skillmeta.evaluation import page, plots
-from skillmeta.evaluation.adaptation import SCORES, Evaluation
-from skillmeta.evaluation.statistics import interval, iqm, probability_of_improvement
+from skillmeta.evaluation.adaptation import SCORES, Evaluation, statistic
+from skillmeta.evaluation.statistics import interval, probability_of_improvement
 from skillmeta.run.run import write_whole
 from skillmeta.tasks.base import task_id
 
@@ -52,10 +52,14 @@ def episodes_of(evaluation: Evaluation) -> int:
     return len(next(iter(evaluation.results.values())).explored)
 
 
-def spelled(values: np.ndarray) -> str:
-    """IQM [low, high] of scores [S, M]."""
-    low, high = interval(values)
-    return f"{iqm(values):.3g} [{low:.3g}, {high:.3g}]"
+MEASURED = "interquartile mean of returns, mean of successes, over tasks and seeds"
+
+
+def spelled(values: np.ndarray, score: str) -> str:
+    """What is told of scores [S, M] and its 95 % interval: value [low, high]."""
+    measure = statistic(score)
+    low, high = interval(values, measure)
+    return f"{measure(values.ravel()):.3g} [{low:.3g}, {high:.3g}]"
 
 
 def curve_section(evaluation: Evaluation, colours: dict[str, str], scores: list[str], folder: Path) -> page.Section:
@@ -63,11 +67,9 @@ def curve_section(evaluation: Evaluation, colours: dict[str, str], scores: list[
     explored = next(iter(evaluation.results.values())).explored
     for score in scores:
         series = {name: getattr(result, score) for name, result in evaluation.results.items()}
-        figure = plots.adaptation_figure(series, explored, colours, NAMES[score])
+        figure = plots.adaptation_figure(series, explored, colours, NAMES[score], statistic(score))
         plots.save_png(figure, folder / "pictures" / f"adaptation_{score}.png")
-        caption = (
-            f"{NAMES[score]}: interquartile mean over tasks and seeds, and its 95 % interval (stratified bootstrap)."
-        )
+        caption = f"{NAMES[score]}: {MEASURED}, and its 95 % interval (stratified bootstrap)."
         pictures.append(page.Picture(plots.to_svg(figure, f"adaptation-{score}"), caption))
     return page.Section("Episode by episode", pictures=pictures)
 
@@ -78,12 +80,12 @@ def last_section(evaluation: Evaluation, scores: list[str]) -> page.Section:
         row = [name, str(len(result.returns))]
         for score in scores:
             values = getattr(result, score)
-            row += [spelled(values[:, :, 0]), spelled(values[:, :, -1])]
+            row += [spelled(values[:, :, 0], score), spelled(values[:, :, -1], score)]
         rows.append(row)
     head = ["", "seeds"]
     for score in scores:
         head += [f"{NAMES[score]}, episode 0", f"episode {episodes_of(evaluation) - 1}"]
-    text = ["Interquartile mean [95 % interval]. Every task counts the same, however long its episodes are."]
+    text = [f"{MEASURED.capitalize()} [95 % interval]. Every task counts the same, however long its episodes are."]
     for what, (value, low, high) in evaluation.gaps().items():
         score, _, span = what.partition(": ")
         if score in scores and np.isfinite(value):
@@ -172,7 +174,7 @@ def scores_text(evaluation: Evaluation) -> str:
     for name, result in evaluation.results.items():
         values = getattr(result, score)
         lines.append(
-            f"{name:<14} {NAMES[score]}: episode 0 {spelled(values[:, :, 0])}, last {spelled(values[:, :, -1])}; "
-            f"return of the last {spelled(result.returns[:, :, -1])}"
+            f"{name:<14} {NAMES[score]}: episode 0 {spelled(values[:, :, 0], score)}, last "
+            f"{spelled(values[:, :, -1], score)}; return of the last {spelled(result.returns[:, :, -1], 'returns')}"
         )
     return "\n".join(lines)

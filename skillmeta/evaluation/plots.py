@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from skillmeta.evaluation.curves import Curve
-from skillmeta.evaluation.statistics import intervals, performance_profile, trimmed
+from skillmeta.evaluation.statistics import Statistic, intervals, performance_profile, trimmed
 
 # Okabe and Ito's colours, told apart by every kind of colour vision; the first is the method that the page is about.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555", "#b5a900")
@@ -111,20 +111,23 @@ def paths_figure(
 
 
 def adaptation_figure(
-    series: Mapping[str, np.ndarray], explored: np.ndarray, colours: Mapping[str, str], y_label: str
+    series: Mapping[str, np.ndarray],
+    explored: np.ndarray,
+    colours: Mapping[str, str],
+    y_label: str,
+    statistic: Statistic = trimmed,
 ) -> Figure:
-    """Performance(K): the interquartile mean of each episode of a trial with its 95 % interval; scores [S, M, K+1]."""
+    """Performance(K): a statistic of each episode of a trial with its 95 % interval; scores [S, M, K+1]."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.2, 3.6), layout="constrained")
         axes = figure.subplots()
         for name, scores in series.items():
             x, points = np.arange(scores.shape[2]), np.moveaxis(scores, 2, 0)
-            low, high = intervals(points)
+            low, high = intervals(points, statistic)
             style = "-" if name not in ("random", "oracle", "no adaptation") else "--"
             axes.fill_between(x, low, high, color=colours[name], alpha=0.18, linewidth=0)
-            axes.plot(
-                x, trimmed(points.reshape(len(x), -1)), style, marker="o", markersize=4, color=colours[name], label=name
-            )
+            middle = statistic(points.reshape(len(x), -1), axis=-1)
+            axes.plot(x, middle, style, marker="o", markersize=4, color=colours[name], label=name)
         if explored.any():
             axes.axvspan(-0.5, explored.sum() - 0.5, color="#f2f2f2", zorder=0)
             axes.text(-0.4, 1.01, "exploration", fontsize=8, color="#777777", transform=axes.get_xaxis_transform())

@@ -13,7 +13,16 @@ from gymnasium.spaces import Box
 
 from skillmeta.algorithms import sac
 from skillmeta.environments import EnvsFactory, make_envs
-from skillmeta.evaluation.adaptation import Adaptation, RandomAgent, WithoutAdaptation, evaluate, join_seeds, normalized
+from skillmeta.evaluation.adaptation import (
+    Adaptation,
+    Evaluation,
+    RandomAgent,
+    WithoutAdaptation,
+    evaluate,
+    join_seeds,
+    normalized,
+)
+from skillmeta.evaluation.adaptation_page import spelled
 from skillmeta.rl.rollout import ArrayEnvs, episode
 from skillmeta.rl.trial import trial
 from skillmeta.rl.workers import Workers
@@ -79,6 +88,16 @@ def test_solved_is_to_have_succeeded_once():
     nothing, success = np.zeros((1, 2, 4)), np.array([[[0.0, 1, 0, 0], [0, 0, 0.5, 0.25]]])
     told = Adaptation(nothing, success, nothing, nothing, nothing, np.zeros(4, bool))
     assert told.solved.tolist() == [[[0, 1, 1, 1], [0, 0, 0.5, 0.5]]]
+
+
+def test_of_successes_their_share_is_told_and_of_returns_the_middle_half():
+    success = np.array([[1.0, 1, 1, 0, 1, 1, 1, 1]])[:, :, None]  # seven of eight
+    told = Adaptation(success, success, success, success, success, np.zeros(1, bool))
+    evaluation = Evaluation("point", "test", TASKS, ("",) * 8, "", {"some": told}, 0)
+    row = evaluation.summary()["results"]["some"]
+    assert row["success"][0]["value"] == row["solved"][0]["value"] == 0.875 == row["success"][0]["ci95"][0]
+    assert row["returns"][0]["value"] == 1.0 and row["returns"][0]["mean"] == 0.875
+    assert spelled(success[:, :, 0], "success") == "0.875 [0.875, 0.875]"
 
 
 def small_sac() -> sac.Agent:
