@@ -11,12 +11,14 @@ import torch
 
 from downstream.evaluate import main as evaluate_main
 from downstream.meta_train import main as meta_main
+from skillmeta.algorithms import pearl
 from skillmeta.cli import main
+from skillmeta.config import build, load
 from skillmeta.evaluation.meta_page import MetaRun, curve, grouped
 from skillmeta.meta_train import MetaTrainConfig, meta_train
 from skillmeta.run.checkpoint import load_state
 from skillmeta.run.run import read_metrics
-from skillmeta.tasks.base import TaskConfig
+from skillmeta.tasks.base import TaskConfig, make_family
 
 RL2 = {"name": "rl2", "tasks": 8, "hidden": 8, "epochs": 1, "minibatches": 2, "episodes": 2}
 MAML = {"name": "maml", "tasks": 2, "rollouts": 3, "hidden": 8}
@@ -245,3 +247,13 @@ def test_curves_go_as_far_as_all_runs_have_come():
     ]
     found = curve(runs, "return_last")
     assert found.x[0] == 10 and found.x[-1] == 40 and found.values.shape == (len(found.x), 2, 1)
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs/meta").glob("pearl_*.yaml")), ids=lambda path: path.stem)
+def test_a_presets_contexts_hold_a_whole_trial(path):
+    """Otherwise the run stops after its first visit to every task."""
+    config = build(MetaTrainConfig, load(path), str(path))
+    algorithm = build(pearl.Config, {k: v for k, v in config.algorithm.items() if k != "name"}, str(path))
+    decisions = make_family(config.task).horizon // (10 if config.skills else 1)  # the maze's skills take ten steps
+    if algorithm.context == "trial":
+        assert algorithm.context_capacity >= (1 + algorithm.posterior_episodes) * decisions
