@@ -120,6 +120,8 @@ def pearl_speed(bfloat16: bool, bar: float, theirs: Callable[[], None] | None, r
     source = f"{1000 * statistics.median(its):.0f} in turn" if its else "503 on an EPYC"
     detail = f"{1000 * statistics.median(own):.0f} ms of CPU time, oyster {source}"
     name = "PEARL, bfloat16" if bfloat16 else "PEARL, float32"
+    if bfloat16 and not torch.cpu._is_avx512_bf16_supported():
+        detail += "; this CPU has no bfloat16 and emulates it"
     return Figure(name, ratio, "times oyster's speed", f"at least {bar}", ratio >= bar, detail)
 
 
