@@ -108,7 +108,7 @@ class Config:
             raise ValueError("context_visits is of context: trial; leave it out")
         if self.teacher and (recent or not self.shaped_reward or self.encoder == "product"):
             raise ValueError(
-                "a teacher needs shaped_reward: true to learn from, context: trial, whose beginnings are what is foretold "
+                "teacher needs shaped_reward: true to learn from, context: trial, whose beginnings are what is foretold "
                 "from, and an encoder other than product, since a product of Gaussians is no mixture"
             )
         choices_of = {"encoder": ENCODERS, "kl_reduction": ("mean", "sum"), "context": ("recent", "trial")}

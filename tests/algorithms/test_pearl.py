@@ -276,7 +276,7 @@ def test_impossible_configs_are_refused():
         small = replace(SMALL, context="trial", context_capacity=11)
         learner(small).iterate(MetaCollector(workers, lambda g: FAMILY.sample(g), 0, 10))
     for change in ({"context": "recent", "context_visits": 1}, {"shaped_reward": False}, {"encoder": "product"}):
-        with pytest.raises(ValueError, match="a teacher needs shaped_reward"):
+        with pytest.raises(ValueError, match="teacher needs shaped_reward"):
             replace(TAUGHT, **change)
     with pytest.raises(ValueError, match="a product of Gaussians is a Gaussian"):
         ContextEncoder("product", 4, 3, 16, 1, False, torch.Generator(), components=2)
