@@ -28,6 +28,7 @@ from skillmeta.evaluation.statistics import interval, iqm
 from skillmeta.rl.regularizer import RegularizerConfig
 from skillmeta.rl.rollout import Collector, SerialEnvs
 from skillmeta.run.run import environment
+from skillmeta.seeds import Seeds
 
 TASK, STEPS, WARM_UP, WIDTH, BATCH, RATE = "Pendulum-v1", 10_000, 1_000, 64, 128, 1e-3
 WINDOW = 5  # episodes
@@ -55,8 +56,8 @@ def ours(seed: int, bfloat16: bool) -> tuple[list[int], list[float]]:
         bfloat16=bfloat16,
     )
     envs = SerialEnvs(lambda: gym.make(TASK))
-    agent = sac.Agent(config, envs.observation_dim, envs.action_bound, seed=seed)
-    collect = Collector(envs, seed, STEPS, torch.Generator().manual_seed(seed))
+    agent = sac.Agent(config, envs.observation_dim, envs.action_bound, seeds=Seeds(seed))
+    collect = Collector(envs, Seeds(seed), STEPS)
     steps, returns = [], []
     while not collect.spent:
         returns.append(float(agent.iterate(collect)[0].returns[0]))

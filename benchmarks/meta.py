@@ -30,6 +30,7 @@ from skillmeta.rl.inner import Samples, Shape, policy_of, stack
 from skillmeta.rl.meta import MetaCollector
 from skillmeta.rl.workers import Workers
 from skillmeta.run.run import environment
+from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, make_family
 
 
@@ -107,7 +108,7 @@ def pearl_speed(bfloat16: bool, bar: float, theirs: Callable[[], None] | None, r
         training_tasks=16, tasks=16, batch_size=256, context_size=100, hidden=300, encoder_hidden=200, depth=3,
         replay_capacity=2000, context_capacity=2000, bfloat16=bfloat16,
     )  # fmt: skip
-    agent = pearl.Agent(config, 20, np.ones(6, np.float32))
+    agent = pearl.Agent(config, 20, np.ones(6, np.float32), seeds=Seeds(0))
     generator = torch.Generator().manual_seed(0)
     for buffer in (*agent.replays, *(visits.buffer for visits in agent.contexts)):
         for name in ("observation", "action", "reward", "next_observation"):
@@ -129,9 +130,14 @@ def rl2_samples(folder: Path | None, iterations: int = 4) -> list[Figure]:
     """HalfCheetah, 16 trials of 400 decisions, GRU of 128, five epochs of four minibatches; samples a second, sampling counted."""
     config = TaskConfig("half_cheetah", split="train", options={"horizon": 200})
     family = make_family(config)
-    agent = rl2.Agent(rl2.Config(episodes=2, tasks=16, hidden=128, epochs=5, minibatches=4), 17, np.ones(6, np.float32))
+    agent = rl2.Agent(
+        rl2.Config(episodes=2, tasks=16, hidden=128, epochs=5, minibatches=4),
+        17,
+        np.ones(6, np.float32),
+        seeds=Seeds(0),
+    )
     with Workers(EnvsFactory(config), chunk=16) as workers:
-        collect = MetaCollector(workers, lambda g: family.sample(g), 0, 10**9)
+        collect = MetaCollector(workers, lambda g: family.sample(g), Seeds(0), 10**9)
         agent.iterate(collect)
         began, steps = time.perf_counter(), collect.env_steps
         for _ in range(iterations):

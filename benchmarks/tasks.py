@@ -25,6 +25,7 @@ from skillmeta.config import build, load
 from skillmeta.environments import EnvsFactory, make_envs
 from skillmeta.rl.workers import Workers
 from skillmeta.run.run import environment
+from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
 
 NATIVE = ("point_robot", "point_robot_sparse", "navigation", "bandit_5", "bandit_50", "tabular")
@@ -97,17 +98,17 @@ def workers(tasks: int = 24, rounds: int = 3) -> list[Figure]:
     """Trials of one episode in Meta-World's reach by a policy of 2 x 256 units."""
     config = task_config("metaworld_ml1_reach")
     family = make_family(config)
-    agent = sac.Agent(sac.Config(), 39, np.ones(4, np.float32), seed=0)
+    agent = sac.Agent(sac.Config(), 39, np.ones(4, np.float32), seeds=Seeds(0))
     chosen = family.tasks("train")[:tasks]
     seeds = np.arange(tasks)[:, None]
     times: dict[int, list[float]] = {1: [], 2: []}
     pools = {n: Workers(EnvsFactory(config), processes=n, chunk=tasks // 4) for n in times}
     for pool in pools.values():  # simulators are made once
-        pool.trials(agent, chosen, seeds, 0)
+        pool.trials(agent, chosen, seeds, Seeds(0).stream("acting"))
     for _ in range(rounds):
         for n, pool in pools.items():
             started = time.perf_counter()
-            pool.trials(agent, chosen, seeds, 0)
+            pool.trials(agent, chosen, seeds, Seeds(0).stream("acting"))
             times[n].append(time.perf_counter() - started)
     for pool in pools.values():
         pool.close()

@@ -109,25 +109,23 @@ def cut(text: str, width: int = 100) -> str:
 
 
 def draw(config: object, count: int, seed: int) -> int:
-    import numpy as np
-
+    from skillmeta.seeds import Seeds
     from skillmeta.tasks.base import make_family, to_json
 
     family = make_family(config)  # type: ignore[arg-type]
-    generator = np.random.default_rng(seed)
+    generator = Seeds(seed).stream("shown_tasks").numpy()
     for _ in range(count):
         print(to_json(family.sample(generator, config.split)))  # type: ignore[attr-defined]
     return 0
 
 
 def film(config: object, arguments: argparse.Namespace) -> int:
-    import torch
-
     from skillmeta.environments import ExpertEnvs, make_envs
     from skillmeta.evaluation.adaptation import RandomAgent
     from skillmeta.evaluation.film import Filmed, save_webp
     from skillmeta.finetune import load_trained
     from skillmeta.rl.rollout import Agent, Envs, episode
+    from skillmeta.seeds import Seeds
     from skillmeta.skills.model import SkillModel
     from skillmeta.tasks.base import TaskConfig, chosen_task, make_family
 
@@ -160,7 +158,7 @@ def film(config: object, arguments: argparse.Namespace) -> int:
     else:
         acting, who = make_envs(watched, 1), "at random"
         agent = RandomAgent(acting.action_bound)
-    generator = torch.Generator().manual_seed(arguments.seed)
+    generator = Seeds(arguments.seed).stream("acting").torch()
     done, _ = episode(agent, acting, agent.begin(1, generator), [arguments.seed], generator, tasks=[task])
     save_webp(films[0].frames, arguments.video)
     print(

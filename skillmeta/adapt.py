@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,8 +20,9 @@ from skillmeta.rl.rollout import Agent, Belief, Envs
 from skillmeta.rl.trial import Trials, trial
 from skillmeta.run.checkpoint import load_state, save_state
 from skillmeta.run.run import write_whole
+from skillmeta.seeds import Seeds
 from skillmeta.skills.model import SkillModel
-from skillmeta.tasks.base import Task, TaskConfig, chosen_task, make_family
+from skillmeta.tasks.base import Task, TaskConfig, chosen_task, make_family, task_id
 
 
 def pack(belief: Belief) -> Any:
@@ -91,11 +91,11 @@ def adapt(run: str | Path, config: TaskConfig, episodes: int, seed: int, folder:
     if (folder / "belief").exists():
         raise UserError(f"{folder}: holds an adapted agent already; use another --out, or delete it")
     agent, envs, task = loaded(run, config)
-    seeds = np.random.SeedSequence([seed, 3]).generate_state(agent.rollouts * episodes).astype(np.int64)
+    own = Seeds(seed, task_id(task))
+    resets = own.stream("adaptation_resets").integers(agent.rollouts * episodes).reshape(agent.rollouts, episodes)
     flags = [k < agent.exploration_episodes for k in range(episodes)]
-    generator = torch.Generator().manual_seed(seed)
-    shaped = seeds.reshape(agent.rollouts, episodes)
-    trials, belief = trial(agent, envs, [task] * agent.rollouts, shaped, generator, flags)
+    draws = own.stream("adaptation_acting").torch()
+    trials, belief = trial(agent, envs, [task] * agent.rollouts, resets, draws, flags)
     envs.close()
     folder.mkdir(parents=True, exist_ok=True)
     save_state(folder / "belief", {"belief": pack(belief)}, {})

@@ -20,6 +20,7 @@ from skillmeta.data.episodes import Recording
 from skillmeta.data.minari_store import check_id, exists, write_minari
 from skillmeta.errors import ConfigError, DataError
 from skillmeta.run.progress import Progress
+from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, environment_spec, make_family
 
 
@@ -119,7 +120,8 @@ def recorded(config: CollectConfig, expert: Any, progress: Progress) -> Iterator
         yield from run_shard(config, expert, progress.update)
         return
     shares = [expert.steps // config.shards + (i < expert.steps % config.shards) for i in range(config.shards)]
-    parts = [replace(expert, steps=share, seed=1000 * expert.seed + i) for i, share in enumerate(shares)]
+    seeds = Seeds(expert.seed).stream("collector_shards").integers(config.shards).tolist()
+    parts = [replace(expert, steps=share, seed=seed) for share, seed in zip(shares, seeds, strict=True)]
     context = multiprocessing.get_context("spawn")
     done = [0] * config.shards
     with context.Manager() as manager, context.Pool(min(config.shards, os.cpu_count() or 1)) as pool:

@@ -9,6 +9,7 @@ import numpy as np
 
 from skillmeta.errors import UserError
 from skillmeta.rl.rollout import ArrayEnvs, Envs, SerialEnvs, Step
+from skillmeta.seeds import Seeds
 from skillmeta.skills.env import SkillEnvs
 from skillmeta.skills.model import SkillModel
 from skillmeta.tasks.base import Task, TaskConfig, TaskFamily, make_family
@@ -87,7 +88,7 @@ class ExpertEnvs:
     def reset(self, seeds: Sequence[int], tasks: Sequence[Task] | None = None) -> np.ndarray:
         self._observation = self.envs.reset(seeds, tasks)
         # The expert's noise is its own: the same seed must not give it the numbers that drew the start.
-        generators = [np.random.default_rng([int(seed), 1]) for seed in seeds]
+        generators = [Seeds(int(seed)).stream("expert").numpy() for seed in seeds]
         self._experts = [self.expert(env, own) for env, own in zip(self.envs.envs, generators, strict=True)]
         self._alive = np.ones(self.num, bool)
         return self._observation

@@ -14,12 +14,13 @@ import torch
 from skillmeta.config import build, first_line, module_of, read_yaml, to_plain
 from skillmeta.environments import make_envs
 from skillmeta.errors import UserError
-from skillmeta.rl.rollout import EVALUATION, Collector, Envs, Episodes, environment_seed, episode
-from skillmeta.run.checkpoint import generator_state, load_state, restore_generator, save_state
+from skillmeta.rl.rollout import Collector, Envs, Episodes, episode
+from skillmeta.run.checkpoint import load_state, save_state
 from skillmeta.run.progress import Progress
 from skillmeta.run.run import Run
+from skillmeta.seeds import Seeds
 from skillmeta.skills.model import SkillModel
-from skillmeta.tasks.base import TaskConfig, TaskFamily, chosen_task, make_family
+from skillmeta.tasks.base import TaskConfig, TaskFamily, chosen_task, make_family, task_id
 
 AGENT = "agent"  # the folder of a finished run that holds what acts
 EARLY_EPISODES = 5  # their paths are kept for the pictures
@@ -58,7 +59,7 @@ class FinetuneConfig:
             raise ValueError("algorithm has no name; say which one, e.g. algorithm: {name: sac}")
 
 
-def make_agent(config: FinetuneConfig, envs: Envs, skills: SkillModel | None) -> Any:
+def make_agent(config: FinetuneConfig, envs: Envs, skills: SkillModel | None, seeds: Seeds) -> Any:
     options = dict(config.algorithm)
     module = module_of("algorithms", options.pop("name"), "algorithm.name")
     return module.Agent(
@@ -67,7 +68,7 @@ def make_agent(config: FinetuneConfig, envs: Envs, skills: SkillModel | None) ->
         envs.action_bound,
         prior=skills.prior if skills else None,
         normalize=skills.normalizer if skills else None,
-        seed=config.seed,
+        seeds=seeds,
     )
 
 
@@ -83,17 +84,17 @@ def finetune(config: FinetuneConfig, folder: Path, command: str = "", quiet: boo
             return run.result
         skills = SkillModel.load(config.skills) if config.skills else None
         envs = make_envs(family, config.num_envs, skills)
-        agent = make_agent(config, envs, skills)
-        acting = torch.Generator().manual_seed(config.seed + 1_000_003)
-        collect = Collector(envs, config.seed, config.env_steps, acting, [task] * config.num_envs)
+        seeds = Seeds(config.seed, task_id(task))
+        agent = make_agent(config, envs, skills, seeds)
+        collect = Collector(envs, seeds, config.env_steps, [task] * config.num_envs)
         early: list[np.ndarray] = []
-        seconds = restore(run, agent, collect, acting, early)
+        seconds = restore(run, agent, collect, early)
         started = saved = time.monotonic()
 
         with Progress(config.env_steps, folder.name, "steps", quiet=quiet) as progress:
             while not finished(config, collect):
                 if run.stop_requested:
-                    checkpoint(run, agent, collect, acting, early, seconds + time.monotonic() - started)
+                    checkpoint(run, agent, collect, early, seconds + time.monotonic() - started)
                     return None
                 episodes, metrics = agent.iterate(collect)
                 if len(early) < EARLY_EPISODES:
@@ -105,14 +106,14 @@ def finetune(config: FinetuneConfig, folder: Path, command: str = "", quiet: boo
                     fraction(config, collect), f"{collect.env_steps:,} steps, {collect.episodes} episodes"
                 )
                 if time.monotonic() - saved > config.checkpoint_seconds:
-                    checkpoint(run, agent, collect, acting, early, seconds + time.monotonic() - started)
+                    checkpoint(run, agent, collect, early, seconds + time.monotonic() - started)
                     saved = time.monotonic()
-        checkpoint(run, agent, collect, acting, early, seconds + time.monotonic() - started)
+        checkpoint(run, agent, collect, early, seconds + time.monotonic() - started)
         result = {
             **collect.state(),
             "updates": agent.updates,
             "seconds": seconds + time.monotonic() - started,
-            **evaluate(agent, envs, family, task, config, run, early),
+            **evaluate(agent, envs, family, task, config, seeds, run, early),
         }
         save_state(run.folder / AGENT, {"agent": agent.acting_state(), "env_steps": collect.env_steps}, {})
         run.finish(result)
@@ -150,7 +151,8 @@ def load_trained(folder: str | Path, make: Callable[[SkillModel | None, bool], E
     envs = make(skills, sees_task)
     agent: Any
     if "max_episodes" in node:
-        agent = make_agent(build(FinetuneConfig, node, str(folder / "config.yaml")), envs, skills)
+        config = build(FinetuneConfig, node, str(folder / "config.yaml"))
+        agent = make_agent(config, envs, skills, Seeds(config.seed))
     else:
         from skillmeta.meta_train import MetaTrainConfig, make_meta_agent
 
@@ -194,7 +196,14 @@ def shown(metrics: dict[str, float]) -> dict[str, float]:
 
 
 def evaluate(
-    agent: Any, envs: Envs, family: TaskFamily, task: Any, config: FinetuneConfig, run: Run, early: list[np.ndarray]
+    agent: Any,
+    envs: Envs,
+    family: TaskFamily,
+    task: Any,
+    config: FinetuneConfig,
+    seeds: Seeds,
+    run: Run,
+    early: list[np.ndarray],
 ) -> dict[str, float]:
     """Judge the final policy as it samples and by its mode, on seeds of their own; nothing is learned from it.
 
@@ -202,10 +211,9 @@ def evaluate(
     """
     scores: dict[str, float] = {"num_episodes": config.evaluation.episodes}
     final: list[np.ndarray] = []
-    generator = torch.Generator().manual_seed(config.seed + 2_000_003)
     for prefix, explore in (("", True), ("mode_", False)):
         successes, returns = [], []
-        for done in evaluation_episodes(agent, envs, task, config, generator, explore):
+        for done in evaluation_episodes(agent, envs, task, config, seeds, explore):
             successes.extend(done.succeeded.tolist())
             returns.extend(done.returns.tolist())
             if explore and len(final) < EARLY_EPISODES:
@@ -221,12 +229,13 @@ def evaluate(
 
 
 def evaluation_episodes(
-    agent: Any, envs: Envs, task: Any, config: FinetuneConfig, generator: torch.Generator, explore: bool
+    agent: Any, envs: Envs, task: Any, config: FinetuneConfig, seeds: Seeds, explore: bool
 ) -> Iterator[Episodes]:
     for first in range(0, config.evaluation.episodes, envs.num):
-        seeds = [environment_seed(config.seed, EVALUATION, first + i) for i in range(envs.num)]
+        resets = seeds.stream("evaluation_resets", first).integers(envs.num).tolist()
+        generator = seeds.stream("evaluation_acting", first).torch()
         belief = agent.begin(envs.num, generator)
-        done, _ = episode(agent, envs, belief, seeds, generator, explore=explore, tasks=[task] * envs.num)
+        done, _ = episode(agent, envs, belief, resets, generator, explore=explore, tasks=[task] * envs.num)
         yield done
 
 
@@ -241,28 +250,24 @@ def paths(family: TaskFamily, episodes: Episodes) -> list[np.ndarray]:
     return found
 
 
-def checkpoint(
-    run: Run, agent: Any, collect: Collector, acting: torch.Generator, early: list[np.ndarray], seconds: float
-) -> None:
+def checkpoint(run: Run, agent: Any, collect: Collector, early: list[np.ndarray], seconds: float) -> None:
     run.checkpoint(
         collect.env_steps,
         {
             "agent": agent.state(),
             "collect": collect.state(),
-            "acting": generator_state(acting),
             "early": {str(i): path for i, path in enumerate(early)},
             "seconds": seconds,
         },
     )
 
 
-def restore(run: Run, agent: Any, collect: Collector, acting: torch.Generator, early: list[np.ndarray]) -> float:
+def restore(run: Run, agent: Any, collect: Collector, early: list[np.ndarray]) -> float:
     """Continue from the newest checkpoint, if there is one. Returns the seconds that the run has taken so far."""
     state = run.restore()
     if state is None:
         return 0.0
     agent.restore(state["agent"])
     collect.restore(state["collect"])
-    restore_generator(acting, state["acting"])
     early.extend(np.asarray(state["early"][str(i)]) for i in range(len(state["early"])))
     return float(state["seconds"])

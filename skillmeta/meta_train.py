@@ -18,6 +18,7 @@ from skillmeta.rl.workers import Workers
 from skillmeta.run.checkpoint import save_state
 from skillmeta.run.progress import Progress
 from skillmeta.run.run import Run
+from skillmeta.seeds import Seeds
 from skillmeta.skills.model import SkillModel
 from skillmeta.tasks.base import ANY, TaskConfig, make_family
 
@@ -61,7 +62,7 @@ def make_meta_agent(config: MetaTrainConfig, envs: Envs, skills: SkillModel | No
         discrete=envs.discrete,
         prior=skills.prior if skills else None,
         normalize=skills.normalizer if skills else None,
-        seed=config.seed,
+        seeds=Seeds(config.seed),
     )
 
 
@@ -89,7 +90,7 @@ def meta_train(config: MetaTrainConfig, folder: Path, command: str = "", quiet: 
             collect = MetaCollector(
                 workers,
                 lambda generator: family.sample(generator, split),
-                config.seed,
+                Seeds(config.seed),
                 config.env_steps,
                 family.shaped_reward,
             )

@@ -44,6 +44,7 @@ from skillmeta.rl.inner import (
 from skillmeta.rl.meta import Batch, MetaCollector
 from skillmeta.rl.on_policy import TrustRegionStep, trust_region_step
 from skillmeta.rl.regularizer import Prior
+from skillmeta.seeds import Seeds
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,8 @@ class Agent:
         discrete: bool = False,
         prior: Prior | None = None,
         normalize: Any = None,
-        seed: int = 0,
+        *,
+        seeds: Seeds,
     ):
         if discrete and prior is not None:
             raise ConfigError("skills are continuous; this family's actions are choices")
@@ -211,7 +213,7 @@ class Agent:
         shape = Shape(observation_dim, len(bound), config.hidden, config.depth, discrete, config.context)
         self.config, self.updates = config, 0
         self.acting = Actor(
-            shape, shape.start(torch.Generator().manual_seed(seed)), config.rollouts, config.inner_rate, False,
+            shape, shape.start(seeds.stream("weights").torch()), config.rollouts, config.inner_rate, False,
             config.discount, config.halve_at_test, normalize or identity, prior, bound,
         )  # fmt: skip
 

@@ -44,6 +44,7 @@ from skillmeta.rl.regularizer import Policy, Prior, Regularizer, RegularizerConf
 from skillmeta.rl.replay import Replay, stack
 from skillmeta.rl.rollout import Belief, Episodes, Step
 from skillmeta.run.checkpoint import generator_state, restore_generator
+from skillmeta.seeds import Seeds
 
 
 @dataclass(frozen=True)
@@ -260,7 +261,8 @@ class Agent:
         discrete: bool = False,
         prior: Prior | None = None,
         normalize: Any = None,
-        seed: int = 0,
+        *,
+        seeds: Seeds,
     ):
         if discrete:
             raise ConfigError("PEARL's policy is continuous; this family's actions are choices")
@@ -273,7 +275,7 @@ class Agent:
                 "shaped_reward is of primitive steps, and these actions are skills; leave one of them out"
             )
         self.config, bound = config, torch.from_numpy(np.asarray(action_bound, np.float32))
-        weights = torch.Generator().manual_seed(seed)
+        weights = seeds.stream("weights").torch()
         inputs = observation_dim + len(bound) + 1 + (observation_dim if config.next_observation else 0)
         seen = observation_dim + config.latent_dim
         width = config.encoder_hidden or config.hidden
@@ -305,7 +307,7 @@ class Agent:
         ]
         self.filled = [0] * config.training_tasks  # the iteration that a task's last visit is from
         self.tasks: tuple[object, ...] | None = None
-        self.draws = torch.Generator().manual_seed(seed + 1)
+        self.draws = seeds.stream("updates").torch()
         self.updates = self.iterations = 0
 
     def actor(self) -> Actor:
@@ -340,7 +342,7 @@ class Agent:
 
     def training_tasks(self, collect: MetaCollector) -> tuple[object, ...]:
         """Different tasks, drawn once: a function of the run's seed, so that they need not be saved."""
-        generator = np.random.default_rng([collect.run_seed, 99])
+        generator = collect.seeds.stream("training_tasks").numpy()
         found: dict[object, None] = {}
         for _ in range(1000 * self.config.training_tasks):
             found[collect.draw(generator)] = None

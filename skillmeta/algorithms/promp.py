@@ -25,6 +25,7 @@ from skillmeta.rl.inner import Actor, Parameters, Samples, Shape, chunks, inner_
 from skillmeta.rl.meta import Batch, MetaCollector
 from skillmeta.rl.on_policy import clipped_surrogate
 from skillmeta.rl.regularizer import Prior
+from skillmeta.seeds import Seeds
 
 
 @dataclass(frozen=True)
@@ -87,14 +88,15 @@ class Agent:
         discrete: bool = False,
         prior: Prior | None = None,
         normalize: Any = None,
-        seed: int = 0,
+        *,
+        seeds: Seeds,
     ):
         if discrete and prior is not None:
             raise ConfigError("skills are continuous; this family's actions are choices")
         bound = torch.from_numpy(np.asarray(action_bound, np.float32))
         shape = Shape(observation_dim, len(bound), config.hidden, config.depth, discrete)
         self.config, self.updates = config, 0
-        self.parameters = leaves(shape.start(torch.Generator().manual_seed(seed)))
+        self.parameters = leaves(shape.start(seeds.stream("weights").torch()))
         self.optimizer = adam([p for p in self.parameters if p.numel()], config.learning_rate)
         self.acting = Actor(
             shape, self.parameters, config.rollouts, config.inner_rate, True, config.discount, config.halve_at_test,

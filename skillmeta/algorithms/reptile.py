@@ -19,6 +19,7 @@ from skillmeta.nn.networks import identity
 from skillmeta.rl.inner import Actor, Parameters, Shape, inner_step, leaves, stack
 from skillmeta.rl.meta import Batch, MetaCollector
 from skillmeta.rl.regularizer import Prior
+from skillmeta.seeds import Seeds
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Agent:
         discrete: bool = False,
         prior: Prior | None = None,
         normalize: Any = None,
-        seed: int = 0,
+        *,
+        seeds: Seeds,
     ):
         if discrete and prior is not None:
             raise ConfigError("skills are continuous; this family's actions are choices")
@@ -67,7 +69,7 @@ class Agent:
         shape = Shape(observation_dim, len(bound), config.hidden, config.depth, discrete)
         self.config, self.updates = config, 0
         self.acting = Actor(
-            shape, shape.start(torch.Generator().manual_seed(seed)), config.rollouts, config.inner_rate, False,
+            shape, shape.start(seeds.stream("weights").torch()), config.rollouts, config.inner_rate, False,
             config.discount, config.halve_at_test, normalize or identity, prior, bound,
         )  # fmt: skip
 

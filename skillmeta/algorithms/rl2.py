@@ -37,6 +37,7 @@ from skillmeta.rl.regularizer import Prior
 from skillmeta.rl.rollout import Belief, Episodes, Step
 from skillmeta.rl.trial import Sequences
 from skillmeta.run.checkpoint import generator_state, restore_generator
+from skillmeta.seeds import Seeds
 
 Policy = Gaussian | Categorical
 
@@ -268,7 +269,7 @@ class Agent:
         action_bound: [A]; actions live in [-bound, bound], or are choices among A where `discrete`.
         prior: p(z|s), where actions are skills.
         normalize: applied to observations.
-        seed: of weights and minibatches.
+        seeds: of weights and minibatches.
     """
 
     def __init__(
@@ -279,17 +280,18 @@ class Agent:
         discrete: bool = False,
         prior: Prior | None = None,
         normalize: Any = None,
-        seed: int = 0,
+        *,
+        seeds: Seeds,
     ):
         if discrete and prior is not None:
             raise ConfigError("skills are continuous; this family's actions are choices")
         self.config, bound = config, torch.from_numpy(np.asarray(action_bound, np.float32))
         self.network = Network(
-            observation_dim, bound, discrete, prior is not None, config, torch.Generator().manual_seed(seed)
+            observation_dim, bound, discrete, prior is not None, config, seeds.stream("weights").torch()
         )
         self.acting = Actor(self.network, normalize or identity, prior, config.reward_scale)
         self.optimizer = adam(self.network.parameters(), config.learning_rate)
-        self.draws = torch.Generator().manual_seed(seed + 1)
+        self.draws = seeds.stream("updates").torch()
         self.updates = 0
 
     def actor(self) -> Actor:

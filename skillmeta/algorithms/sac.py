@@ -31,6 +31,7 @@ from skillmeta.rl.regularizer import Policy, Prior, Regularizer, RegularizerConf
 from skillmeta.rl.replay import Replay, Transitions
 from skillmeta.rl.rollout import Belief, Collector, Episodes, Step
 from skillmeta.run.checkpoint import generator_state, restore_generator
+from skillmeta.seeds import Seeds
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ class Agent:
         action_bound: [A]; actions live in [-bound, bound].
         prior: p(z|s) in the units of the actions, needed by `regularizer.prior: skill` and `policy_start: prior`.
         normalize: applied to observations before policy and critics; the identity where there are no statistics.
-        seed: of weights, noise and batches.
+        seeds: of weights, noise and batches.
     """
 
     def __init__(
@@ -186,7 +187,8 @@ class Agent:
         action_bound: np.ndarray,
         prior: Prior | None = None,
         normalize: Callable[[Tensor], Tensor] | None = None,
-        seed: int = 0,
+        *,
+        seeds: Seeds,
     ):
         if prior is None and (config.regularizer.prior == "skill" or config.policy_start == "prior"):
             raise ConfigError("the algorithm asks for a skill prior; name a skill model under `skills:`")
@@ -197,7 +199,7 @@ class Agent:
         self.config, self.bound = config, torch.from_numpy(np.asarray(action_bound, np.float32))
         self.prior = prior if config.policy_start == "prior" else None
         self.normalize = normalize or identity
-        weights = torch.Generator().manual_seed(seed)
+        weights = seeds.stream("weights").torch()
         self.policy = PolicyNetwork(observation_dim, self.bound, config, weights)
         self.acting = Actor(self.policy, self.prior, self.normalize)
         self.critics = Critics(observation_dim, len(self.bound), config.hidden, config.critic_depth, weights)
@@ -206,7 +208,7 @@ class Agent:
         self.policy_optimizer = adam(self.policy.parameters(), config.learning_rate)
         self.critic_optimizer = adam(self.critics.parameters(), config.learning_rate)
         self.replay = Replay(config.replay_capacity, observation_dim, len(self.bound))
-        self.draws = torch.Generator().manual_seed(seed + 1)
+        self.draws = seeds.stream("updates").torch()
         self.updates = self.decisions = 0
         self.gradients = compiled(self._gradients) if config.compile else self._gradients
 

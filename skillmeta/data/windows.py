@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from skillmeta.errors import DataError
+from skillmeta.seeds import Seeds
 
 if TYPE_CHECKING:
     from skillmeta.data.episodes import EpisodeDataset
@@ -74,7 +75,7 @@ class Windows:
                 raise DataError(
                     f"{dataset.source}: one episode of {horizon} steps or more; two are needed to hold one out"
                 )
-            order = np.random.default_rng(seed).permutation(long_enough)
+            order = Seeds(seed).stream("held_out_episodes").numpy().permutation(long_enough)
             count = min(len(order) - 1, max(1, round(held_out * len(order))))
             chosen = np.sort(order[:count] if split == "held_out" else order[count:])
         counts = dataset.lengths[chosen] - horizon + 1

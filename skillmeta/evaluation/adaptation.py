@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from skillmeta.evaluation.statistics import Statistic, interval, mean, trimmed
-from skillmeta.rl.rollout import EVALUATION, Agent, Belief, Episodes, Step
+from skillmeta.rl.rollout import Agent, Belief, Episodes, Step
 from skillmeta.rl.trial import Trials
 from skillmeta.rl.workers import Workers, acting_copy
-from skillmeta.tasks.base import Task
+from skillmeta.seeds import Seeds
+from skillmeta.tasks.base import Task, task_id
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,10 @@ def evaluate(
     """
     rollouts, rounds = agent.rollouts, episodes + 1
     explored = np.arange(rounds) < agent.exploration_episodes
-    resets = np.random.SeedSequence([seed, EVALUATION]).generate_state(len(tasks) * rollouts * rounds)
-    seeds = resets.astype(np.int64).reshape(len(tasks) * rollouts, rounds)
-    trials = workers.trials(agent, tasks, seeds, seed, explore=(explored | sample).tolist())
+    own = [Seeds(seed, task_id(task)).stream("evaluation_resets").integers(rollouts * rounds) for task in tasks]
+    resets = np.concatenate(own).reshape(len(tasks) * rollouts, rounds)
+    draws = Seeds(seed).stream("evaluation_acting")
+    trials = workers.trials(agent, tasks, resets, draws, explore=(explored | sample).tolist())
 
     def by_task(values: np.ndarray, reduce: Callable[..., Any] = np.mean) -> np.ndarray:
         return reduce(values.reshape(len(tasks), rollouts, rounds), axis=1)[None]

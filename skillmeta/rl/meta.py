@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from skillmeta.errors import ConfigError
-from skillmeta.rl.rollout import TRAINING, Agent, Episodes
+from skillmeta.rl.rollout import Agent, Episodes
 from skillmeta.rl.trial import Trials
 from skillmeta.rl.workers import Workers
-
-TASKS = 2  # a stage of seeds, beside TRAINING and EVALUATION
+from skillmeta.seeds import Seeds
 
 
 @dataclass
@@ -24,13 +23,13 @@ class Batch:
 
 
 class MetaCollector:
-    """Draws tasks and runs trials in them. What the n-th call gives is a function of (run seed, n) and the agent: nothing of the
+    """Draws tasks and runs trials in them. What the n-th call gives is a function of (seeds, n) and the agent: nothing of the
     simulators has to be saved for a run to continue as if it had not been interrupted.
 
     Args:
         workers: where the trials are run.
         draw: a fresh training task.
-        run_seed: of tasks, resets and the agent's draws.
+        seeds: of tasks, resets and the agent's draws.
         budget: primitive environment steps.
         shaped_reward: the family's, where it has one: see `TaskFamily`.
     """
@@ -39,11 +38,11 @@ class MetaCollector:
         self,
         workers: Workers,
         draw: Callable[[np.random.Generator], object],
-        run_seed: int,
+        seeds: Seeds,
         budget: int,
         shaped_reward: Callable[[object, Episodes], np.ndarray] | None = None,
     ):
-        self.workers, self.draw, self.run_seed, self.budget = workers, draw, run_seed, budget
+        self.workers, self.draw, self.seeds, self.budget = workers, draw, seeds, budget
         self.shaped = shaped_reward
         self.env_steps = self.episodes = self.calls = 0
 
@@ -53,17 +52,15 @@ class MetaCollector:
 
     def trials(self, agent: Agent, tasks: int, episodes: int) -> Batch:
         """`episodes` exploring episodes in each of so many freshly drawn tasks, `agent.rollouts` at a time."""
-        generator = np.random.default_rng([self.run_seed, TASKS, self.calls])
+        generator = self.seeds.stream("tasks", self.calls).numpy()
         drawn = tuple(self.draw(generator) for _ in range(tasks))
         return self.in_tasks(agent, drawn, episodes)
 
     def in_tasks(self, agent: Agent, tasks: tuple[object, ...], episodes: int) -> Batch:
         """The same in given tasks."""
-        state = np.random.SeedSequence([self.run_seed, TRAINING, self.calls])
-        seeds = state.generate_state(len(tasks) * agent.rollouts * episodes).astype(np.int64)
-        shaped = seeds.reshape(len(tasks) * agent.rollouts, episodes)
-        own = int(np.random.SeedSequence([self.run_seed, self.calls]).generate_state(1)[0])
-        trials = self.workers.trials(agent, tasks, shaped, own)
+        num = len(tasks) * agent.rollouts
+        resets = self.seeds.stream("resets", self.calls).integers(num * episodes).reshape(num, episodes)
+        trials = self.workers.trials(agent, tasks, resets, self.seeds.stream("acting", self.calls))
         self.calls += 1
         self.env_steps += int(trials.lengths.sum())
         self.episodes += trials.lengths.size

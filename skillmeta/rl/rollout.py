@@ -19,6 +19,7 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from skillmeta.errors import UserError
+from skillmeta.seeds import Seeds
 
 Belief = Any  # what an agent knows about N tasks: an explicit value, never hidden state (None for SAC)
 
@@ -290,27 +291,15 @@ def episode(
     return Episodes(np.stack(frames, 1), *columns), belief
 
 
-def environment_seed(run_seed: int, stage: int, counter: int) -> int:
-    """The seed of the `counter`-th reset of a stage: a pure function, so that a resumed run sees what an uninterrupted
-    one would have seen and no simulator state has to be saved."""
-    return int(np.random.SeedSequence([run_seed, stage, counter]).generate_state(1)[0])
-
-
-TRAINING, EVALUATION = 0, 1  # stages of `environment_seed`
-
-
 class Collector:
-    """Gives an algorithm experience and keeps the bill, in primitive environment steps."""
+    """Gives an algorithm experience and counts its cost, in primitive environment steps.
 
-    def __init__(
-        self,
-        envs: Envs,
-        run_seed: int,
-        budget: int,
-        generator: torch.Generator,
-        tasks: Sequence[object] | None = None,
-    ):
-        self.envs, self.run_seed, self.budget, self.generator, self.tasks = envs, run_seed, budget, generator, tasks
+    Resets and the noise of acting are functions of (seeds, episode), so that a resumed run sees what an uninterrupted one
+    would have seen, and no state of simulators or generators has to be saved.
+    """
+
+    def __init__(self, envs: Envs, seeds: Seeds, budget: int, tasks: Sequence[object] | None = None):
+        self.envs, self.seeds, self.budget, self.tasks = envs, seeds, budget, tasks
         self.env_steps = self.episodes = self.decisions = 0
 
     @property
@@ -320,11 +309,11 @@ class Collector:
     def episode(self, agent: Agent) -> Episodes:
         """One exploring episode in every environment; the budget cuts off the last one, so all methods use it exactly
         (up to N - 1 steps where N environments share it)."""
-        first = self.episodes
-        seeds = [environment_seed(self.run_seed, TRAINING, first + i) for i in range(self.envs.num)]
+        seeds = self.seeds.stream("resets", self.episodes).integers(self.envs.num).tolist()
+        generator = self.seeds.stream("acting", self.episodes).torch()
         left = -(-(self.budget - self.env_steps) // self.envs.num)
-        belief = agent.begin(self.envs.num, self.generator)
-        done, _ = episode(agent, self.envs, belief, seeds, self.generator, tasks=self.tasks, max_steps=left)
+        belief = agent.begin(self.envs.num, generator)
+        done, _ = episode(agent, self.envs, belief, seeds, generator, tasks=self.tasks, max_steps=left)
         self.env_steps += int(done.lengths.sum())
         self.decisions += int(done.valid.sum())
         self.episodes += self.envs.num

@@ -22,6 +22,7 @@ import torch
 from skillmeta.errors import UserError
 from skillmeta.rl.rollout import Agent, Envs
 from skillmeta.rl.trial import Trials, join, trial
+from skillmeta.seeds import Stream
 
 MakeEnvs = Callable[[int], Envs]  # must survive pickling where there are processes
 
@@ -46,14 +47,19 @@ class Workers:
             self._pool = ProcessPoolExecutor(processes, context, initializer=begin_work, initargs=(make_envs,))
 
     def trials(
-        self, agent: Agent, tasks: Sequence[object], seeds: np.ndarray, seed: int, explore: Sequence[bool] | bool = True
+        self,
+        agent: Agent,
+        tasks: Sequence[object],
+        seeds: np.ndarray,
+        draws: Stream,
+        explore: Sequence[bool] | bool = True,
     ) -> Trials:
         """K episodes in each of N tasks by a copy of the agent: nothing that happens here reaches the one that was passed.
 
         Args:
             tasks: N of them; an agent with `rollouts` B > 1 runs each B times, and the trials are [N * B] then.
             seeds: of the resets, [N * B, K].
-            seed: of the agent's own draws.
+            draws: of the agent; every chunk has a stream of its own.
             explore: as for `skillmeta.rl.trial.trial`.
         """
         actor, rollouts = acting_copy(agent), agent.rollouts
@@ -63,7 +69,7 @@ class Workers:
             (
                 [task for task in tasks[start : start + each] for _ in range(rollouts)],
                 seeds[start * rollouts : (start + each) * rollouts],
-                int(np.random.SeedSequence([seed, start // each]).generate_state(1)[0]),
+                draws.at(start // each),
                 explore,
             )
             for start in starts
@@ -116,14 +122,13 @@ def run_trials(
     make_envs: MakeEnvs,
     tasks: Sequence[object],
     seeds: np.ndarray,
-    seed: int,
+    draws: Stream,
     explore: Sequence[bool] | bool,
 ) -> Trials:
     """One chunk. Environments are made once for each size of chunk and kept."""
     if len(tasks) not in cache:
         cache[len(tasks)] = make_envs(len(tasks))
-    generator = torch.Generator().manual_seed(seed)
-    return trial(actor, cache[len(tasks)], tasks, seeds, generator, explore)[0]
+    return trial(actor, cache[len(tasks)], tasks, seeds, draws.torch(), explore)[0]
 
 
 # -- in the worker -------------------------------------------------------------------------------------------------------

@@ -14,14 +14,14 @@ import torch
 
 from skillmeta.data.windows import Windows
 from skillmeta.nn.distributions import standard_gaussian
-from skillmeta.rl.rollout import Belief, Envs, SerialEnvs, Step, environment_seed, episode
+from skillmeta.rl.rollout import Belief, Envs, SerialEnvs, Step, episode
+from skillmeta.seeds import Seeds
 from skillmeta.skills.env import SkillEnvs
 from skillmeta.skills.model import SkillModel
 from skillmeta.tasks.base import TaskFamily
 
 ACTIVE_VARIANCE = 0.01  # a latent dimension whose posterior mean varies more than this over the data carries something
 RANDOM_ACTIONS = "random actions"
-ROLLOUTS = 2  # the stage of `environment_seed` that rollouts of the prior draw from
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Rollouts:
 @torch.no_grad()
 def fit(model: SkillModel, windows: Windows, samples: int = 4096, seed: int = 0) -> Fit:
     """Errors, divergences and use of the latent space on a sample of windows."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = Seeds(seed).stream("quality_windows").torch()
     batch = windows.sample(min(samples, 4 * len(windows)), generator)
     normalized = model.normalizer(batch.observations[:, : model.horizon])
     actions = model.unit_actions(batch.actions)
@@ -120,11 +120,11 @@ class RandomAgent:
 
 def rollouts(name: str, agent: Any, envs: Envs, family: TaskFamily, episodes: int, seed: int = 0) -> Rollouts:
     """Let an agent act for some episodes in the family's first test task and see where it gets. Nothing is learned."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = Seeds(seed).stream("quality_acting").torch()
     task = family.tasks("test")[0]
     positions, paths, successes, steps = [], [], 0, 0
     for number in range(0, episodes, envs.num):
-        seeds = [environment_seed(seed, ROLLOUTS, number + i) for i in range(envs.num)]
+        seeds = Seeds(seed).stream("quality_resets", number).integers(envs.num).tolist()
         done, _ = episode(agent, envs, None, seeds, generator, tasks=[task] * envs.num)
         successes += int(done.succeeded.sum())
         steps += int(done.lengths.sum())

@@ -20,6 +20,7 @@ from skillmeta.nn.optimizers import adam, optimizer_state, restore_optimizer
 from skillmeta.run.checkpoint import generator_state, restore_generator
 from skillmeta.run.progress import Progress
 from skillmeta.run.run import Run
+from skillmeta.seeds import Seeds
 from skillmeta.skills.model import SkillModel, SkillModelConfig
 
 
@@ -95,18 +96,18 @@ def train_skills(
     horizon = model_config.horizon
     train = dataset.windows(horizon, "train", held_out=config.held_out, seed=config.seed)
     held_out = dataset.windows(horizon, "held_out", held_out=config.held_out, seed=config.seed)
-    weights = torch.Generator().manual_seed(config.seed)
+    seeds = Seeds(config.seed)
     model = SkillModel(
         model_config,
         dataset.observation_dim,
         dataset.action_dim,
         torch.from_numpy(dataset.action_low),
         torch.from_numpy(dataset.action_high),
-        weights,
+        seeds.stream("weights").torch(),
     )
     model.normalizer.fit(torch.from_numpy(dataset.observations))
     optimizer = adam(model.parameters(), config.learning_rate)
-    draws = torch.Generator().manual_seed(config.seed + 1)
+    draws = seeds.stream("updates").torch()
     fixed = fixed_windows(held_out, config, model_config.dim)
 
     step, best = 0, math.inf
@@ -169,7 +170,7 @@ def train_skills(
 
 def fixed_windows(windows: Windows, config: TrainingConfig, dim: int) -> tuple[WindowBatch, Tensor]:
     """The same held-out windows and the same noise [B, Z] at every look, so that losses compare."""
-    generator = torch.Generator().manual_seed(config.seed + 2)
+    generator = Seeds(config.seed).stream("held_out_windows").torch()
     batch = windows.sample(min(config.held_out_windows, 4 * len(windows)), generator)
     return batch, torch.randn(len(batch.actions), dim, generator=generator)
 

@@ -15,6 +15,7 @@ from mujoco import rollout
 
 from skillmeta.data.episodes import Episode, Recording
 from skillmeta.errors import ConfigError
+from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import Task, TaskFamily
 from skillmeta.tasks.half_cheetah import Direction, Velocity
 from skillmeta.tasks.locomotion import HALF_CHEETAH, LocomotionEnv, compiled
@@ -146,7 +147,7 @@ def collect(
     env = family.make_env()
     if not isinstance(env, LocomotionEnv) or not isinstance(family.tasks("train")[0], (Velocity, Direction)):
         raise ConfigError("collector: half_cheetah_expert runs at velocities and in directions of half_cheetah only")
-    generator = np.random.default_rng(config.seed)
+    generator = Seeds(config.seed).stream("collector").numpy()
     tasks = family.tasks("train")[: config.tasks]
     policies: list[tuple[Task, float, Linear]] = []
     for number, task in enumerate(tasks):
@@ -167,7 +168,7 @@ def collect(
 
 
 def record(env: LocomotionEnv, task: Task, policy: Linear, config: Config, seed: int, name: str) -> Recording:
-    noise = np.random.default_rng([seed, 1])  # its own: the reset must not depend on it
+    noise = Seeds(seed).stream("expert").numpy()  # its own: the reset must not depend on it
     observation, _ = env.reset(seed=seed, options={"task": task})
     observations, actions, rewards, success, speeds, over = [observation], [], [], [], [], False
     while not over:

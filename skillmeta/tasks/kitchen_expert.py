@@ -14,6 +14,7 @@ import numpy as np
 
 from skillmeta.data.episodes import Episode, Recording
 from skillmeta.errors import ConfigError
+from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskFamily
 from skillmeta.tasks.kitchen import KitchenEnv, Order, is_done
 
@@ -180,7 +181,7 @@ def collect(
     env = family.make_env()
     if not isinstance(env, KitchenEnv):
         raise ConfigError("collector: kitchen_expert knows the family kitchen only")
-    generator = np.random.default_rng(config.seed)
+    generator = Seeds(config.seed).stream("collector").numpy()
     recorded = 0
     while recorded < config.steps:
         chosen = [config.subtasks[i] for i in generator.permutation(len(config.subtasks))[: config.per_episode]]

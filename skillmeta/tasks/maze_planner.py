@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from skillmeta.data.episodes import Episode, Recording
+from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskFamily
 from skillmeta.tasks.maze import ARRIVED, DERIVATIVE, NEXT_WAYPOINT, PROPORTIONAL, MazeEnv
 from skillmeta.tasks.maze_layout import distances, downhill, free_cells, to_xy
@@ -41,7 +42,7 @@ def collect(
 
     An episode ends near its goal or after `max_episode_steps`; both are truncations, for the recording ends and not the world.
     """
-    generator = np.random.default_rng(config.seed)
+    generator = Seeds(config.seed).stream("collector").numpy()
     env = family.make_env()
     assert isinstance(env, MazeEnv)
     env.reset(seed=config.seed)

@@ -9,6 +9,7 @@ import numpy as np
 
 from skillmeta.data.episodes import Episode, Recording
 from skillmeta.errors import ConfigError
+from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskFamily
 from skillmeta.tasks.metaworld import MetaWorldEnv, Setting
 
@@ -40,7 +41,7 @@ def collect(
     env = family.make_env()
     if not isinstance(env, MetaWorldEnv):
         raise ConfigError("collector: metaworld_expert knows the family metaworld only")
-    generator = np.random.default_rng(config.seed)
+    generator = Seeds(config.seed).stream("collector").numpy()
     classes: dict[str, list[Setting]] = {}
     for task in family.tasks(config.split):
         classes.setdefault(task.name, []).append(task)

@@ -11,6 +11,7 @@ import numpy as np
 
 from skillmeta.data.episodes import Episode, Recording
 from skillmeta.errors import ConfigError
+from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskFamily
 from skillmeta.tasks.ogbench import CENTER, DRAWER_OPEN, SCALE, OGBenchEnv, make_scene, numpy_seeded, toggle, unplaced
 
@@ -80,7 +81,7 @@ def collect(
     if not isinstance(env, OGBenchEnv):
         raise ConfigError("collector: ogbench_expert knows the family ogbench only")
     scene = make_scene(env.config.scene, mode="data_collection")
-    generator = np.random.default_rng(config.seed)
+    generator = Seeds(config.seed).stream("collector").numpy()
     acting, recorded = oracles(scene, config.style, config.noise), 0
     while recorded < config.steps:
         stack = generator.uniform(*STACKED.get(env.config.scene, (0.0, 0.0)))

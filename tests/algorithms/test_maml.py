@@ -16,6 +16,7 @@ from skillmeta.evaluation.adaptation import WithoutAdaptation, evaluate
 from skillmeta.rl.inner import Shape, chunks, flat, inner_loss, inner_step, leaves, mean_of, policy_of, stack, unflat
 from skillmeta.rl.meta import MetaCollector
 from skillmeta.rl.workers import Workers
+from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, make_family
 
 POINTS = TaskConfig("point", split="any", options={"extent": 0.5, "start_extent": 0.0, "horizon": 12})
@@ -25,9 +26,9 @@ SMALL = Config(tasks=3, rollouts=4, hidden=8, iterations=5)
 def problem(config: Config = SMALL, seed: int = 0) -> tuple[Problem, Agent]:
     """A real batch, its numbers in double precision."""
     family = make_family(POINTS)
-    agent = Agent(config, 2, np.ones(2, np.float32), seed=seed)
+    agent = Agent(config, 2, np.ones(2, np.float32), seeds=Seeds(seed))
     with Workers(EnvsFactory(POINTS), chunk=12) as workers:
-        collect = MetaCollector(workers, lambda g: family.sample(g, "any"), 0, 10_000)
+        collect = MetaCollector(workers, lambda g: family.sample(g, "any"), Seeds(0), 10_000)
         batch = collect.trials(agent.acting, config.tasks, 2)
     before, after, score = agent.samples(batch)
     double = [type(s)(*(part.double() for part in s)) for s in (before, after)]
@@ -140,7 +141,7 @@ def test_exploration_is_credited_with_the_return_after():
 
 
 def test_an_evaluation_by_modes_adapts_all_the_same():
-    family, agent = make_family(POINTS), Agent(SMALL, 2, np.ones(2, np.float32))
+    family, agent = make_family(POINTS), Agent(SMALL, 2, np.ones(2, np.float32), seeds=Seeds(0))
     with Workers(EnvsFactory(POINTS), chunk=12) as workers:
         judged = evaluate(agent.actor(), workers, [family.sample(np.random.default_rng(0), "any")], 1, 0, sample=False)
         still = evaluate(
@@ -176,9 +177,9 @@ def test_ratio_and_log_likelihood_agree_to_first_order_and_not_to_second():
 
 def test_a_step_of_trpo_helps_within_its_radius():
     family = make_family(POINTS)
-    agent = Agent(SMALL, 2, np.ones(2, np.float32))
+    agent = Agent(SMALL, 2, np.ones(2, np.float32), seeds=Seeds(0))
     with Workers(EnvsFactory(POINTS), chunk=12) as workers:
-        collect = MetaCollector(workers, lambda g: family.sample(g, "any"), 0, 10_000)
+        collect = MetaCollector(workers, lambda g: family.sample(g, "any"), Seeds(0), 10_000)
         before = flat(agent.acting.parameters)
         batch, metrics = agent.iterate(collect)
     assert metrics["outer/step"] > 0 and 0 < metrics["outer/divergence"] <= SMALL.radius
@@ -187,7 +188,7 @@ def test_a_step_of_trpo_helps_within_its_radius():
 
 
 def test_adaptation_is_in_each_task_alone_and_halves_its_rate():
-    agent = Agent(replace(SMALL, rollouts=2), 2, np.ones(2, np.float32))
+    agent = Agent(replace(SMALL, rollouts=2), 2, np.ones(2, np.float32), seeds=Seeds(0))
     family = make_family(POINTS)
     tasks = family.tasks("train")[:4]
     result = evaluate(agent.acting, Workers(EnvsFactory(POINTS), chunk=4), tasks, episodes=2, seed=0, sample=True)

@@ -11,6 +11,7 @@ from skillmeta.environments import EnvsFactory
 from skillmeta.rl.inner import inner_step, leaves, policy_of, stack
 from skillmeta.rl.meta import MetaCollector
 from skillmeta.rl.workers import Workers
+from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, make_family
 
 POINTS = TaskConfig("point", split="any", options={"start_extent": 0.0, "horizon": 8})
@@ -19,7 +20,7 @@ SMALL = Config(tasks=3, rollouts=3, hidden=8, steps=2)
 
 
 def collector(workers: Workers) -> MetaCollector:
-    return MetaCollector(workers, lambda g: FAMILY.sample(g, "any"), 0, 10**6)
+    return MetaCollector(workers, lambda g: FAMILY.sample(g, "any"), Seeds(0), 10**6)
 
 
 def samples(agent: Agent):
@@ -33,14 +34,14 @@ def samples(agent: Agent):
 
 
 def test_at_the_old_parameters_the_loss_is_minus_the_mean_advantage():
-    actor, before, after = samples(Agent(SMALL, 2, np.ones(2, np.float32)))
+    actor, before, after = samples(Agent(SMALL, 2, np.ones(2, np.float32), seeds=Seeds(0)))
     value = promp.loss(actor.shape, leaves(actor.parameters), actor.parameters, before, after, SMALL)
     mean = (after.advantage * after.valid).sum(1) / after.valid.sum(1)
     assert torch.allclose(value, -mean, atol=1e-5)  # ratios are 1 and the policy before has not moved
 
 
 def test_its_gradient_is_that_of_finite_differences():
-    actor, before, after = samples(Agent(SMALL, 2, np.ones(2, np.float32)))
+    actor, before, after = samples(Agent(SMALL, 2, np.ones(2, np.float32), seeds=Seeds(0)))
     before, after = (type(s)(*(part.double() for part in s)) for s in (before, after))
     old = tuple(p.double() for p in actor.parameters)
     generator = torch.Generator().manual_seed(0)
@@ -60,7 +61,7 @@ def test_its_gradient_is_that_of_finite_differences():
 
 def test_the_policy_before_is_held_near():
     """The penalty alone: its value is the KL that the definition gives."""
-    actor, before, after = samples(Agent(SMALL, 2, np.ones(2, np.float32)))
+    actor, before, after = samples(Agent(SMALL, 2, np.ones(2, np.float32), seeds=Seeds(0)))
     quiet = after._replace(advantage=torch.zeros_like(after.advantage))
     moved = tuple(p + 0.05 for p in actor.parameters)
     heavy = Config(tasks=3, rollouts=3, hidden=8, inner_kl_weight=1.0)
@@ -74,7 +75,7 @@ def test_the_policy_before_is_held_near():
 
 
 def test_an_iteration_moves_the_parameters_and_acting_follows():
-    agent = Agent(SMALL, 2, np.ones(2, np.float32))
+    agent = Agent(SMALL, 2, np.ones(2, np.float32), seeds=Seeds(0))
     before = [p.detach().clone() for p in agent.parameters]
     with Workers(EnvsFactory(POINTS), chunk=9) as workers:
         agent.iterate(collector(workers))
@@ -90,7 +91,9 @@ def test_reptile_goes_towards_the_mean():
 
 
 def test_reptiles_iteration_is_its_inner_steps():
-    agent = reptile.Agent(reptile.Config(tasks=2, rollouts=3, hidden=8, step=1.0), 2, np.ones(2, np.float32))
+    agent = reptile.Agent(
+        reptile.Config(tasks=2, rollouts=3, hidden=8, step=1.0), 2, np.ones(2, np.float32), seeds=Seeds(0)
+    )
     start = agent.acting.parameters
     with Workers(EnvsFactory(POINTS), chunk=6) as workers:
         batch, metrics = agent.iterate(collector(workers))

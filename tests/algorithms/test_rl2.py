@@ -14,6 +14,7 @@ from skillmeta.evaluation.adaptation import evaluate
 from skillmeta.rl.meta import MetaCollector
 from skillmeta.rl.trial import trial
 from skillmeta.rl.workers import Workers
+from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, make_family
 
 BANDIT = TaskConfig("bandit", split="any", options={"arms": 3, "pulls": 6})
@@ -25,7 +26,7 @@ def acted(config: TaskConfig, core: str, episodes: int = 3, previous: bool = Fal
     family = make_family(config)
     envs = make_envs(family, 5)
     options = Config(core=core, hidden=16, reach=4, previous_observation=previous)
-    agent = Agent(options, envs.observation_dim, envs.action_bound, discrete=envs.discrete, seed=1)
+    agent = Agent(options, envs.observation_dim, envs.action_bound, discrete=envs.discrete, seeds=Seeds(1))
     with torch.no_grad():  # a policy that listens to its memory
         agent.network.policy_head.weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(2))
     told: list[torch.Tensor] = []
@@ -70,7 +71,7 @@ def test_learning_sees_what_acting_saw(config, previous, core):
 
 
 def test_the_first_policy_is_uniform_and_a_residual_is_the_prior():
-    agent = Agent(Config(hidden=8), 1, np.ones(4, np.float32), discrete=True)
+    agent = Agent(Config(hidden=8), 1, np.ones(4, np.float32), discrete=True, seeds=Seeds(0))
     belief = agent.acting.begin(2000, torch.Generator().manual_seed(0))
     action, _ = agent.acting.act(torch.zeros(2000, 1), belief, torch.Generator().manual_seed(1), True)
     assert action.mean(0).tolist() == pytest.approx([0.25] * 4, abs=0.04)
@@ -79,7 +80,7 @@ def test_the_first_policy_is_uniform_and_a_residual_is_the_prior():
     def prior(observation: torch.Tensor) -> Gaussian:
         return Gaussian(observation[..., :2] + 3.0, torch.full((*observation.shape[:-1], 2), -1.0))
 
-    guided = Agent(Config(hidden=8), 2, np.full(2, 5.0, np.float32), prior=prior)
+    guided = Agent(Config(hidden=8), 2, np.full(2, 5.0, np.float32), prior=prior, seeds=Seeds(0))
     action, _ = guided.acting.act(torch.zeros(1, 2), guided.acting.begin(1, None), torch.Generator(), False)
     assert action.tolist() == [[3.0, 3.0]]
 
@@ -105,7 +106,7 @@ def test_padding_changes_nothing():
     longer = replace(longer, valid=torch.cat([sample.valid, torch.zeros(5, 2)], 1))
     copies = []
     for batch in (sample, longer):
-        other = Agent(Config(hidden=16), 2, np.ones(2, np.float32), seed=1)
+        other = Agent(Config(hidden=16), 2, np.ones(2, np.float32), seeds=Seeds(1))
         other.network.load_state_dict(agent.network.state_dict())
         other.update(batch)
         copies.append(torch.cat([p.detach().ravel() for p in other.network.parameters()]))
@@ -115,10 +116,12 @@ def test_padding_changes_nothing():
 def test_it_learns_which_arm_is_best():
     """Three arms, six pulls: 3.0 at random. Half a minute's learning in a few seconds."""
     family = make_family(BANDIT)
-    agent = Agent(Config(tasks=512, hidden=32, learning_rate=5e-3), 1, np.ones(3, np.float32), discrete=True)
+    agent = Agent(
+        Config(tasks=512, hidden=32, learning_rate=5e-3), 1, np.ones(3, np.float32), discrete=True, seeds=Seeds(0)
+    )
     factory = EnvsFactory(BANDIT)
     with Workers(factory, chunk=512) as workers:
-        collect = MetaCollector(workers, lambda g: family.sample(g, "any"), 0, 10**9)
+        collect = MetaCollector(workers, lambda g: family.sample(g, "any"), Seeds(0), 10**9)
         first = agent.iterate(collect)[0].trials.returns.mean()
         for _ in range(40):
             batch, _ = agent.iterate(collect)
@@ -189,8 +192,8 @@ def test_steps_shrink_with_the_budget():
     with Workers(EnvsFactory(BANDIT), chunk=64) as workers:
         for anneal in (True, False):
             options = Config(tasks=64, hidden=8, epochs=1, minibatches=1, anneal=anneal)
-            agent = Agent(options, 1, np.ones(3, np.float32), discrete=True)
-            collect = MetaCollector(workers, lambda g: family.sample(g, "any"), 0, 4 * 64 * 6)
+            agent = Agent(options, 1, np.ones(3, np.float32), discrete=True, seeds=Seeds(0))
+            collect = MetaCollector(workers, lambda g: family.sample(g, "any"), Seeds(0), 4 * 64 * 6)
             for _ in range(4):
                 _, metrics = agent.iterate(collect)
                 rate = agent.optimizer.param_groups[0]["lr"]

@@ -17,6 +17,7 @@ from skillmeta.rl.regularizer import Regularizer, RegularizerConfig
 from skillmeta.rl.replay import Replay, Transitions
 from skillmeta.rl.rollout import Collector, SerialEnvs
 from skillmeta.run.checkpoint import load_state, save_state, state_hash
+from skillmeta.seeds import Seeds
 from skillmeta.skills.env import SkillEnvs
 from tests.skills.fakes import CounterEnv, skill_model
 
@@ -40,11 +41,11 @@ def batch(rows: int = 32, observation_dim: int = 2, action_dim: int = 3, seed: i
 def guided(seed: int = 0, **changes) -> sac.Agent:
     model = skill_model()
     config = replace(SMALL, policy_start="prior", regularizer=GUIDED, **changes)
-    return sac.Agent(config, 2, model.latent_bound.numpy(), model.prior, model.normalizer, seed)
+    return sac.Agent(config, 2, model.latent_bound.numpy(), model.prior, model.normalizer, seeds=Seeds(seed))
 
 
 def plain(seed: int = 0, **changes) -> sac.Agent:
-    return sac.Agent(replace(SMALL, **changes), 2, BOUND, seed=seed)
+    return sac.Agent(replace(SMALL, **changes), 2, BOUND, seeds=Seeds(seed))
 
 
 # -- losses ------------------------------------------------------------------------------------------------------------------
@@ -133,7 +134,7 @@ def test_the_prior_itself_never_changes():
     model = skill_model()
     before = state_hash(dict(model.state_dict()))
     config = replace(SMALL, policy_start="prior", regularizer=GUIDED)
-    agent = sac.Agent(config, 2, model.latent_bound.numpy(), model.prior, model.normalizer)
+    agent = sac.Agent(config, 2, model.latent_bound.numpy(), model.prior, model.normalizer, seeds=Seeds(0))
     for seed in range(5):
         agent.update(batch(seed=seed))
     assert state_hash(dict(model.state_dict())) == before
@@ -162,7 +163,7 @@ def test_actions_stay_in_their_box():
 
 def collector(seed: int = 0, budget: int = 600) -> Collector:
     envs = SkillEnvs(SerialEnvs(CounterEnv, unit_actions=False), skill_model())
-    return Collector(envs, seed, budget, torch.Generator().manual_seed(seed))
+    return Collector(envs, Seeds(seed), budget)
 
 
 def train(agent: sac.Agent, collect: Collector, episodes: int) -> None:
@@ -174,7 +175,11 @@ def train(agent: sac.Agent, collect: Collector, episodes: int) -> None:
 def test_the_same_seed_gives_the_same_bits(start):
     hashes = set()
     for _ in range(2):
-        agent = guided(seed=3) if start == "prior" else sac.Agent(SMALL, 2, skill_model().latent_bound.numpy(), seed=3)
+        agent = (
+            guided(seed=3)
+            if start == "prior"
+            else sac.Agent(SMALL, 2, skill_model().latent_bound.numpy(), seeds=Seeds(3))
+        )
         train(agent, collector(3), 10)
         hashes.add(state_hash(agent.state()))
     assert len(hashes) == 1
@@ -210,8 +215,8 @@ def test_the_budget_of_steps_is_used_exactly_and_counts_primitive_steps():
 
 def test_updates_per_decision_is_kept_on_average():
     agent = plain(updates_per_decision=0.3)
-    collect = Collector(SerialEnvs(CounterEnv), 0, 250, torch.Generator())
-    agent = sac.Agent(replace(SMALL, updates_per_decision=0.3), 2, np.ones(1, np.float32))
+    collect = Collector(SerialEnvs(CounterEnv), Seeds(0), 250)
+    agent = sac.Agent(replace(SMALL, updates_per_decision=0.3), 2, np.ones(1, np.float32), seeds=Seeds(0))
     while not collect.spent:
         agent.iterate(collect)
     assert agent.decisions == 250 and agent.updates == 75
@@ -258,9 +263,9 @@ def test_a_reward_that_is_not_finite_stops_before_the_buffer():
             observation, _, *rest = super().step(action)
             return (observation, float("nan"), *rest)
 
-    agent = sac.Agent(SMALL, 2, np.ones(1, np.float32))
+    agent = sac.Agent(SMALL, 2, np.ones(1, np.float32), seeds=Seeds(0))
     with pytest.raises(UserError, match="reward that is not finite"):
-        agent.iterate(Collector(SerialEnvs(Broken), 0, 100, torch.Generator()))
+        agent.iterate(Collector(SerialEnvs(Broken), Seeds(0), 100))
     assert len(agent.replay) == 0
 
 
@@ -273,7 +278,7 @@ def test_a_reward_that_is_not_finite_stops_before_the_buffer():
 )
 def test_a_prior_that_is_not_there_is_missed_at_once(config, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        sac.Agent(config, 2, BOUND)
+        sac.Agent(config, 2, BOUND, seeds=Seeds(0))
 
 
 @pytest.mark.parametrize("change", [{"discount": 1.1}, {"hidden": 0}, {"policy_start": "x"}, {"discount_per": "x"}])

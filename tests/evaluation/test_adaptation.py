@@ -26,6 +26,7 @@ from skillmeta.evaluation.adaptation_page import spelled
 from skillmeta.rl.rollout import ArrayEnvs, episode
 from skillmeta.rl.trial import trial
 from skillmeta.rl.workers import Workers
+from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, make_family
 from skillmeta.tasks.native import Outcome
 from tests.agents import Trilateration
@@ -102,7 +103,7 @@ def test_of_successes_their_share_is_told_and_of_returns_the_middle_half():
 
 def small_sac() -> sac.Agent:
     config = sac.Config(hidden=16, batch_size=8, replay_capacity=1000)
-    return sac.Agent(config, 2, np.ones(2, np.float32), seed=3)
+    return sac.Agent(config, 2, np.ones(2, np.float32), seeds=Seeds(3))
 
 
 def arrays(result) -> list[np.ndarray]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import gymnasium as gym
 import numpy as np
 import pytest
-import torch
 
 from skillmeta.algorithms import sac
 from skillmeta.rl.regularizer import RegularizerConfig
 from skillmeta.rl.rollout import Collector, SerialEnvs
+from skillmeta.seeds import Seeds
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -18,8 +18,8 @@ def test_sac_swings_the_pendulum_up(seed):
     regularizer = RegularizerConfig(learning_rate=1e-3)
     config = sac.Config(hidden=64, batch_size=128, learning_rate=1e-3, random_decisions=500, regularizer=regularizer)
     envs = SerialEnvs(lambda: gym.make("Pendulum-v1"))
-    agent = sac.Agent(config, envs.observation_dim, envs.action_bound, seed=seed)
-    collect = Collector(envs, seed, 7_000, torch.Generator().manual_seed(seed))
+    agent = sac.Agent(config, envs.observation_dim, envs.action_bound, seeds=Seeds(seed))
+    collect = Collector(envs, Seeds(seed), 7_000)
     returns = []
     while not collect.spent:
         returns.append(float(agent.iterate(collect)[0].returns[0]))

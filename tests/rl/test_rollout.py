@@ -9,7 +9,8 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
 
 from skillmeta.errors import UserError
-from skillmeta.rl.rollout import EVALUATION, TRAINING, Collector, SerialEnvs, environment_seed, episode
+from skillmeta.rl.rollout import Collector, SerialEnvs, episode
+from skillmeta.seeds import Seeds
 from tests.skills.fakes import CounterEnv
 
 
@@ -45,16 +46,11 @@ def test_episodes_are_padded_and_masked():
 
 
 def test_the_bill_counts_every_environment_and_stops_at_the_budget():
-    collect = Collector(SerialEnvs(CounterEnv, num=2), 0, 60, torch.Generator())
+    collect = Collector(SerialEnvs(CounterEnv, num=2), Seeds(0), 60)
     lengths = []
     while not collect.spent:
         lengths.append(collect.episode(Still()).lengths.tolist())
     assert lengths == [[25, 25], [5, 5]] and collect.state() == {"env_steps": 60, "episodes": 4, "decisions": 60}
-
-
-def test_seeds_depend_on_run_stage_and_number_only():
-    seeds = {environment_seed(run, stage, n) for run in range(3) for stage in (TRAINING, EVALUATION) for n in range(20)}
-    assert len(seeds) == 3 * 2 * 20 and environment_seed(1, 0, 5) == environment_seed(1, 0, 5)
 
 
 def test_actions_are_scaled_to_the_environments_and_observations_flattened():
