@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from skillmeta.cli import run_program
+from skillmeta.cli import add_trust, run_program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--episodes", type=int, default=2, help="rounds of episodes to adapt on (default: 2)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/adapted"), help="default: runs/adapted")
+    add_trust(parser, "the run")
     arguments = parser.parse_intermixed_args(argv)
     from skillmeta.adapt import adapt
     from skillmeta.config import build, load
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.episodes < 1:
         raise ConfigError(f"--episodes is {arguments.episodes}; at least 1 is needed")
     config = build(TaskConfig, load(arguments.tasks, arguments.overrides), "task")
-    trials = adapt(arguments.run, config, arguments.episodes, arguments.seed, arguments.out)
+    trials = adapt(arguments.run, config, arguments.episodes, arguments.seed, arguments.out, arguments.trust)
     for k in range(arguments.episodes):
         returns, success = trials.returns[:, k].mean(), trials.succeeded[:, k].mean()
         print(f"episode {k}: return {returns:.4g}, success {success:.2f}, {int(trials.lengths[:, k].sum())} steps")

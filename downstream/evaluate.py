@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from skillmeta.cli import command_line, config_parser, run_program
+from skillmeta.cli import add_trust, command_line, config_parser, run_program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -14,6 +14,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "skillmeta evaluate", "Trials of agents and of their brackets in every task of a split.", "tasks/point_robot"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/evaluation"), help="default: runs/evaluation")
+    add_trust(parser, "an agent's run")
     arguments = parser.parse_intermixed_args(argv)
     from omegaconf import OmegaConf
 
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = build(EvaluateConfig, OmegaConf.merge(node, parse_overrides(arguments.overrides)))
     if config.task.split == "train" and config.agents:
         print("note: these are training tasks; the score says nothing about new ones", file=sys.stderr)
-    evaluation = run_evaluation(config, arguments.out, command_line(parser.prog, argv))
+    evaluation = run_evaluation(config, arguments.out, command_line(parser.prog, argv), trust=arguments.trust)
     if evaluation is None:
         print(f"stopped; the same command goes on with what is in {arguments.out}")
         return 130

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from skillmeta.cli import command_line, run_program
+from skillmeta.cli import add_trust, command_line, run_program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,16 +24,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, help="where the page of meta-training runs goes (default: the first folder)"
     )
+    add_trust(parser, "the ablation's task")
     arguments = parser.parse_intermixed_args(argv)
     folders: list[Path] = arguments.folder
     if len(folders) == 1 and arguments.out is None and not (folders[0] / "metrics.jsonl").exists():
         from skillmeta.ablation import write_report
 
-        print(f"page: {write_report(folders[0])}")
+        print(f"page: {write_report(folders[0], trust=arguments.trust)}")
         return 0
     from skillmeta.evaluation.meta_page import read_meta_run, write_meta_page
 
-    runs = [read_meta_run(folder) for folder in folders]
+    runs = [read_meta_run(folder, arguments.trust) for folder in folders]
     print(f"page: {write_meta_page(arguments.out or folders[0], runs, command_line(parser.prog, argv))}")
     return 0
 

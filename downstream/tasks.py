@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from skillmeta.cli import run_program
+from skillmeta.cli import add_trust, run_program
 
 EPILOG = """examples:
   skillmeta tasks                                  every family that has a preset
@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--video", type=Path, metavar="FILE", help="film an episode, an animated .webp")
     parser.add_argument("--task", type=int, default=0, help="the film's task in the split (default: 0)")
     parser.add_argument("--agent", metavar="RUN", help="a finished run that acts (default: the expert, else at random)")
+    add_trust(parser, "the run of --agent")
     arguments = parser.parse_intermixed_args(argv)
     if arguments.preset is None:
         return list_presets()
@@ -150,7 +151,7 @@ def film(config: object, arguments: argparse.Namespace) -> int:
             made.append(make_envs(watched, 1, skills, sees_task))
             return made[0]
 
-        agent: Agent = load_trained(arguments.agent, make).agent
+        agent: Agent = load_trained(arguments.agent, make, arguments.trust).agent
         acting, who = made[0], arguments.agent
     elif family.expert is not None:
         acting, who = ExpertEnvs(watched, 1), "its expert"

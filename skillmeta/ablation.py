@@ -19,35 +19,26 @@ from skillmeta.collect import CollectConfig, collect
 from skillmeta.config import build, differences, dump_yaml, load, read_yaml, to_plain
 from skillmeta.data.minari_store import exists
 from skillmeta.errors import ConfigError, UserError
+from skillmeta.evaluation.curves import Comparison
 from skillmeta.finetune import FinetuneConfig, finetune
 from skillmeta.pretrain import PretrainConfig, pretrain
 from skillmeta.run.jobs import Job, Outcome, run_jobs
 from skillmeta.run.run import environment, write_whole
+from skillmeta.tasks.base import TaskConfig
+from skillmeta.trust import check_links
 
 
 @dataclass(frozen=True)
-class AblationConfig:
-    """What is compared with what."""
+class AblationConfig(Comparison):
+    """What is compared with what, and where the logs and the skills come from."""
 
-    title: str = "Ablation"
-    claim: str = ""  # what the page's reader should look for, a sentence or two
     logs: CollectConfig | None = None  # collected into OUT/logs first; null: skills.source exists already
     skills: PretrainConfig | None = None  # pretrained into OUT/skills first; null: each method names its own
-    methods: dict[str, Any] = field(
-        default_factory=dict
-    )  # name -> a config of downstream.finetune, or changes with `config:`
     changes: dict[str, Any] = field(default_factory=dict)  # to every method: env_steps, task, evaluation, ...
-    tasks: list[int] = field(default_factory=lambda: [0])
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     workers: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("methods", "tasks", "seeds"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} is empty; at least one is needed")
-        for name in ("tasks", "seeds"):
-            if len(set(getattr(self, name))) != len(getattr(self, name)):
-                raise ValueError(f"{name} repeats itself: {getattr(self, name)}")
+        super().__post_init__()
         if self.workers < 1:
             raise ValueError(f"workers is {self.workers}; it must be at least 1")
 
@@ -91,9 +82,10 @@ def run_one(job: Job) -> None:
 def ablate(config: AblationConfig, out: Path, command: str = "") -> Outcome:
     """Everything the config asks for, continuing where an earlier call stopped. The report is written even for a part.
 
-    Raises ConfigError if `out` holds another ablation.
+    Raises ConfigError if `out` holds another ablation, UserError if a link in it leads out of it.
     """
     out.mkdir(parents=True, exist_ok=True)
+    check_links(out)
     plain = to_plain(config)
     saved = out / "config.yaml"
     keep = {key: value for key, value in plain.items() if key != "workers"}  # how many at once changes no result
@@ -111,7 +103,7 @@ def ablate(config: AblationConfig, out: Path, command: str = "") -> Outcome:
     print(f"4/4  report ({time.monotonic() - started:.0f} s so far)", flush=True)
     if outcome.done:
         try:
-            write_report(out)
+            write_report(out, task=jobs[0].payload[0].task)
         except UserError:
             if not outcome.stopped:  # stopped so early that no method is complete: nothing to show yet
                 raise
@@ -134,8 +126,11 @@ def prepare(config: AblationConfig, out: Path, command: str) -> None:
         print("\n".join(f"     {sentence}" for sentence in result["verdict"]), flush=True)
 
 
-def write_report(out: Path) -> Path:
-    """The page, pictures and numbers of what has been run so far in an ablation's folder. Returns the page."""
+def write_report(out: Path, task: TaskConfig | None = None, trust: bool = False) -> Path:
+    """The page, pictures and numbers of what has been run so far in an ablation's folder. Returns the page.
+
+    `task` and `trust` are as for `write_ablation_report`.
+    """
     if not (out / "config.yaml").exists():
         raise UserError(f"{out}: holds no ablation (there is no config.yaml); name a folder of `skillmeta ablate`")
     try:
@@ -144,4 +139,4 @@ def write_report(out: Path) -> Path:
         if error.name != "matplotlib":
             raise
         raise UserError("reports need the package matplotlib: pip install 'skillmeta[report]'") from None
-    return write_ablation_report(out)
+    return write_ablation_report(out, task, trust)

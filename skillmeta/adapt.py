@@ -5,6 +5,7 @@ An adapted agent is its parameters, which stay as they are in its run, and a bel
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skillmeta.config import dump_yaml, read_yaml, to_plain
+from skillmeta.config import build, dump_yaml, read_yaml, to_plain
 from skillmeta.environments import make_envs
 from skillmeta.errors import UserError
 from skillmeta.finetune import load_trained
@@ -23,6 +24,7 @@ from skillmeta.run.run import write_whole
 from skillmeta.seeds import Seeds
 from skillmeta.skills.model import SkillModel
 from skillmeta.tasks.base import Task, TaskConfig, chosen_task, make_family, task_id
+from skillmeta.trust import ENVIRONMENT, check_links, check_modules, modules_of_run
 
 
 def pack(belief: Belief) -> Any:
@@ -71,10 +73,10 @@ class AdaptedAgent:
         return self.agent.adapt(belief, episodes, generator)
 
 
-def loaded(run: str | Path, config: TaskConfig) -> tuple[Agent, Envs, Task]:
-    """The agent of a run, environments for one of its rounds, and the task."""
+def loaded(run: str | Path, config: TaskConfig, trust: bool = False) -> tuple[Agent, Envs, Task]:
+    """The agent of a run, environments for one of its rounds, and the task. `trust` is of the run, as for `load_trained`."""
     family = make_family(config)
-    trained = load_trained(run, lambda skills, sees_task: make_envs(family, 1, skills, sees_task))
+    trained = load_trained(run, lambda skills, sees_task: make_envs(family, 1, skills, sees_task), trust)
     skills = SkillModel.load(trained.skills) if trained.skills else None
     return (
         trained.agent,
@@ -83,14 +85,14 @@ def loaded(run: str | Path, config: TaskConfig) -> tuple[Agent, Envs, Task]:
     )
 
 
-def adapt(run: str | Path, config: TaskConfig, episodes: int, seed: int, folder: Path) -> Trials:
+def adapt(run: str | Path, config: TaskConfig, episodes: int, seed: int, folder: Path, trust: bool = False) -> Trials:
     """K rounds of episodes in the task; the belief after them is written to the folder. Returns what happened.
 
-    Raises UserError if the folder holds another adapted agent.
+    `trust` is of the run, as for `load_trained`. Raises UserError if the folder holds another adapted agent.
     """
     if (folder / "belief").exists():
         raise UserError(f"{folder}: holds an adapted agent already; use another --out, or delete it")
-    agent, envs, task = loaded(run, config)
+    agent, envs, task = loaded(run, config, trust)
     own = Seeds(seed, task_id(task))
     resets = own.stream("adaptation_resets").integers(agent.rollouts * episodes).reshape(agent.rollouts, episodes)
     flags = [k < agent.exploration_episodes for k in range(episodes)]
@@ -100,16 +102,26 @@ def adapt(run: str | Path, config: TaskConfig, episodes: int, seed: int, folder:
     folder.mkdir(parents=True, exist_ok=True)
     save_state(folder / "belief", {"belief": pack(belief)}, {})
     about = {"run": str(Path(run).resolve()), "task": to_plain(config), "episodes": episodes, "seed": seed}
+    write_whole(folder / ENVIRONMENT, json.dumps({"modules": modules_of_run(folder, about)}))
     write_whole(folder / "adapted.yaml", dump_yaml(about))
     return trials
 
 
-def load_adapted(folder: Path) -> tuple[AdaptedAgent, Envs, Task]:
-    """What `adapt` left in a folder, ready to act in its task. Raises UserError for a folder that holds none."""
+def load_adapted(folder: Path, trust: bool = False) -> tuple[AdaptedAgent, Envs, Task]:
+    """What `adapt` left in a folder, ready to act in its task. The run that it names is read where it says.
+
+    Args:
+        trust: import the modules that the folder and its run name, where they are not part of skillmeta.
+
+    Raises UserError for a folder that holds no adapted agent, or one that names a module of its own without `trust`.
+    """
     if not (folder / "adapted.yaml").exists():
         raise UserError(f"{folder}: holds no adapted agent; make one with skillmeta adapt RUN TASKS --out {folder}")
+    check_links(folder, trust)
     about = read_yaml(folder / "adapted.yaml")
-    agent, envs, task = loaded(about["run"], TaskConfig(**about["task"]))
+    check_modules({"task": about.get("task")}, folder / "adapted.yaml", trust)
+    config = build(TaskConfig, about.get("task"), f"{folder / 'adapted.yaml'}: task")
+    agent, envs, task = loaded(str(about.get("run")), config, trust)
     state, _ = load_state(folder / "belief")
     belief = unpack(agent.begin(1, torch.Generator().manual_seed(0)), state["belief"])
     return AdaptedAgent(agent, belief), envs, task

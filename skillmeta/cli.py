@@ -95,7 +95,8 @@ def run_program(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
     try:
         return main(argv)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        text = "".join(c if c.isprintable() else " " for c in str(error))  # names in files may steer a terminal
+        print(f"error: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from its last checkpoint, where it has made one", file=sys.stderr)
@@ -114,6 +115,15 @@ def config_parser(program: str, description: str, default: str | None = None) ->
         parser.add_argument("config", nargs="?", default=default, help=f"{what} (default: {default})")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config, e.g. seed=1")
     return parser
+
+
+def add_trust(parser: argparse.ArgumentParser, what: str) -> None:
+    """`--trust`, for programs that read run folders."""
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help=f"import the modules that {what} names, which runs their code; only for folders of people you trust",
+    )
 
 
 def command_line(program: str, argv: Sequence[str] | None) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import importlib
 import os
+import re
 import sys
 import types
 import typing
@@ -13,12 +14,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from skillmeta.errors import ConfigError
 
 T = TypeVar("T")
+FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
+RUN_CONFIG_BYTES = 2**17  # of a run folder's config; ours have a few thousand
 
 
 def config_dir() -> Path:
@@ -202,8 +206,65 @@ def dump_yaml(config: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(to_plain(config)))
 
 
-def read_yaml(path: Path) -> Any:
-    return OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases, which let a short file expand to a long one."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise ConfigError(f"line {self.peek_event().start_mark.line + 1} has an alias")
+        return super().compose_node(parent, index)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The config in a run folder, as plain values. `dump_yaml` wrote it, resolved; it may also come from somebody else.
+
+    Raises:
+        ConfigError: the file is no mapping of plain values, has an interpolation such as `${oc.env:HOME}`, an alias or a tag, or
+            is larger than 128 KiB. Nothing is resolved.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read(RUN_CONFIG_BYTES + 1)
+        if len(text) > RUN_CONFIG_BYTES:
+            raise ConfigError(f"is larger than {RUN_CONFIG_BYTES:,} characters")
+        plain = yaml.load(text, _PlainLoader)
+        if not isinstance(plain, dict):
+            raise ConfigError(f"holds a {type(plain).__name__}; a mapping of keys to values is expected")
+        _check_plain(plain, "")
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}; a run folder's config has plain values only, restore the file") from None
+    except Exception as error:  # OSError, UnicodeError, RecursionError and half a dozen of YAML's
+        raise ConfigError(
+            f"{path}: cannot be read as YAML ({first_line(error)}); restore the file or delete the folder"
+        ) from None
+    return plain
+
+
+def _check_plain(value: Any, at: str) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_plain(key, at)
+            _check_plain(item, f"{at}.{key}".strip("."))
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            _check_plain(item, f"{at}[{i}]")
+    elif isinstance(value, str):
+        if "${" in value:
+            raise ConfigError(f"{at} is {value[:100]!r}, an interpolation")
+    elif isinstance(value, int):
+        if not -(2**63) <= value < 2**64:
+            raise ConfigError(f"{at} is an integer of more than 64 bits")
+    elif not (value is None or isinstance(value, float)):
+        raise ConfigError(f"{at} is a {type(value).__name__}")
+
+
+def check_file_name(name: object, what: str) -> None:
+    """Raises ValueError for a name that cannot be a part of a path: `what` says which name it is."""
+    if not isinstance(name, str) or not FILE_NAME.fullmatch(name):
+        raise ValueError(
+            f"{what} is {str(name)[:200]!r}; it becomes a file name: use at most 100 letters, digits, '_', '-' and '.', not "
+            "starting with '.'"
+        )
 
 
 def differences(old: Any, new: Any, at: str = "") -> list[str]:
@@ -226,10 +287,31 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def is_builtin(package: str, name: object) -> bool:
+    """Whether `name` is one module of skillmeta.<package>, as `sac` or `skillmeta.algorithms.sac` are."""
+    return isinstance(name, str) and name.removeprefix(f"skillmeta.{package}.").isidentifier()
+
+
 def module_of(package: str, name: str, what: str) -> types.ModuleType:
-    """skillmeta.<package>.<name>, or the dotted module `name` of the user's own. Raises ConfigError if there is none."""
-    path = name if "." in name else f"skillmeta.{package}.{name}"
-    if "." in name and os.getcwd() not in sys.path:
+    """skillmeta.<package>.<name>, or the dotted module `name` of the user's own.
+
+    The caller vouches for `name`: it is built in, or a config that the user named on the command line has it, or
+    `skillmeta.trust.check_modules` has admitted it.
+
+    Raises ConfigError if there is no such module, or none with a `Config`.
+    """
+    path = f"skillmeta.{package}.{name.rpartition('.')[2]}" if is_builtin(package, name) else name
+    module = import_module(path, name, what)
+    if not hasattr(module, "Config"):
+        raise ConfigError(f"{what} is {name!r}; the module {path} has no Config")
+    return module
+
+
+def import_module(path: str, name: str, what: str) -> types.ModuleType:
+    """The module `path`, also from the working folder. Raises ConfigError, saying that `what` is `name`, if there is none."""
+    if not all(part.isidentifier() for part in str(path).split(".")):
+        raise ConfigError(f"{what} is {name!r}; the name of a module is expected")
+    if not path.startswith("skillmeta.") and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a module beside the config, for a command that was installed elsewhere
     try:
         return importlib.import_module(path)

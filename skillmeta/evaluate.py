@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from skillmeta.config import to_plain
+from skillmeta.config import check_file_name, to_plain
 from skillmeta.environments import EnvsFactory, make_envs
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.evaluation.adaptation import (
@@ -64,21 +64,28 @@ class EvaluateConfig:
                 raise ValueError(
                     f"{what} names {count} runs and there are {len(self.seeds)} seeds; name as many of both"
                 )
-        if self.name in ("random", "oracle", "no adaptation"):
+        check_file_name(self.name, "name")
+        if self.name in ("random", "oracle", "no_adaptation"):
             raise ValueError(f"name is {self.name!r}, which is a bracket's; choose another")
 
 
-def run_evaluation(config: EvaluateConfig, folder: Path, command: str = "", quiet: bool = False) -> Evaluation | None:
-    """Run what is missing and write the page. Returns None if it was asked to stop before."""
+def run_evaluation(
+    config: EvaluateConfig, folder: Path, command: str = "", quiet: bool = False, trust: bool = False
+) -> Evaluation | None:
+    """Run what is missing and write the page. Returns None if it was asked to stop before.
+
+    Args:
+        trust: import the modules that the runs under `agents` and `oracle` name; see `load_trained`.
+    """
     family = make_family(config.task)
     tasks = family.tasks(config.task.split)[: config.tasks]
 
-    trained, acting, each = load_agents(family, config, "agents")
+    trained, acting, each = load_agents(family, config, "agents", trust)
     skills = trained[0].skills if trained else None
     plan: list[tuple[str, EnvsFactory, list[Agent]]] = []
     if trained:
         plan.append((config.name, acting, each))
-    oracle, seeing, oracles = load_agents(family, config, "oracle")
+    oracle, seeing, oracles = load_agents(family, config, "oracle", trust)
     if oracle and not seeing.see_task:
         raise ConfigError("oracle: these agents do not see the task; train them with see_task=true")
     bound = make_envs(family, 1, SkillModel.load(skills) if skills else None).action_bound
@@ -128,11 +135,13 @@ def run_evaluation(config: EvaluateConfig, folder: Path, command: str = "", quie
 
 
 def load_agents(
-    family: TaskFamily, config: EvaluateConfig, what: str
+    family: TaskFamily, config: EvaluateConfig, what: str, trust: bool
 ) -> tuple[list[Trained], EnvsFactory, list[Agent]]:
     """The runs under `agents` or `oracle`, the environments that they act in, and an agent for each seed."""
     folders = getattr(config, what)
-    trained = [load_trained(one, lambda skills, sees_task: make_envs(family, 1, skills, sees_task)) for one in folders]
+    trained = [
+        load_trained(one, lambda skills, sees_task: make_envs(family, 1, skills, sees_task), trust) for one in folders
+    ]
     if len({(t.skills, t.sees_task) for t in trained}) > 1:
         raise ConfigError(f"{what}: some act by other skills, or see more, than others; evaluate them apart")
     skills, sees_task = (trained[0].skills, trained[0].sees_task) if trained else (None, False)

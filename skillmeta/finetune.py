@@ -21,6 +21,7 @@ from skillmeta.run.run import Run
 from skillmeta.seeds import Seeds
 from skillmeta.skills.model import SkillModel
 from skillmeta.tasks.base import TaskConfig, TaskFamily, chosen_task, make_family, task_id
+from skillmeta.trust import check_links, check_modules
 
 AGENT = "agent"  # the folder of a finished run that holds what acts
 EARLY_EPISODES = 5  # their paths are kept for the pictures
@@ -131,20 +132,24 @@ class Trained:
     sees_task: bool = False  # the task's features are part of what it observes
 
 
-def load_trained(folder: str | Path, make: Callable[[SkillModel | None, bool], Envs]) -> Trained:
+def load_trained(folder: str | Path, make: Callable[[SkillModel | None, bool], Envs], trust: bool = False) -> Trained:
     """The agent of a finished run, of `finetune` or `meta_train`.
 
     Args:
         make: the environments that it shall act in, given its skills and whether it sees the task.
+        trust: import the module that the run's config names as its algorithm, where that is not part of skillmeta.
 
-    Raises UserError for a folder that holds no finished run, or one whose agent does not fit the environments.
+    Raises UserError for a folder that holds no finished run, one whose agent does not fit the environments, or one that names a
+    module of its own without `trust`.
     """
     folder = Path(folder)
     if not (folder / "config.yaml").exists():
         raise UserError(f"{folder}: holds no run; name the --out of `skillmeta finetune` or `skillmeta meta-train`")
     if not (folder / AGENT).exists():
         raise UserError(f"{folder}: the run is not finished; run its command again first")
+    check_links(folder, trust)
     node = read_yaml(folder / "config.yaml")
+    check_modules({"algorithm": node.get("algorithm")}, folder / "config.yaml", trust)
     state, _ = load_state(folder / AGENT)
     skills = SkillModel.load(node["skills"]) if node.get("skills") else None
     sees_task = bool(node.get("see_task", False))

@@ -42,7 +42,7 @@ def check_id(dataset_id: str) -> None:
 
     try:
         parse_dataset_id(dataset_id)
-    except ValueError:
+    except (ValueError, TypeError):  # the latter for an id without a version
         raise DataError(
             f"minari:{dataset_id}: is no id that Minari knows; write NAMESPACE/name-vN, e.g. mine/maze-v0, the name two letters "
             "or longer"

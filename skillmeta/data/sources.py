@@ -10,19 +10,19 @@ Episodes end where `terminals | timeouts` says. Whatever a reader below raises b
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
-from gymnasium.spaces import Box
 
 from skillmeta.data.d4rl_table import dataset_url
 from skillmeta.data.episodes import Episode, EpisodeDataset, from_episodes
-from skillmeta.data.minari_store import dataset_folder, minari_package
+from skillmeta.data.minari_store import check_id, dataset_folder
 from skillmeta.errors import DataError, UserError
+from skillmeta.trust import check_links
 
 # Names that files in circulation use for the same things; the first one found is taken.
 ALIASES = {
@@ -68,41 +68,63 @@ def load_source(source: str, *, clip_actions: bool = False, download: bool = Fal
 
 
 # -- Minari --------------------------------------------------------------------------------------------------------------
+# Read here and not by `minari.load_dataset`: that one makes the environment that the metadata names where they lack a space,
+# follows links to other files, and decodes infos, which nothing here needs.
 def _minari(source: str, clip_actions: bool) -> EpisodeDataset:
-    minari = minari_package()
     dataset_id, _, key = source.removeprefix("minari:").partition("?")
+    check_id(dataset_id)
     folder = dataset_folder(dataset_id)
     if not (folder / "data").is_dir():
         raise DataError(
             f"{source}: not found in {folder}; make it with `skillmeta collect`, or fetch by `minari download {dataset_id}`"
         )
-    dataset = minari.load_dataset(dataset_id)
-    space = dataset.action_space
-    if not isinstance(space, Box):
-        raise DataError(f"{source}: actions are {space}; skills need a Box")
-    episodes = [
-        _minari_episode(episode, key, source, number) for number, episode in enumerate(dataset.iterate_episodes())
-    ]
-    return from_episodes(episodes, source, space.low.ravel(), space.high.ravel(), clip_actions)
+    root = dataset_folder("")
+    if not folder.resolve().is_relative_to(root.resolve()):
+        raise DataError(f"{source}: is a link that leads out of {root}; copy the data set there")
+    check_links(folder)
+    metadata = json.loads((folder / "data" / "metadata.json").read_text())
+    if metadata["data_format"] != "hdf5":
+        raise DataError(f"{source}: is stored as {metadata['data_format']!r}; data sets in hdf5 are read")
+    low, high = _box(metadata.get("action_space"), source)
+    path = folder / "data" / "main_data.hdf5"
+    with h5py.File(path, "r") as file:
+        numbers = sorted(int(name.removeprefix("episode_")) for name in file)
+        if len(numbers) != metadata["total_episodes"]:
+            raise DataError(f"{source}: holds {len(numbers)} episodes, its metadata say {metadata['total_episodes']}")
+        episodes = [_minari_episode(_member(file, f"episode_{n}", path), key, source, n, path) for n in numbers]
+    return from_episodes(episodes, source, low, high, clip_actions)
 
 
-def _minari_episode(episode: Any, key: str, source: str, number: int) -> Episode:
-    observations = episode.observations
-    if isinstance(observations, Mapping):
+def _box(space: str | None, source: str) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Bounds [A] of a Box as Minari writes one; None where the metadata name no space."""
+    if space is None:
+        return None, None
+    plain = json.loads(space)
+    if plain["type"] != "Box":
+        raise DataError(f"{source}: actions are of a {plain['type']}; skills need a Box")
+    low, high = (np.asarray(plain[bound], np.float64).ravel() for bound in ("low", "high"))
+    return low, high
+
+
+def _minari_episode(group: h5py.Group, key: str, source: str, number: int, path: Path) -> Episode:
+    observations = _member(group, "observations", path)
+    if isinstance(observations, h5py.Group):
         chosen = key or "observation"
-        if chosen not in observations:
+        if chosen not in list(observations):
             raise DataError(
                 f"{source}: episode {number}, observations: are a mapping of {', '.join(observations)}; "
                 f"name one, as in {source.partition('?')[0]}?{next(iter(observations))}"
             )
-        observations = observations[chosen]
-    steps = len(episode.actions)
+        seen = _hdf5_array(observations, chosen, path)
+    else:
+        seen = _hdf5_array(group, "observations", path)
+    actions = _hdf5_array(group, "actions", path)
     return Episode(
-        np.asarray(observations).reshape(len(observations), -1),
-        np.asarray(episode.actions).reshape(steps, -1),
-        np.asarray(episode.rewards),
-        np.asarray(episode.terminations, bool),
-        np.asarray(episode.truncations, bool),
+        seen.reshape(len(seen), -1),
+        actions.reshape(len(actions), -1),
+        _hdf5_array(group, "rewards", path),
+        np.asarray(_hdf5_array(group, "terminations", path), bool),
+        np.asarray(_hdf5_array(group, "truncations", path), bool),
     )
 
 
@@ -141,15 +163,30 @@ def _flat_file(path: Path, source: str, clip_actions: bool) -> EpisodeDataset:
     raise DataError(f"{path}: ends in {path.suffix or 'nothing'!r}; .hdf5, .h5 and .npz are read")
 
 
-def _hdf5_array(file: h5py.File, key: str, path: Path) -> np.ndarray:
-    """A data set of the file, its promised size held against the file's before anything is allocated."""
-    data = file[key]
+def _member(group: h5py.Group, key: str, path: Path) -> h5py.Group | h5py.Dataset:
+    """What a file holds itself under one key. Raises DataError for a link, which may lead to another file, before following it."""
+    where, links = f"{group.name}/{key}".lstrip("/"), group.id.links  # h5py's own `get` follows a link to see if it ends
+    if not links.exists(key.encode()):
+        raise DataError(f"{path}, {where}: is missing")
+    if links.get_info(key.encode()).type != h5py.h5l.TYPE_HARD:
+        raise DataError(f"{path}, {where}: is a link; copy what it leads to into its place")
+    return group[key]
+
+
+def _hdf5_array(group: h5py.Group, key: str, path: Path) -> np.ndarray:
+    """An array that the file holds itself, its promised size held against the file's before anything is allocated."""
+    data = _member(group, key, path)
+    where = data.name.lstrip("/")
     if not isinstance(data, h5py.Dataset):
-        raise DataError(f"{path}, {key}: is a group; D4RL's flat layout has an array there")
+        raise DataError(f"{path}, {where}: is a group; an array is expected there")
+    if data.is_virtual or data.external:
+        raise DataError(f"{path}, {where}: has its values in other files; copy them into this one")
     size = data.size * data.dtype.itemsize
     limit = 1000 * path.stat().st_size  # no compression that HDF5 has shrinks real recordings a thousandfold
     if size > max(limit, 2**20):
-        raise DataError(f"{path}, {key}: promises {size:,} bytes, the file has {path.stat().st_size:,}; it is damaged")
+        raise DataError(
+            f"{path}, {where}: promises {size:,} bytes, the file has {path.stat().st_size:,}; it is damaged"
+        )
     return data[()]
 
 

@@ -4,18 +4,42 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from skillmeta.config import read_yaml
+from skillmeta.config import build, check_file_name, read_yaml, to_plain
 from skillmeta.errors import UserError
 from skillmeta.run.run import read_metrics, read_result
+from skillmeta.trust import check_links
 
 WINDOW = 10  # training episodes that success and return are averaged over
 POINTS = 60  # of a curve
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What an ablation compares: the part of its config that its page needs."""
+
+    title: str = "Ablation"
+    claim: str = ""  # what the page's reader should look for, a sentence or two
+    methods: dict[str, Any] = field(
+        default_factory=dict
+    )  # name -> a config of downstream.finetune, or changes with `config:`
+    tasks: list[int] = field(default_factory=lambda: [0])
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+
+    def __post_init__(self) -> None:
+        for name in ("methods", "tasks", "seeds"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty; at least one is needed")
+        for name in ("tasks", "seeds"):
+            if len(set(getattr(self, name))) != len(getattr(self, name)):
+                raise ValueError(f"{name} repeats itself: {getattr(self, name)}")
+        for method in self.methods:
+            check_file_name(method, "methods: a name")
 
 
 @dataclass(frozen=True)
@@ -73,9 +97,15 @@ class Ablation:
         return np.array([[run.result[key] for run in row] for row in self.of(method)], float)
 
 
-def read_ablation(folder: Path) -> Ablation:
-    """Read what an ablation has written so far."""
+def read_ablation(folder: Path, trust: bool = False) -> Ablation:
+    """What an ablation has written so far, as data: nothing that it names is imported.
+
+    `trust` admits links that lead out of the folder. Raises UserError for a folder whose config or runs are damaged.
+    """
+    check_links(folder, trust)
     config = read_yaml(folder / "config.yaml")
+    compared = {f.name: config[f.name] for f in fields(Comparison) if f.name in config}
+    config |= to_plain(build(Comparison, compared, str(folder / "config.yaml")))
     runs, missing = [], []
     for method in config["methods"]:
         for task in config["tasks"]:

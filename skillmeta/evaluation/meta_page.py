@@ -17,6 +17,7 @@ from skillmeta.evaluation import page, plots
 from skillmeta.evaluation.curves import POINTS, Curve, running
 from skillmeta.evaluation.statistics import interval, iqm
 from skillmeta.run.run import read_metrics, read_result, write_whole
+from skillmeta.trust import check_links
 
 WINDOW = 5  # iterations that a point of a curve is the mean of
 SCORES = {
@@ -41,14 +42,18 @@ class MetaRun:
         return int(self.config["seed"])
 
 
-def read_meta_run(folder: Path) -> MetaRun:
-    """Raises UserError for a folder without a run, or one that has not finished an iteration."""
+def read_meta_run(folder: Path, trust: bool = False) -> MetaRun:
+    """A run folder as data: nothing that it names is imported. `trust` admits links that lead out of it.
+
+    Raises UserError for a folder without a run, or one that has not finished an iteration.
+    """
     if not (folder / "config.yaml").exists():
         raise UserError(f"{folder}: holds no run; name the --out of `skillmeta meta-train`")
+    check_links(folder, trust)
     try:
         rows = [row for row in read_metrics(folder) if row["kind"] == "iteration"]
-        command = json.loads((folder / "environment.json").read_text())["command"]
-    except (OSError, ValueError, KeyError) as error:
+        command = str(json.loads((folder / "environment.json").read_text())["command"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: is damaged ({error}); delete it and run it again") from None
     if not rows:
         raise UserError(

@@ -186,6 +186,7 @@ def to_svg(figure: Figure, name: str) -> str:
     text = re.sub(
         r'(<image\b[^>]*?) id="[^"]*"', r"\1", text
     )  # equal pictures have equal ids, and nothing refers to them
+    name = re.sub(r"[^\w-]", "-", name)  # a metric's name comes from a file, and here it would not be escaped
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'href="#', f'href="#{name}-', text)
     text = re.sub(r"url\(#", f"url(#{name}-", text)

@@ -19,6 +19,7 @@ from skillmeta.evaluation.prior_page import prior_sections
 from skillmeta.evaluation.statistics import interval, intervals, iqm, probability_of_improvement, trimmed
 from skillmeta.run.run import write_whole
 from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
+from skillmeta.trust import check_modules
 
 MEANING = {
     "sac": "SAC in the environment's own actions: no skills, no prior",
@@ -28,17 +29,24 @@ MEANING = {
 }
 
 
-def write_ablation_report(folder: Path) -> Path:
+def write_ablation_report(folder: Path, task: TaskConfig | None = None, trust: bool = False) -> Path:
     """Write report.html, summary.json, results.csv, curves.csv and pictures/ from what has been run. Returns the page.
 
-    Raises UserError if no method has finished all tasks for any seed.
+    Args:
+        task: what the runs learned, where a config of the caller's own says so; else the first run's config is read.
+        trust: import the module that this run's config names as its family, where that is not part of skillmeta.
+
+    Raises UserError if no method has finished all tasks for any seed, or if the runs name a module of their own without `trust`.
     """
-    ablation = read_ablation(folder)
+    ablation = read_ablation(folder, trust)
     if not ablation.methods:
         raise UserError(
             f"{folder}: no method has finished all tasks with any seed yet; run the ablation to its end first"
         )
-    summary = summarize(ablation)
+    task = task or task_config(ablation, trust)
+    family = make_family(task)
+    facts = task_facts(ablation, family, task.split)
+    summary = summarize(ablation, facts)
     write_whole(folder / "summary.json", json.dumps(summary, indent=1))
     write_whole(folder / "results.csv", results_csv(ablation))
     curves = {
@@ -62,16 +70,16 @@ def write_ablation_report(folder: Path) -> Path:
         scores_section(ablation, summary, colours, folder),
         curves_section(curves, colours, folder),
         *divergence_sections(ablation, colours, folder),
-        *paths_sections(ablation, colours, folder),
-        *prior_sections(folder / "skills", family_of(ablation)),
-        again_section(ablation),
+        *paths_sections(ablation, family, task.split, colours, folder),
+        *prior_sections(folder / "skills", family),
+        again_section(ablation, facts),
     ]
     lead = [ablation.config["claim"], headline(folder)]
     page.write(folder / "report.html", ablation.config["title"], [line for line in lead if line], sections, warnings)
     return folder / "report.html"
 
 
-def summarize(ablation: Ablation) -> dict[str, Any]:
+def summarize(ablation: Ablation, tasks: list[dict[str, Any]]) -> dict[str, Any]:
     """summary.json: for each method the score of its final evaluation and what it cost, then where it all comes from."""
     methods = {}
     for name in ablation.methods:
@@ -98,7 +106,7 @@ def summarize(ablation: Ablation) -> dict[str, Any]:
     return {
         "title": ablation.config["title"],
         "methods": methods,
-        "tasks": task_facts(ablation),
+        "tasks": tasks,
         "max_episodes": first_config(ablation)["max_episodes"],
         "command": ablation.environment["command"],
         "versions": {"python": ablation.environment["python"], **ablation.environment["versions"]},
@@ -128,10 +136,8 @@ def last(run: Any, key: str, window: int = WINDOW) -> float:
     return float(np.mean([row[key] for row in run.episodes[-window:]]))
 
 
-def task_facts(ablation: Ablation) -> list[dict[str, Any]]:
+def task_facts(ablation: Ablation, family: TaskFamily, split: str) -> list[dict[str, Any]]:
     """Each task as the family describes it."""
-    family = family_of(ablation)
-    split = task_config(ablation).split
     facts = []
     for index in ablation.tasks:
         task = family.tasks(split)[index]
@@ -139,12 +145,11 @@ def task_facts(ablation: Ablation) -> list[dict[str, Any]]:
     return facts
 
 
-def task_config(ablation: Ablation) -> TaskConfig:
-    return build(TaskConfig, first_config(ablation)["task"], "task")
-
-
-def family_of(ablation: Ablation) -> TaskFamily:
-    return make_family(task_config(ablation))
+def task_config(ablation: Ablation, trust: bool) -> TaskConfig:
+    """The task section of the first run's config. Raises ConfigError if it names a module of its own without `trust`."""
+    file, task = ablation.runs[0].folder / "config.yaml", first_config(ablation).get("task")
+    check_modules({"task": task}, file, trust)
+    return build(TaskConfig, task, f"{file}: task")
 
 
 def headline(folder: Path) -> str:
@@ -270,12 +275,13 @@ def divergence_sections(ablation: Ablation, colours: dict[str, str], folder: Pat
     ]  # fmt: skip
 
 
-def paths_sections(ablation: Ablation, colours: dict[str, str], folder: Path) -> list[page.Section]:
-    family = family_of(ablation)
+def paths_sections(
+    ablation: Ablation, family: TaskFamily, split: str, colours: dict[str, str], folder: Path
+) -> list[page.Section]:
     draw = family.draw
     if draw is None:
         return []
-    task = family.tasks(task_config(ablation).split)[ablation.tasks[0]]
+    task = family.tasks(split)[ablation.tasks[0]]
     pictures = []
     for when, what in (("early", "First five training episodes"), ("final", "Five episodes of the final policy")):
         panels = []
@@ -295,11 +301,11 @@ def paths_sections(ablation: Ablation, colours: dict[str, str], folder: Path) ->
     )
 
 
-def again_section(ablation: Ablation) -> page.Section:
+def again_section(ablation: Ablation, tasks: list[dict[str, Any]]) -> page.Section:
     where = ablation.environment
     facts = [
         f"Seeds {', '.join(map(str, ablation.config['seeds']))}; tasks: "
-        + "; ".join(", ".join(f"{k} {v}" for k, v in task.items()) for task in task_facts(ablation))
+        + "; ".join(", ".join(f"{k} {v}" for k, v in task.items()) for task in tasks)
         + ".",
         f"Machine: {where['machine']['cpu']}, {where['machine']['cores']} cores, {where['machine']['system']}; one thread a run.",
         "Versions: " + ", ".join(f"{k} {v}" for k, v in {"python": where["python"], **where["versions"]}.items()) + ".",

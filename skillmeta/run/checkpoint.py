@@ -84,6 +84,8 @@ def load_state(folder: Path) -> tuple[State, dict[str, Any]]:
     contents = {}
     for name in (TENSORS, SCALARS):
         try:
+            if not (folder / name).is_file():  # a pipe would be waited for
+                raise OSError("no such file")
             contents[name] = (folder / name).read_bytes()
         except OSError as error:
             raise CheckpointError(f"{folder / name}: cannot be read ({error}); the checkpoint is incomplete") from None

@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 from skillmeta.config import differences, dump_yaml, read_yaml
 from skillmeta.errors import CheckpointError, ConfigError, UserError
 from skillmeta.run.checkpoint import State, load_state, save_state
+from skillmeta.trust import check_links, modules_of_run
 
 KEEP = 2  # checkpoints
 STOP_FILE = ".stop"  # whoever schedules the run asks it to stop by making this file
@@ -49,12 +50,13 @@ class Run:
         """Start a run in `folder`, or continue the one that is there.
 
         Raises:
-            UserError: another process is using the folder, or it cannot be written.
+            UserError: another process is using the folder, it cannot be written, or a link in it leads out of it.
             ConfigError: the folder holds a run with another config; the sentence names the keys that differ.
         """
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            check_links(folder)  # before anything is written: metrics are cut back in place
             lock = FileLock(folder / ".lock")
             lock.acquire(timeout=0)
         except Timeout:
@@ -74,7 +76,8 @@ class Run:
                     )
             else:
                 write_whole(saved, dump_yaml(config))
-            write_whole(folder / "environment.json", json.dumps(environment(command), indent=1))
+            about = {**environment(command), "modules": modules_of_run(folder, config)}
+            write_whole(folder / "environment.json", json.dumps(about, indent=1))
             if (
                 multiprocessing.parent_process() is None
             ):  # else a scheduler may have made it while this run was starting

@@ -135,6 +135,8 @@ class TaskConfig:
 def make_family(config: TaskConfig) -> TaskFamily:
     """The family that a config names. Raises ConfigError for a family or an option that there is not."""
     module = module_of("tasks", config.family, "task.family")
+    if not hasattr(module, "family"):
+        raise ConfigError(f"task.family is {config.family!r}; the module {module.__name__} has no function `family`")
     made = module.family(build(module.Config, config.options, "task.options"))
     if not isinstance(made, TaskFamily):
         raise ConfigError(f"task.family: {module.__name__}.family returns a {type(made).__name__}, not a TaskFamily")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from skillmeta.config import to_plain
+from skillmeta.config import import_module, to_plain
 from skillmeta.errors import ConfigError
 from skillmeta.tasks.base import TaskFamily
 
@@ -89,7 +88,7 @@ def family(config: Config) -> TaskFamily:
     """The environment's variations, drawn uniformly from the ranges; one task where nothing varies."""
     for module in config.imports:
         try:
-            gymnasium.register_envs(importlib.import_module(module))
+            gymnasium.register_envs(import_module(module, module, "task.options.imports"))
         except ImportError as error:
             raise ConfigError(f"task.options.imports: {module!r} cannot be imported ({error}); install it") from None
     ranges = sorted(config.vary.items())
