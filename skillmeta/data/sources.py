@@ -101,7 +101,7 @@ def _box(space: str | None, source: str) -> tuple[np.ndarray | None, np.ndarray 
         return None, None
     plain = json.loads(space)
     if plain["type"] != "Box":
-        raise DataError(f"{source}: actions are of a {plain['type']}; skills need a Box")
+        raise DataError(f"{source}: actions are of a {plain['type']!r}; skills need a Box")
     low, high = (np.asarray(plain[bound], np.float64).ravel() for bound in ("low", "high"))
     return low, high
 
@@ -165,7 +165,10 @@ def _flat_file(path: Path, source: str, clip_actions: bool) -> EpisodeDataset:
 
 def _member(group: h5py.Group, key: str, path: Path) -> h5py.Group | h5py.Dataset:
     """What a file holds itself under one key. Raises DataError for a link, which may lead to another file, before following it."""
-    where, links = f"{group.name}/{key}".lstrip("/"), group.id.links  # h5py's own `get` follows a link to see if it ends
+    where, links = (
+        f"{group.name}/{key}".lstrip("/"),
+        group.id.links,
+    )  # h5py's own `get` follows a link to see if it ends
     if not links.exists(key.encode()):
         raise DataError(f"{path}, {where}: is missing")
     if links.get_info(key.encode()).type != h5py.h5l.TYPE_HARD:

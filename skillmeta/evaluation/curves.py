@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from skillmeta.config import build, check_file_name, read_yaml, to_plain
-from skillmeta.errors import UserError
+from skillmeta.errors import ConfigError, UserError
 from skillmeta.run.run import read_metrics, read_result
 from skillmeta.trust import check_links
 
@@ -105,7 +105,10 @@ def read_ablation(folder: Path, trust: bool = False) -> Ablation:
     check_links(folder, trust)
     config = read_yaml(folder / "config.yaml")
     compared = {f.name: config[f.name] for f in fields(Comparison) if f.name in config}
-    config |= to_plain(build(Comparison, compared, str(folder / "config.yaml")))
+    try:
+        config |= to_plain(build(Comparison, compared))
+    except ConfigError as error:
+        raise ConfigError(f"{folder / 'config.yaml'}: {error}") from None
     runs, missing = [], []
     for method in config["methods"]:
         for task in config["tasks"]:

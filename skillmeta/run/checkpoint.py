@@ -93,8 +93,18 @@ def load_state(folder: Path) -> tuple[State, dict[str, Any]]:
             raise CheckpointError(
                 f"{folder / name}: does not match its checksum; it is damaged, use another checkpoint"
             )
-    scalars = json.loads(contents[SCALARS])
-    return _join(scalars["state"], "", load(contents[TENSORS])), scalars["meta"]
+    try:
+        scalars = json.loads(contents[SCALARS])
+        state, meta = _join(scalars["state"], "", load(contents[TENSORS])), scalars["meta"]
+    except Exception as error:  # the checksum says that it is what somebody wrote, not that we did
+        raise CheckpointError(
+            f"{folder}: was not written by skillmeta ({type(error).__name__}); use another checkpoint"
+        ) from None
+    if not isinstance(state, dict) or not isinstance(meta, dict):
+        raise CheckpointError(
+            f"{folder / SCALARS}: holds no state; it was not written by skillmeta, use another checkpoint"
+        )
+    return state, meta
 
 
 def state_hash(state: State) -> str:

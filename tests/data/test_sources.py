@@ -219,8 +219,8 @@ def test_what_is_not_there_is_said(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="'.csv'; .hdf5, .h5 and .npz are read"):
         (tmp_path / "log.csv").touch()
         load_source(str(tmp_path / "log.csv"))
-    with pytest.raises(DataError, match="minari:a/b-v0: not found"):
-        load_source("minari:a/b-v0")
+    with pytest.raises(DataError, match="minari:some/logs-v0: not found"):
+        load_source("minari:some/logs-v0")
 
 
 # -- Minari ------------------------------------------------------------------------------------------------------------------

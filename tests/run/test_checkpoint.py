@@ -7,7 +7,6 @@ import random
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -156,24 +155,6 @@ print(float(load_state(folder)[0]["w"].sum()), [p.name for p in folder.parent.it
 def test_a_full_disk_leaves_the_old_checkpoint_and_no_litter(tmp_path):
     done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [f"refused {27}", "0.0 ['c']"]
-
-
-def test_no_file_of_the_project_loads_code(tmp_path):
-    root = Path(__file__).parents[2]
-    for path in [*root.glob("skillmeta/**/*.py"), *root.glob("pretrain/*.py"), *root.glob("downstream/*.py")]:
-        text = path.read_text()
-        if path.name == "metaworld.py":  # Meta-World hands its tasks over pickled, within the process that makes them
-            text = text.replace("import pickle", "")
-        for word in (
-            "import pickle",
-            "cloudpickle",
-            "torch.load(",
-            "torch.save(",
-            "allow_pickle=True",
-            "eval(",
-            "yaml.load",
-        ):
-            assert word not in text.replace("float_eval(", ""), f"{path}: {word}"
 
 
 def test_nan_is_refused_by_name_and_the_old_checkpoint_stays(tmp_path):
