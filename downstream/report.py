@@ -33,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"page: {write_report(folders[0], trust=arguments.trust)}")
         return 0
     from skillmeta.evaluation.meta_page import read_meta_run, write_meta_page
+    from skillmeta.trust import check_links
 
+    check_links(arguments.out or folders[0], arguments.trust)
     runs = [read_meta_run(folder, arguments.trust) for folder in folders]
     print(f"page: {write_meta_page(arguments.out or folders[0], runs, command_line(parser.prog, argv))}")
     return 0

@@ -92,6 +92,7 @@ def adapt(run: str | Path, config: TaskConfig, episodes: int, seed: int, folder:
     """
     if (folder / "belief").exists():
         raise UserError(f"{folder}: holds an adapted agent already; use another --out, or delete it")
+    check_links(folder)
     agent, envs, task = loaded(run, config, trust)
     own = Seeds(seed, task_id(task))
     resets = own.stream("adaptation_resets").integers(agent.rollouts * episodes).reshape(agent.rollouts, episodes)
@@ -123,5 +124,8 @@ def load_adapted(folder: Path, trust: bool = False) -> tuple[AdaptedAgent, Envs,
     config = build(TaskConfig, about.get("task"), f"{folder / 'adapted.yaml'}: task")
     agent, envs, task = loaded(str(about.get("run")), config, trust)
     state, _ = load_state(folder / "belief")
-    belief = unpack(agent.begin(1, torch.Generator().manual_seed(0)), state["belief"])
+    try:
+        belief = unpack(agent.begin(1, torch.Generator().manual_seed(0)), state["belief"])
+    except (KeyError, TypeError):
+        raise UserError(f"{folder / 'belief'}: is not what the agent of {about['run']} knows; adapt it again") from None
     return AdaptedAgent(agent, belief), envs, task

@@ -164,12 +164,17 @@ def load_trained(folder: str | Path, make: Callable[[SkillModel | None, bool], E
         agent = make_meta_agent(build(MetaTrainConfig, node, str(folder / "config.yaml")), envs, skills)
     try:
         agent.load_acting(state["agent"])
+        env_steps = int(state["env_steps"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{folder / AGENT}: holds no agent of its algorithm ({error!r}); run its command again"
+        ) from None
     except RuntimeError as error:
         raise UserError(
             f"{folder}: its agent was trained on other dimensions than {envs.observation_dim} observed numbers and "
             f"{len(envs.action_bound)} actions; use a family like its own ({first_line(error)})"
         ) from None
-    return Trained(agent.actor(), int(state["env_steps"]), node.get("skills"), sees_task)
+    return Trained(agent.actor(), env_steps, node.get("skills"), sees_task)
 
 
 def finished(config: FinetuneConfig, collect: Collector) -> bool:

@@ -15,7 +15,8 @@ import torch
 from einops import repeat
 from torch import Tensor, nn
 
-from skillmeta.errors import CheckpointError
+from skillmeta.config import build
+from skillmeta.errors import CheckpointError, ConfigError
 from skillmeta.nn.distributions import Gaussian, gaussian
 from skillmeta.nn.networks import MLP, Normalizer, SequenceEncoder
 from skillmeta.run.checkpoint import load_state, save_state
@@ -172,17 +173,19 @@ class SkillModel(nn.Module):
         state, meta = load_state(folder)
         if meta.get("kind") != "skill_model":
             raise CheckpointError(f"{folder}: holds {meta.get('kind', 'something else')!r}, not a skill model")
-        weights = state["model"]
-        model = cls(
-            SkillModelConfig(**meta["config"]),
-            meta["observation_dim"],
-            meta["action_dim"],
-            weights["action_low"],
-            weights["action_high"],
-            torch.Generator().manual_seed(0),
-        )
         try:
+            weights = state["model"]
+            model = cls(
+                build(SkillModelConfig, meta["config"]),
+                meta["observation_dim"],
+                meta["action_dim"],
+                weights["action_low"],
+                weights["action_high"],
+                torch.Generator().manual_seed(0),
+            )
             model.load_state_dict(weights)
+        except (ConfigError, KeyError, TypeError, AttributeError, ValueError) as error:
+            raise CheckpointError(f"{folder}: does not describe a skill model ({error!r}); use another one") from None
         except RuntimeError as error:
             raise CheckpointError(f"{folder}: the weights do not fit the model they name: {error}") from None
         return model.requires_grad_(False)

@@ -7,6 +7,7 @@ the object and the goal, as Meta-World's own benchmark draws it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -92,7 +93,9 @@ def drawn(config: Config) -> tuple[tuple[Setting, ...], tuple[Setting, ...]]:
     if config.benchmark == "custom":
         what |= {"train": config.train_classes, "test": config.test_classes}
     name = "-".join(str(part).replace("/", "_") for part in ("metaworld", version("metaworld"), *what.values()))
-    file = Path(os.environ.get("SKILLMETA_CACHE", "~/.cache/skillmeta")).expanduser() / f"{name[:150]}.json"
+    if len(name) > 150:  # two long lists of classes may begin alike
+        name = f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    file = Path(os.environ.get("SKILLMETA_CACHE", "~/.cache/skillmeta")).expanduser() / f"{name}.json"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(str(file) + ".lock"):

@@ -407,6 +407,14 @@ def test_links_out_of_a_run_folder_are_not_followed(place, kind):
     assert "theirs" in sentence and ("is a link that leads out" in sentence or "neither a file" in sentence)
 
 
+@pytest.mark.parametrize("program", [["adapt", "theirs", "tasks/point_robot"], ["report", "theirs", "theirs"]])
+def test_results_are_not_written_through_links(place, capsys, program):
+    meta_run(place.theirs)
+    (place.home / "mine").mkdir()
+    (place.home / "mine" / "pictures").symlink_to(place.outside)
+    assert "mine/pictures: is a link" in command(*program, "--out", "mine")(place, capsys)
+
+
 def test_links_in_an_ablation_are_not_followed(place):
     ablation(place.theirs)
     where = place.theirs / "methods" / "m" / "task-0" / "seed-0"
@@ -516,8 +524,8 @@ def test_no_string_of_a_stranger_is_an_element_of_the_page_of_an_ablation(place)
     fit: dict[str, Any] = {name: 1.0 for name in ("kl", "prior_kl", "prior_nll", "unconditional_nll")}
     fit |= {"active_dimensions": SCRIPT, "dimensions": SCRIPT, "windows": 3}
     fit |= {name: [0.1] for name in ("error_by_action", "error_by_action_prior", "action_variance")}
-    told = {"source": SCRIPT, "verdict": [SCRIPT], "rollouts": [rollout], "held_out": fit}
-    (skills / "prior.json").write_text(json.dumps(told))
+    prior = {"source": SCRIPT, "verdict": [SCRIPT], "rollouts": [rollout], "held_out": fit}
+    (skills / "prior.json").write_text(json.dumps(prior))
     rows = [{"kind": kind, "step": 1, "score": 1.0} for kind in ("train", "held_out")]
     (skills / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert watched(place, lambda: write_ablation_report(place.theirs)) == ""
@@ -725,6 +733,23 @@ def test_a_state_with_a_right_checksum_is_still_data(place, name):
     manifest["sha256"][name] = hashlib.sha256((model / name).read_bytes()).hexdigest()
     (model / "manifest.json").write_text(json.dumps(manifest))
     assert "was not written by skillmeta" in watched(place, lambda: SkillModel.load(model))
+
+
+@pytest.mark.parametrize("state", [{}, {"agent": {}}, {"agent": "x"}, {"agent": [1], "env_steps": "many"}])
+def test_an_agent_of_another_shape_is_refused(place, state):
+    save_state(meta_run(place.theirs) / "agent", state, {})
+    assert "holds no agent of its algorithm" in watched(place, lambda: trained(place.theirs))
+    folder = adapted(place.theirs / "adapted", meta_run(place.theirs / "run"))
+    save_state(folder / "belief", state, {})
+    assert "is not what the agent of" in watched(place, lambda: load_adapted(folder))
+
+
+@pytest.mark.parametrize(
+    "meta", [{}, {"config": {"hiden": 3}}, {"config": "x"}, {"config": {}, "observation_dim": "x"}]
+)
+def test_a_skill_model_of_another_shape_is_refused(place, meta):
+    save_state(place.theirs / "model", {"model": {"action_low": torch.zeros(1)}}, {"kind": "skill_model", **meta})
+    assert "does not describe a skill model" in watched(place, lambda: SkillModel.load(place.theirs / "model"))
 
 
 def test_no_sentence_steers_the_terminal(place, capsys):
