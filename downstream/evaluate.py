@@ -26,13 +26,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "family" in node:  # a preset of a family: the evaluation's own keys come from the command line
         node = OmegaConf.create({"task": node})
     config = build(EvaluateConfig, OmegaConf.merge(node, parse_overrides(arguments.overrides)))
-    if config.task.split == "train" and config.agents:
-        print("note: these are training tasks; the score says nothing about new ones", file=sys.stderr)
     evaluation = run_evaluation(config, arguments.out, command_line(parser.prog, argv), trust=arguments.trust)
     if evaluation is None:
         print(f"stopped; the same command goes on with what is in {arguments.out}")
         return 130
     print(scores_text(evaluation))
+    for note in evaluation.notes:
+        print(f"note: {note}", file=sys.stderr)
     print(f"page: {arguments.out / 'adaptation.html'}")
     return 0
 

@@ -99,9 +99,15 @@ def describe(config: object) -> int:
     )
     print(textwrap.fill(family.definition, 100))
     for split, tasks in family.splits.items():
-        print(f"\n{split}: {len(tasks)} tasks")
+        print(f"\n{split}: {len(tasks)} tasks{', to train on' if split in family.training_splits else ''}")
         for task in tasks[:3]:
-            print(f"  {task_id(task)}  {cut(to_json(task))}")
+            facts = "".join(f"  {name} {value}" for name, value in family.facts(task).items())
+            print(f"  {task_id(task)}  {cut(to_json(task))}{facts}")
+    if family.draw_task is not None:
+        print(
+            "\nany: fresh draws, to train on"
+            + (f" {family.margin:g} or more from held-out tasks" if family.margin else "")
+        )
     return 0
 
 

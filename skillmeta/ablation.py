@@ -24,7 +24,7 @@ from skillmeta.finetune import FinetuneConfig, finetune
 from skillmeta.pretrain import PretrainConfig, pretrain
 from skillmeta.run.jobs import Job, Outcome, run_jobs
 from skillmeta.run.run import environment, write_whole
-from skillmeta.tasks.base import TaskConfig
+from skillmeta.tasks.base import TaskConfig, evenly_spaced, make_family
 from skillmeta.trust import check_links
 
 
@@ -55,6 +55,16 @@ def method_config(config: AblationConfig, name: str, out: Path) -> FinetuneConfi
     return build(FinetuneConfig, merged, f"methods.{name}")
 
 
+def task_indices(config: AblationConfig, out: Path) -> list[int]:
+    """The tasks of every method. Raises ConfigError if they are named by a rule and the methods differ in family or split."""
+    if isinstance(config.tasks, list):
+        return config.tasks
+    tasks = [method_config(config, name, out).task for name in config.methods]
+    if any(replace(task, index=0) != replace(tasks[0], index=0) for task in tasks):
+        raise ConfigError("tasks: a rule needs one family and split for all methods; set `task` under `changes:`")
+    return evenly_spaced(make_family(tasks[0]), tasks[0].split, config.tasks.count, config.tasks.by)
+
+
 def make_jobs(config: AblationConfig, out: Path, command: str) -> list[Job]:
     """All runs, seeds outermost, so that every method has some early. Raises ConfigError if their budgets differ."""
     complete = {name: method_config(config, name, out) for name in config.methods}
@@ -63,9 +73,9 @@ def make_jobs(config: AblationConfig, out: Path, command: str) -> list[Job]:
         raise ConfigError(
             f"methods have unequal budgets of (env_steps, max_episodes): {budgets}; set them under `changes:`"
         )
-    jobs = []
+    jobs, tasks = [], task_indices(config, out)
     for seed in config.seeds:
-        for index in config.tasks:
+        for index in tasks:
             for name, base in complete.items():
                 one = replace(base, seed=seed, task=replace(base.task, index=index))
                 folder = out / "methods" / name / f"task-{index}" / f"seed-{seed}"
@@ -86,7 +96,8 @@ def ablate(config: AblationConfig, out: Path, command: str = "") -> Outcome:
     """
     out.mkdir(parents=True, exist_ok=True)
     check_links(out)
-    plain = to_plain(config)
+    tasks = task_indices(config, out)
+    plain = {**to_plain(config), "tasks": tasks}
     saved = out / "config.yaml"
     keep = {key: value for key, value in plain.items() if key != "workers"}  # how many at once changes no result
     if saved.exists() and (changed := differences(read_yaml(saved), keep)):
@@ -98,7 +109,7 @@ def ablate(config: AblationConfig, out: Path, command: str = "") -> Outcome:
     jobs = make_jobs(config, out, command)  # before the long stages: a wrong method is told at once
     started = time.monotonic()
     prepare(config, out, command)
-    print(f"3/4  {len(config.methods)} methods x {len(config.tasks)} tasks x {len(config.seeds)} seeds", flush=True)
+    print(f"3/4  {len(config.methods)} methods x {len(tasks)} tasks x {len(config.seeds)} seeds", flush=True)
     outcome = run_jobs(jobs, run_one, config.workers, "learning")
     print(f"4/4  report ({time.monotonic() - started:.0f} s so far)", flush=True)
     if outcome.done:

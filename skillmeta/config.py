@@ -145,7 +145,9 @@ def _convert(kind: Any, value: Any, at: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        return _convert(next(a for a in arguments if a is not type(None)), value, at)
+        choices = [a for a in arguments if a is not type(None)]
+        fitting = [a for a in choices if dataclasses.is_dataclass(a) == isinstance(value, dict)]
+        return _convert((fitting or choices)[0], value, at)
     if dataclasses.is_dataclass(kind):
         return build(typing.cast(type, kind), value, at)
     if origin in (list, tuple):

@@ -115,10 +115,14 @@ def run_evaluation(
                         progress.update(done)
                 results[name] = join_seeds(parts)
         notes: tuple[str, ...] = ()
+        if family.same_tasks:
+            notes = (f"{family.name}, as it is configured, trains and tests on the same tasks, by definition.",)
+        elif config.task.split in family.training_splits:
+            notes = (f"{config.task.split!r} is a training split: its scores say nothing about new tasks.",)
         if oracle:
-            notes = ("The oracle is an agent trained with the task in view: " + ", ".join(config.oracle) + ".",)
+            notes += ("The oracle is an agent trained with the task in view: " + ", ".join(config.oracle) + ".",)
         elif family.expert is None:
-            notes = ("The family has no expert and no oracle was named, so there is none beside the agent.",)
+            notes += ("The family has no expert and no oracle was named, so there is none beside the agent.",)
         evaluation = Evaluation(
             family=family.name,
             split=config.task.split,

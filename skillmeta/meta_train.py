@@ -20,7 +20,7 @@ from skillmeta.run.progress import Progress
 from skillmeta.run.run import Run
 from skillmeta.seeds import Seeds
 from skillmeta.skills.model import SkillModel
-from skillmeta.tasks.base import ANY, TaskConfig, make_family
+from skillmeta.tasks.base import TaskConfig, make_family
 
 AGENT = "agent"  # the folder of a finished run that holds what acts
 
@@ -45,8 +45,6 @@ class MetaTrainConfig:
         for name in ("env_steps", "processes", "chunk", "checkpoint_seconds"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if self.task.split == "test":
-            raise ValueError("task.split is test: those tasks are kept to be tested on; say task.split=train, or any")
         if "name" not in self.algorithm:
             raise ValueError("algorithm has no name; say which one, e.g. algorithm: {name: rl2}")
 
@@ -70,8 +68,7 @@ def meta_train(config: MetaTrainConfig, folder: Path, command: str = "", quiet: 
     """Run, or continue, one run in a folder. Returns its result, or None if it was asked to stop before."""
     torch.set_num_threads(1)
     family, split = make_family(config.task), config.task.split
-    if split != ANY:
-        family.tasks(split)
+    family.require_training_split(split)
     skills = SkillModel.load(config.skills) if config.skills else None
     probe = make_envs(family, 1, skills, config.see_task)
     agent = make_meta_agent(config, probe, skills)  # what is wrong is said before the folder is taken

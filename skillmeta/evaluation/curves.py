@@ -20,6 +20,18 @@ POINTS = 60  # of a curve
 
 
 @dataclass(frozen=True)
+class Spaced:
+    """Tasks by a rule that looks at no result: at evenly spaced ranks of one of the family's facts, within the methods' split."""
+
+    count: int
+    by: str  # e.g. path_cells of the maze; `skillmeta tasks PRESET` lists the facts
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"count is {self.count}; it must be at least 1")
+
+
+@dataclass(frozen=True)
 class Comparison:
     """What an ablation compares: the part of its config that its page needs."""
 
@@ -28,7 +40,7 @@ class Comparison:
     methods: dict[str, Any] = field(
         default_factory=dict
     )  # name -> a config of downstream.finetune, or changes with `config:`
-    tasks: list[int] = field(default_factory=lambda: [0])
+    tasks: list[int] | Spaced = field(default_factory=lambda: [0])  # indices, or {count: 3, by: path_cells}
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
 
     def __post_init__(self) -> None:
@@ -36,8 +48,9 @@ class Comparison:
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty; at least one is needed")
         for name in ("tasks", "seeds"):
-            if len(set(getattr(self, name))) != len(getattr(self, name)):
-                raise ValueError(f"{name} repeats itself: {getattr(self, name)}")
+            chosen = getattr(self, name)
+            if isinstance(chosen, list) and len(set(chosen)) != len(chosen):
+                raise ValueError(f"{name} repeats itself: {chosen}")
         for method in self.methods:
             check_file_name(method, "methods: a name")
 
@@ -106,9 +119,12 @@ def read_ablation(folder: Path, trust: bool = False) -> Ablation:
     config = read_yaml(folder / "config.yaml")
     compared = {f.name: config[f.name] for f in fields(Comparison) if f.name in config}
     try:
-        config |= to_plain(build(Comparison, compared))
+        comparison = build(Comparison, compared)
     except ConfigError as error:
         raise ConfigError(f"{folder / 'config.yaml'}: {error}") from None
+    if isinstance(comparison.tasks, Spaced):  # an ablation writes the indices that its rule has given
+        raise ConfigError(f"{folder / 'config.yaml'}: tasks is a rule; a list of indices is expected")
+    config |= to_plain(comparison)
     runs, missing = [], []
     for method in config["methods"]:
         for task in config["tasks"]:

@@ -18,7 +18,7 @@ from skillmeta.rl.rollout import Belief, Envs, SerialEnvs, Step, episode
 from skillmeta.seeds import Seeds
 from skillmeta.skills.env import SkillEnvs
 from skillmeta.skills.model import SkillModel
-from skillmeta.tasks.base import TaskFamily
+from skillmeta.tasks.base import VALIDATION, TaskFamily
 
 ACTIVE_VARIANCE = 0.01  # a latent dimension whose posterior mean varies more than this over the data carries something
 RANDOM_ACTIONS = "random actions"
@@ -50,7 +50,7 @@ class Rollouts:
     env_steps: int
     coverage: float | None  # share of the world visited in an episode, on average, where the family can tell
     total_coverage: float | None  # in all episodes together
-    success: float  # share of episodes in which the first test task happened to be solved
+    success: float  # share of episodes in which the first validation task happened to be solved
     paths: list[np.ndarray]  # [T, 2] each, for the picture
 
 
@@ -119,9 +119,9 @@ class RandomAgent:
 
 
 def rollouts(name: str, agent: Any, envs: Envs, family: TaskFamily, episodes: int, seed: int = 0) -> Rollouts:
-    """Let an agent act for some episodes in the family's first test task and see where it gets. Nothing is learned."""
+    """Let an agent act for some episodes in the family's first validation task and see where it gets. Nothing is learned."""
     generator = Seeds(seed).stream("quality_acting").torch()
-    task = family.tasks("test")[0]
+    task = family.tasks(VALIDATION if VALIDATION in family.splits else "train")[0]
     positions, paths, successes, steps = [], [], 0, 0
     for number in range(0, episodes, envs.num):
         seeds = Seeds(seed).stream("quality_resets", number).integers(envs.num).tolist()

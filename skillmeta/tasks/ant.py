@@ -7,14 +7,14 @@ Mendonca et al. 2020 (arXiv:2006.07178; directions beyond those trained on); Met
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import mujoco
 import numpy as np
 
-from skillmeta.tasks.base import TaskFamily
+from skillmeta.tasks.base import TaskFamily, draw_tasks, validation_generator
 from skillmeta.tasks.locomotion import (
     ANT,
     LocomotionEnv,
@@ -46,6 +46,7 @@ class Config:
     leg_range: list[float] = field(default_factory=lambda: [0.5, 1.5])  # factors of a leg's mass and of its length
     horizon: int = 200
     train_tasks: int = 150
+    validation_tasks: int = 30
     test_tasks: int = 30
     tasks_seed: int = 1337
 
@@ -56,7 +57,7 @@ class Config:
             limits = getattr(self, name)
             if limits is not None and not (len(limits) == 2 and limits[0] < limits[1]):
                 raise ValueError(f"{name} is {limits}; two numbers are expected, the lower one first")
-        for name in ("radius", "success_radius", "horizon", "train_tasks", "test_tasks"):
+        for name in ("radius", "success_radius", "horizon", "train_tasks", "validation_tasks", "test_tasks"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
 
@@ -143,7 +144,19 @@ def places(config: Config) -> list[Place]:
     else:
         angles = legacy.random_sample(count) * 2 * np.pi
         radii = config.radius * np.sqrt(legacy.random_sample(count))
-    return [Place(float(r * np.cos(a)), float(r * np.sin(a))) for r, a in zip(radii, angles, strict=True)]
+    return [place(r, a) for r, a in zip(radii, angles, strict=True)]
+
+
+def place(radius: float, angle: float) -> Place:
+    return Place(float(radius * np.cos(angle)), float(radius * np.sin(angle)))
+
+
+def draw_place(config: Config, generator: np.random.Generator) -> Place:
+    """Uniform in the disc, or on the half circle."""
+    if config.half_circle:
+        return place(config.radius, generator.uniform(0, np.pi))
+    angle, area = generator.uniform(0, 2 * np.pi), generator.uniform(0, 1)
+    return place(config.radius * np.sqrt(area), angle)
 
 
 def headings(config: Config) -> tuple[list[Heading], list[Heading]]:
@@ -171,35 +184,52 @@ def family(config: Config) -> TaskFamily:
     """The families that share the robot and differ in what is hidden."""
     train: Sequence[Any]
     test: Sequence[Any]
-    draw_task: Any = None
+    draw_task: Callable[[np.random.Generator], Any] | None = None
     reward: Any = heading_reward
     if config.goal == "direction":
         train, test = headings(config)
         low, high = config.train_range
-        beyond = f", tests in turns {config.test_range[0]:g} to {config.test_range[1]:g}" if config.test_range else ""
-        what = f"Walk in a hidden direction, turns {low:g} to {high:g}{beyond}."
+        beyond = f" (tests: {config.test_range[0]:g} to {config.test_range[1]:g})" if config.test_range else ""
+        what = f"Walk in a hidden direction, turns {low:g} to {high:g}{beyond}, each task an independent draw."
 
         def draw_task(generator: np.random.Generator) -> Heading:
             return Heading(float(2 * np.pi * generator.uniform(low, high)))
 
     elif config.goal == "forward_back":
         train = test = (Heading(0.0), Heading(float(np.pi)))
-        what = "Walk forward or back; the test tasks are the training tasks."
+        what = (
+            "Walk forward or back; there are no other tasks, so the validation and test tasks are the training tasks."
+        )
     elif config.goal == "place":
         every = places(config)
         train, test = every[: config.train_tasks], every[config.train_tasks :]
         shape = "on a half circle" if config.half_circle else "in a disc"
-        what, reward = f"Walk to a hidden place {shape} of radius {config.radius:g} m.", place_reward
+        drawn = (
+            "training and test places evenly spaced, others uniform"
+            if config.half_circle
+            else "uniform, independent draws"
+        )
+        reward = place_reward
+        what = f"Walk to a hidden place {shape} of radius {config.radius:g} m ({drawn})."
+
+        def draw_task(generator: np.random.Generator) -> Place:
+            return draw_place(config, generator)
+
     else:
         every_leg = legs(config)
         train, test = every_leg[: config.train_tasks], every_leg[config.train_tasks :]
         low, high = config.leg_range
-        what = f"Walk forward; one hidden leg has its mass and its length times U({low:g}, {high:g})."
+        what = (
+            f"Walk forward; one hidden leg has its mass and its length times U({low:g}, {high:g}), independent draws."
+        )
         reward = leg_reward
 
         def draw_task(generator: np.random.Generator) -> Leg:
             return draw_leg(config, generator)
 
+    validation = train  # of a benchmark that has two tasks
+    if draw_task is not None:
+        validation = draw_tasks(draw_task, validation_generator(config.tasks_seed), config.validation_tasks)
     contact = " - 0.0005 |clipped contact forces|^2" if config.contact_cost else ""
     if config.goal == "place":
         gain = f"1 - distance within {config.success_radius:g}, else 0" if config.sparse else "-|place - goal|_1"
@@ -228,9 +258,10 @@ def family(config: Config) -> TaskFamily:
             f"{success}. Gymnasium's Ant-v5 model; after PEARL, MAML, MIER and MetaCURE."
         ),
         horizon=config.horizon,
-        splits={"train": tuple(train), "test": tuple(test)},
+        splits={"train": tuple(train), "validation": tuple(validation), "test": tuple(test)},
         make_env=make_env,
         draw_task=draw_task,
+        same_tasks=config.goal == "forward_back",
         features=features,
         positions=(lambda observations: observations[..., :2]) if placed else None,
         coverage=(lambda positions: covered(positions, 1.25 * config.radius)) if placed else None,

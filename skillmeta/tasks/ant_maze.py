@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -14,13 +15,16 @@ import numpy as np
 
 from skillmeta.errors import UserError
 from skillmeta.tasks.ant import Place
-from skillmeta.tasks.base import TaskFamily
+from skillmeta.tasks.base import TaskFamily, draw_tasks, validation_generator
 from skillmeta.tasks.locomotion import ANT, LocomotionEnv, Motion, ant_pose_and_place
 from skillmeta.tasks.maze_layout import distances, to_cell, to_xy
 
 MAPS = {"umaze": "U_MAZE", "medium": "MEDIUM_MAZE", "large": "LARGE_MAZE"}
 CELL = 4.0  # metres
 NEAR = 0.45  # metres: gymnasium-robotics' success
+MARGIN = (
+    2 * NEAR
+)  # metres between goals of different splits: where an ant arrives at two at once, they are of one split
 SHAKEN = 0.25  # of a cell: how far starts and goals lie from the middle of theirs, at most
 START = (1, 1)
 
@@ -34,6 +38,7 @@ class Config:
     min_path: int = 2  # cells of path from the start to a goal, at least
     horizon: int | None = None  # null: 700 for umaze, 1000 for the others
     train_tasks: int = 40
+    validation_tasks: int = 10
     test_tasks: int = 10
     tasks_seed: int = 0
 
@@ -42,7 +47,7 @@ class Config:
             raise ValueError(f"map is {self.map!r}; choose umaze, medium or large")
         if self.reward not in ("sparse", "dense"):
             raise ValueError(f"reward is {self.reward!r}; choose sparse or dense")
-        for name in ("min_path", "train_tasks", "test_tasks"):
+        for name in ("min_path", "train_tasks", "validation_tasks", "test_tasks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
@@ -67,6 +72,11 @@ def maze(name: str) -> tuple[np.ndarray, mujoco.MjModel]:
     return np.array([[cell == 1 for cell in row] for row in layout]), model
 
 
+def distance(goal: Place, other: Place) -> float:
+    """Metres."""
+    return float(np.hypot(goal.x - other.x, goal.y - other.y))
+
+
 def reward(motion: Motion, task: Place, config: Config) -> tuple[float, bool]:
     distance = float(np.hypot(motion.place[0] - task.x, motion.place[1] - task.y))
     return (float(distance <= NEAR) if config.reward == "sparse" else float(np.exp(-distance))), distance <= NEAR
@@ -88,13 +98,21 @@ def family(config: Config) -> TaskFamily:
         x, y = shaken(far[int(generator.integers(len(far)))], generator)
         return Place(float(x), float(y))
 
+    def away(goals: Sequence[Place]) -> Callable[[Place], bool]:
+        return lambda goal: all(distance(goal, other) >= MARGIN for other in goals)
+
+    # Tests are drawn after so many, as in version 1; training goals are the draws that keep away from the others.
     generator = np.random.default_rng(config.tasks_seed)
-    drawn = [draw_task(generator) for _ in range(config.train_tasks + config.test_tasks)]
+    test = tuple(draw_task(generator) for _ in range(config.train_tasks + config.test_tasks))[config.train_tasks :]
+    own = validation_generator(config.tasks_seed)
+    validation = draw_tasks(draw_task, own, config.validation_tasks, away(test))
+    generator = np.random.default_rng(config.tasks_seed)
+    train = draw_tasks(draw_task, generator, config.train_tasks, away(test + validation))
     robot = replace(ANT, observe=ant_pose_and_place, reset_noise=0.0, contact_forces=False, place=root)
 
     def make_env() -> LocomotionEnv:
         return LocomotionEnv(
-            robot, lambda motion, task: reward(motion, task, config), drawn[0], horizon, ends_at_success=True,
+            robot, lambda motion, task: reward(motion, task, config), train[0], horizon, ends_at_success=True,
             body=lambda task: model, start=lambda own: shaken(START, own), camera=above(walls),
         )  # fmt: skip
 
@@ -115,16 +133,19 @@ def family(config: Config) -> TaskFamily:
     paid = "1 within 0.45 m of it, else 0" if config.reward == "sparse" else "exp(-distance)"
     return TaskFamily(
         name="ant_maze",
-        version=1,
+        version=2,
         definition=(
             f"An ant walks through the {config.map} maze, cells of 4 m, to a hidden goal {config.min_path} or more cells away. "
-            f"Reward: {paid}. {horizon} steps, or until it arrives. Seen: place, pose and velocities, 29 numbers; neither the "
+            f"Goals to train on, of validation and of tests are {MARGIN:g} m apart. Reward: {paid}. {horizon} steps, or "
+            "until it arrives. Seen: place, pose and velocities, 29 numbers; neither the "
             "goal nor contact forces. gymnasium-robotics' AntMaze-v5, after D4RL (Fu et al. 2020)."
         ),
         horizon=horizon,
-        splits={"train": tuple(drawn[: config.train_tasks]), "test": tuple(drawn[config.train_tasks :])},
+        splits={"train": train, "validation": validation, "test": test},
         make_env=make_env,
         draw_task=draw_task,
+        distance=distance,
+        margin=MARGIN,
         positions=lambda observations: observations[..., :2],
         coverage=coverage,
         draw=draw,

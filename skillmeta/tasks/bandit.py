@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from skillmeta.tasks.base import Expert, TaskFamily
+from skillmeta.tasks.base import Expert, TaskFamily, draw_tasks, validation_generator
 from skillmeta.tasks.native import NativeEnv, Outcome, uniform
 
 
@@ -20,11 +20,12 @@ class Config:
     arms: int = 5
     pulls: int = 10
     train_tasks: int = 1000
+    validation_tasks: int = 200
     test_tasks: int = 1000
     tasks_seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("arms", "pulls", "train_tasks", "test_tasks"):
+        for name in ("arms", "pulls", "train_tasks", "validation_tasks", "test_tasks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
@@ -76,10 +77,15 @@ def family(config: Config) -> TaskFamily:
         version=1,
         definition=(
             f"{config.arms} arms, each with a hidden chance ~ U(0, 1) of a reward of 1 a pull; {config.pulls} pulls an episode. "
-            "Nothing is seen but the reward. Success: the best arm is pulled. After RL2 (Duan et al. 2016)."
+            "Each task is an independent draw. Nothing is seen but the reward. Success: the best arm is pulled. After RL2 (Duan "
+            "et al. 2016)."
         ),
         horizon=config.pulls,
-        splits={"train": tuple(drawn[: config.train_tasks]), "test": tuple(drawn[config.train_tasks :])},
+        splits={
+            "train": tuple(drawn[: config.train_tasks]),
+            "validation": draw_tasks(draw_task, validation_generator(config.tasks_seed), config.validation_tasks),
+            "test": tuple(drawn[config.train_tasks :]),
+        },
         make_env=lambda: NativeEnv(Bandits(config, 1), drawn[0], space),
         draw_task=draw_task,
         native=lambda num: Bandits(config, num),

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import gymnasium
@@ -22,7 +23,8 @@ from skillmeta.config import build, module_of, to_plain
 from skillmeta.errors import ConfigError, UserError
 
 Task = Any  # a frozen dataclass; families differ in its fields
-ANY = "any"  # the split of fresh draws from the whole distribution
+ANY = "any"  # the split of fresh draws from the whole distribution, less the neighbourhoods of held-out tasks
+VALIDATION = "validation"  # the split that configs are tuned on; test tasks are evaluated once, with the final config
 
 
 class Expert(Protocol):
@@ -40,10 +42,17 @@ class TaskFamily:
         version: raised whenever the same config would give other tasks, rewards or dynamics.
         definition: what is drawn, seen, done and rewarded, and where that comes from; printed by `skillmeta tasks`.
         horizon: primitive steps of an episode, at most.
-        splits: the fixed tasks of each named split; `train` and `test` at least, others where the literature has them.
+        splits: the fixed tasks of each named split: `train`, `validation`, `test`, and others where the literature has them.
         make_env: makes one environment. Its reset sets the task from `options["task"]`; without one the task stays. Its info
             has `task` (plain values) and `success`.
         draw_task: a fresh task; the split "any". A family without it has only its fixed ones.
+        training_splits: the splits that may be trained on. Of the others, `validation` is for tuning and all the rest are test
+            splits, which may share tasks with each other.
+        distance, margin: tasks of a training, a validation and a test split differ, and their distance, in units that the
+            definition states, is at least the margin; so is that of fresh draws from validation and test tasks. A margin of 0
+            says that all splits are independent draws of one distribution, or share a finite set of tasks out.
+        same_tasks: the benchmark trains and tests on the same tasks: `train`, `validation` and `test` are equal, and the
+            definition says so.
         features: what an oracle sees of a task, float32 [F]; by default its numbers.
         facts: what else is worth telling of a task in tables, by name.
         group: the class that a task belongs to, for tables; "" where there are none.
@@ -63,6 +72,10 @@ class TaskFamily:
     splits: Mapping[str, Sequence[Task]]
     make_env: Callable[[], gymnasium.Env]
     draw_task: Callable[[np.random.Generator], Task] | None = None
+    training_splits: Sequence[str] = ("train", ANY)
+    distance: Callable[[Task, Task], float] = field(default=lambda task, other: float(task != other))
+    margin: float = 0.0
+    same_tasks: bool = False
     features: Callable[[Task], np.ndarray] = field(default=lambda task: numbers(task))
     facts: Callable[[Task], dict[str, Any]] = field(default=lambda task: {})
     group: Callable[[Task], str] = field(default=lambda task: "")
@@ -81,11 +94,85 @@ class TaskFamily:
         return tuple(self.splits[split])
 
     def sample(self, generator: np.random.Generator, split: str = "train") -> Task:
-        """One task: of a split, each equally likely, or of the whole distribution ("any")."""
+        """One task: of a split, each equally likely, or a fresh draw ("any") that keeps the margin from held-out tasks."""
         if split == ANY and self.draw_task is not None:
-            return self.draw_task(generator)
+            return draw_tasks(self.draw_task, generator, 1, lambda task: self.apart(task, self.held_out))[0]
         tasks = self.tasks(split)
         return tasks[int(generator.integers(len(tasks)))]
+
+    @cached_property
+    def held_out(self) -> frozenset[Task]:
+        """Every task that must not be trained on: those of validation and test splits."""
+        if self.same_tasks:
+            return frozenset()
+        return frozenset(t for split, tasks in self.splits.items() if split not in self.training_splits for t in tasks)
+
+    def apart(self, task: Task, others: Collection[Task]) -> bool:
+        """Whether a task differs from all others and keeps the margin from them."""
+        return task not in others and (
+            self.margin == 0 or all(self.distance(task, other) >= self.margin for other in others)
+        )
+
+    def require_training_split(self, split: str) -> None:
+        """Raises UserError, naming the splits that may be trained on, if this is none of them."""
+        trainable = [s for s in self.training_splits if s in self.splits or (s == ANY and self.draw_task is not None)]
+        if split not in trainable:
+            self.tasks(split)  # a split that does not exist is another error
+            raise UserError(
+                f"task.split is {split!r}, whose tasks are held out from training; choose {' or '.join(trainable)} "
+                f"of {self.name}"
+            )
+
+
+def draw_tasks(
+    draw: Callable[[np.random.Generator], Task],
+    generator: np.random.Generator,
+    count: int,
+    keep: Callable[[Task], bool] = lambda task: True,
+) -> tuple[Task, ...]:
+    """So many different tasks: draws, in their order, less those that `keep` refuses.
+
+    Raises UserError if 1000 draws a task do not give them.
+    """
+    drawn: dict[Task, None] = {}
+    for _ in range(1000 * count):
+        if len(drawn) == count:
+            break
+        task = draw(generator)
+        if keep(task):
+            drawn[task] = None
+    if len(drawn) < count:
+        raise UserError(
+            f"{len(drawn)} of {count} tasks were found that differ and keep the margin from those of other splits; "
+            "ask for fewer tasks in the family's options"
+        )
+    return tuple(drawn)
+
+
+def validation_generator(tasks_seed: int) -> np.random.Generator:
+    """What validation tasks are drawn with: a stream of its own, so that they leave the other splits as they are."""
+    return np.random.default_rng([tasks_seed, 1])
+
+
+def evenly_spaced(family: TaskFamily, split: str, count: int, by: str) -> list[int]:
+    """Indices of tasks at evenly spaced ranks of a fact, the smallest and the largest among them, in the fact's order.
+
+    A choice of a few tasks that looks at no result: for example three goals of a maze by `path_cells`. One alone is the median.
+
+    Raises UserError if the split has fewer tasks, or if `by` is no numeric fact of the family.
+    """
+    tasks = family.tasks(split)
+    facts = [family.facts(task) for task in tasks]
+    if not all(isinstance(fact.get(by), (int, float)) for fact in facts):
+        known = ", ".join(name for name, value in facts[0].items() if isinstance(value, (int, float))) or "none"
+        raise UserError(
+            f"tasks.by is {by!r}, which is no number that {family.name} states of its tasks; it has: {known}"
+        )
+    if not 1 <= count <= len(tasks):
+        raise UserError(f"tasks.count is {count}; split {split!r} of {family.name} has {len(tasks)} tasks")
+    order = sorted(range(len(tasks)), key=lambda i: (facts[i][by], i))
+    ranks = np.linspace(0, len(tasks) - 1, count) if count > 1 else np.array([(len(tasks) - 1) / 2])
+    return [order[int(rank)] for rank in np.round(ranks)]
 
 
 def to_json(task: Task) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from skillmeta.config import import_module, to_plain
 from skillmeta.errors import ConfigError
-from skillmeta.tasks.base import TaskFamily
+from skillmeta.tasks.base import TaskFamily, draw_tasks, validation_generator
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Config:
     imports: list[str] = field(default_factory=list)  # modules that register the id, e.g. [gymnasium_robotics]
     vary: dict[str, list[float]] = field(default_factory=dict)  # attribute of the environment, or keyword: [low, high]
     train_tasks: int = 20
+    validation_tasks: int = 10
     test_tasks: int = 10
     tasks_seed: int = 0
     max_episode_steps: int | None = None  # where another horizon than the registered one is wanted
@@ -96,18 +97,25 @@ def family(config: Config) -> TaskFamily:
     def draw_task(generator: np.random.Generator) -> Variation:
         return Variation(config.id, tuple((name, float(generator.uniform(low, high))) for name, (low, high) in ranges))
 
-    generator = np.random.default_rng(config.tasks_seed)
-    counts = {"train": config.train_tasks, "test": config.test_tasks} if ranges else {"train": 1, "test": 1}
-    splits = {split: tuple(draw_task(generator) for _ in range(count)) for split, count in counts.items()}
+    if ranges:
+        generator = np.random.default_rng(config.tasks_seed)
+        train = draw_tasks(draw_task, generator, config.train_tasks)
+        test = draw_tasks(draw_task, generator, config.test_tasks)
+        validation = draw_tasks(draw_task, validation_generator(config.tasks_seed), config.validation_tasks)
+        varied = "; ".join(f"{name} ~ U({low:g}, {high:g})" for name, (low, high) in ranges)
+        ranged = f"{varied}; each task is an independent draw"
+    else:
+        train = validation = test = (Variation(config.id),)
+        ranged = "nothing varies: the validation and test task is the training task"
     spec = gymnasium.registry.get(config.id)
-    ranged = "; ".join(f"{name} ~ U({low:g}, {high:g})" for name, (low, high) in ranges) or "one task, nothing varies"
     return TaskFamily(
         name="gym",
         version=1,
         definition=f"Gymnasium's {config.id} as it is registered; {ranged}.",
         horizon=config.max_episode_steps or (spec.max_episode_steps if spec else None) or 0,
-        splits=splits,
-        make_env=lambda: VariedEnv(config, splits["test"][0]),
+        splits={"train": train, "validation": validation, "test": test},
+        make_env=lambda: VariedEnv(config, test[0]),
         draw_task=draw_task if ranges else None,
+        same_tasks=not ranges,
         features=lambda task: np.array([value for _, value in task.values], np.float32),
     )

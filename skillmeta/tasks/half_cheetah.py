@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from skillmeta.tasks.base import TaskFamily
+from skillmeta.tasks.base import TaskFamily, draw_tasks, validation_generator
 from skillmeta.tasks.locomotion import HALF_CHEETAH, LocomotionEnv, Motion, planar_with_torso
 
 JOINTS = 6
@@ -33,6 +33,7 @@ class Config:
     observation: int = 17  # numbers: v5's 17; 20 appends the torso's place, as PEARL does
     horizon: int = 200
     train_tasks: int = 100
+    validation_tasks: int = 30
     test_tasks: int = 30
     tasks_seed: int = 1337
 
@@ -45,7 +46,7 @@ class Config:
             limits = getattr(self, name)
             if limits is not None and not (len(limits) == 2 and limits[0] < limits[1]):
                 raise ValueError(f"{name} is {limits}; two numbers are expected, the lower one first")
-        for name in ("radius", "horizon", "train_tasks", "test_tasks"):
+        for name in ("radius", "horizon", "train_tasks", "validation_tasks", "test_tasks"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
 
@@ -111,28 +112,31 @@ def family(config: Config) -> TaskFamily:
     """The families that share the robot and differ in what is hidden."""
     reward, draw_task, drive = velocity_reward, None, None
     train: Sequence[Any]
+    validation: Sequence[Any]
     test: Sequence[Any]
     if config.goal == "velocity":
         train, test = velocities(config)
         low, high = config.train_range
-        beyond = f", tests ~ U({config.test_range[0]:g}, {config.test_range[1]:g})" if config.test_range else ""
-        what = f"Run at a hidden velocity v* ~ U({low:g}, {high:g}) m/s{beyond}."
+        beyond = f" (tests: U({config.test_range[0]:g}, {config.test_range[1]:g}))" if config.test_range else ""
+        what = f"Run at a hidden velocity v* ~ U({low:g}, {high:g}) m/s{beyond}, each task an independent draw."
         paid = f"2 - |v - v*| within {config.radius:g}, else 0" if config.sparse else "-|v - v*|"
         success = f"v within {config.radius:g} of v*"
 
         def draw_task(generator: np.random.Generator) -> Velocity:
             return Velocity(float(generator.uniform(low, high)))
 
+        validation = draw_tasks(draw_task, validation_generator(config.tasks_seed), config.validation_tasks)
     elif config.goal == "direction":
         reward = direction_reward  # type: ignore[assignment]
-        train = test = (Direction(1), Direction(-1))
-        what = "Run forward or backward; the test tasks are the training tasks."
+        train = validation = test = (Direction(1), Direction(-1))
+        what = "Run forward or backward; there are no other tasks, so the validation and test tasks are the training tasks."
         paid, success = "v in the hidden direction", "1 m/s in it"
     else:
         reward, drive = forward_reward, negate  # type: ignore[assignment]
         train = [Negated(m) for count in (0, 1, 2) for m in combinations(range(JOINTS), count)]
         test = [Negated(m) for m in combinations(range(JOINTS), 3)]
-        what = "Run forward with hidden motors negated: up to two of six in training, three in the tests."
+        validation = [Negated(m) for m in combinations(range(JOINTS), 4)]
+        what = "Run forward with hidden motors negated: up to two of six in training, four in validation, three in the tests."
         paid, success = "v", "1 m/s forward"
     robot = replace(HALF_CHEETAH, observe=planar_with_torso) if config.observation == 20 else HALF_CHEETAH
     first = train[0]
@@ -152,9 +156,10 @@ def family(config: Config) -> TaskFamily:
             f"early end. Seen: {seen}. Success: {success}. Gymnasium's HalfCheetah-v5 model; after PEARL, MAML, MetaCURE and MIER."
         ),
         horizon=config.horizon,
-        splits={"train": tuple(train), "test": tuple(test)},
+        splits={"train": tuple(train), "validation": tuple(validation), "test": tuple(test)},
         make_env=make_env,
         draw_task=draw_task,
+        same_tasks=config.goal == "direction",
         features=features,
         positions=positions if placed else None,
         coverage=coverage if placed else None,

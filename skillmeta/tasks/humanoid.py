@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from skillmeta.tasks.ant import Heading, features
-from skillmeta.tasks.base import TaskFamily
+from skillmeta.tasks.base import TaskFamily, draw_tasks, validation_generator
 from skillmeta.tasks.locomotion import HUMANOID, LocomotionEnv, Motion, heading
 
 
@@ -18,11 +18,12 @@ class Config:
     contact_cost: bool = True  # false: as MuJoCo 2.0 had it, whose contact forces were always 0
     horizon: int = 200
     train_tasks: int = 100
+    validation_tasks: int = 30
     test_tasks: int = 30
     tasks_seed: int = 1337
 
     def __post_init__(self) -> None:
-        for name in ("horizon", "train_tasks", "test_tasks"):
+        for name in ("horizon", "train_tasks", "validation_tasks", "test_tasks"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
 
@@ -41,21 +42,29 @@ def family(config: Config) -> TaskFamily:
     """Directions all around."""
     legacy = np.random.RandomState(config.tasks_seed)
     drawn = [Heading(float(a)) for a in legacy.uniform(0.0, 2.0 * np.pi, config.train_tasks + config.test_tasks)]
+
+    def draw_task(generator: np.random.Generator) -> Heading:
+        return Heading(float(generator.uniform(0.0, 2.0 * np.pi)))
+
     robot = replace(HUMANOID, contact_forces=True)  # they are seen, whatever they cost
     impact = " - min(0.5e-6 |contact forces|^2, 10)" if config.contact_cost else ""
     return TaskFamily(
         name="humanoid",
         version=1,
         definition=(
-            f"Walk in a hidden direction. Reward: 1.25 times the centre of mass's velocity in it - 0.1 |a|^2{impact} + 5. "
-            f"{config.horizon} steps, or until the torso leaves heights 1 to 2 m. Seen: Humanoid-v5's 348 numbers. Success: "
-            "0.5 m/s in the direction. Gymnasium's Humanoid-v5 model; after PEARL (Rakelly et al. 2019)."
+            f"Walk in a hidden direction, each task an independent draw. Reward: 1.25 times the centre of mass's velocity in it "
+            f"- 0.1 |a|^2{impact} + 5. {config.horizon} steps, or until the torso leaves heights 1 to 2 m. Seen: Humanoid-v5's 348 "
+            "numbers. Success: 0.5 m/s in the direction. Gymnasium's Humanoid-v5 model; after PEARL (Rakelly et al. 2019)."
         ),
         horizon=config.horizon,
-        splits={"train": tuple(drawn[: config.train_tasks]), "test": tuple(drawn[config.train_tasks :])},
+        splits={
+            "train": tuple(drawn[: config.train_tasks]),
+            "validation": draw_tasks(draw_task, validation_generator(config.tasks_seed), config.validation_tasks),
+            "test": tuple(drawn[config.train_tasks :]),
+        },
         make_env=lambda: LocomotionEnv(
             robot, lambda motion, task: reward(motion, task, config), drawn[0], config.horizon, ends=True
         ),
-        draw_task=lambda generator: Heading(float(generator.uniform(0.0, 2.0 * np.pi))),
+        draw_task=draw_task,
         features=features,
     )

@@ -49,7 +49,7 @@ NOISE = {"d4rl": (0.1, 0.1), "gymnasium": (0.01, 0.0005), "none": (0.0, 0.0)}  #
 
 @dataclass(frozen=True)
 class Config:
-    """SiMPL's setting: 23 training and 10 test orders, D4RL's observation and noise."""
+    """SiMPL's setting: 23 training and 10 test orders, D4RL's observation and noise; 10 more for validation."""
 
     observation: int = 60  # numbers: 60 as D4RL's (robot 9, objects 21, goals 30), 59 as Gymnasium's (with velocities)
     noise: str = "d4rl"  # d4rl | gymnasium | none
@@ -60,6 +60,7 @@ class Config:
     length: int = 4  # subtasks in an order
     horizon: int = 280
     train_tasks: int = 23
+    validation_tasks: int = 10
     test_tasks: int = 10
     tasks_seed: int = 0
 
@@ -78,7 +79,7 @@ class Config:
             raise ValueError(
                 f"length is {self.length}; it must lie between 1 and the {len(set(self.subtasks))} subtasks"
             )
-        for name in ("horizon", "train_tasks", "test_tasks"):
+        for name in ("horizon", "train_tasks", "validation_tasks", "test_tasks"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
 
@@ -90,20 +91,25 @@ class Order:
     subtasks: tuple[str, ...]
 
 
-def orders(config: Config) -> tuple[list[Order], list[Order]]:
-    """All orders, shuffled: the first ones to train on; then, to test on, those that never train but whose every transition
-    from one subtask to the next does, so that a test asks for known pieces in an unknown order."""
+def orders(config: Config) -> dict[str, tuple[Order, ...]]:
+    """All orders, shuffled: the first ones to train on; then, for tests and after them for validation, those that never train
+    but whose every transition from one subtask to the next does, so that they ask for known pieces in an unknown order.
+
+    Raises UserError if there are too few.
+    """
     every = list(permutations(dict.fromkeys(config.subtasks), config.length))
     shuffled = [every[i] for i in np.random.default_rng(config.tasks_seed).permutation(len(every))]
     train, rest = shuffled[: config.train_tasks], shuffled[config.train_tasks :]
     known = {(None, order[0]) for order in train} | {pair for order in train for pair in pairwise(order)}
-    test = [order for order in rest if {(None, order[0]), *pairwise(order)} <= known][: config.test_tasks]
-    if len(train) < config.train_tasks or len(test) < config.test_tasks:
+    new = [order for order in rest if {(None, order[0]), *pairwise(order)} <= known]
+    wanted = config.test_tasks + config.validation_tasks
+    if len(train) < config.train_tasks or len(new) < wanted:
         raise UserError(
-            f"kitchen: {len(config.subtasks)} subtasks in orders of {config.length} give {len(train)} training and {len(test)} "
-            f"test orders, not {config.train_tasks} and {config.test_tasks}; ask for fewer, or another tasks_seed"
+            f"kitchen: {len(config.subtasks)} subtasks in orders of {config.length} give {len(train)} training orders and "
+            f"{len(new)} for tests and validation, not {config.train_tasks} and {wanted}; ask for fewer, or another tasks_seed"
         )
-    return [Order(order) for order in train], [Order(order) for order in test]
+    parts = {"train": train, "validation": new[config.test_tasks : wanted], "test": new[: config.test_tasks]}
+    return {split: tuple(Order(order) for order in part) for split, part in parts.items()}
 
 
 def simulator(noise: str) -> Any:
@@ -196,7 +202,7 @@ class KitchenEnv(gymnasium.Env):
 
 def family(config: Config) -> TaskFamily:
     """Orders of subtasks."""
-    train, test = orders(config)
+    splits = orders(config)
     places = [([i - 9 for i in WHERE[name]], DONE_AT[name]) for name in dict.fromkeys(config.subtasks)]
 
     def features(task: Order) -> np.ndarray:
@@ -228,13 +234,13 @@ def family(config: Config) -> TaskFamily:
         definition=(
             f"FrankaKitchen: do {config.length} of {', '.join(dict.fromkeys(config.subtasks))} in a hidden order. "
             f"Reward: 1 for each that is done when all before it are. {config.horizon} steps, or until all are. Actions: nine "
-            f"joint velocities. Seen: {seen}, noise: {config.noise}, goals among them: {goals}. Test orders are unseen, "
-            "their transitions are not. Success: all done. After D4RL (Fu et al. 2020) and SiMPL (Nam et al. 2022); orders "
-            "of our own."
+            f"joint velocities. Seen: {seen}, noise: {config.noise}, goals among them: {goals}. Validation and test orders "
+            "are not trained on, their transitions are. Success: all done. After D4RL (Fu et al. 2020) and SiMPL "
+            "(Nam et al. 2022); orders of our own."
         ),
         horizon=config.horizon,
-        splits={"train": tuple(train), "test": tuple(test)},
-        make_env=lambda: KitchenEnv(config, train[0]),
+        splits=splits,
+        make_env=lambda: KitchenEnv(config, splits["train"][0]),
         features=features,
         group=lambda task: task.subtasks[0],
         expert=expert,

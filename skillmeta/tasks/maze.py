@@ -19,12 +19,13 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from skillmeta.errors import UserError
-from skillmeta.tasks.base import Expert, TaskFamily
+from skillmeta.tasks.base import ANY, Expert, TaskFamily
 from skillmeta.tasks.maze_layout import Cell, distances, downhill, free_cells, random_layout, to_cell, to_xy
 
 MAXIMUM_SPEED = 5.0  # PointMaze clips the velocity to this before every step
 START_NOISE = 0.1
 TRAIN_TASKS, TEST_TASKS, NARROW_TASKS = 40, 10, 10  # SiMPL's numbers
+VALIDATION_TASKS = 5  # the most that leave the default layout its 40 training goals are 7
 PROPORTIONAL, DERIVATIVE = 10.0, 1.0  # gains of the controller, as in D4RL's waypoint controller
 NEXT_WAYPOINT, ARRIVED = 0.5, 0.3  # distances at which a way point, and the goal, count as reached
 
@@ -63,13 +64,14 @@ class MazeTask:
         return (self.row, self.column)
 
 
-class Maze:
-    """One layout, its start, and its goals: free cells whose path from the start is at least `min_path`.
+def distance(goal: MazeTask, other: MazeTask) -> float:
+    """Cells between the middles of two goals, as the crow flies: walls do not keep a reward in."""
+    return float(np.hypot(goal.row - other.row, goal.column - other.column))
 
-    Splits are drawn once by `goals_seed`, without repetition, uniformly over those cells: `train` (40 goals) and `test` (10), and
-    SiMPL's narrow ones: `train_top` (10) lie in the upper half, `test_near` (10) too, `test_far` (10) in the lower one. `any`
-    is all of them.
-    """
+
+class Maze:
+    """One layout, its start, and its goals: free cells whose path from the start is at least `min_path`, in an order that is
+    drawn by `goals_seed`."""
 
     def __init__(self, config: Config):
         self.config = config
@@ -87,18 +89,47 @@ class Maze:
                 f"of path from the start, {TRAIN_TASKS + TEST_TASKS} are needed; lower min_path (the longest path is "
                 f"{int(self.from_start.max())})"
             )
-        order = np.random.default_rng(config.goals_seed).permutation(len(far))
-        chosen = [far[i] for i in order]
-        top = [task for task in chosen if task.row < middle[0]]
-        bottom = [task for task in chosen if task.row > middle[0]]
-        self.splits = {
-            "test": tuple(chosen[:TEST_TASKS]),
-            "train": tuple(chosen[TEST_TASKS : TEST_TASKS + TRAIN_TASKS]),
-            "train_top": tuple(top[:NARROW_TASKS]),
-            "test_near": tuple(top[NARROW_TASKS : 2 * NARROW_TASKS]),
-            "test_far": tuple(bottom[:NARROW_TASKS]),
-            "any": tuple(far),
+        self.far = tuple(far)
+        self.goals = tuple(far[i] for i in np.random.default_rng(config.goals_seed).permutation(len(far)))
+
+    @property
+    def margin(self) -> float:
+        """Cells between goals of different splits, at least: discs of `goal_radius` around them do not overlap."""
+        return 2 * self.config.goal_radius
+
+    def splits(self) -> dict[str, tuple[MazeTask, ...]]:
+        """Which goals are for what. Each split takes the first goals, in the drawn order, that keep the margin.
+
+        `test` (10) comes first, then `validation` (5), then `train`: 40, or as many as have room. SiMPL's narrow splits are of up
+        to 10: `train_top` are training goals in the upper half; `test_near`, in the upper half too, and `test_far`, in the
+        lower one, keep the margin from `train` and `validation` but share goals with `test` and its neighbourhood.
+
+        Raises UserError if no room is left for validation or training goals.
+        """
+        middle = (self.walls.shape[0] - 1) / 2
+        test = self.goals[:TEST_TASKS]
+        validation = self.away(test)[:VALIDATION_TASKS]
+        train = self.away(test + validation)[:TRAIN_TASKS]
+        if len(validation) < VALIDATION_TASKS or not train:
+            raise UserError(
+                f"maze of size {self.config.size}, layout_seed {self.config.layout_seed}: beside {TEST_TASKS} test goals there is "
+                f"room for {len(validation)} validation and {len(train)} training goals that are {self.margin:g} cells apart, "
+                f"{VALIDATION_TASKS} and 1 are needed; lower min_path or goal_radius"
+            )
+        for_tests = self.away(validation + train)
+        splits = {
+            "train": train,
+            "validation": validation,
+            "test": test,
+            "train_top": tuple(goal for goal in train if goal.row < middle)[:NARROW_TASKS],
+            "test_near": tuple(goal for goal in for_tests if goal.row < middle)[:NARROW_TASKS],
+            "test_far": tuple(goal for goal in for_tests if goal.row > middle)[:NARROW_TASKS],
         }
+        return {name: goals for name, goals in splits.items() if goals}
+
+    def away(self, others: tuple[MazeTask, ...]) -> tuple[MazeTask, ...]:
+        """The goals that keep the margin from others, in the drawn order."""
+        return tuple(goal for goal in self.goals if all(distance(goal, other) >= self.margin for other in others))
 
     def path_length(self, task: MazeTask) -> int:
         """Cells of path from the start to the goal."""
@@ -175,7 +206,7 @@ class MazeEnv(gymnasium.Env):
         self._position, self._velocity, self._control = self.data.qpos, self.data.qvel, self.data.ctrl  # views
         self.observation_space = Box(-np.inf, np.inf, (4,), np.float32)
         self.action_space = Box(-1.0, 1.0, (2,), np.float32)
-        self.task = maze.splits["test"][0]
+        self.task = maze.goals[0]
         self._set_task(self.task)
         self._steps = 0
 
@@ -261,18 +292,27 @@ def point_maze_model(walls: bytes, shape: tuple[int, int]) -> mujoco.MjModel:
 def family(config: Config) -> TaskFamily:
     """One maze; its tasks are goals far from the start."""
     maze = Maze(config)
+    splits = maze.splits()
+    training = ("train", "train_top", ANY)
+    held_out = tuple(goal for name, goals in splits.items() if name not in training for goal in goals)
+    anywhere = maze.away(held_out)
     return TaskFamily(
         name="maze",
-        version=1,
+        version=2,
         definition=(
             f"A ball pushed through a maze of {config.size}x{config.size} cells (SPiRL's generator, layout seed "
             f"{config.layout_seed}) to a hidden goal {config.min_path} or more cells of path away. Reward 1 and the end within "
-            f"{config.goal_radius:g} of it, 0 before. Seen: x, y and velocities. After SiMPL (Nam et al. 2022): 40 training "
-            "and 10 test goals, and its narrow splits."
+            f"{config.goal_radius:g} of it, 0 before. Seen: x, y and velocities. After SiMPL (Nam et al. 2022): "
+            f"{len(splits['train'])} training and {TEST_TASKS} test goals, and its narrow splits. Goals to train on, of validation "
+            f"and of tests are {maze.margin:g} cells apart, so that their discs of success do not overlap."
         ),
         horizon=config.max_episode_steps,
-        splits=maze.splits,
+        splits=splits,
         make_env=lambda: MazeEnv(maze),
+        draw_task=lambda generator: anywhere[int(generator.integers(len(anywhere)))],
+        training_splits=training,
+        distance=distance,
+        margin=maze.margin,
         features=maze.features,
         facts=lambda task: {"path_cells": maze.path_length(task)},
         expert=maze.expert,

@@ -14,7 +14,7 @@ from gymnasium.spaces import Box
 from skillmeta.config import to_plain
 from skillmeta.errors import UserError
 from skillmeta.tasks import maze
-from skillmeta.tasks.base import Expert, TaskFamily
+from skillmeta.tasks.base import Expert, TaskFamily, validation_generator
 from skillmeta.tasks.maze_layout import to_cell, to_xy
 
 LAYOUTS_KEPT = 8  # simulators of an environment, the last ones used
@@ -22,7 +22,7 @@ LAYOUTS_KEPT = 8  # simulators of an environment, the last ones used
 
 @dataclass(frozen=True)
 class Config:
-    """Forty goals in twenty layouts to train on, ten goals in ten others to test on."""
+    """Forty goals in twenty layouts to train on, ten goals in ten others to test on, ten in ten more for validation."""
 
     size: int = 20
     coverage: float = 0.25
@@ -31,16 +31,19 @@ class Config:
     goal_radius: float = 1.0
     min_path: int = 15
     train_layouts: int = 20
+    validation_layouts: int = 10
     test_layouts: int = 10
     train_tasks: int = 40
+    validation_tasks: int = 10
     test_tasks: int = 10
     tasks_seed: int = 0
 
     def __post_init__(self) -> None:
         maze.Config(self.size, self.coverage, 0, self.max_episode_steps, self.goal_radius, self.min_path)
-        for name in ("train_layouts", "test_layouts", "train_tasks", "test_tasks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for kind in ("train", "validation", "test"):
+            for name in (f"{kind}_layouts", f"{kind}_tasks"):
+                if getattr(self, name) < 1:
+                    raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 0 <= self.view < self.size:
             raise ValueError(f"view is {self.view}; it must lie between 0 and the maze's size")
 
@@ -127,15 +130,15 @@ class LayoutsEnv(gymnasium.Env):
 
 
 def family(config: Config) -> TaskFamily:
-    """Goals in layouts; no layout is both trained and tested on."""
+    """Goals in layouts; every layout belongs to one split."""
     train = good_layouts(config, 1, config.train_layouts)  # seed 0 is the maze of the family `maze`
     test = good_layouts(config, train[-1] + 1, config.test_layouts)
+    validation = good_layouts(config, test[-1] + 1, config.validation_layouts)
 
     def goal_in(layout: int, generator: np.random.Generator) -> LayoutTask:
         found = layout_of(config, layout)
         assert found is not None
-        goals = found.splits["any"]
-        goal = goals[int(generator.integers(len(goals)))]
+        goal = found.far[int(generator.integers(len(found.far)))]
         return LayoutTask(layout, goal.row, goal.column)
 
     def goals(layouts: list[int], count: int, generator: np.random.Generator) -> tuple[LayoutTask, ...]:
@@ -145,7 +148,14 @@ def family(config: Config) -> TaskFamily:
         return tuple(chosen)
 
     generator = np.random.default_rng(config.tasks_seed)
-    splits = {"train": goals(train, config.train_tasks, generator), "test": goals(test, config.test_tasks, generator)}
+    train_tasks, test_tasks = (
+        goals(layouts, count, generator) for layouts, count in ((train, config.train_tasks), (test, config.test_tasks))
+    )
+    splits = {
+        "train": train_tasks,
+        "validation": goals(validation, config.validation_tasks, validation_generator(config.tasks_seed)),
+        "test": test_tasks,
+    }
 
     def features(task: LayoutTask) -> np.ndarray:
         """The goal's x and y, and the walls inside the border, float32."""
@@ -172,14 +182,16 @@ def family(config: Config) -> TaskFamily:
         version=1,
         definition=(
             f"A ball pushed through an unseen maze of {config.size}x{config.size} cells to a hidden goal {config.min_path} or "
-            f"more cells of path away: {len(train)} layouts to train on, {len(test)} others to test on. Reward 1 and the end "
-            f"within {config.goal_radius:g} of it, 0 before; {config.max_episode_steps} steps. Seen: x, y and velocities{around}. "
-            "Physics and layouts as in the family maze."
+            f"more cells of path away: {len(train)} layouts to train on, {len(validation)} others for validation and {len(test)} "
+            f"others to test on. Reward 1 and the end within {config.goal_radius:g} of it, 0 before; {config.max_episode_steps} "
+            f"steps. Seen: x, y and velocities{around}. Physics and layouts as in the family maze."
         ),
         horizon=config.max_episode_steps,
         splits=splits,
         make_env=lambda: LayoutsEnv(config, splits["train"][0]),
         draw_task=lambda own: goal_in(train[int(own.integers(len(train)))], own),
+        distance=lambda task, other: float(task.layout != other.layout),
+        margin=1.0,
         features=features,
         group=lambda task: f"layout {task.layout}",
         expert=expert,

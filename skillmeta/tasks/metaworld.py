@@ -13,6 +13,7 @@ import os
 import pickle
 import warnings
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from skillmeta.tasks import picture
 from skillmeta.tasks.base import Expert, TaskFamily
 
 GOALS = 50  # that Meta-World draws of each class
+VALIDATION_GOALS = 10  # that we draw of each training class, in the same way
 SIMULATORS_KEPT = 15
 VECTOR = 6  # numbers that place object and goal, at most
 HAND_LOW, HAND_HIGH = np.array([-0.525, 0.348]), np.array([0.525, 1.025])  # x and y that the hand can reach
@@ -78,10 +80,10 @@ def package() -> Any:
     return metaworld
 
 
-def drawn(config: Config) -> tuple[tuple[Setting, ...], tuple[Setting, ...]]:
-    """The benchmark's training and test tasks, as Meta-World draws them from the seed.
+def drawn(config: Config) -> dict[str, tuple[Setting, ...]]:
+    """The benchmark's training and test tasks, as Meta-World draws them from the seed, and validation tasks.
 
-    It resets every simulator 50 times for that (ML45: half a minute), so the lists are kept below $SKILLMETA_CACHE, or
+    Every simulator is reset 50 or 60 times for that (ML45: a minute), so the lists are kept below $SKILLMETA_CACHE, or
     ~/.cache/skillmeta.
     """
     from importlib.metadata import version
@@ -113,9 +115,11 @@ def drawn(config: Config) -> tuple[tuple[Setting, ...], tuple[Setting, ...]]:
     return read(lists)
 
 
-def read(lists: dict[str, Any]) -> tuple[tuple[Setting, ...], tuple[Setting, ...]]:
-    train, test = (tuple(Setting(name, tuple(vector)) for name, vector in lists[part]) for part in ("train", "test"))
-    return train, test
+def read(lists: dict[str, Any]) -> dict[str, tuple[Setting, ...]]:
+    return {
+        split: tuple(Setting(name, tuple(vector)) for name, vector in lists[split])
+        for split in ("train", "validation", "test")
+    }
 
 
 def draw(config: Config) -> dict[str, list[tuple[str, list[float]]]]:
@@ -135,7 +139,33 @@ def draw(config: Config) -> dict[str, list[tuple[str, list[float]]]]:
     def opened(tasks: Any) -> list[tuple[str, list[float]]]:
         return [(task.env_name, [float(v) for v in pickle.loads(task.data)["rand_vec"]]) for task in tasks]
 
-    return {"train": opened(benchmark.train_tasks), "test": opened(benchmark.test_tasks)}
+    return {
+        "train": opened(benchmark.train_tasks),
+        "validation": validation(benchmark.train_classes, config.seed + 2),
+        "test": opened(benchmark.test_tasks),
+    }
+
+
+def validation(classes: Mapping[str, type], seed: int) -> list[tuple[str, list[float]]]:
+    """Other placements in the training classes, drawn as Meta-World draws its own, which only does 50 at a time.
+
+    Its training placements are drawn from the benchmark's seed and ML1's test placements from the seed above it. Numpy's global
+    generator, which its simulators draw from, is left as it was.
+    """
+    before = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        chosen = []
+        for name, make in classes.items():
+            simulator: Any = make()
+            simulator._freeze_rand_vec, simulator._set_task_called = False, True
+            for _ in range(VALIDATION_GOALS):
+                simulator.reset()
+                chosen.append((name, [float(v) for v in simulator._last_rand_vec]))
+            simulator.close()
+        return chosen
+    finally:
+        np.random.set_state(before)
 
 
 class MetaWorldEnv(gymnasium.Env):
@@ -208,7 +238,8 @@ class MetaWorldEnv(gymnasium.Env):
 
 def family(config: Config) -> TaskFamily:
     """The benchmark's classes with their goals."""
-    train, test = (first_of_each(tasks, config.goals_per_class) for tasks in drawn(config))
+    splits = {split: first_of_each(tasks, config.goals_per_class) for split, tasks in drawn(config).items()}
+    train, test = splits["train"], splits["test"]
     classes = sorted({task.name for task in (*train, *test)})
     names = list(dict.fromkeys(task.name for task in train)), list(dict.fromkeys(task.name for task in test))
     title = f"ML1 {config.name}" if config.benchmark == "ML1" else config.benchmark
@@ -250,12 +281,13 @@ def family(config: Config) -> TaskFamily:
         version=1,
         definition=(
             f"Meta-World {title}: training classes {', '.join(names[0])}; test classes {', '.join(names[1])}; "
-            f"{config.goals_per_class} placements of each, Meta-World's own draws from seed {config.seed}. Reward: Meta-World's "
+            f"{config.goals_per_class} placements of each, Meta-World's own draws from seed {config.seed}; for validation up to "
+            f"{VALIDATION_GOALS} others of each training class. Reward: Meta-World's "
             f"{config.reward_version}. {config.horizon} steps{end}. Seen: hand, gripper, objects, the same one step ago, {shown}. "
             "Success: Meta-World's, at this step. Yu et al. 2019 (arXiv:1910.10897), package metaworld 3.1."
         ),
         horizon=config.horizon,
-        splits={"train": train, "test": test},
+        splits=splits,
         make_env=lambda: MetaWorldEnv(config, train[0]),
         features=features,
         group=lambda task: task.name,

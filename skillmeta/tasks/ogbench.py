@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from gymnasium.spaces import Box
 from skillmeta.config import to_plain
 from skillmeta.errors import UserError
 from skillmeta.tasks import picture
-from skillmeta.tasks.base import TaskFamily
+from skillmeta.tasks.base import TaskFamily, draw_tasks, validation_generator
 
 SCENES = {  # OGBench's horizons
     "cube-single": 200,
@@ -35,6 +35,7 @@ SCENES = {  # OGBench's horizons
 DRAWER_OPEN, WINDOW_OPEN = -0.16, 0.2  # metres; 0 is closed
 IN_DRAWER = (0.33, -0.356, 0.065986)  # where OGBench wants a cube that shall lie in the shut drawer
 CENTER, SCALE = np.array([0.425, 0.0, 0.0]), 10.0  # of places among OGBench's observations
+MARGIN = 0.08  # metres between a cube's goals: twice OGBench's tolerance, so that no place is success for both
 DRAWER_SCALE, WINDOW_SCALE = 18.0, 15.0  # of how far they are open
 WORK_LOW, WORK_HIGH = np.array([0.25, -0.35]), np.array([0.6, 0.35])  # metres that the effector can reach
 
@@ -48,6 +49,7 @@ class Config:
     goal_visible: bool = False  # append the goal to the observation, as OGBench's oracle representation has it
     horizon: int | None = None  # null: OGBench's
     train_tasks: int = 40
+    validation_tasks: int = 10
     tasks_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -55,8 +57,8 @@ class Config:
             raise ValueError(f"scene is {self.scene!r}; choose one of {', '.join(SCENES)}")
         if self.reward not in ("sparse", "singletask"):
             raise ValueError(f"reward is {self.reward!r}; choose sparse or singletask")
-        if self.train_tasks < 1 or (self.horizon is not None and self.horizon < 1):
-            raise ValueError("train_tasks and horizon must be at least 1")
+        if min(self.train_tasks, self.validation_tasks) < 1 or (self.horizon is not None and self.horizon < 1):
+            raise ValueError("train_tasks, validation_tasks and horizon must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,14 @@ def draw_task(scene: str, generator: np.random.Generator) -> Rearrangement:
     else:
         start, goal = draw_room(generator)
     return Rearrangement("drawn", start, goal)
+
+
+def distance(task: Rearrangement, other: Rearrangement) -> float:
+    """Between two goals, from wherever: metres by which the cubes' places differ at most; infinite if another thing differs."""
+    a, b = task.goal, other.goal
+    if (a.buttons, a.drawer, a.window) != (b.buttons, b.drawer, b.window):
+        return np.inf
+    return max((float(np.linalg.norm(np.subtract(x, y))) for x, y in zip(a.cubes, b.cubes, strict=True)), default=0.0)
 
 
 def draw_cubes(scene: str, generator: np.random.Generator) -> tuple[Things, Things]:
@@ -319,8 +329,16 @@ def family(config: Config) -> TaskFamily:
     """A scene's rearrangements."""
     theirs = make_scene(config.scene)
     test = tuple(as_ours(info) for info in theirs.task_infos)
-    generator = np.random.default_rng(config.tasks_seed)
-    train = tuple(draw_task(config.scene, generator) for _ in range(config.train_tasks))
+
+    def draw(generator: np.random.Generator) -> Rearrangement:
+        return draw_task(config.scene, generator)
+
+    def away(tasks: Sequence[Rearrangement]) -> Callable[[Rearrangement], bool]:
+        return lambda task: all(distance(task, other) >= MARGIN for other in tasks)
+
+    own = validation_generator(config.tasks_seed)
+    validation = draw_tasks(draw, own, config.validation_tasks, away(test))
+    train = draw_tasks(draw, np.random.default_rng(config.tasks_seed), config.train_tasks, away(test + validation))
     horizon = config.horizon or SCENES[config.scene]
 
     def outline(axes: Any, task: Rearrangement | None) -> None:
@@ -346,17 +364,21 @@ def family(config: Config) -> TaskFamily:
     }[config.scene.partition("-")[0]]
     return TaskFamily(
         name="ogbench",
-        version=2,
+        version=3,
         definition=(
             f"OGBench's {config.scene}: bring everything to a hidden goal. Reward: {paid}; an episode ends there, or after "
             f"{horizon} steps. Actions: relative moves of the gripper (3), its yaw and opening. Seen: arm and objects, "
             f"OGBench's numbers, {shown}. Cubes keep their numbers, as in its single-task environments. Test tasks: OGBench's own "
-            f"five; {len(train)} training tasks drawn here: {drawn}. Park et al. 2024 (arXiv:2410.20092), package ogbench 1.2."
+            f"five; {len(train)} training and {len(validation)} validation tasks drawn here: {drawn}. Their goals and those of the "
+            f"tests differ in a button, in the drawer or the window, or in a cube's place by {100 * MARGIN:g} cm. "
+            "Park et al. 2024 (arXiv:2410.20092), package ogbench 1.2."
         ),
         horizon=horizon,
-        splits={"train": train, "test": test},
+        splits={"train": train, "validation": validation, "test": test},
         make_env=lambda: OGBenchEnv(config, train[0]),
-        draw_task=lambda own: draw_task(config.scene, own),
+        draw_task=draw,
+        distance=distance,
+        margin=MARGIN,
         features=goal_numbers,
         group=lambda task: task.name,
         expert=expert,

@@ -14,7 +14,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
 
-from skillmeta.tasks.base import Expert, TaskFamily
+from skillmeta.tasks.base import Expert, TaskFamily, draw_tasks, validation_generator
 from skillmeta.tasks.native import NativeEnv, Outcome, uniform
 
 
@@ -31,13 +31,14 @@ class Config:
     end_within: float = 0.0  # the episode ends where both coordinates are this near to the goal; 0: it never does
     horizon: int = 20
     train_tasks: int = 80
+    validation_tasks: int = 20
     test_tasks: int = 20
     tasks_seed: int = 1337
 
     def __post_init__(self) -> None:
         if self.goals not in ("square", "half_circle"):
             raise ValueError(f"goals is {self.goals!r}; choose square or half_circle")
-        for name in ("extent", "max_step", "goal_radius", "horizon", "train_tasks", "test_tasks"):
+        for name in ("extent", "max_step", "goal_radius", "horizon", "train_tasks", "validation_tasks", "test_tasks"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
 
@@ -99,6 +100,8 @@ def family(config: Config) -> TaskFamily:
             return circle_goal(config, generator.uniform(0, np.pi))
         return Goal(*(float(v) for v in generator.uniform(-config.extent, config.extent, 2)))
 
+    validation = draw_tasks(draw_task, validation_generator(config.tasks_seed), config.validation_tasks)
+
     def expert(env: gymnasium.Env, generator: np.random.Generator) -> Expert:
         goal: Any = env.unwrapped.task  # type: ignore[attr-defined]
         return lambda observation: np.clip(
@@ -121,9 +124,9 @@ def family(config: Config) -> TaskFamily:
         return -np.sqrt((gap**2).sum(-1))
 
     where = (
-        f"uniform in a square of half width {config.extent:g}"
+        f"uniform in a square of half width {config.extent:g}, each task an independent draw"
         if config.goals == "square"
-        else f"on a half circle of radius {config.extent:g}"
+        else f"on a half circle of radius {config.extent:g}; training and test goals evenly spaced, others uniform"
     )
     reward = f"1 - distance within {config.goal_radius:g}, 0 outside" if config.sparse else "minus the distance"
     start = f"uniform in half width {config.start_extent:g}" if config.start_extent else "the origin"
@@ -137,7 +140,11 @@ def family(config: Config) -> TaskFamily:
             f"{config.goal_radius:g}. After PEARL (Rakelly et al. 2019) and MAML (Finn et al. 2017)."
         ),
         horizon=config.horizon,
-        splits={"train": tuple(fixed[: config.train_tasks]), "test": tuple(fixed[config.train_tasks :])},
+        splits={
+            "train": tuple(fixed[: config.train_tasks]),
+            "validation": validation,
+            "test": tuple(fixed[config.train_tasks :]),
+        },
         make_env=lambda: NativeEnv(Points(config, 1), fixed[0]),
         draw_task=draw_task,
         native=lambda num: Points(config, num),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
-from skillmeta.tasks.base import TaskFamily
+from skillmeta.tasks.base import TaskFamily, draw_tasks, validation_generator
 from skillmeta.tasks.locomotion import HOPPER, WALKER, LocomotionEnv, Motion, Robot, compiled
 
 
@@ -27,13 +27,14 @@ class Config:
     )
     horizon: int = 200
     train_tasks: int = 40
+    validation_tasks: int = 10
     test_tasks: int = 10
     tasks_seed: int = 1337
 
     def __post_init__(self) -> None:
         if self.robot not in ("walker", "hopper"):
             raise ValueError(f"robot is {self.robot!r}; choose walker or hopper")
-        for name in ("log_scale", "timestep", "horizon", "train_tasks", "test_tasks"):
+        for name in ("log_scale", "timestep", "horizon", "train_tasks", "validation_tasks", "test_tasks"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
 
@@ -85,6 +86,9 @@ def family(config: Config) -> TaskFamily:
         parts = np.split(exponents, np.cumsum(sizes)[:-1])
         return Body(*(tuple(float(v) for v in part) for part in parts))
 
+    def draw_task(generator: np.random.Generator) -> Body:
+        return cut(generator.uniform(-config.log_scale, config.log_scale, sum(sizes)))
+
     legacy = np.random.RandomState(config.tasks_seed)
     count = config.train_tasks + config.test_tasks
     drawn = [cut(legacy.uniform(-config.log_scale, config.log_scale, sum(sizes))) for _ in range(count)]
@@ -99,13 +103,18 @@ def family(config: Config) -> TaskFamily:
         definition=(
             f"Run forward in a hidden body: Gymnasium's {config.robot}, each mass, inertia and friction times "
             f"1.5 ** U(-{config.log_scale:g}, {config.log_scale:g}), each damping times 1.3 ** the same ({sum(sizes)} "
-            f"numbers). Reward: v + 1 - 0.001 |a|^2, over the {4 * config.timestep:g} s of a step. {config.horizon} steps, "
-            f"or until {end}. Seen: joint angles and velocities. Success: 1 m/s. After PEARL (Rakelly et al. 2019)."
+            f"numbers), each task an independent draw. Reward: v + 1 - 0.001 |a|^2, over the {4 * config.timestep:g} s of a "
+            f"step. {config.horizon} steps, or until {end}. Seen: joint angles and velocities. Success: 1 m/s. After PEARL "
+            "(Rakelly et al. 2019)."
         ),
         horizon=config.horizon,
-        splits={"train": tuple(drawn[: config.train_tasks]), "test": tuple(drawn[config.train_tasks :])},
+        splits={
+            "train": tuple(drawn[: config.train_tasks]),
+            "validation": draw_tasks(draw_task, validation_generator(config.tasks_seed), config.validation_tasks),
+            "test": tuple(drawn[config.train_tasks :]),
+        },
         make_env=lambda: LocomotionEnv(
             robot, reward, drawn[0], config.horizon, ends=True, body=lambda task: changed(task, config)
         ),
-        draw_task=lambda generator: cut(generator.uniform(-config.log_scale, config.log_scale, sum(sizes))),
+        draw_task=draw_task,
     )

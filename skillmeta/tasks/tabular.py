@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from skillmeta.tasks.base import Expert, TaskFamily
+from skillmeta.tasks.base import Expert, TaskFamily, draw_tasks, validation_generator
 from skillmeta.tasks.native import NativeEnv, Outcome, uniform
 
 
@@ -22,11 +22,12 @@ class Config:
     actions: int = 5
     horizon: int = 10
     train_tasks: int = 1000
+    validation_tasks: int = 200
     test_tasks: int = 1000
     tasks_seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("states", "actions", "horizon", "train_tasks", "test_tasks"):
+        for name in ("states", "actions", "horizon", "train_tasks", "validation_tasks", "test_tasks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
@@ -110,11 +111,15 @@ def family(config: Config) -> TaskFamily:
         version=1,
         definition=(
             f"{config.states} states, {config.actions} actions; transitions ~ Dirichlet(1), rewards ~ N(m, 1) with m ~ N(1, 1) for "
-            f"each state and action; {config.horizon} steps from state 0. Seen: the state, one-hot. No notion of success. After "
-            "RL2 (Duan et al. 2016)."
+            f"each state and action, each task an independent draw; {config.horizon} steps from state 0. Seen: the state, "
+            "one-hot. No notion of success. After RL2 (Duan et al. 2016)."
         ),
         horizon=config.horizon,
-        splits={"train": tuple(drawn[: config.train_tasks]), "test": tuple(drawn[config.train_tasks :])},
+        splits={
+            "train": tuple(drawn[: config.train_tasks]),
+            "validation": draw_tasks(draw_task, validation_generator(config.tasks_seed), config.validation_tasks),
+            "test": tuple(drawn[config.train_tasks :]),
+        },
         make_env=lambda: NativeEnv(TabularMDPs(config, 1), drawn[0], space),
         draw_task=draw_task,
         features=features,
