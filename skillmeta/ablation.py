@@ -94,9 +94,9 @@ def ablate(config: AblationConfig, out: Path, command: str = "") -> Outcome:
 
     Raises ConfigError if `out` holds another ablation, UserError if a link in it leads out of it.
     """
+    tasks = task_indices(config, out)
     out.mkdir(parents=True, exist_ok=True)
     check_links(out)
-    tasks = task_indices(config, out)
     plain = {**to_plain(config), "tasks": tasks}
     saved = out / "config.yaml"
     keep = {key: value for key, value in plain.items() if key != "workers"}  # how many at once changes no result

@@ -120,8 +120,9 @@ def test_wrong_configs_are_one_sentence(tmp_path, capsys, monkeypatch):
         ("algorithm.name=rl3", "there is no module skillmeta.algorithms.rl3"),
         ("algorithm.core=rnn", "choose one of gru, lstm, snail, transformer"),
         ("task.split=tset", "there is no split 'tset'"),
-        ("task.split=test", "kept to be tested on"),
-        ("task.family=point", "kept to be tested on"),  # another family starts from its own defaults
+        ("task.split=test", "held out from training; choose train or any of bandit"),
+        ("task.split=validation", "held out from training; choose train or any of bandit"),
+        ("task.family=point", "held out from training"),  # another family starts from its own defaults
         ("env_step=3", "did you mean 'env_steps'"),
     ):
         assert main(["meta-train", "meta/rl2_bandit_5", change, "--out", "run"]) == 2

@@ -21,13 +21,13 @@ def test_every_preset_is_listed_or_says_what_it_lacks(capsys):
     for name in list_configs():
         if name.startswith("tasks/"):
             assert f"\n{name.removeprefix('tasks/')} " in printed
-    assert "cheetah_vel " in printed and "train 100, test 30" in printed
+    assert "cheetah_vel " in printed and "train 100, validation 30, test 30" in printed
 
 
 def test_a_family_is_described_and_its_tasks_drawn(capsys):
     assert tasks_main(["point_robot"]) == 0
     printed = capsys.readouterr().out
-    assert "train: 80 tasks" in printed and "Rakelly" in printed
+    assert "train: 80 tasks, to train on" in printed and "validation: 20 tasks\n" in printed and "Rakelly" in printed
     assert tasks_main(["point_robot", "--draw", "2", "--split", "any", "--seed", "3"]) == 0
     drawn = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(drawn) == 2 and drawn[0].keys() == {"x", "y"} and drawn[0] != drawn[1]

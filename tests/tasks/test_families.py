@@ -8,6 +8,7 @@ import pickle
 import random
 import warnings
 from functools import lru_cache
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,12 @@ from gymnasium.utils.env_checker import check_env
 
 from skillmeta.config import to_plain
 from skillmeta.errors import UserError
-from skillmeta.tasks.base import TaskFamily, from_json, task_id, to_json
+from skillmeta.meta_train import MetaTrainConfig, meta_train
+from skillmeta.tasks.base import TaskConfig, TaskFamily, from_json, task_id, to_json
 from tests.tasks.golden import FILE, PRESETS, actions, family_of, observed
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=None)
 def here(preset: str) -> TaskFamily:
     try:
         return family_of(preset)
@@ -61,21 +63,43 @@ def test_gymnasiums_checker_passes(family):
 
 
 def test_tasks_are_values(family):
-    assert family.splits.keys() >= {"train", "test"}
+    assert family.splits.keys() >= {"train", "validation", "test"}
     for tasks in family.splits.values():
         for task in tasks[:5]:
             assert {task: 1}[pickle.loads(pickle.dumps(task))] == 1
             assert from_json(type(task), to_json(task)) == task
             assert json.loads(to_json(task)) == to_plain(task)
-    train, test = set(family.tasks("train")), set(family.tasks("test"))
-    if "the test tasks are the training tasks" in family.definition:
-        assert train == test
-    elif len(train) > 1:
-        assert not train & test, "tasks to be tested on are trained on"
     vectors = [family.features(task) for task in (*family.tasks("train")[:3], *family.tasks("test")[:3])]
     assert len({v.shape for v in vectors}) == 1 and all(v.dtype == np.float32 and np.isfinite(v).all() for v in vectors)
     assert all(isinstance(family.group(task), str) for task in family.tasks("test"))
     assert family.definition.endswith(".") and family.horizon >= 0
+
+
+def test_training_validation_and_test_tasks_are_apart(family, tmp_path, monkeypatch):
+    """Splits of different purposes, and fresh draws, keep the margin that the family states; only what is declared is trained on."""
+    roles: dict[str, set[Any]] = {"train": set(), "validation": set(), "test": set()}
+    for split, tasks in family.splits.items():
+        assert len(set(tasks)) == len(tasks) > 0
+        roles["train" if split in family.training_splits else "validation" if split == "validation" else "test"] |= set(
+            tasks
+        )
+    monkeypatch.setattr("skillmeta.meta_train.make_family", lambda config: family)
+    for split in family.splits:
+        if split not in family.training_splits:
+            with pytest.raises(UserError, match=f"{split!r}, whose tasks are held out from training; choose train"):
+                meta_train(MetaTrainConfig(TaskConfig(split=split)), tmp_path / "run")
+    if family.same_tasks:
+        assert roles["train"] == roles["validation"] == roles["test"] and "training task" in family.definition
+        return
+    pairs = [*combinations(roles.values(), 2)]
+    if family.draw_task is not None:
+        generator = np.random.default_rng(7)
+        fresh = {family.sample(generator, "any") for _ in range(200)}
+        pairs += [(fresh, roles["validation"]), (fresh, roles["test"])]
+    for some, others in pairs:
+        assert not some & others
+        if family.margin > 0:
+            assert min(family.distance(a, b) for a in some for b in others) >= family.margin
 
 
 def test_a_seed_names_the_tasks_and_nothing_global_is_touched(family):
