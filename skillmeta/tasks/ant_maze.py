@@ -136,7 +136,7 @@ def family(config: Config) -> TaskFamily:
         version=2,
         definition=(
             f"An ant walks through the {config.map} maze, cells of 4 m, to a hidden goal {config.min_path} or more cells away. "
-            f"Goals to train on, of validation and of tests are {MARGIN:g} m apart. Reward: {paid}. {horizon} steps, or "
+            f"Goals to train on, of validation and of tests are {MARGIN:g} m or more apart. Reward: {paid}. {horizon} steps, or "
             "until it arrives. Seen: place, pose and velocities, 29 numbers; neither the "
             "goal nor contact forces. gymnasium-robotics' AntMaze-v5, after D4RL (Fu et al. 2020)."
         ),

@@ -155,11 +155,12 @@ def validation_generator(tasks_seed: int) -> np.random.Generator:
 
 
 def evenly_spaced(family: TaskFamily, split: str, count: int, by: str) -> list[int]:
-    """Indices of tasks at evenly spaced ranks of a fact, the smallest and the largest among them, in the fact's order.
+    """Indices of tasks at evenly spaced ranks of a fact, from the smallest to the largest; one alone is the median.
 
-    A choice of a few tasks that looks at no result: for example three goals of a maze by `path_cells`. One alone is the median.
+    A choice of a few tasks that looks at no result, for example three goals of a maze by `path_cells`. Where a task does not keep
+    the family's margin from those chosen before it, the nearest rank that does takes its place.
 
-    Raises UserError if the split has fewer tasks, or if `by` is no numeric fact of the family.
+    Raises UserError if `by` is no numeric fact of the family, or if the split has not so many tasks that are apart.
     """
     tasks = family.tasks(split)
     facts = [family.facts(task) for task in tasks]
@@ -168,11 +169,18 @@ def evenly_spaced(family: TaskFamily, split: str, count: int, by: str) -> list[i
         raise UserError(
             f"tasks.by is {by!r}, which is no number that {family.name} states of its tasks; it has: {known}"
         )
-    if not 1 <= count <= len(tasks):
-        raise UserError(f"tasks.count is {count}; split {split!r} of {family.name} has {len(tasks)} tasks")
     order = sorted(range(len(tasks)), key=lambda i: (facts[i][by], i))
-    ranks = np.linspace(0, len(tasks) - 1, count) if count > 1 else np.array([(len(tasks) - 1) / 2])
-    return [order[int(rank)] for rank in np.round(ranks)]
+    last = len(tasks) - 1
+    chosen: list[int] = []
+    for rank in np.linspace(0, last, count) if count > 1 else [last / 2]:
+        free = [r for r, i in enumerate(order) if family.apart(tasks[i], [tasks[j] for j in chosen])]
+        if not free:
+            raise UserError(
+                f"tasks.count is {count}; split {split!r} of {family.name} has {len(chosen)} tasks that are apart by "
+                f"{family.margin:g}; ask for fewer"
+            )
+        chosen.append(order[min(free, key=lambda r: abs(r - rank))])
+    return chosen
 
 
 def to_json(task: Task) -> str:

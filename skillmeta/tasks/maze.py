@@ -304,7 +304,7 @@ def family(config: Config) -> TaskFamily:
             f"{config.layout_seed}) to a hidden goal {config.min_path} or more cells of path away. Reward 1 and the end within "
             f"{config.goal_radius:g} of it, 0 before. Seen: x, y and velocities. After SiMPL (Nam et al. 2022): "
             f"{len(splits['train'])} training and {TEST_TASKS} test goals, and its narrow splits. Goals to train on, of validation "
-            f"and of tests are {maze.margin:g} cells apart, so that their discs of success do not overlap."
+            f"and of tests are {maze.margin:g} or more cells apart, so that their discs of success do not overlap."
         ),
         horizon=config.max_episode_steps,
         splits=splits,

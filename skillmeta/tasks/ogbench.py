@@ -370,7 +370,7 @@ def family(config: Config) -> TaskFamily:
             f"{horizon} steps. Actions: relative moves of the gripper (3), its yaw and opening. Seen: arm and objects, "
             f"OGBench's numbers, {shown}. Cubes keep their numbers, as in its single-task environments. Test tasks: OGBench's own "
             f"five; {len(train)} training and {len(validation)} validation tasks drawn here: {drawn}. Their goals and those of the "
-            f"tests differ in a button, in the drawer or the window, or in a cube's place by {100 * MARGIN:g} cm. "
+            f"tests differ in a button, in the drawer or the window, or in a cube's place by {100 * MARGIN:g} cm or more. "
             "Park et al. 2024 (arXiv:2410.20092), package ogbench 1.2."
         ),
         horizon=horizon,

@@ -7,7 +7,7 @@ import multiprocessing
 import pickle
 import random
 import warnings
-from functools import lru_cache
+from functools import cache
 from itertools import combinations
 from typing import Any
 
@@ -23,7 +23,7 @@ from skillmeta.tasks.base import TaskConfig, TaskFamily, from_json, task_id, to_
 from tests.tasks.golden import FILE, PRESETS, actions, family_of, observed
 
 
-@lru_cache(maxsize=None)
+@cache
 def here(preset: str) -> TaskFamily:
     try:
         return family_of(preset)
@@ -76,13 +76,12 @@ def test_tasks_are_values(family):
 
 
 def test_training_validation_and_test_tasks_are_apart(family, tmp_path, monkeypatch):
-    """Splits of different purposes, and fresh draws, keep the margin that the family states; only what is declared is trained on."""
+    """Splits of different purposes, and fresh draws, keep the margin that the family states; held-out ones are not trained on."""
     roles: dict[str, set[Any]] = {"train": set(), "validation": set(), "test": set()}
     for split, tasks in family.splits.items():
         assert len(set(tasks)) == len(tasks) > 0
-        roles["train" if split in family.training_splits else "validation" if split == "validation" else "test"] |= set(
-            tasks
-        )
+        role = "train" if split in family.training_splits else "validation" if split == "validation" else "test"
+        roles[role] |= set(tasks)
     monkeypatch.setattr("skillmeta.meta_train.make_family", lambda config: family)
     for split in family.splits:
         if split not in family.training_splits:

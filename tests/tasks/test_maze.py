@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 from dataclasses import asdict
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from pretrain.collect import main as collect_main
 from skillmeta.data.sources import load_source
 from skillmeta.errors import UserError
-from skillmeta.tasks.base import TaskFamily
+from skillmeta.tasks.base import TaskFamily, evenly_spaced
 from skillmeta.tasks.maze import Config, Maze, MazeEnv, MazeTask
 from skillmeta.tasks.maze import family as make_maze
 from skillmeta.tasks.maze_layout import distances, downhill, free_cells, random_layout, to_cell, to_xy
@@ -134,15 +135,65 @@ def test_reset_is_a_function_of_the_seed(family, maze):
     assert np.abs(first[:2] - to_xy(maze.start, maze.walls)).max() <= 0.1 + 1e-6 and (first[2:] == 0).all()
 
 
-def test_splits_are_far_disjoint_and_fixed(family, maze):
-    train, test = family.tasks("train"), family.tasks("test")
-    assert (len(train), len(test)) == (40, 10) and not set(train) & set(test) and len(set(train)) == 40
-    assert all(maze.path_length(task) >= 15 for task in (*train, *test))
-    assert make_maze(Config()).tasks("test") == test
+def test_splits_are_far_and_fixed(family, maze):
+    assert {split: len(goals) for split, goals in family.splits.items()} == {
+        "train": 40, "validation": 5, "test": 10, "train_top": 10, "test_near": 6, "test_far": 10
+    }  # fmt: skip
+    assert all(maze.path_length(goal) >= 15 for goals in family.splits.values() for goal in goals)
+    assert [task.cell for task in family.tasks("test")] == [
+        (20, 2), (15, 2), (3, 19), (1, 15), (20, 3), (2, 20), (19, 5), (20, 13), (15, 4), (20, 14)
+    ]  # fmt: skip
+    assert make_maze(Config()).splits == family.splits
     with pytest.raises(UserError, match="there is no split 'tst'"):
         family.tasks("tst")
     with pytest.raises(UserError, match="lower min_path"):
         make_maze(Config(min_path=40))
+    with pytest.raises(
+        UserError, match="room for 5 validation and 0 training goals that are 5 cells apart.*lower min_path"
+    ):
+        make_maze(Config(goal_radius=2.5))
+
+
+@pytest.mark.parametrize("layout_seed", range(21))
+def test_no_place_is_success_for_goals_of_two_purposes(layout_seed):
+    """In any layout: discs of success around training, validation and test goals do not overlap, and neither do fresh draws'."""
+    config = Config(layout_seed=layout_seed)
+    maze, family = Maze(config), make_maze(config)
+    narrow = {"train_top": "train", "test_near": "test", "test_far": "test"}
+    purposes: dict[str, list[np.ndarray]] = {"train": [], "validation": [], "test": []}
+    for split, goals in family.splits.items():
+        purposes[narrow.get(split, split)] += [to_xy(goal.cell, maze.walls) for goal in goals]
+        assert 0 < len(goals) <= {"train": 40, "validation": 5}.get(split, 10)
+    assert len(family.tasks("validation")) == 5 and len(family.tasks("test")) == 10
+    generator = np.random.default_rng(0)
+    fresh = [family.sample(generator, "any") for _ in range(200)]
+    purposes["train"] += [to_xy(goal.cell, maze.walls) for goal in fresh]
+    for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        gaps = np.array(purposes[one])[:, None] - np.array(purposes[other])[None]
+        assert np.hypot(*np.moveaxis(gaps, -1, 0)).min() >= 2 * config.goal_radius
+    upper = (len(maze.walls) - 1) / 2
+    assert all(goal.row < upper for split in ("train_top", "test_near") for goal in family.splits[split])
+    assert all(goal.row > upper for goal in family.tasks("test_far"))
+    assert {*family.splits["train_top"]} <= {*family.tasks("train")}
+
+
+@pytest.mark.parametrize("layout_seed", [0, 9, 20])
+def test_goals_are_chosen_evenly_by_their_paths_and_apart(layout_seed):
+    family = make_maze(Config(layout_seed=layout_seed))
+    paths = [family.facts(goal)["path_cells"] for goal in family.tasks("test")]
+    for count in (2, 3, 4):
+        chosen = evenly_spaced(family, "test", count, "path_cells")
+        assert len(set(chosen)) == count and [paths[i] for i in chosen] == sorted(paths[i] for i in chosen)
+        assert paths[chosen[0]] == min(paths)
+        goals = [np.array(family.tasks("test")[i].cell) for i in chosen]
+        assert all(np.hypot(*(a - b)) >= 2 for a, b in combinations(goals, 2))
+    if layout_seed == 0:
+        assert evenly_spaced(family, "test", 3, "path_cells") == [8, 6, 0]  # 15, 18 and 22 cells
+        assert sorted(paths)[4] <= paths[evenly_spaced(family, "test", 1, "path_cells")[0]] <= sorted(paths)[5]
+    with pytest.raises(UserError, match="tasks.by is 'path_cels'.*it has: path_cells"):
+        evenly_spaced(family, "test", 3, "path_cels")
+    with pytest.raises(UserError, match="tasks.count is 11; split 'test' of maze has . tasks that are apart by 2"):
+        evenly_spaced(family, "test", 11, "path_cells")
 
 
 def draw(seed: int) -> list[MazeTask]:

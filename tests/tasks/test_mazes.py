@@ -51,11 +51,21 @@ def test_ant_maze_is_gymnasium_robotics(name):
     assert over
 
 
+@pytest.mark.parametrize("name", ["umaze", "medium", "large"])
+def test_no_place_is_the_arrival_at_goals_of_two_splits(name):
+    family = ant_maze.family(ant_maze.Config(map=name))
+    places = {split: np.array([(goal.x, goal.y) for goal in goals]) for split, goals in family.splits.items()}
+    assert {split: len(goals) for split, goals in places.items()} == {"train": 40, "validation": 10, "test": 10}
+    for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        gaps = places[one][:, None] - places[other][None]
+        assert np.hypot(gaps[..., 0], gaps[..., 1]).min() >= 2 * ant_maze.NEAR
+
+
 def test_ant_maze_goals_are_free_and_away_from_the_start():
     family = ant_maze.family(ant_maze.Config(map="large"))
     walls, _ = ant_maze.maze("large")
     paths = ant_maze.distances(walls, ant_maze.START)
-    for task in (*family.tasks("train"), *family.tasks("test")):
+    for task in (*family.tasks("train"), *family.tasks("validation"), *family.tasks("test")):
         row, column = to_cell(np.array([task.x, task.y]) / ant_maze.CELL, walls)
         assert paths[row, column] >= 2
     env = family.make_env()
@@ -64,14 +74,26 @@ def test_ant_maze_goals_are_free_and_away_from_the_start():
     assert np.std(starts, axis=0).min() > 0.1 and np.isclose(env.reset(seed=0)[0][2], 0.75)
 
 
-SMALL = maze_layouts.Config(size=14, min_path=8, train_layouts=4, test_layouts=3, train_tasks=8, test_tasks=3)
+SMALL = maze_layouts.Config(
+    size=14,
+    min_path=8,
+    train_layouts=4,
+    validation_layouts=2,
+    test_layouts=3,
+    train_tasks=8,
+    validation_tasks=2,
+    test_tasks=3,
+)
 
 
-def test_no_layout_is_both_trained_and_tested_on():
+def test_every_layout_belongs_to_one_split():
     for config in (SMALL, maze_layouts.Config()):
         family = maze_layouts.family(config)
-        train, test = ({task.layout for task in family.tasks(split)} for split in ("train", "test"))
-        assert len(train) == config.train_layouts and len(test) == config.test_layouts and not train & test
+        layouts = [{task.layout for task in family.tasks(split)} for split in ("train", "validation", "test")]
+        wanted = (config.train_layouts, config.validation_layouts, config.test_layouts)
+        assert tuple(map(len, layouts)) == wanted and len(set.union(*layouts)) == sum(wanted)
+        generator = np.random.default_rng(0)
+        assert {family.sample(generator, "any").layout for _ in range(50)} <= layouts[0]
         assert len(set(family.tasks("train"))) == config.train_tasks
 
 

@@ -13,7 +13,7 @@ from skillmeta.tasks.base import TaskConfig, make_family
 metaworld = pytest.importorskip("metaworld", reason="needs pip install 'skillmeta[metaworld]'")
 
 from skillmeta.tasks import metaworld_expert  # noqa: E402
-from skillmeta.tasks.metaworld import Config, MetaWorldEnv, family  # noqa: E402
+from skillmeta.tasks.metaworld import Config, MetaWorldEnv, family, validation  # noqa: E402
 from skillmeta.tasks.metaworld_official import official_success  # noqa: E402
 
 PUSH = {"benchmark": "ML1", "name": "push-v3"}
@@ -49,6 +49,20 @@ def test_training_goals_are_not_the_test_goals():
     train, test = ours.tasks("train"), ours.tasks("test")
     assert len(train) == len(test) == len(set(train)) == 50 and not set(train) & set(test)
     assert test[3].vector == tuple(pickle.loads(benchmark.test_tasks[3].data)["rand_vec"])
+
+
+def test_validation_goals_are_drawn_as_meta_worlds_are_from_another_seed():
+    before = np.random.get_state()[1].tolist()
+    ours, classes = push(), metaworld.ML1("push-v3", seed=1).train_classes
+    assert validation(classes, 1) == [(task.name, list(task.vector)) for task in ours.tasks("train")[:10]]
+    assert validation(classes, 3) == [(task.name, list(task.vector)) for task in ours.tasks("validation")]
+    assert np.random.get_state()[1].tolist() == before and len(push(goals_per_class=4).tasks("validation")) == 4
+
+
+def test_test_classes_are_not_looked_at_in_validation():
+    found = make_family(TaskConfig("metaworld", options={"benchmark": "ML10"}))
+    classes = {split: {task.name for task in found.tasks(split)} for split in found.splits}
+    assert classes["validation"] == classes["train"] and not classes["validation"] & classes["test"]
 
 
 def test_the_goal_is_hidden_unless_asked_for():

@@ -42,6 +42,20 @@ def test_the_test_tasks_are_ogbenchs_own_five(name):
                 assert np.array_equal(again[key], info[key])
 
 
+def test_goals_differ_by_what_ogbench_tells_apart():
+    """Wherever they start from: a button, or a cube by more than twice the tolerance."""
+    found = family(Config(scene="scene"))
+    test = found.tasks("test")[0]
+    elsewhere = dataclasses.replace(test, name="drawn", start=found.tasks("test")[1].start)
+    flipped = tuple(1 - button for button in test.goal.buttons)
+    pressed = dataclasses.replace(test, goal=dataclasses.replace(test.goal, buttons=flipped))
+    x, y, z = test.goal.cubes[0]
+    moved = dataclasses.replace(test, goal=dataclasses.replace(test.goal, cubes=((x + 0.03, y - 0.04, z),)))
+    assert [found.distance(test, other) for other in (test, elsewhere, pressed)] == [0.0, 0.0, np.inf]
+    assert found.distance(test, moved) == pytest.approx(0.05)
+    assert not found.apart(elsewhere, [test]) and not found.apart(moved, [test]) and found.apart(pressed, [test])
+
+
 def test_our_reset_and_steps_are_theirs(scene):
     """The same start and the same physics as OGBench's environment under its own task number."""
     found, env = scene

@@ -1,0 +1,50 @@
+"""Which tasks an ablation runs on: by their numbers, or by a rule that looks at no result."""
+
+from __future__ import annotations
+
+import pytest
+from omegaconf import OmegaConf
+
+from skillmeta.ablation import AblationConfig, ablate, make_jobs
+from skillmeta.config import build, parse_overrides
+from skillmeta.errors import ConfigError, UserError
+from skillmeta.evaluation.curves import read_ablation
+from skillmeta.run.jobs import Outcome
+
+TWO = {"methods": {"a": "downstream/maze_sac", "b": "downstream/maze_sac"}, "seeds": [0]}
+BY_PATH = {**TWO, "tasks": {"count": 3, "by": "path_cells"}}
+
+
+def indices(node: dict, tmp_path) -> list[int]:
+    return [job.payload[0].task.index for job in make_jobs(build(AblationConfig, node), tmp_path, "")]
+
+
+def test_tasks_by_a_rule_are_the_same_for_all_methods_and_can_be_overridden(tmp_path):
+    assert indices(BY_PATH, tmp_path) == [8, 8, 6, 6, 0, 0]  # the ten test goals: 15, 18 and 22 cells of path
+    in_training = {**BY_PATH, "changes": {"task": {"split": "train"}}}
+    assert indices(in_training, tmp_path) != indices(BY_PATH, tmp_path)
+    overridden = OmegaConf.merge(OmegaConf.create(BY_PATH), parse_overrides(["tasks=[2,5]"]))
+    assert indices(overridden, tmp_path) == [2, 2, 5, 5]
+
+
+def test_what_is_run_is_written_down(tmp_path, monkeypatch):
+    monkeypatch.setattr("skillmeta.ablation.run_jobs", lambda *arguments: Outcome())
+    for _ in range(2):  # the second time it compares itself with what it wrote
+        ablate(build(AblationConfig, BY_PATH), tmp_path / "out")
+    assert read_ablation(tmp_path / "out").tasks == [8, 6, 0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"tasks": {"count": 3, "by": "cells"}}, "tasks.by is 'cells'.*it has: path_cells"),
+        ({"tasks": {"count": 0, "by": "path_cells"}}, "tasks.count is 0"),
+        ({"tasks": {"counts": 3}}, "unknown key 'counts'; did you mean 'count'"),
+        ({"changes": {"task": {"family": "point"}}}, "tasks.by is 'path_cells'.*point.*it has: none"),
+        ({"methods": {"a": "downstream/maze_sac", "b": {"task": {"family": "maze", "split": "train"}}}}, "one family and split"),
+    ],
+)  # fmt: skip
+def test_a_rule_that_cannot_be_followed_is_one_sentence(changes, sentence, tmp_path):
+    with pytest.raises((ConfigError, UserError), match=sentence):
+        ablate(build(AblationConfig, {**BY_PATH, **changes}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
