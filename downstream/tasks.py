@@ -104,10 +104,8 @@ def describe(config: object) -> int:
             facts = "".join(f"  {name} {value}" for name, value in family.facts(task).items())
             print(f"  {task_id(task)}  {cut(to_json(task))}{facts}")
     if family.draw_task is not None:
-        print(
-            "\nany: fresh draws, to train on"
-            + (f" {family.margin:g} or more from held-out tasks" if family.margin else "")
-        )
+        margin = f", {family.margin:g} or more from held-out tasks" if family.margin else ""
+        print(f"\nany: fresh draws, to train on{margin}")
     return 0
 
 
