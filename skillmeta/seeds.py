@@ -33,6 +33,7 @@ StreamName = Literal[
     "quality_windows",
     "quality_resets",
     "quality_acting",
+    "validation_tasks",  # of a task family; the run seed is the family's tasks_seed
     "shown_tasks",  # tasks drawn to be shown to a user
 ]
 NAMES: tuple[str, ...] = get_args(StreamName)

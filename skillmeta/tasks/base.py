@@ -21,6 +21,7 @@ from gymnasium.utils import RecordConstructorArgs
 
 from skillmeta.config import build, module_of, to_plain
 from skillmeta.errors import ConfigError, UserError
+from skillmeta.seeds import Seeds
 
 Task = Any  # a frozen dataclass; families differ in its fields
 ANY = "any"  # the split of fresh draws from the whole distribution, less the neighbourhoods of held-out tasks
@@ -151,7 +152,7 @@ def draw_tasks(
 
 def validation_generator(tasks_seed: int) -> np.random.Generator:
     """What validation tasks are drawn with: a stream of its own, so that they leave the other splits as they are."""
-    return np.random.default_rng([tasks_seed, 1])
+    return Seeds(tasks_seed).stream("validation_tasks").numpy()
 
 
 def evenly_spaced(family: TaskFamily, split: str, count: int, by: str) -> list[int]:
