@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from skillmeta.errors import ConfigError
@@ -50,7 +50,8 @@ def find_config(name: str | Path) -> Path:
 def load(name: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
     """A YAML file on top of its `base:` chain (paths relative to the file), then `a.b=c` overrides.
 
-    A section whose `name` or `family` differs from the base's starts from empty: other schema, other keys.
+    A section whose `name` or `family` differs from the base's starts from empty: other schema, other keys. So does one that is a
+    list where the base has a mapping, or the other way round.
     Raises ConfigError for a missing or malformed file, a cycle of bases, or a malformed override.
     """
     path = find_config(name)
@@ -98,6 +99,8 @@ def _parse(path: Path) -> DictConfig:
 def _forget_renamed(merged: DictConfig, layer: DictConfig) -> None:
     for key, section in layer.items():
         old = merged.get(key)
+        if {type(section), type(old)} == {DictConfig, ListConfig}:
+            del merged[key]
         if not (isinstance(section, DictConfig) and isinstance(old, DictConfig)):
             continue
         if any(name in section and section[name] != old.get(name) for name in ("name", "family")):

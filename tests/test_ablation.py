@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig
 
 from skillmeta.ablation import AblationConfig, ablate, make_jobs
-from skillmeta.config import build, parse_overrides
+from skillmeta.config import build, load
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.evaluation.curves import read_ablation
 from skillmeta.run.jobs import Outcome
@@ -15,7 +18,7 @@ TWO = {"methods": {"a": "downstream/maze_sac", "b": "downstream/maze_sac"}, "see
 BY_PATH = {**TWO, "tasks": {"count": 3, "by": "path_cells"}}
 
 
-def indices(node: dict, tmp_path) -> list[int]:
+def indices(node: dict | DictConfig, tmp_path: Path) -> list[int]:
     return [job.payload[0].task.index for job in make_jobs(build(AblationConfig, node), tmp_path, "")]
 
 
@@ -23,8 +26,12 @@ def test_tasks_by_a_rule_are_the_same_for_all_methods_and_can_be_overridden(tmp_
     assert indices(BY_PATH, tmp_path) == [8, 8, 6, 6, 0, 0]  # the ten test goals: 15, 18 and 22 cells of path
     in_training = {**BY_PATH, "changes": {"task": {"split": "train"}}}
     assert indices(in_training, tmp_path) != indices(BY_PATH, tmp_path)
-    overridden = OmegaConf.merge(OmegaConf.create(BY_PATH), parse_overrides(["tasks=[2,5]"]))
+    (tmp_path / "by_path.yaml").write_text(json.dumps(BY_PATH))
+    overridden = load(tmp_path / "by_path.yaml", ["tasks=[2,5]"])
     assert indices(overridden, tmp_path) == [2, 2, 5, 5]
+    (tmp_path / "two.yaml").write_text(json.dumps({"base": "by_path.yaml", "tasks": [1]}))
+    by_rule = load(tmp_path / "two.yaml", ["tasks.count=2", "tasks.by=path_cells"])
+    assert indices(by_rule, tmp_path) == [8, 8, 0, 0]
 
 
 def test_what_is_run_is_written_down(tmp_path, monkeypatch):

@@ -149,9 +149,9 @@ def test_splits_are_far_and_fixed(family, maze):
     with pytest.raises(UserError, match="lower min_path"):
         make_maze(Config(min_path=40))
     with pytest.raises(
-        UserError, match="room for 5 validation and 0 training goals that are 5 cells apart.*lower min_path"
+        UserError, match="room for 5 validation and 0 training goals that are 8 cells apart.*lower min_path"
     ):
-        make_maze(Config(goal_radius=2.5))
+        make_maze(Config(goal_radius=4.0))
 
 
 @pytest.mark.parametrize("layout_seed", range(21))
