@@ -31,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError(f"--episodes is {arguments.episodes}; at least 1 is needed")
     config = build(TaskConfig, load(arguments.tasks, arguments.overrides), "task")
     trials = adapt(arguments.run, config, arguments.episodes, arguments.seed, arguments.out, arguments.trust)
+    if trials is None:
+        print(f"adapted already: {arguments.out}")
+        return 0
     for k in range(arguments.episodes):
         returns, success = trials.returns[:, k].mean(), trials.succeeded[:, k].mean()
         print(f"episode {k}: return {returns:.4g}, success {success:.2f}, {int(trials.lengths[:, k].sum())} steps")

@@ -22,10 +22,10 @@ from skillmeta.errors import ConfigError, UserError
 from skillmeta.evaluation.curves import Comparison
 from skillmeta.finetune import FinetuneConfig, finetune
 from skillmeta.pretrain import PretrainConfig, pretrain
+from skillmeta.run.files import locked_folder, write_whole
 from skillmeta.run.jobs import Job, Outcome, run_jobs
-from skillmeta.run.run import environment, write_whole
+from skillmeta.run.run import environment
 from skillmeta.tasks.base import TaskConfig, evenly_spaced, make_family
-from skillmeta.trust import check_links
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,14 @@ def run_one(job: Job) -> None:
 def ablate(config: AblationConfig, out: Path, command: str = "") -> Outcome:
     """Everything the config asks for, continuing where an earlier call stopped. The report is written even for a part.
 
-    Raises ConfigError if `out` holds another ablation, UserError if a link in it leads out of it.
+    Raises ConfigError if `out` holds another ablation, UserError if another process runs one there or a link in it leads out of it.
     """
     tasks = task_indices(config, out)
-    out.mkdir(parents=True, exist_ok=True)
-    check_links(out)
+    with locked_folder(out):
+        return _ablate(config, tasks, out, command)
+
+
+def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str) -> Outcome:
     plain = {**to_plain(config), "tasks": tasks}
     saved = out / "config.yaml"
     keep = {key: value for key, value in plain.items() if key != "workers"}  # how many at once changes no result

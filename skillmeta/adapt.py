@@ -13,18 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skillmeta.config import build, dump_yaml, read_yaml, to_plain
+from skillmeta.config import build, differences, dump_yaml, read_yaml, to_plain
 from skillmeta.environments import make_envs
 from skillmeta.errors import UserError
 from skillmeta.finetune import load_trained
 from skillmeta.rl.rollout import Agent, Belief, Envs
 from skillmeta.rl.trial import Trials, trial
 from skillmeta.run.checkpoint import load_state, save_state
-from skillmeta.run.run import write_whole
+from skillmeta.run.files import locked_folder, write_whole
 from skillmeta.seeds import Seeds
 from skillmeta.skills.model import SkillModel
 from skillmeta.tasks.base import Task, TaskConfig, chosen_task, make_family, task_id
 from skillmeta.trust import ENVIRONMENT, check_links, check_modules, modules_of_run
+
+ADAPTED = "adapted.yaml"  # what was adapted to what; the last file that is written
 
 
 def pack(belief: Belief) -> Any:
@@ -85,27 +87,40 @@ def loaded(run: str | Path, config: TaskConfig, trust: bool = False) -> tuple[Ag
     )
 
 
-def adapt(run: str | Path, config: TaskConfig, episodes: int, seed: int, folder: Path, trust: bool = False) -> Trials:
-    """K rounds of episodes in the task; the belief after them is written to the folder. Returns what happened.
+def adapt(
+    run: str | Path, config: TaskConfig, episodes: int, seed: int, folder: Path, trust: bool = False
+) -> Trials | None:
+    """K rounds of episodes in the task; the belief after them is written to the folder, then `adapted.yaml`, which marks it.
 
-    `trust` is of the run, as for `load_trained`. Raises UserError if the folder holds another adapted agent.
+    Args:
+        trust: of the run, as for `load_trained`.
+
+    Returns:
+        What happened; None if the folder holds this adaptation already.
+
+    Raises:
+        UserError: the folder holds another adaptation, another process uses it, or it cannot be written.
     """
-    if (folder / "belief").exists():
-        raise UserError(f"{folder}: holds an adapted agent already; use another --out, or delete it")
-    check_links(folder)
-    agent, envs, task = loaded(run, config, trust)
+    about = {"run": str(Path(run).resolve()), "task": to_plain(config), "episodes": episodes, "seed": seed}
+    agent, envs, task = loaded(run, config, trust)  # what is wrong is said before the folder is taken
     own = Seeds(seed, task_id(task))
     resets = own.stream("adaptation_resets").integers(agent.rollouts * episodes).reshape(agent.rollouts, episodes)
     flags = [k < agent.exploration_episodes for k in range(episodes)]
     draws = own.stream("adaptation_acting").torch()
-    trials, belief = trial(agent, envs, [task] * agent.rollouts, resets, draws, flags)
-    envs.close()
-    folder.mkdir(parents=True, exist_ok=True)
-    save_state(folder / "belief", {"belief": pack(belief)}, {})
-    about = {"run": str(Path(run).resolve()), "task": to_plain(config), "episodes": episodes, "seed": seed}
-    write_whole(folder / ENVIRONMENT, json.dumps({"modules": modules_of_run(folder, about)}))
-    write_whole(folder / "adapted.yaml", dump_yaml(about))
-    return trials
+    with locked_folder(folder):
+        if (folder / ADAPTED).exists():
+            changed = differences(read_yaml(folder / ADAPTED), about)
+            if changed:
+                raise UserError(
+                    f"{folder}: holds another adapted agent ({'; '.join(changed[:5])}); use another --out, or delete the folder"
+                )
+            return None
+        trials, belief = trial(agent, envs, [task] * agent.rollouts, resets, draws, flags)
+        envs.close()
+        save_state(folder / "belief", {"belief": pack(belief)}, {})
+        write_whole(folder / ENVIRONMENT, json.dumps({"modules": modules_of_run(folder, about)}))
+        write_whole(folder / ADAPTED, dump_yaml(about))
+        return trials
 
 
 def load_adapted(folder: Path, trust: bool = False) -> tuple[AdaptedAgent, Envs, Task]:
@@ -116,12 +131,12 @@ def load_adapted(folder: Path, trust: bool = False) -> tuple[AdaptedAgent, Envs,
 
     Raises UserError for a folder that holds no adapted agent, or one that names a module of its own without `trust`.
     """
-    if not (folder / "adapted.yaml").exists():
+    if not (folder / ADAPTED).exists():
         raise UserError(f"{folder}: holds no adapted agent; make one with skillmeta adapt RUN TASKS --out {folder}")
     check_links(folder, trust)
-    about = read_yaml(folder / "adapted.yaml")
-    check_modules({"task": about.get("task")}, folder / "adapted.yaml", trust)
-    config = build(TaskConfig, about.get("task"), f"{folder / 'adapted.yaml'}: task")
+    about = read_yaml(folder / ADAPTED)
+    check_modules({"task": about.get("task")}, folder / ADAPTED, trust)
+    config = build(TaskConfig, about.get("task"), f"{folder / ADAPTED}: task")
     agent, envs, task = loaded(str(about.get("run")), config, trust)
     state, _ = load_state(folder / "belief")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -10,6 +11,8 @@ from collections.abc import Callable, Sequence
 
 from skillmeta import __version__
 from skillmeta.errors import UserError
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # of a disk, not of this program
 
 PROGRAMS: dict[str, tuple[str, str, str]] = {  # name: (module, what it does, an example)
     "demo": ("downstream.demo", "the whole path in minutes: logs, skills, a new task, the effect of the prior", "demo"),
@@ -103,6 +106,16 @@ def run_program(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
         return 130
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(
+            f"error: {place}cannot be written ({error.strerror}); free some space or choose another place, then run the same "
+            "command again, which continues from what is complete",
+            file=sys.stderr,
+        )
+        return 2
 
 
 def config_parser(program: str, description: str, default: str | None = None) -> argparse.ArgumentParser:

@@ -17,7 +17,7 @@ from gymnasium.spaces import Box
 
 from skillmeta.config import build, module_of
 from skillmeta.data.episodes import Recording
-from skillmeta.data.minari_store import check_id, exists, write_minari
+from skillmeta.data.minari_store import check_id, exists, write_minari, writing
 from skillmeta.errors import ConfigError, DataError
 from skillmeta.run.progress import Progress
 from skillmeta.seeds import Seeds
@@ -63,13 +63,19 @@ class Collected:
 
 
 def collect(config: CollectConfig) -> Collected:
-    """Record and write. Nothing is written if it is interrupted.
+    """Record and write. The data set, or the one that it replaces, is complete at any time; an interrupted call leaves no part.
 
     Raises:
         DataError: the data set exists already, or its id is none.
         ConfigError: no such family, collector or option.
+        UserError: another process is writing the data set, or it cannot be written.
     """
     check_id(config.dataset)
+    with writing(config.dataset):
+        return _collect(config)
+
+
+def _collect(config: CollectConfig) -> Collected:
     if exists(config.dataset) and not config.overwrite:
         raise DataError(
             f"minari:{config.dataset}: exists already; add overwrite=true to replace it, or dataset=OTHER/ID-v0"

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,6 +27,7 @@ from skillmeta.evaluation.adaptation_page import write_adaptation_page
 from skillmeta.finetune import Trained, load_trained
 from skillmeta.rl.rollout import Agent
 from skillmeta.rl.workers import Workers
+from skillmeta.run.files import write_npz
 from skillmeta.run.progress import Progress
 from skillmeta.run.run import Run
 from skillmeta.skills.model import SkillModel
@@ -133,8 +133,8 @@ def run_evaluation(
             training_steps=sum(t.env_steps for t in trained),
             notes=notes,
         )
-        write_adaptation_page(folder, evaluation, command)
-        run.finish({"evaluation_steps": evaluation.summary()["evaluation_steps"]})
+        result = {"evaluation_steps": evaluation.summary()["evaluation_steps"]}
+        run.finish(result, lambda: write_adaptation_page(folder, evaluation, run.command))
         return evaluation
 
 
@@ -158,10 +158,7 @@ def kept(path: Path, make: Callable[[], Adaptation]) -> Adaptation:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         made = make()
-        columns: dict[str, Any] = {f.name: getattr(made, f.name) for f in fields(Adaptation)}
-        partly = path.with_name("." + path.name)  # numpy appends .npz to a name that lacks it
-        np.savez_compressed(partly, allow_pickle=False, **columns)
-        partly.replace(path)
+        write_npz(path, {f.name: getattr(made, f.name) for f in fields(Adaptation)})
     try:
         with np.load(path, allow_pickle=False) as archive:
             return Adaptation(**{f.name: archive[f.name] for f in fields(Adaptation)})

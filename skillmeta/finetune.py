@@ -16,6 +16,7 @@ from skillmeta.environments import make_envs
 from skillmeta.errors import UserError
 from skillmeta.rl.rollout import Collector, Envs, Episodes, episode
 from skillmeta.run.checkpoint import load_state, save_state
+from skillmeta.run.files import write_npz
 from skillmeta.run.progress import Progress
 from skillmeta.run.run import Run
 from skillmeta.seeds import Seeds
@@ -82,7 +83,7 @@ def finetune(config: FinetuneConfig, folder: Path, command: str = "", quiet: boo
     task = chosen_task(family, config.task)  # what is wrong is said before the folder is taken
     with Run.open(folder, to_plain(config), command=command) as run:
         if run.result is not None:
-            return run.result
+            return run.finish(run.result)
         skills = SkillModel.load(config.skills) if config.skills else None
         envs = make_envs(family, config.num_envs, skills)
         seeds = Seeds(config.seed, task_id(task))
@@ -117,9 +118,8 @@ def finetune(config: FinetuneConfig, folder: Path, command: str = "", quiet: boo
             **evaluate(agent, envs, family, task, config, seeds, run, early),
         }
         save_state(run.folder / AGENT, {"agent": agent.acting_state(), "env_steps": collect.env_steps}, {})
-        run.finish(result)
         envs.close()
-        return result
+        return run.finish(result)
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def evaluate(
             f"{prefix}return": float(np.mean(returns[:count])),
         }
     named = {f"early_{i}": path for i, path in enumerate(early)} | {f"final_{i}": path for i, path in enumerate(final)}
-    np.savez_compressed(run.folder / "trajectories.npz", allow_pickle=False, **named)
+    write_npz(run.folder / "trajectories.npz", named)
     return scores
 
 

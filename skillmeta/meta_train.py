@@ -17,12 +17,13 @@ from skillmeta.rl.rollout import Envs
 from skillmeta.rl.workers import Workers
 from skillmeta.run.checkpoint import save_state
 from skillmeta.run.progress import Progress
-from skillmeta.run.run import Run
+from skillmeta.run.run import Run, read_metrics
 from skillmeta.seeds import Seeds
 from skillmeta.skills.model import SkillModel
 from skillmeta.tasks.base import TaskConfig, make_family
 
 AGENT = "agent"  # the folder of a finished run that holds what acts
+SCORES = ("return", "return_first", "return_last", "success_last")  # of an iteration; the last one's end the result
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def meta_train(config: MetaTrainConfig, folder: Path, command: str = "", quiet: 
     probe.close()
     with Run.open(folder, to_plain(config), command=command) as run:
         if run.result is not None:
-            return run.result
+            return run.finish(run.result, lambda: write_page(folder))
         seconds, started = 0.0, time.monotonic()
         with Workers(
             EnvsFactory(config.task, config.skills, config.see_task), config.processes, config.chunk
@@ -123,11 +124,10 @@ def meta_train(config: MetaTrainConfig, folder: Path, command: str = "", quiet: 
                         saved = time.monotonic()
             save()
         seconds += time.monotonic() - started
-        result = {**collect.state(), "updates": agent.updates, "seconds": seconds, **scores}
+        last = read_metrics(folder)[-1]  # not `scores`: after its last checkpoint a run resumes with nothing left to do
+        result = {**collect.state(), "updates": agent.updates, "seconds": seconds, **{key: last[key] for key in SCORES}}
         save_state(folder / AGENT, {"agent": agent.acting_state(), "env_steps": collect.env_steps}, {})
-        run.finish(result)
-        write_page(folder)
-        return result
+        return run.finish(result, lambda: write_page(folder))
 
 
 def write_page(folder: Path) -> None:

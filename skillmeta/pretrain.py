@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,12 @@ import torch
 
 from skillmeta.config import to_plain
 from skillmeta.data.sources import load_source
-from skillmeta.run.run import Run, write_whole
+from skillmeta.run.files import write_npz
+from skillmeta.run.run import Run
 from skillmeta.skills.model import SkillModelConfig
 from skillmeta.skills.quality import Rollouts, compare_rollouts, fit, verdict
 from skillmeta.skills.training import TrainingConfig, train_skills
-from skillmeta.tasks.base import TaskConfig, make_family
+from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ def pretrain(config: PretrainConfig, folder: Path, command: str = "") -> dict[st
     """Train, judge, write `prior.html`. Returns the result, or None if it was asked to stop before the end."""
     torch.set_num_threads(1)
     with Run.open(folder, to_plain(config), command=command) as run:
-        if run.result is not None:
-            return run.result
         family = make_family(config.task) if config.task else None
+        if run.result is not None:
+            return run.finish(run.result, lambda: write_page(run, family))
         dataset = load_source(config.source, clip_actions=config.clip_actions)
         model = train_skills(dataset, config.model, config.training, run)
         if model is None:
@@ -66,10 +66,7 @@ def pretrain(config: PretrainConfig, folder: Path, command: str = "") -> dict[st
             "verdict": verdict(fitted, acted),
         }
         save_paths(run.folder, acted)
-        write_whole(run.folder / "prior.json", json.dumps(result, indent=1))
-        run.finish(result)
-        write_page(run.folder, family, command)
-        return result
+        return run.finish(result, lambda: write_page(run, family))
 
 
 def logged(observations: np.ndarray, family: Any, like: Rollouts) -> Rollouts:
@@ -82,15 +79,15 @@ def logged(observations: np.ndarray, family: Any, like: Rollouts) -> Rollouts:
 
 def save_paths(folder: Path, acted: list[Rollouts]) -> None:
     named = {f"{r.name}/{i}": path.astype(np.float32) for r in acted for i, path in enumerate(r.paths)}
-    np.savez_compressed(folder / "paths.npz", allow_pickle=False, **named)
+    write_npz(folder / "paths.npz", named)
 
 
-def write_page(folder: Path, family: Any, command: str) -> None:
-    """`prior.html`, where matplotlib is installed; without it the numbers are in prior.json."""
+def write_page(run: Run, family: TaskFamily | None) -> None:
+    """`prior.html`, where matplotlib is installed; without it the numbers are in result.json."""
     try:
         from skillmeta.evaluation.prior_page import write_prior_page
     except ImportError as error:
         if error.name != "matplotlib":
             raise
         return
-    write_prior_page(folder, family, command)
+    write_prior_page(run.folder, family, run.command)

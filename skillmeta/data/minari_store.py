@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-import warnings
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,10 @@ from gymnasium.spaces import Box
 
 from skillmeta.data.episodes import Episode
 from skillmeta.errors import DataError, UserError
+from skillmeta.run.files import acquire_lock, replacing_folder, settle, sha256, whole, write_synced, write_whole
+
+MANIFEST = "manifest.json"  # SHA-256 of the files of a data set of ours, beside Minari's own folder `data`
+NAMESPACE = "namespace_metadata.json"
 
 
 def minari_package() -> Any:
@@ -49,8 +53,58 @@ def check_id(dataset_id: str) -> None:
         ) from None
 
 
+@contextlib.contextmanager
+def writing(dataset_id: str) -> Iterator[None]:
+    """Hold the right to write a data set, and remove what a killed writer left.
+
+    Raises UserError if another process is writing it, or if the folder of data sets cannot be written.
+    """
+    lock = acquire_lock(
+        dataset_folder("") / f".{dataset_id.replace('/', '-')}.lock",  # not in the namespace: Minari deletes empty ones
+        f"minari:{dataset_id}: another process is writing it; wait for it or use dataset=OTHER/ID-v0",
+    )
+    try:
+        settle(dataset_folder(dataset_id))
+        yield
+    finally:
+        lock.release()
+
+
 def exists(dataset_id: str) -> bool:
-    return (dataset_folder(dataset_id) / "data").is_dir()
+    """Whether a data set is there, complete: one without an episode, which Minari leaves when its writer is killed, is not."""
+    folder = dataset_folder(dataset_id)
+    if whole(folder) != folder:  # a writer was killed while it replaced the data set
+        with contextlib.suppress(UserError), writing(dataset_id):
+            pass
+    metadata = folder / "data" / "metadata.json"
+    try:
+        return bool(json.loads(metadata.read_bytes()).get("total_episodes", 1))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True  # damaged: not to be replaced without being asked
+
+
+def verify(dataset_id: str) -> None:
+    """Hold the files of a data set of ours against their checksums; one without a manifest is not ours, and passes.
+
+    Raises DataError that names the file.
+    """
+    folder = dataset_folder(dataset_id)
+    manifest = folder / MANIFEST
+    if not manifest.exists():
+        return
+    try:
+        digests = dict(json.loads(manifest.read_bytes())["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{manifest}: is damaged ({error}); collect the data set again with overwrite=true") from None
+    for name, digest in digests.items():
+        path = folder / name
+        if not path.is_file() or sha256(path) != digest:
+            what = "does not match its checksum" if path.is_file() else "is missing"
+            raise DataError(
+                f"{path}: {what}; collect the data set again with overwrite=true, or delete {manifest} if you changed it yourself"
+            )
 
 
 def write_minari(
@@ -65,41 +119,71 @@ def write_minari(
 ) -> Path:
     """Write episodes as the Minari data set `NAMESPACE/name-vN` and return its folder.
 
-    `environment` is what Minari's `recover_environment` makes again.
+    It is written beside its place, with a manifest of checksums, and renamed: readers see the old data set or the new one.
+    The caller holds `writing(dataset_id)` where several processes may write.
 
-    Raises DataError if there are no episodes, or if the data set exists and `overwrite` is not set.
+    Args:
+        environment: what Minari's `recover_environment` makes again.
+
+    Raises:
+        DataError: there are no episodes, or the data set exists and `overwrite` is not set.
+        UserError: it cannot be written, the disk is full perhaps; an older data set is still there.
     """
     minari = minari_package()
-    from minari.data_collector import EpisodeBuffer
+    from minari.dataset.minari_storage import MinariStorage
 
     if not episodes:
         raise DataError(f"minari:{dataset_id}: there are no episodes to write")
-    if exists(dataset_id):
-        if not overwrite:
-            raise DataError(f"minari:{dataset_id}: exists already; use another id, or overwrite it explicitly")
-        minari.delete_dataset(dataset_id)
-    buffers = [
-        EpisodeBuffer(
-            id=number,
-            observations=episode.observations.astype(np.float32),
-            actions=episode.actions.astype(np.float32),
-            rewards=episode.rewards.astype(np.float64).tolist(),
-            terminations=episode.terminated.astype(bool).tolist(),
-            truncations=episode.truncated.astype(bool).tolist(),
-            infos={} if episode.success is None else {"success": np.concatenate([[False], episode.success])},
-        )
-        for number, episode in enumerate(episodes)
-    ]
-    space = Box(-np.inf, np.inf, episodes[0].observations.shape[1:], np.float32)
-    with warnings.catch_warnings():  # about an author and a permalink, which a log made on one's own machine has not
-        warnings.simplefilter("ignore", UserWarning)
-        minari.create_dataset_from_buffers(
-            dataset_id,
-            buffers,
-            observation_space=space,
-            action_space=Box(np.asarray(action_low, np.float32), np.asarray(action_high, np.float32), dtype=np.float32),
-            env=environment,
-            data_format="hdf5",
-            description=description or None,
-        )
-    return dataset_folder(dataset_id)
+    if exists(dataset_id) and not overwrite:
+        raise DataError(f"minari:{dataset_id}: exists already; use another id, or overwrite it explicitly")
+    folder = dataset_folder(dataset_id)
+    metadata = {"dataset_id": dataset_id, "minari_version": minari.__version__}
+    if description:
+        metadata["description"] = description
+    try:
+        _make_namespace(dataset_id)
+        with replacing_folder(folder) as temporary:
+            (temporary / "data").mkdir()
+            storage = MinariStorage.new(
+                temporary / "data",
+                observation_space=Box(-np.inf, np.inf, episodes[0].observations.shape[1:], np.float32),
+                action_space=Box(
+                    np.asarray(action_low, np.float32), np.asarray(action_high, np.float32), dtype=np.float32
+                ),
+                env_spec=environment,
+                data_format="hdf5",
+            )
+            storage.update_metadata(metadata)
+            storage.update_episodes([_buffer(number, episode) for number, episode in enumerate(episodes)])
+            files = sorted(path for path in temporary.rglob("*") if path.is_file())
+            digests = {path.relative_to(temporary).as_posix(): sha256(path) for path in files}
+            write_synced(temporary / MANIFEST, json.dumps({"format": 1, "sha256": digests}, indent=1).encode())
+    except (OSError, RuntimeError) as error:  # h5py raises either for a full disk
+        raise UserError(
+            f"minari:{dataset_id}: cannot be written in {folder.parent} ({error}); free some space there or set "
+            "MINARI_DATASETS_PATH, then run the command again"
+        ) from None
+    return folder
+
+
+def _buffer(number: int, episode: Episode) -> Any:
+    from minari.data_collector import EpisodeBuffer
+
+    return EpisodeBuffer(
+        id=number,
+        observations=episode.observations.astype(np.float32),
+        actions=episode.actions.astype(np.float32),
+        rewards=episode.rewards.astype(np.float64).tolist(),
+        terminations=episode.terminated.astype(bool).tolist(),
+        truncations=episode.truncated.astype(bool).tolist(),
+        infos={} if episode.success is None else {"success": np.concatenate([[False], episode.success])},
+    )
+
+
+def _make_namespace(dataset_id: str) -> None:
+    """The folders of a data set's namespace, each with the file by which Minari knows it; its own function writes in place."""
+    root = dataset_folder("")
+    for folder in reversed(dataset_folder(dataset_id).relative_to(root).parents[:-1]):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        if not (root / folder / NAMESPACE).exists():
+            write_whole(root / folder / NAMESPACE, "{}")

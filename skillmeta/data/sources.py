@@ -20,7 +20,7 @@ import numpy as np
 
 from skillmeta.data.d4rl_table import dataset_url
 from skillmeta.data.episodes import Episode, EpisodeDataset, from_episodes
-from skillmeta.data.minari_store import check_id, dataset_folder
+from skillmeta.data.minari_store import check_id, dataset_folder, exists, verify
 from skillmeta.errors import DataError, UserError
 from skillmeta.trust import check_links
 
@@ -74,7 +74,7 @@ def _minari(source: str, clip_actions: bool) -> EpisodeDataset:
     dataset_id, _, key = source.removeprefix("minari:").partition("?")
     check_id(dataset_id)
     folder = dataset_folder(dataset_id)
-    if not (folder / "data").is_dir():
+    if not exists(dataset_id):
         raise DataError(
             f"{source}: not found in {folder}; make it with `skillmeta collect`, or fetch by `minari download {dataset_id}`"
         )
@@ -82,6 +82,7 @@ def _minari(source: str, clip_actions: bool) -> EpisodeDataset:
     if not folder.resolve().is_relative_to(root.resolve()):
         raise DataError(f"{source}: is a link that leads out of {root}; copy the data set there")
     check_links(folder)
+    verify(dataset_id)
     metadata = json.loads((folder / "data" / "metadata.json").read_text())
     if metadata["data_format"] != "hdf5":
         raise DataError(f"{source}: is stored as {metadata['data_format']!r}; data sets in hdf5 are read")

@@ -12,7 +12,7 @@ import numpy as np
 from skillmeta.evaluation import page, plots
 from skillmeta.evaluation.adaptation import SCORES, Evaluation, statistic
 from skillmeta.evaluation.statistics import interval, probability_of_improvement
-from skillmeta.run.run import write_whole
+from skillmeta.run.files import write_whole
 from skillmeta.tasks.base import task_id
 
 NAMES = {

@@ -16,7 +16,8 @@ from skillmeta.errors import UserError
 from skillmeta.evaluation import page, plots
 from skillmeta.evaluation.curves import POINTS, Curve, running
 from skillmeta.evaluation.statistics import interval, iqm
-from skillmeta.run.run import read_metrics, read_result, write_whole
+from skillmeta.run.files import write_whole
+from skillmeta.run.run import read_metrics, read_result
 from skillmeta.trust import check_links
 
 WINDOW = 5  # iterations that a point of a curve is the mean of
@@ -115,9 +116,9 @@ def write_meta_page(folder: Path, runs: Sequence[MetaRun], command: str) -> Path
     lead = [
         f"Meta-training of {', '.join(methods)}. How they do in tasks that they were not trained on is for `skillmeta evaluate`."
     ]
-    page.write(folder / "report.html", "Learning to learn: " + ", ".join(methods), lead, sections, warnings)
     summary = {name: summarize(same) for name, same in methods.items()}
     write_whole(folder / "report.json", json.dumps(summary, indent=1))
+    page.write(folder / "report.html", "Learning to learn: " + ", ".join(methods), lead, sections, warnings)
     return folder / "report.html"
 
 

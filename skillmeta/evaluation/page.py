@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
-from skillmeta.run.run import write_whole
+from skillmeta.run.files import write_whole
 
 CSS = """
 :root { color-scheme: light; }

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from skillmeta.evaluation.curves import Curve
 from skillmeta.evaluation.statistics import Statistic, intervals, performance_profile, trimmed
+from skillmeta.run.files import write_whole
 
 # Okabe and Ito's colours, told apart by every kind of colour vision; the first is the method that the page is about.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555", "#b5a900")
@@ -195,6 +196,8 @@ def to_svg(figure: Figure, name: str) -> str:
 
 def save_png(figure: Figure, path: Path) -> None:
     """The figure as a PNG of 150 dots an inch."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=150, metadata={"Software": None})
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, buffer.getvalue())

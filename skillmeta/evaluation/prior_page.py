@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from skillmeta.evaluation import page, plots
+from skillmeta.run.run import read_metrics, read_result
 
 
 def write_prior_page(folder: Path, family: Any, command: str) -> Path:
-    """prior.html in a pretraining run's folder, from its prior.json. Returns the page."""
-    told = json.loads((folder / "prior.json").read_text())
+    """prior.html in a pretraining run's folder, from its result. Returns the page."""
+    result = read_result(folder)
+    assert result is not None
     path = folder / "prior.html"
     code = f"{command}\n\n{(folder / 'config.yaml').read_text()}"
     sections = [*prior_sections(folder, family), page.Section("How to make this again", code=code)]
-    page.write(path, f"Is this prior any good? {told['source']}", told["verdict"], sections)
+    page.write(path, f"Is this prior any good? {result['source']}", result["verdict"], sections)
     return path
 
 
 def prior_sections(folder: Path, family: Any) -> list[page.Section]:
     """What a pretraining run found out about its prior; nothing where there is no such run."""
-    if not (folder / "prior.json").exists():
+    result = read_result(folder)
+    if result is None:
         return []
-    told = json.loads((folder / "prior.json").read_text())
     sections = []
-    if told["rollouts"]:
-        sections.append(_acting(folder, told, family))
-    sections.append(_fit(folder, told))
+    if result["rollouts"]:
+        sections.append(_acting(folder, result, family))
+    sections.append(_fit(folder, result))
     sections.append(_training(folder))
     return sections
 
 
-def _acting(folder: Path, told: dict[str, Any], family: Any) -> page.Section:
+def _acting(folder: Path, result: dict[str, Any], family: Any) -> page.Section:
     rows = []
-    for r in told["rollouts"]:
+    for r in result["rollouts"]:
         share = "" if r["coverage"] is None else f"{r['coverage']:.1%}"
         whole = "" if r["total_coverage"] is None else f"{r['total_coverage']:.0%}"
         rows.append([r["name"], str(r["episodes"]), f"{r['env_steps']:,}", share, whole, f"{r['success']:.2f}"])
@@ -49,7 +50,7 @@ def _acting(folder: Path, told: dict[str, Any], family: Any) -> page.Section:
                     [archive[name] for name in archive.files if name.startswith(r["name"] + "/")],
                     plots.COLOURS[i],
                 )
-                for i, r in enumerate(told["rollouts"])
+                for i, r in enumerate(result["rollouts"])
             ]
         figure = plots.paths_figure(panels, lambda axes: family.draw(axes, None))
         plots.save_png(figure, folder / "pictures" / "rollouts.png")
@@ -67,8 +68,8 @@ def _acting(folder: Path, told: dict[str, Any], family: Any) -> page.Section:
     )  # fmt: skip
 
 
-def _fit(folder: Path, told: dict[str, Any]) -> page.Section:
-    fit = told["held_out"]
+def _fit(folder: Path, result: dict[str, Any]) -> page.Section:
+    fit = result["held_out"]
     rows = [
         ["KL(posterior || N(0, I))", f"{fit['kl']:.2f} nats"],
         ["KL(posterior || prior): what the prior does not foresee", f"{fit['prior_kl']:.2f} nats"],
@@ -94,7 +95,6 @@ def _fit(folder: Path, told: dict[str, Any]) -> page.Section:
 
 def _training(folder: Path) -> page.Section:
     from skillmeta.evaluation.curves import Curve
-    from skillmeta.run.run import read_metrics
 
     rows = read_metrics(folder)
     lines = {}

@@ -17,7 +17,7 @@ from skillmeta.evaluation import page, plots
 from skillmeta.evaluation.curves import WINDOW, Ablation, Curve, paths, read_ablation, training_curve, update_curve
 from skillmeta.evaluation.prior_page import prior_sections
 from skillmeta.evaluation.statistics import interval, intervals, iqm, probability_of_improvement, trimmed
-from skillmeta.run.run import write_whole
+from skillmeta.run.files import write_whole
 from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
 from skillmeta.trust import check_modules
 

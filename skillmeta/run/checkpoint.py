@@ -5,12 +5,9 @@ No tensor format notices a flipped bit by itself, hence the manifest; no process
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import math
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from skillmeta.errors import CheckpointError
+from skillmeta.run.files import replacing_folder, whole, write_synced
 
 FORMAT = 1
 State = dict[str, Any]  # nested; leaves are tensors, arrays, numbers, strings, bools, None or lists of these scalars
@@ -44,22 +42,9 @@ def save_state(folder: Path, state: State, meta: dict[str, Any] | None = None) -
     }
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
     contents[MANIFEST] = json.dumps({"format": FORMAT, "sha256": digests}, sort_keys=True, indent=1).encode()
-    temporary = folder.parent / f".tmp-{folder.name}-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
+    with replacing_folder(folder) as temporary:
         for name, data in contents.items():
-            _write_synced(temporary / name, data)
-        if (
-            folder.exists()
-        ):  # no rename replaces a folder that is not empty; between these two, `_whole` finds the old one
-            os.replace(folder, folder.parent / f".old-{folder.name}-{os.getpid()}")
-        os.replace(temporary, folder)
-        for old in _replaced(folder):
-            shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    _sync_folder(folder.parent)
+            write_synced(temporary / name, data, sync=False)  # `replacing_folder` syncs all of them
 
 
 def load_state(folder: Path) -> tuple[State, dict[str, Any]]:
@@ -67,7 +52,7 @@ def load_state(folder: Path) -> tuple[State, dict[str, Any]]:
 
     Raises CheckpointError, naming the file, if anything is missing, damaged, or of a newer format.
     """
-    folder = _whole(Path(folder))
+    folder = whole(Path(folder))
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: there is no such folder; name one that a finished run has written")
     try:
@@ -186,28 +171,3 @@ def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         apart[name] = tensor.clone() if place in seen else tensor
         seen.add(place)
     return apart
-
-
-def _replaced(folder: Path) -> list[Path]:
-    """What `folder` was before saves that were killed while they replaced it."""
-    return sorted(folder.parent.glob(f".old-{glob.escape(folder.name)}-*"))
-
-
-def _whole(folder: Path) -> Path:
-    """`folder`, or what it was if a save was killed between taking the old one away and putting the new one there."""
-    return folder if folder.exists() else next(iter(_replaced(folder)), folder)
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -23,7 +23,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from skillmeta.errors import UserError
-from skillmeta.run.run import STOP_FILE, read_result
+from skillmeta.run.run import STOP_FILE, is_finished, read_result
 
 RETRIES = 2  # of a job whose worker died
 LINE_SECONDS = 10.0
@@ -62,7 +62,7 @@ def run_jobs(jobs: Sequence[Job], target: Callable[[Job], None], workers: int, l
         KeyboardInterrupt: on a second Ctrl-C; the workers are killed, and their jobs go on from checkpoints another time.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    outcome = Outcome(done=[job.name for job in jobs if read_result(job.folder) is not None])
+    outcome = Outcome(done=[job.name for job in jobs if is_finished(job.folder)])
     left = [job for job in jobs if job.name not in outcome.done]
     _forget_stop(left)
     crew = _Crew(target, min(workers, len(left)))

@@ -17,18 +17,21 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from skillmeta.config import differences, dump_yaml, read_yaml
 from skillmeta.errors import CheckpointError, ConfigError, UserError
 from skillmeta.run.checkpoint import State, load_state, save_state
-from skillmeta.trust import check_links, modules_of_run
+from skillmeta.run.files import lock_folder, remove, write_whole
+from skillmeta.trust import modules_of_run
 
 KEEP = 2  # checkpoints
+CHECKPOINTS = "checkpoints"  # the folder that holds them
 STOP_FILE = ".stop"  # whoever schedules the run asks it to stop by making this file
 PACKAGES = (
     "skillmeta", "torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "minari", "stable-baselines3", "scipy",
@@ -54,17 +57,7 @@ class Run:
             ConfigError: the folder holds a run with another config; the sentence names the keys that differ.
         """
         folder = Path(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            check_links(folder)  # before anything is written: metrics are cut back in place
-            lock = FileLock(folder / ".lock")
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(
-                f"{folder}: another process is running in this folder; wait for it or use another --out"
-            ) from None
-        except OSError as error:
-            raise UserError(f"{folder}: cannot be written ({error}); choose another --out") from None
+        lock = lock_folder(folder)
         try:
             saved = folder / "config.yaml"
             if saved.exists():
@@ -76,8 +69,10 @@ class Run:
                     )
             else:
                 write_whole(saved, dump_yaml(config))
-            about = {**environment(command), "modules": modules_of_run(folder, config)}
-            write_whole(folder / "environment.json", json.dumps(about, indent=1))
+            origin = folder / "environment.json"
+            if read_result(folder) is None or not origin.exists():  # a finished run keeps where its result came from
+                about = {**environment(command), "modules": modules_of_run(folder, config)}
+                write_whole(origin, json.dumps(about, indent=1))
             if (
                 multiprocessing.parent_process() is None
             ):  # else a scheduler may have made it while this run was starting
@@ -101,8 +96,10 @@ class Run:
     ) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        self._metrics.close()
-        self._lock.release()
+        try:
+            self._metrics.close()  # which fails where the disk is full
+        finally:
+            self._lock.release()
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self._signalled:
@@ -171,7 +168,7 @@ class Run:
 
     @property
     def _checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
+        return self.folder / CHECKPOINTS
 
     def _saved(self) -> list[Path]:
         """Checkpoint folders, newest first; leftovers of interrupted saves are removed."""
@@ -187,17 +184,41 @@ class Run:
         self._metrics.truncate(size)
 
     # -- the end -----------------------------------------------------------------------------------------------------------
-    def finish(self, result: dict[str, Any]) -> None:
-        """Write result.json; from then on the run is done. Checkpoints are no longer needed and removed."""
+    def finish(self, result: dict[str, Any], write_page: Callable[[], object] | None = None) -> dict[str, Any]:
+        """End the run: result.json, which marks it as finished, then its page. What the result needs is saved before.
+
+        A run that is finished already keeps its result.json, and the rest is done again: a program that finds `result` calls
+        this, so that its command also writes the page, or removes the checkpoints, where a kill came before that.
+
+        Args:
+            write_page: writes the page from the files of the run alone, the page itself last.
+
+        Returns:
+            The result.
+        """
         self._metrics.flush()
-        write_whole(self.folder / "result.json", json.dumps(result, indent=1))
+        if self.result is None:
+            write_whole(self.folder / "result.json", json.dumps(result, indent=1))
         write_whole(self.folder / "progress.json", json.dumps({"fraction": 1.0, "text": "done"}))
         remove(self._checkpoints)
+        if write_page is not None:
+            write_page()
+        return result
 
     @property
     def result(self) -> dict[str, Any] | None:
         """What `finish` wrote, or None while the run is not done."""
         return read_result(self.folder)
+
+    @property
+    def command(self) -> str:
+        """The command that made the run, for its page."""
+        return str(json.loads((self.folder / "environment.json").read_text())["command"])
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run in a folder has a result and nothing is left to be removed. Needs no lock."""
+    return (folder / "result.json").exists() and not (folder / CHECKPOINTS).exists()
 
 
 def read_result(folder: str | Path) -> dict[str, Any] | None:
@@ -240,20 +261,3 @@ def cpu_model() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def write_whole(path: Path, text: str, sync: bool = True) -> None:
-    """Write a small file so that a reader sees the old or the new text, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        if sync:
-            file.flush()
-            os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
