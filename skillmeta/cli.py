@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from skillmeta import __version__
 from skillmeta.errors import UserError
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # of a disk, not of this program
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)  # of a disk, not of this program
 
 PROGRAMS: dict[str, tuple[str, str, str]] = {  # name: (module, what it does, an example)
     "demo": ("downstream.demo", "the whole path in minutes: logs, skills, a new task, the effect of the prior", "demo"),
@@ -111,8 +111,8 @@ def run_program(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
             raise
         place = f"{error.filename}: " if error.filename else ""
         print(
-            f"error: {place}cannot be written ({error.strerror}); free some space or choose another place, then run the same "
-            "command again, which continues from what is complete",
+            f"error: {place}{error.strerror}; free some space or name a place that can be written, then run the same command "
+            "again, which continues from what is complete",
             file=sys.stderr,
         )
         return 2

@@ -15,7 +15,7 @@ from gymnasium.spaces import Box
 
 from skillmeta.data.episodes import Episode
 from skillmeta.errors import DataError, UserError
-from skillmeta.run.files import acquire_lock, replacing_folder, settle, sha256, whole, write_synced, write_whole
+from skillmeta.run.files import acquire_lock, replacing_folder, settle, sha256, whole, write_synced
 
 MANIFEST = "manifest.json"  # SHA-256 of the files of a data set of ours, beside Minari's own folder `data`
 NAMESPACE = "namespace_metadata.json"
@@ -81,7 +81,7 @@ def exists(dataset_id: str) -> bool:
         return bool(json.loads(metadata.read_bytes()).get("total_episodes", 1))
     except FileNotFoundError:
         return False
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):
         return True  # damaged: not to be replaced without being asked
 
 
@@ -137,6 +137,8 @@ def write_minari(
     if exists(dataset_id) and not overwrite:
         raise DataError(f"minari:{dataset_id}: exists already; use another id, or overwrite it explicitly")
     folder = dataset_folder(dataset_id)
+    if folder.exists() and not (folder / "data").is_dir() and any(folder.iterdir()):
+        raise DataError(f"{folder}: is not empty and holds no data set; use another id, or delete the folder")
     metadata = {"dataset_id": dataset_id, "minari_version": minari.__version__}
     if description:
         metadata["description"] = description
@@ -181,9 +183,10 @@ def _buffer(number: int, episode: Episode) -> Any:
 
 
 def _make_namespace(dataset_id: str) -> None:
-    """The folders of a data set's namespace, each with the file by which Minari knows it; its own function writes in place."""
+    """The folders of a data set's namespace, each with the file by which Minari knows it; one that a kill cut short is completed."""
     root = dataset_folder("")
     for folder in reversed(dataset_folder(dataset_id).relative_to(root).parents[:-1]):
         (root / folder).mkdir(parents=True, exist_ok=True)
-        if not (root / folder / NAMESPACE).exists():
-            write_whole(root / folder / NAMESPACE, "{}")
+        path = root / folder / NAMESPACE
+        if not path.exists() or path.stat().st_size < 2:
+            path.write_text("{}")

@@ -1,0 +1,159 @@
+"""Counts the file operations of a program below a folder, and at one of them kills the process or fills the disk.
+
+What is counted: `open` for writing, `write`, `truncate` and `close` of such files, `os.replace`, `os.rename`, `os.fsync`,
+`os.mkdir`, `os.unlink`, `os.rmdir`, and of h5py, which writes in C, opening for writing, `create_dataset` and closing.
+A kill comes before the operation; a write that is killed leaves half of its data in the file.
+"""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import io
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+PROGRAMS = tuple(str(PROJECT / name) + os.sep for name in ("skillmeta", "pretrain", "downstream"))
+NEEDS_SPACE = ("open", "write", "mkdir", "h5py open", "h5py write", "h5py close")
+
+
+class Shim:
+    """Use as `with Shim(root, at=k):`.
+
+    Args:
+        root: operations on files elsewhere are not counted.
+        at: the operation at which the fault comes, as its number from 0 or its place, then the first there; None only counts.
+        full: the fault is a full disk from there on, not a SIGKILL.
+    """
+
+    def __init__(self, root: Path, at: int | str | None = None, full: bool = False):
+        self.root, self.at, self.full = root.resolve(), at, full
+        self.places: list[str] = []  # of each operation: the functions of this project that led to it, kind, file
+        self._is_full = False
+        self._patches = pytest.MonkeyPatch()
+
+    def operation(self, kind: str, path: Any, torn: Callable[[], object] | None = None) -> None:
+        """Count one operation, or let the fault happen."""
+        where = Path(os.path.realpath(os.fspath(path)))
+        if not where.is_relative_to(self.root):
+            return
+        self.places.append(f"{callers()}: {kind} {re.sub('[0-9]+', '#', where.name)}")
+        if self.at in (len(self.places) - 1, self.places[-1]):
+            if not self.full:
+                if torn is not None:
+                    torn()
+                os.kill(os.getpid(), signal.SIGKILL)
+            self._is_full = True
+        if self._is_full and kind in NEEDS_SPACE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(where))
+
+    def __enter__(self) -> Shim:
+        patch = self._patches.setattr
+        plain = builtins.open
+        for module in (builtins, io):
+            patch(module, "open", lambda *args, **kwargs: self._open(plain, *args, **kwargs))
+        for name in ("replace", "rename"):
+            patch(os, name, self._counted(getattr(os, name), name, lambda args: args[1]))
+        for name in ("mkdir", "unlink", "rmdir"):
+            patch(os, name, self._counted(getattr(os, name), name, lambda args: args[0]))
+        patch(os, "fsync", self._counted(os.fsync, "fsync", lambda args: f"/proc/self/fd/{descriptor(args[0])}"))
+        patch(h5py, "File", hdf5_file(self, h5py.File))
+        patch(h5py.Group, "create_dataset", self._hdf5_write(h5py.Group.create_dataset))
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._patches.undo()
+
+    def _counted(self, call: Callable[..., Any], kind: str, path: Callable[[Any], Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            where, folder = path(args), kwargs.get("dir_fd")
+            self.operation(kind, where if folder is None else f"/proc/self/fd/{folder}/{where}")
+            return call(*args, **kwargs)
+
+        return counted
+
+    def _open(self, plain: Callable[..., Any], file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        if isinstance(file, int) or not set(mode) & set("wax+"):
+            return plain(file, mode, *args, **kwargs)
+        self.operation("open", file)
+        return Written(self, plain(file, mode, *args, **kwargs), file)
+
+    def _hdf5_write(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(group: h5py.Group, *args: Any, **kwargs: Any) -> Any:
+            self.operation("h5py write", group.file.filename)
+            return call(group, *args, **kwargs)
+
+        return counted
+
+
+class Written:
+    """A file that was opened for writing, whose operations are counted."""
+
+    def __init__(self, shim: Shim, file: Any, path: Any):
+        self._shim, self._file, self._path = shim, file, path
+
+    def write(self, data: Any) -> int:
+        def half() -> None:
+            self._file.write(data[: len(data) // 2])
+            self._file.flush()
+
+        self._shim.operation("write", self._path, half)
+        return self._file.write(data)
+
+    def truncate(self, *args: Any) -> int:
+        self._shim.operation("truncate", self._path)
+        return self._file.truncate(*args)
+
+    def close(self) -> None:
+        if not self._file.closed:
+            self._shim.operation("close", self._path)
+        self._file.close()
+
+    def __enter__(self) -> Written:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def hdf5_file(shim: Shim, plain: type[h5py.File]) -> type[h5py.File]:
+    class Counted(plain):
+        def __init__(self, name: Any, mode: str = "r", *args: Any, **kwargs: Any):
+            self.written = mode != "r"
+            if self.written:
+                shim.operation("h5py open", name)
+            super().__init__(name, mode, *args, **kwargs)
+
+        def close(self) -> None:
+            if self.written and self.id:
+                shim.operation("h5py close", self.filename)
+            super().close()
+
+    return Counted
+
+
+def callers() -> str:
+    """The functions of this project that the present call is in, outermost first."""
+    names: list[str] = []
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(PROGRAMS):
+            names.append(frame.f_code.co_name)
+        frame = frame.f_back
+    return ">".join(reversed(names))
+
+
+def descriptor(file: Any) -> int:
+    return file if isinstance(file, int) else file.fileno()

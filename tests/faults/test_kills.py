@@ -1,0 +1,117 @@
+"""A command that is killed, or meets a full disk, at any of its file operations ends as if it had not been, by the same command.
+
+The suite kills each command before every distinct rename, one after another in one folder. The full sweep takes a fresh folder
+and kills at every single operation, some 900 in all (about 20 minutes on one core):
+
+    python -m pytest -m slow tests/faults
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.faults.harness import Command, contents, differences, renames, run_forked, run_whole
+
+RL2 = {"name": "rl2", "tasks": 4, "hidden": 4, "epochs": 1, "minibatches": 1, "episodes": 1}
+BANDIT = "{family: bandit, split: any, options: {arms: 2, pulls: 3}}"
+
+
+def commands(root: Path) -> dict[str, Command]:
+    """A small run of each command, in the order in which one needs the other's."""
+    rng = np.random.default_rng(0)
+    timeouts = np.arange(300) % 30 == 29
+    log = {"observations": rng.normal(size=(300, 2)), "actions": rng.uniform(-1, 1, (300, 1)), "timeouts": timeouts}
+    np.savez(root / "log.npz", **{name: array.astype(np.float32) for name, array in log.items()})
+    runs = {
+        "collect": ["collect", "pretrain/maze_logs", "expert.steps=60", "dataset=test/tiny-v0"],
+        "skills": ["skills", "pretrain/maze", f"source={root / 'log.npz'}", "task=null", "training.steps=4",
+                   "training.held_out_every=2", "training.batch_size=4", "model.hidden=4", "model.horizon=5"],
+        "meta-train": ["meta-train", "meta/rl2_bandit_5", f"task={BANDIT}", f"algorithm={json.dumps(RL2)}",
+                       "env_steps=36", "checkpoint_seconds=1e-300"],
+        "evaluate": ["evaluate", "tasks/bandit_5", "task.options={arms: 2, pulls: 3}", "tasks=2", "seeds=[0]",
+                     "episodes=1", f"agents=[{root / 'meta-train' / 'out'}]"],
+        "adapt": ["adapt", str(root / "meta-train" / "out"), "tasks/bandit_5", "options={arms: 2, pulls: 3}"],
+        "finetune": ["finetune", "downstream/maze_sac", "task={family: point, options: {horizon: 5}}", "env_steps=20",
+                     "algorithm={hidden: 4, batch_size: 4, random_decisions: 5}", "evaluation.episodes=1",
+                     "checkpoint_seconds=1e-300"],
+    }  # fmt: skip
+    found = {}
+    for name, arguments in runs.items():
+        out = root / name / ("logs" if name == "collect" else "out")
+        found[name] = Command(tuple(arguments if name == "collect" else [*arguments, "--out", str(out)]), out)
+    return found
+
+
+NAMES = ("collect", "skills", "meta-train", "evaluate", "adapt", "finetune")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A command, what it leaves when nothing disturbs it, and the places of its file operations."""
+
+    command: Command
+    left: dict[str, Any]
+    places: list[str]
+
+
+@pytest.fixture(scope="module")
+def references(tmp_path_factory):
+    root = tmp_path_factory.mktemp("faults")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(root / "collect" / "logs"))
+        yield {name: Reference(c, *run_whole(c)) for name, c in commands(root).items()}
+
+
+def ends_as_if_nothing_had_been(reference: Reference) -> None:
+    status, said = run_forked(reference.command)
+    assert status == 0 or "exists already" in said, said  # a data set that was complete when its writer was killed
+    assert differences(contents(reference.command.out), reference.left) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_killed_before_each_rename(references, name):
+    reference = references[name]
+    shutil.rmtree(reference.command.out)
+    for place in renames(reference.places):
+        status, said = run_forked(reference.command, place)
+        if status != -9:  # an earlier run of the chain has been there
+            assert status == 0 or "exists already" in said, said
+            shutil.rmtree(reference.command.out)
+            assert run_forked(reference.command, place)[0] == -9, place
+    ends_as_if_nothing_had_been(reference)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_full_disk_is_one_sentence(references, name):
+    reference = references[name]
+    shutil.rmtree(reference.command.out)
+    status, said = run_forked(reference.command, len(reference.places) // 2, full=True)
+    assert status == 2 and said.count("error: ") == 1 and "No space left on device" in said, said
+    assert "Traceback" not in said
+    ends_as_if_nothing_had_been(reference)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_at_every_operation(references, name, full):
+    reference = references[name]
+    wrong = []
+    for k, place in enumerate(reference.places):
+        shutil.rmtree(reference.command.out)
+        status, said = run_forked(reference.command, k, full)
+        if not (status == (2 if full else -9) or (full and status == 0)):
+            wrong.append(f"{k} {place}: exit status {status}: {said[-2000:]}")
+        try:
+            ends_as_if_nothing_had_been(reference)
+        except AssertionError as error:
+            wrong.append(f"{k} {place}: {error}")
+    assert not wrong, "\n".join(wrong)
