@@ -12,7 +12,15 @@ from collections.abc import Callable, Sequence
 from skillmeta import __version__
 from skillmeta.errors import UserError
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)  # of a disk, not of this program
+DISK_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+)  # of a disk, not of this program
 
 PROGRAMS: dict[str, tuple[str, str, str]] = {  # name: (module, what it does, an example)
     "demo": ("downstream.demo", "the whole path in minutes: logs, skills, a new task, the effect of the prior", "demo"),

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box
@@ -98,12 +99,12 @@ def verify(dataset_id: str) -> None:
         digests = dict(json.loads(manifest.read_bytes())["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{manifest}: is damaged ({error}); collect the data set again with overwrite=true") from None
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     for name, digest in digests.items():
-        path = folder / name
-        if not path.is_file() or sha256(path) != digest:
-            what = "does not match its checksum" if path.is_file() else "is missing"
+        if name not in found or sha256(found[name]) != digest:
+            what = "does not match its checksum" if name in found else "is missing"
             raise DataError(
-                f"{path}: {what}; collect the data set again with overwrite=true, or delete {manifest} if you changed it yourself"
+                f"{folder / name}: {what}; collect the data set again with overwrite=true, or delete {manifest} if you changed it"
             )
 
 
@@ -126,12 +127,13 @@ def write_minari(
         environment: what Minari's `recover_environment` makes again.
 
     Raises:
-        DataError: there are no episodes, or the data set exists and `overwrite` is not set.
+        DataError: the id is none, there are no episodes, or the data set exists and `overwrite` is not set.
         UserError: it cannot be written, the disk is full perhaps; an older data set is still there.
     """
     minari = minari_package()
     from minari.dataset.minari_storage import MinariStorage
 
+    check_id(dataset_id)
     if not episodes:
         raise DataError(f"minari:{dataset_id}: there are no episodes to write")
     if exists(dataset_id) and not overwrite:
@@ -139,9 +141,13 @@ def write_minari(
     folder = dataset_folder(dataset_id)
     if folder.exists() and not (folder / "data").is_dir() and any(folder.iterdir()):
         raise DataError(f"{folder}: is not empty and holds no data set; use another id, or delete the folder")
-    metadata = {"dataset_id": dataset_id, "minari_version": minari.__version__}
+    metadata: dict[str, Any] = {"dataset_id": dataset_id, "minari_version": minari.__version__}
     if description:
         metadata["description"] = description
+    metadata["total_episodes"] = len(episodes)
+    metadata["total_steps"] = sum(len(episode.actions) for episode in episodes)
+    image = _hdf5(episodes)
+    metadata["dataset_size"] = round(len(image) / 1e6, 1)  # Minari's unit is 1e6 bytes
     try:
         _make_namespace(dataset_id)
         with replacing_folder(folder) as temporary:
@@ -156,11 +162,11 @@ def write_minari(
                 data_format="hdf5",
             )
             storage.update_metadata(metadata)
-            storage.update_episodes([_buffer(number, episode) for number, episode in enumerate(episodes)])
+            write_synced(temporary / "data" / "main_data.hdf5", image)
             files = sorted(path for path in temporary.rglob("*") if path.is_file())
             digests = {path.relative_to(temporary).as_posix(): sha256(path) for path in files}
             write_synced(temporary / MANIFEST, json.dumps({"format": 1, "sha256": digests}, indent=1).encode())
-    except (OSError, RuntimeError) as error:  # h5py raises either for a full disk
+    except OSError as error:
         raise UserError(
             f"minari:{dataset_id}: cannot be written in {folder.parent} ({error}); free some space there or set "
             "MINARI_DATASETS_PATH, then run the command again"
@@ -168,22 +174,30 @@ def write_minari(
     return folder
 
 
-def _buffer(number: int, episode: Episode) -> Any:
-    from minari.data_collector import EpisodeBuffer
+def _hdf5(episodes: Sequence[Episode]) -> bytes:
+    """The HDF5 file of Minari's storage, made in memory: on a disk that is full, HDF5 ends the process by a segmentation fault."""
+    with h5py.File("episodes", "w", driver="core", backing_store=False, track_order=True) as file:
+        for number, episode in enumerate(episodes):
+            group = file.create_group(f"episode_{number}")
+            group.attrs["id"], group.attrs["total_steps"] = number, len(episode.actions)
+            _write_column(group, "observations", episode.observations.astype(np.float32))
+            _write_column(group, "actions", episode.actions.astype(np.float32))
+            _write_column(group, "rewards", episode.rewards.astype(np.float64))
+            _write_column(group, "terminations", episode.terminated.astype(bool))
+            _write_column(group, "truncations", episode.truncated.astype(bool))
+            infos = group.create_group("infos")
+            if episode.success is not None:
+                _write_column(infos, "success", np.concatenate([[False], episode.success]))
+        file.flush()
+        return file.id.get_file_image()
 
-    return EpisodeBuffer(
-        id=number,
-        observations=episode.observations.astype(np.float32),
-        actions=episode.actions.astype(np.float32),
-        rewards=episode.rewards.astype(np.float64).tolist(),
-        terminations=episode.terminated.astype(bool).tolist(),
-        truncations=episode.truncated.astype(bool).tolist(),
-        infos={} if episode.success is None else {"success": np.concatenate([[False], episode.success])},
-    )
+
+def _write_column(group: h5py.Group, name: str, values: np.ndarray) -> None:
+    group.create_dataset(name, data=values, chunks=True, maxshape=(None, *values.shape[1:]))
 
 
 def _make_namespace(dataset_id: str) -> None:
-    """The folders of a data set's namespace, each with the file by which Minari knows it; one that a kill cut short is completed."""
+    """The folders of a data set's namespace, each with the file by which Minari knows it, also where a kill cut that short."""
     root = dataset_folder("")
     for folder in reversed(dataset_folder(dataset_id).relative_to(root).parents[:-1]):
         (root / folder).mkdir(parents=True, exist_ok=True)
