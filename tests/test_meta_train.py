@@ -17,6 +17,7 @@ from skillmeta.config import build, load
 from skillmeta.evaluation.meta_page import MetaRun, curve, grouped
 from skillmeta.meta_train import MetaTrainConfig, meta_train
 from skillmeta.run.checkpoint import load_state
+from skillmeta.run.files import locked_folder
 from skillmeta.run.run import read_metrics
 from skillmeta.tasks.base import TaskConfig, make_family
 
@@ -130,7 +131,7 @@ def test_wrong_configs_are_one_sentence(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("algorithm", ALL)
-def test_an_adapted_agent_goes_on_from_what_it_knows(algorithm, tmp_path):
+def test_an_adapted_agent_goes_on_from_what_it_knows(algorithm, tmp_path, capsys):
     """Saved and loaded, its next episode is the one that would have followed in the trial."""
     from downstream.adapt import main as adapt_main
     from skillmeta.adapt import AdaptedAgent, load_adapted, loaded
@@ -141,8 +142,12 @@ def test_an_adapted_agent_goes_on_from_what_it_knows(algorithm, tmp_path):
     assert meta_train(MetaTrainConfig(task, algorithm=algorithm, env_steps=300, chunk=16), tmp_path / "run", quiet=True)
     arguments = [str(tmp_path / "run"), "tasks/point_robot", "options.horizon=5", "index=2", "--episodes", "2"]
     assert adapt_main([*arguments, "--out", str(tmp_path / "adapted")]) == 0
-    with pytest.raises(UserError, match="holds an adapted agent already"):
-        adapt_main([*arguments, "--out", str(tmp_path / "adapted")])
+    assert adapt_main([*arguments, "--out", str(tmp_path / "adapted")]) == 0
+    assert "adapted already" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"holds another adapted agent \(seed: 0 -> 1\)"):
+        adapt_main([*arguments, "--seed", "1", "--out", str(tmp_path / "adapted")])
+    with locked_folder(tmp_path / "taken"), pytest.raises(UserError, match="another process is running in this folder"):
+        adapt_main([*arguments, "--out", str(tmp_path / "taken")])
     agent, envs, task = load_adapted(tmp_path / "adapted")
     rows = agent.rollouts
 

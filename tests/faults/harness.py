@@ -103,5 +103,7 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 
 def renames(places: Sequence[str]) -> list[str]:
-    """The distinct places where something complete takes its name, and the last place of all."""
-    return list(dict.fromkeys([*(place for place in places if ": replace " in place), places[-1]]))
+    """The distinct places where something complete takes its name, one of all pictures, and the last place of all."""
+    found = dict.fromkeys(place for place in places if ": replace " in place)
+    pictures = [place for place in found if place.endswith(".png")]
+    return [place for place in found if place not in pictures[1:]] + [places[-1]]

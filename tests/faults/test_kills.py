@@ -17,7 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from skillmeta.cli import main
+from skillmeta.data.sources import load_source
 from tests.faults.harness import Command, contents, differences, renames, run_forked, run_whole
+from tests.faults.shim import Shim
 
 RL2 = {"name": "rl2", "tasks": 4, "hidden": 4, "epochs": 1, "minibatches": 1, "episodes": 1}
 BANDIT = "{family: bandit, split: any, options: {arms: 2, pulls: 3}}"
@@ -96,6 +99,43 @@ def test_a_full_disk_is_one_sentence(references, name):
     assert status == 2 and said.count("error: ") == 1 and "No space left on device" in said, said
     assert "Traceback" not in said
     ends_as_if_nothing_had_been(reference)
+
+
+def test_while_a_data_set_is_replaced_one_is_always_there(references, tmp_path, monkeypatch):
+    command = references["collect"].command
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "there" / "logs"))
+
+    def load() -> list[float]:
+        return load_source("minari:test/tiny-v0").actions.tolist()
+
+    there = Command(command.arguments, tmp_path / "there" / "logs")
+    assert run_forked(there)[0] == 0
+    old = load()
+    other = Command((*there.arguments, "expert.seed=1", "overwrite=true"), there.out)
+    with Shim(there.out) as shim:
+        assert main(other.arguments) == 0
+    new = load()
+    assert old != new
+    for place in dict.fromkeys(
+        p for p in shim.places if "replacing_folder" in p and (": replace " in p or "settle" in p)
+    ):
+        assert run_forked(Command((*there.arguments, "overwrite=true"), there.out))[0] == 0
+        assert load() == old
+        assert run_forked(other, place)[0] == -9, place
+        assert load() in (old, new)
+
+
+def test_the_command_of_a_finished_run_writes_its_page_again(references):
+    """Pictures and all, to the byte."""
+    command = references["skills"].command
+    shutil.rmtree(command.out)
+    assert main(command.arguments) == 0
+    before = contents(command.out)
+    assert {"prior.html", "pictures/training.png", "result.json"} <= set(before)
+    (command.out / "prior.html").unlink()
+    (command.out / "pictures" / "training.png").write_bytes(b"torn")
+    assert main(command.arguments) == 0
+    assert differences(contents(command.out), before) == []
 
 
 @pytest.mark.slow
