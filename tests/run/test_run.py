@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from skillmeta.errors import ConfigError, UserError
-from skillmeta.run.run import Run, read_metrics, read_result
+from skillmeta.run.run import Run, is_finished, read_metrics, read_result
 
 TOY = """
 import sys, time, torch
@@ -116,6 +116,18 @@ def test_two_checkpoints_are_kept_and_none_after_the_end(tmp_path):
         assert len(list((tmp_path / "r" / "checkpoints").iterdir())) == 2
         run.finish({"x": 1})
     assert not (tmp_path / "r" / "checkpoints").exists() and read_result(tmp_path / "r") == {"x": 1}
+
+
+def test_a_run_that_was_killed_at_its_end_is_completed_by_its_command(tmp_path):
+    with Run.open(tmp_path / "r", {}, command="first") as run:
+        run.finish({"x": 1})
+    (tmp_path / "r" / "checkpoints" / "ckpt-1").mkdir(parents=True)
+    assert not is_finished(tmp_path / "r")
+    pages = []
+    with Run.open(tmp_path / "r", {}, command="second") as run:
+        assert run.result is not None
+        assert run.finish(run.result, lambda: pages.append(run.command)) == {"x": 1}
+    assert is_finished(tmp_path / "r") and pages == ["first"]
 
 
 def test_a_number_that_is_not_finite_is_named_and_not_written(tmp_path):
