@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from downstream.evaluate import main as evaluate_main
 from downstream.meta_train import main as meta_main
@@ -19,7 +18,8 @@ from skillmeta.meta_train import MetaTrainConfig, meta_train
 from skillmeta.run.checkpoint import load_state
 from skillmeta.run.files import locked_folder
 from skillmeta.run.run import read_metrics
-from skillmeta.tasks.base import TaskConfig, make_family
+from skillmeta.seeds import Seeds
+from skillmeta.tasks.base import TaskConfig, make_family, task_id
 
 RL2 = {"name": "rl2", "tasks": 8, "hidden": 8, "epochs": 1, "minibatches": 2, "episodes": 2}
 MAML = {"name": "maml", "tasks": 2, "rollouts": 3, "hidden": 8}
@@ -151,12 +151,14 @@ def test_an_adapted_agent_goes_on_from_what_it_knows(algorithm, tmp_path, capsys
     agent, envs, task = load_adapted(tmp_path / "adapted")
     rows = agent.rollouts
 
+    streams = Seeds(0, task_id(task))
+
     def following(actor, environments, seeds, flags):
-        generator = torch.Generator().manual_seed(0)
-        return trial(actor, environments, [task] * rows, seeds, generator, flags)
+        draws = streams.stream("adaptation_acting").torch()
+        return trial(actor, environments, [task] * rows, seeds, draws, flags)
 
     original, fresh, _ = loaded(tmp_path / "run", TaskConfig("point", index=2, options={"horizon": 5}))
-    seeds = np.random.SeedSequence([0, 3]).generate_state(2 * rows).astype(np.int64).reshape(rows, 2)
+    seeds = streams.stream("adaptation_resets").integers(2 * rows).reshape(rows, 2)
     flags = [k < original.exploration_episodes for k in range(2)]
     next_seed = np.full((rows, 1), 77)
     _, belief = following(original, fresh, seeds, flags)
