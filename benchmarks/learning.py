@@ -1,7 +1,7 @@
 """Plain SAC against stable-baselines3's on a standard task, and what bfloat16 costs: curves, not speed.
 
 `python benchmarks/learning.py --out results/sac` (about ten minutes on two cores). Equal sizes, learning rates, batch, warm-up and
-updates; the same number of environment steps; several seeds; interquartile mean and 95 % interval.
+updates; the same number of environment steps; several seeds; mean and 95 % interval.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from skillmeta.algorithms import sac
 from skillmeta.evaluation import page, plots
 from skillmeta.evaluation.curves import Curve
-from skillmeta.evaluation.statistics import interval, iqm
+from skillmeta.evaluation.statistics import Scores, estimate
 from skillmeta.rl.regularizer import RegularizerConfig
 from skillmeta.rl.rollout import Collector, SerialEnvs
 from skillmeta.run.run import environment
@@ -112,10 +112,7 @@ def main() -> None:
         running = [np.convolve(one.returns, np.ones(WINDOW) / WINDOW, "valid") for one in runs]
         curves[method] = Curve(np.array(runs[0].env_steps[WINDOW - 1 :]), np.stack(running, 1)[:, :, None])
         final = np.array([[np.mean(one.returns[-10:])] for one in runs])
-        low, high = interval(final)
-        rows.append(
-            [method, f"{iqm(final):.0f}", f"[{low:.0f}, {high:.0f}]", f"{np.mean([one.seconds for one in runs]):.0f}"]
-        )
+        rows.append([method, estimate(Scores(final)).text(".0f"), f"{np.mean([one.seconds for one in runs]):.0f}"])
     figure = plots.curves_figure(
         curves, plots.palette(list(METHODS)), "environment steps", f"return (last {WINDOW} episodes)"
     )
@@ -126,8 +123,8 @@ def main() -> None:
         f"{TASK}, {STEPS:,} steps, {arguments.seeds} seeds; 2 x {WIDTH} units, batch {BATCH}, learning rate {RATE}, "
         f"one update a step after {WARM_UP:,} random steps. Training return, exploration on. Final: mean of the last ten episodes."
     ]
-    table = page.Table(["SAC", "final return, IQM", "95 % interval", "seconds"], rows)
-    caption = "Interquartile mean and 95 % interval over seeds."
+    table = page.Table(["SAC", "final return [95 % interval]", "seconds"], rows)
+    caption = "Mean and 95 % interval over training seeds."
     section = page.Section("Learning", text, table, [page.Picture(plots.to_svg(figure, "sac"), caption)])
     again = page.Section(
         "How to make this again",

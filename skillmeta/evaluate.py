@@ -1,14 +1,15 @@
-"""Evaluate agents on a split of a family, next to their brackets: the program behind `skillmeta evaluate`.
+"""Evaluate agents on a split of a family, next to their reference agents: the program behind `skillmeta evaluate`.
 
-What each agent did with each seed is kept in OUT/parts, so that an interrupted evaluation goes on where it stopped.
+What each agent did in each repeat is kept in OUT/parts, so that an interrupted evaluation resumes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from skillmeta.evaluation.adaptation import (
     RandomAgent,
     WithoutAdaptation,
     evaluate,
-    join_seeds,
+    joined,
 )
 from skillmeta.evaluation.adaptation_page import write_adaptation_page
 from skillmeta.finetune import Trained, load_trained
@@ -38,15 +39,23 @@ from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
 class EvaluateConfig:
     """Which agents, on which tasks, for how long."""
 
-    task: TaskConfig = field(default_factory=TaskConfig)  # its split is evaluated; `index` is of no matter
-    agents: list[str] = field(default_factory=list)  # run folders, one a training seed; none: the brackets alone
+    RENAMED: ClassVar[dict[str, str]] = {
+        "seeds": "is now `evaluation_seed`, one number, and `repeats`, how often each task is evaluated; `agents` names one run a "
+        "training seed"
+    }
+
+    task: TaskConfig = field(default_factory=TaskConfig)  # its split is evaluated; `index` is ignored
+    agents: list[str] = field(
+        default_factory=list
+    )  # run folders, one a training seed; none: the reference agents alone
     oracle: list[str] = field(
         default_factory=list
-    )  # runs of meta-train with see_task=true: a bracket where no expert is
+    )  # runs of meta-train with see_task=true: a reference agent where no expert is
     name: str = "agent"  # what tables call them
     episodes: int = 2  # K, that are adapted on; K + 1 are run
     tasks: int | None = None  # only the first so many of the split
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])  # of resets; one agent folder is run with each of them
+    evaluation_seed: int = 0  # of resets and of what agents draw when they act; the same resets for every agent
+    repeats: int = 1  # trials of each agent in each task, with other resets; averaged within a training seed
     sample: bool = False  # act by samples of the policy after exploration too, not by its mode
     processes: int = 1
     chunk: int = 16  # environments that share a policy's forward pass
@@ -54,19 +63,14 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if self.episodes < 0:
             raise ValueError(f"episodes is {self.episodes}; it must be at least 0")
-        if self.tasks is not None and self.tasks < 1:
-            raise ValueError(f"tasks is {self.tasks}; it must be at least 1")
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds is {self.seeds}; some different numbers are expected")
-        for what in ("agents", "oracle"):
-            count = len(getattr(self, what))
-            if count > 1 and count != len(self.seeds):
-                raise ValueError(
-                    f"{what} names {count} runs and there are {len(self.seeds)} seeds; name as many of both"
-                )
+        for name in ("tasks", "repeats"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.evaluation_seed < 0:
+            raise ValueError(f"evaluation_seed is {self.evaluation_seed}; it must be at least 0")
         check_file_name(self.name, "name")
         if self.name in ("random", "oracle", "no_adaptation"):
-            raise ValueError(f"name is {self.name!r}, which is a bracket's; choose another")
+            raise ValueError(f"name is {self.name!r}, which is a reference agent's; choose another")
 
 
 def run_evaluation(
@@ -80,40 +84,44 @@ def run_evaluation(
     family = make_family(config.task)
     tasks = family.tasks(config.task.split)[: config.tasks]
 
-    trained, acting, each = load_agents(family, config, "agents", trust)
+    trained, acting = load_agents(family, config, "agents", trust)
     skills = trained[0].skills if trained else None
-    plan: list[tuple[str, EnvsFactory, list[Agent]]] = []
+    plan: list[Planned] = []
     if trained:
-        plan.append((config.name, acting, each))
-    oracle, seeing, oracles = load_agents(family, config, "oracle", trust)
+        plan.append(Planned(config.name, acting, [t.agent for t in trained], seeds_of(trained)))
+    oracle, seeing = load_agents(family, config, "oracle", trust)
     if oracle and not seeing.see_task:
         raise ConfigError("oracle: these agents do not see the task; train them with see_task=true")
     bound = make_envs(family, 1, SkillModel.load(skills) if skills else None).action_bound
-    plan.append(("random", acting, [RandomAgent(bound)] * len(config.seeds)))
+    plan.append(Planned("random", acting, [RandomAgent(bound)]))
     if oracle:
-        plan.append(("oracle", seeing, oracles))
+        plan.append(Planned("oracle", seeing, [t.agent for t in oracle], seeds_of(oracle)))
     elif family.expert is not None:
-        expert = EnvsFactory(config.task, expert=True)
-        plan.append(("oracle", expert, [RandomAgent(np.ones(1))] * len(config.seeds)))
+        plan.append(Planned("oracle", EnvsFactory(config.task, expert=True), [RandomAgent(np.ones(1))]))
     if trained:
-        plan.append(("no adaptation", acting, [WithoutAdaptation(agent) for agent in plan[0][2]]))
+        without: list[Agent] = [WithoutAdaptation(t.agent) for t in trained]
+        plan.append(Planned("no adaptation", acting, without, seeds_of(trained)))
 
     results: dict[str, Adaptation] = {}
     with Run.open(folder, to_plain(config), command=command) as run:
-        with Progress(len(plan) * len(config.seeds), folder.name, "trials", quiet=quiet) as progress:
+        total = sum(len(one.agents) for one in plan) * config.repeats
+        with Progress(total, folder.name, "trials", quiet=quiet) as progress:
             done = 0
-            for name, factory, agents in plan:
-                parts = []
-                with Workers(factory, config.processes, config.chunk) as workers:
-                    for seed, agent in zip(config.seeds, agents, strict=True):
-                        if run.stop_requested:
-                            return None
-                        path = folder / "parts" / f"{name.replace(' ', '_')}-{seed}.npz"
-                        one = partial(evaluate, agent, workers, tasks, config.episodes, seed, config.sample)
-                        parts.append(kept(path, one))
-                        done += 1
-                        progress.update(done)
-                results[name] = join_seeds(parts)
+            for one in plan:
+                each = []
+                with Workers(one.envs, config.processes, config.chunk) as workers:
+                    for number, agent in enumerate(one.agents):
+                        parts = []
+                        for repeat in range(config.repeats):
+                            if run.stop_requested:
+                                return None
+                            path = folder / "parts" / f"{one.name.replace(' ', '_')}-{number}-{repeat}.npz"
+                            arguments = (config.episodes, config.evaluation_seed, config.sample, repeat)
+                            parts.append(kept(path, partial(evaluate, agent, workers, tasks, *arguments)))
+                            done += 1
+                            progress.update(done)
+                        each.append(joined(parts, 1))
+                results[one.name] = joined(each, 0)
         notes: tuple[str, ...] = ()
         if family.same_tasks:
             notes = (f"{family.name}, as it is configured, trains and tests on the same tasks, by definition.",)
@@ -130,7 +138,9 @@ def run_evaluation(
             groups=tuple(family.group(task) for task in tasks),
             agent=config.name if trained else "",
             results=results,
+            training_seeds={one.name: one.training_seeds for one in plan},
             training_steps=sum(t.env_steps for t in trained),
+            new_tasks=about_new_tasks(family, config.task.split),
             notes=notes,
         )
         result = {"evaluation_steps": evaluation.summary()["evaluation_steps"]}
@@ -138,19 +148,41 @@ def run_evaluation(
         return evaluation
 
 
+@dataclass(frozen=True)
+class Planned:
+    """Agents that are called by one name, an agent a training seed, and the environments that they act in."""
+
+    name: str
+    envs: EnvsFactory
+    agents: list[Agent]
+    training_seeds: tuple[int, ...] = ()  # none for an agent without training
+
+
+def about_new_tasks(family: TaskFamily, split: str) -> bool:
+    """Whether scores on a split are a sample of those on new tasks, and intervals are to say so: where the family draws its tasks and
+    the split is held out from training. Otherwise scores are about these very tasks."""
+    return family.draw_task is not None and not family.same_tasks and split not in family.training_splits
+
+
 def load_agents(
     family: TaskFamily, config: EvaluateConfig, what: str, trust: bool
-) -> tuple[list[Trained], EnvsFactory, list[Agent]]:
-    """The runs under `agents` or `oracle`, the environments that they act in, and an agent for each seed."""
+) -> tuple[list[Trained], EnvsFactory]:
+    """The runs under `agents` or `oracle`, and the environments that they act in."""
     folders = getattr(config, what)
     trained = [
         load_trained(one, lambda skills, sees_task: make_envs(family, 1, skills, sees_task), trust) for one in folders
     ]
     if len({(t.skills, t.sees_task) for t in trained}) > 1:
         raise ConfigError(f"{what}: some act by other skills, or see more, than others; evaluate them apart")
+    seeds = seeds_of(trained)
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"{what}: training seeds of the runs are {list(seeds)}; name one run of each seed")
     skills, sees_task = (trained[0].skills, trained[0].sees_task) if trained else (None, False)
-    agents = [t.agent for t in trained] * (len(config.seeds) if len(trained) == 1 else 1)
-    return trained, EnvsFactory(config.task, skills, sees_task), agents
+    return trained, EnvsFactory(config.task, skills, sees_task)
+
+
+def seeds_of(trained: Sequence[Trained]) -> tuple[int, ...]:
+    return tuple(t.training_seed for t in trained)
 
 
 def kept(path: Path, make: Callable[[], Adaptation]) -> Adaptation:

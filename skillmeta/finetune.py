@@ -128,6 +128,7 @@ class Trained:
 
     agent: Any  # an actor, see `skillmeta.rl.rollout.Agent`
     env_steps: int  # that training took
+    training_seed: int
     skills: str | None
     sees_task: bool = False  # the task's features are part of what it observes
 
@@ -174,7 +175,7 @@ def load_trained(folder: str | Path, make: Callable[[SkillModel | None, bool], E
             f"{folder}: its agent was trained on other dimensions than {envs.observation_dim} observed numbers and "
             f"{len(envs.action_bound)} actions; use a family like its own ({first_line(error)})"
         ) from None
-    return Trained(agent.actor(), env_steps, node.get("skills"), sees_task)
+    return Trained(agent.actor(), env_steps, int(node["seed"]), node.get("skills"), sees_task)
 
 
 def finished(config: FinetuneConfig, collect: Collector) -> bool:

@@ -111,6 +111,7 @@ def meta_train(config: MetaTrainConfig, folder: Path, command: str = "", quiet: 
                     batch, metrics = agent.iterate(collect)
                     returns = batch.trials.returns.mean(0)
                     scores = {
+                        "trials": len(batch.trials.returns),
                         "return": float(returns.mean()),
                         "return_first": float(returns[0]),
                         "return_last": float(returns[-1]),

@@ -96,7 +96,7 @@ def test_a_run_is_judged_between_its_brackets(algorithm, tmp_path, capsys):
         "--out",
         str(tmp_path / "page"),
         "tasks=4",
-        "seeds=[0]",
+        "evaluation_seed=3",
     ]
     assert evaluate_main(arguments) == 0
     summary = json.loads((tmp_path / "page" / "summary.json").read_text())
@@ -200,11 +200,15 @@ def test_runs_side_by_side_make_a_page(tmp_path, monkeypatch, capsys):
     assert "How to make this again" in Path("maml-0/report.html").read_text()  # every run has its own
     assert main(["report", "a/seed0", "a/seed1", "maml-0", "--out", "page"]) == 0
     told = json.loads(Path("page/report.json").read_text())
-    assert {name: one["seeds"] for name, one in told.items()} == {"a": [0, 1], "maml": [0]}
+    assert {name: one["training_seeds"] for name, one in told.items()} == {"a": [0, 1], "maml": [0]}
     rows = [[r for r in read_metrics(Path(f"a/seed{s}")) if r["kind"] == "iteration"] for s in (0, 1)]
     last = [np.mean([row["return_last"] for row in each[-5:]]) for each in rows]
-    assert told["a"]["return_last"]["iqm"] == pytest.approx(np.mean(last))
-    assert "one seed only" in Path("page/report.html").read_text() and Path("page/pictures/return_last.png").exists()
+    assert told["a"]["return_last"]["value"] == pytest.approx(np.mean(last))
+    assert told["a"]["return_last"]["ci95"] is not None and told["maml"]["return_last"]["ci95"] is None
+    assert (
+        "one training seed only" in Path("page/report.html").read_text()
+        and Path("page/pictures/return_last.png").exists()
+    )
     assert main(["report", "a/seed0", "nothing"]) == 2
     assert "nothing: holds no run" in capsys.readouterr().err
 
@@ -231,7 +235,7 @@ def test_an_agent_that_sees_the_task_is_an_oracle(tmp_path, capsys, monkeypatch)
         "tasks/cheetah_vel_maml",
         "task.options.horizon=6",
         "tasks=2",
-        "seeds=[0]",
+        "evaluation_seed=3",
         "episodes=1",
         "agents=[blind]",
     ]

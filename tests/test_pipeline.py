@@ -51,8 +51,17 @@ def test_the_demo_writes_its_page_and_its_numbers(finished):
     summary = json.loads((finished / "summary.json").read_text())
     assert list(summary["methods"]) == ["sac", "skill_sac", "prior_init", "spirl"]
     for told in summary["methods"].values():
-        assert told["env_steps"] == 2500 == told["env_steps_mean"] and told["seeds"] == [0, 1] and told["tasks"] == 2
-        assert 0 <= told["success_ci95"][0] <= told["success_iqm"] <= told["success_ci95"][1] <= 1
+        assert (
+            told["env_steps"] == 2500 == told["env_steps_mean"]
+            and told["training_seeds"] == [0, 1]
+            and told["tasks"] == 2
+        )
+        assert 0 <= told["success_ci95"][0] <= told["success"] <= told["success_ci95"][1] <= 1
+    assert summary["reference"] == "spirl" and list(summary["differences"]["success"]) == [
+        "sac",
+        "skill_sac",
+        "prior_init",
+    ]
     assert all(task["path_cells"] >= 15 for task in summary["tasks"])
     text = (finished / "report.html").read_text()
     assert (

@@ -12,7 +12,7 @@ from downstream.evaluate import main as evaluate_main
 from downstream.tasks import main as tasks_main
 from skillmeta.cli import main
 from skillmeta.config import list_configs
-from skillmeta.errors import UserError
+from skillmeta.errors import ConfigError, UserError
 
 
 def test_every_preset_is_listed_or_says_what_it_lacks(capsys):
@@ -75,12 +75,12 @@ def test_a_simulator_is_filmed(tmp_path):
 
 def test_brackets_are_evaluated_and_the_page_written(tmp_path, capsys):
     out = tmp_path / "evaluation"
-    arguments = ["tasks/point_robot", "--out", str(out), "tasks=5", "episodes=1", "seeds=[0,1]"]
+    arguments = ["tasks/point_robot", "--out", str(out), "tasks=5", "episodes=1", "repeats=2"]
     assert evaluate_main(arguments) == 0
     assert "oracle" in capsys.readouterr().out
     summary = json.loads((out / "summary.json").read_text())
     assert summary["results"].keys() == {"random", "oracle"} and summary["tasks"] == 5
-    assert summary["evaluation_steps"] == 2 * 2 * 5 * 2 * 20  # brackets, seeds, tasks, episodes, steps
+    assert summary["evaluation_steps"] == 2 * 2 * 5 * 2 * 20  # reference agents, repeats, tasks, episodes, steps
     rows = list(csv.DictReader((out / "episodes.csv").open()))
     assert len(rows) == 2 * 2 * 5 * 2 and {row["agent"] for row in rows} == {"random", "oracle"}
     page = (out / "adaptation.html").read_text()
@@ -102,7 +102,7 @@ def test_a_trained_agent_stands_between_its_brackets(tmp_path):
         "task: {family: point, split: train}\nalgorithm: {name: sac, hidden: 16, batch_size: 16}\nenv_steps: 200\n"
     )
     out = tmp_path / "evaluation"
-    arguments = ["tasks/point_robot", "--out", str(out), "tasks=3", "episodes=1", "seeds=[0,1]", f"agents=[{run}]"]
+    arguments = ["tasks/point_robot", "--out", str(out), "tasks=3", "episodes=1", f"agents=[{run}]"]
     with pytest.raises(UserError, match="holds no run"):
         evaluate_main(arguments)
     assert finetune_main([str(config), "--out", str(run)]) == 0
@@ -112,7 +112,15 @@ def test_a_trained_agent_stands_between_its_brackets(tmp_path):
     assert summary["training_steps"] == 200
     # SAC does not adapt: with the same resets, it is its own bracket.
     assert summary["results"]["agent"]["returns"] == summary["results"]["no adaptation"]["returns"]
-    assert "returns: random to oracle" in summary["gaps"]
+    assert summary["places"]["returns"].keys() == {"random", "no adaptation"}
+    assert (
+        summary["results"]["agent"]["training_seeds"] == [0]
+        and summary["results"]["agent"]["returns"][0]["ci95"] is None
+    )
+    with pytest.raises(ConfigError, match="seeds: is now `evaluation_seed`"):
+        evaluate_main([*arguments, "seeds=[0]"])
+    with pytest.raises(ConfigError, match="name one run of each seed"):
+        evaluate_main([*arguments[:-1], f"agents=[{run},{run}]"])
     wrong = ["tasks/maze", "--out", str(tmp_path / "wrong"), f"agents=[{run}]"]
     with pytest.raises(UserError, match="trained on other dimensions"):
         evaluate_main(wrong)

@@ -1,4 +1,4 @@
-"""The page of an evaluation: how an agent does in each episode of its trials, between its brackets, and what that cost."""
+"""The page of an evaluation: how an agent does in each episode of its trials, between its reference agents, and what that cost."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from skillmeta.evaluation import page, plots
-from skillmeta.evaluation.adaptation import SCORES, Evaluation, statistic
-from skillmeta.evaluation.statistics import interval, probability_of_improvement
+from skillmeta.evaluation.adaptation import SCORES, Evaluation
+from skillmeta.evaluation.statistics import Estimate
 from skillmeta.run.files import write_whole
 from skillmeta.tasks.base import task_id
 
@@ -28,7 +28,11 @@ def write_adaptation_page(folder: Path, evaluation: Evaluation, command: str) ->
     names = list(evaluation.results)
     colours = plots.palette(names, evaluation.agent or None)
     scores = [score for score in SCORES if score == "returns" or succeeds(evaluation)]
-    sections = [curve_section(evaluation, colours, scores, folder), last_section(evaluation, scores)]
+    sections = [
+        curve_section(evaluation, colours, scores, folder),
+        last_section(evaluation, scores),
+        *([comparison_section(evaluation, scores)] if evaluation.agent else []),
+    ]
     sections += [group_section(evaluation, score) for score in scores[:2] if len(set(evaluation.groups)) > 1]
     if evaluation.family == "metaworld":
         sections.append(official_section(evaluation))
@@ -36,7 +40,8 @@ def write_adaptation_page(folder: Path, evaluation: Evaluation, command: str) ->
     sections.append(page.Section("How to make this again", code=f"{command}\n\n{(folder / 'config.yaml').read_text()}"))
     lead = [
         f"{len(evaluation.tasks)} tasks of {evaluation.family}'s split {evaluation.split!r}, a trial of "
-        f"{episodes_of(evaluation)} episodes in each, by each of {', '.join(names)}."
+        f"{episodes_of(evaluation)} episodes in each, by each of {', '.join(names)}.",
+        evaluation.claim,
     ]
     write_to = folder / "adaptation.html"
     page.write(write_to, f"How it adapts: {evaluation.agent or evaluation.family}", lead, sections, evaluation.notes)
@@ -52,52 +57,60 @@ def episodes_of(evaluation: Evaluation) -> int:
     return len(next(iter(evaluation.results.values())).explored)
 
 
-MEASURED = "interquartile mean of returns, mean of successes, over tasks and seeds"
-
-
-def spelled(values: np.ndarray, score: str) -> str:
-    """What is told of scores [S, M] and its 95 % interval: value [low, high]."""
-    measure = statistic(score)
-    low, high = interval(values, measure)
-    return f"{measure(values.ravel()):.3g} [{low:.3g}, {high:.3g}]"
-
-
 def curve_section(evaluation: Evaluation, colours: dict[str, str], scores: list[str], folder: Path) -> page.Section:
     pictures = []
     explored = next(iter(evaluation.results.values())).explored
     for score in scores:
-        series = {name: getattr(result, score) for name, result in evaluation.results.items()}
-        figure = plots.adaptation_figure(series, explored, colours, NAMES[score], statistic(score))
+        series = {name: evaluation.means(name, score) for name in evaluation.results}
+        figure = plots.adaptation_figure(series, explored, colours, NAMES[score])
         plots.save_png(figure, folder / "pictures" / f"adaptation_{score}.png")
-        caption = f"{NAMES[score]}: {MEASURED}, and its 95 % interval (stratified bootstrap)."
+        caption = f"{NAMES[score]}: mean over training seeds and tasks, and its 95 % interval where there is one."
         pictures.append(page.Picture(plots.to_svg(figure, f"adaptation-{score}"), caption))
     return page.Section("Episode by episode", pictures=pictures)
 
 
 def last_section(evaluation: Evaluation, scores: list[str]) -> page.Section:
     rows = []
-    for name, result in evaluation.results.items():
-        row = [name, str(len(result.returns))]
+    for name in evaluation.results:
+        row = [name, seeds_text(evaluation, name)]
         for score in scores:
-            values = getattr(result, score)
-            row += [spelled(values[:, :, 0], score), spelled(values[:, :, -1], score)]
+            every = evaluation.estimates(name, score)
+            row += [every[0].text(), every[-1].text()]
         rows.append(row)
-    head = ["", "seeds"]
+    head = ["", "training seeds"]
     for score in scores:
         head += [f"{NAMES[score]}, episode 0", f"episode {episodes_of(evaluation) - 1}"]
-    text = [f"{MEASURED.capitalize()} [95 % interval]. Every task counts the same, however long its episodes are."]
-    for what, (value, low, high) in evaluation.gaps().items():
-        score, _, span = what.partition(": ")
-        if score in scores and np.isfinite(value):
-            text.append(f"{NAMES[score]}: {value:.0%} [{low:.0%}, {high:.0%}] of the way from {span}.")
-    if evaluation.agent:
-        last = {n: r.returns[:, :, -1] for n, r in evaluation.results.items()}
-        for name in (name for name in ("random", "no adaptation") if name in last):
-            better = probability_of_improvement(last[evaluation.agent], last[name])
-            text.append(
-                f"A run of {evaluation.agent} has a higher return than one of {name} with probability {better:.2f}."
-            )
+    text = [
+        "Mean over training seeds and tasks [95 % interval]. Every task counts the same, however long its episodes are. With one "
+        "training seed there is no interval; agents without training have no seeds (-)."
+    ]
     return page.Section("First and last episode", text, page.Table(head, rows))
+
+
+def seeds_text(evaluation: Evaluation, name: str) -> str:
+    seeds = evaluation.training_seeds[name]
+    return str(len(seeds)) if len(seeds) > 1 else "one seed" if seeds else "-"
+
+
+def comparison_section(evaluation: Evaluation, scores: list[str]) -> page.Section:
+    """The agent against its reference agents, in the last episode."""
+    differences, places = evaluation.differences(), evaluation.places()
+
+    def share(place: Estimate | None) -> str:
+        return "" if place is None or not np.isfinite(place.value) else place.text(".0%")
+
+    rows = [
+        [NAMES[score], name, difference.text("+.3g"), share(places[score].get(name))]
+        for score in scores
+        for name, difference in differences[score].items()
+    ]
+    text = [
+        f"{evaluation.agent} minus each reference agent in the last episode, paired by task [95 % interval]. "
+        "An interval that contains zero shows no difference. The last column is how much of the way from that reference to the "
+        "oracle the agent gets; it has no interval where the two cannot be told apart."
+    ]
+    head = ["score", "reference agent", "difference", "of the way to the oracle"]
+    return page.Section(f"{evaluation.agent} against its reference agents", text, page.Table(head, rows))
 
 
 def group_section(evaluation: Evaluation, score: str) -> page.Section:
@@ -113,8 +126,10 @@ def official_section(evaluation: Evaluation) -> page.Section:
 
     rows = []
     for name, result in evaluation.results.items():
-        after = ~result.explored
-        steps, success = (x[:, :, after] for x in (result.steps_to_success, result.success > 0.5))
+        tasks, after = len(evaluation.tasks), ~result.explored
+        steps, success = (
+            x[..., after].reshape(-1, tasks, after.sum()) for x in (result.steps_to_success, result.success)
+        )
         theirs = [official_success(s, w, evaluation.groups)[0] for s, w in zip(steps, success, strict=True)]
         rows.append([name, f"{success.mean():.2f}", f"{np.mean(theirs):.2f}"])
     return page.Section(
@@ -131,39 +146,66 @@ def official_section(evaluation: Evaluation) -> page.Section:
 def profile_section(evaluation: Evaluation, colours: dict[str, str], scores: list[str], folder: Path) -> page.Section:
     pictures = []
     for score in scores:
-        series = {name: getattr(result, score)[:, :, -1] for name, result in evaluation.results.items()}
+        series = {name: result.last(score).values for name, result in evaluation.results.items()}
         figure = plots.profiles_figure(series, colours, NAMES[score])
         plots.save_png(figure, folder / "pictures" / f"profile_{score}.png")
         pictures.append(page.Picture(plots.to_svg(figure, f"profile-{score}"), f"Last episode, {NAMES[score]}."))
     return page.Section(
-        "Performance profiles", ["The share of runs, seeds times tasks, above a score."], pictures=pictures
+        "Performance profiles",
+        ["The share of pairs of training seed and task with a score above this."],
+        pictures=pictures,
     )
 
 
 def bill_section(evaluation: Evaluation) -> page.Section:
     rows = [["training", f"{evaluation.training_steps:,}"]]
     for name, result in evaluation.results.items():
-        seen = result.adaptation_steps[:, :, -1].mean()
+        seen = result.adaptation_steps[..., -1].mean()
         rows.append([f"evaluation of {name}: in all", f"{int(result.env_steps.sum()):,}"])
         rows.append([f"evaluation of {name}: in a task before its last episode", f"{seen:,.0f}"])
     return page.Section("Environment steps", table=page.Table(["", "primitive steps"], rows))
 
 
+EPISODES = (  # the one schema of per-episode data; one row an episode
+    "agent",  # as tables call it
+    "training_seed",  # of its run; empty for an agent without training
+    "repeat",  # of the evaluation, from 0, with other resets
+    "rollout",  # from 0, of the episodes that the agent runs at once in a round
+    "task",  # its number in the split
+    "task_id",  # of `skillmeta.tasks.base.task_id`
+    "class",  # of the task; empty where the family has none
+    "episode",  # of the trial, from 0
+    "explored",  # 1 if it serves to find out about the task
+    "return",
+    "success",  # at any step, 0 or 1
+    "success_at_end",  # at the last decision, 0 or 1
+    "env_steps",  # primitive steps
+)
+
+
 def episodes_csv(evaluation: Evaluation) -> str:
-    """One row an episode round."""
+    """Every episode of the evaluation, columns as in `EPISODES`."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        ["agent", "seed", "task", "task_id", "class", "episode", "explored", "return", "success", "success_at_end", "env_steps"]
-    )  # fmt: skip
+    writer.writerow(EPISODES)
     ids = [task_id(task) for task in evaluation.tasks]
     for name, result in evaluation.results.items():
-        for seed, task, k in np.ndindex(result.returns.shape):
-            at = (seed, task, k)
-            scores = [f"{v:.6g}" for v in (result.returns[at], result.success[at], result.success_at_end[at])]
-            writer.writerow(
-                [name, seed, task, ids[task], evaluation.groups[task], k, int(result.explored[k]), *scores, result.env_steps[at]]
-            )  # fmt: skip
+        seeds = evaluation.training_seeds[name] or ("",)
+        for at in np.ndindex(result.returns.shape):
+            seed, repeat, rollout, task, k = at
+            where = [
+                name,
+                seeds[seed],
+                repeat,
+                rollout,
+                task,
+                ids[task],
+                evaluation.groups[task],
+                k,
+                int(result.explored[k]),
+            ]
+            succeeded = [int(result.success[at]), int(result.success_at_end[at])]
+            writer.writerow([*where, f"{result.returns[at]:.6g}", *succeeded, result.env_steps[at]])
     return out.getvalue()
 
 
@@ -171,10 +213,8 @@ def scores_text(evaluation: Evaluation) -> str:
     """A few lines for the terminal."""
     score = "success" if succeeds(evaluation) else "returns"
     lines = []
-    for name, result in evaluation.results.items():
-        values = getattr(result, score)
-        lines.append(
-            f"{name:<14} {NAMES[score]}: episode 0 {spelled(values[:, :, 0], score)}, last "
-            f"{spelled(values[:, :, -1], score)}; return of the last {spelled(result.returns[:, :, -1], 'returns')}"
-        )
+    for name in evaluation.results:
+        every, returns = evaluation.estimates(name, score), evaluation.estimates(name, "returns")
+        ends = f"episode 0 {every[0].text()}, last {every[-1].text()}"
+        lines.append(f"{name:<14} {NAMES[score]}: {ends}; return of the last {returns[-1].text()}")
     return "\n".join(lines)

@@ -12,6 +12,7 @@ import numpy as np
 
 from skillmeta.config import build, check_file_name, read_yaml, to_plain
 from skillmeta.errors import ConfigError, UserError
+from skillmeta.evaluation.statistics import Scores, interval
 from skillmeta.run.run import read_metrics, read_result
 from skillmeta.trust import check_links
 
@@ -40,8 +41,9 @@ class Comparison:
     methods: dict[str, Any] = field(
         default_factory=dict
     )  # name -> a config of downstream.finetune, or changes with `config:`
+    reference: str | None = None  # the method that the others are compared with; default: the last of `methods`
     tasks: list[int] | Spaced = field(default_factory=lambda: [0])  # indices, or {count: 3, by: path_cells}
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])  # training seeds
 
     def __post_init__(self) -> None:
         for name in ("methods", "tasks", "seeds"):
@@ -53,6 +55,8 @@ class Comparison:
                 raise ValueError(f"{name} repeats itself: {chosen}")
         for method in self.methods:
             check_file_name(method, "methods: a name")
+        if self.reference is not None and self.reference not in self.methods:
+            raise ValueError(f"reference is {self.reference!r}; choose one of methods: {', '.join(self.methods)}")
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,12 @@ class Curve:
     """One quantity of one method along a common axis."""
 
     x: np.ndarray  # [G]
-    values: np.ndarray  # [G, seeds, tasks]
+    values: np.ndarray  # [G, training seeds, tasks]
+    trials: int | None = None  # episodes that a value is the share of, where it is one
+
+    def means(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Means over seeds and tasks, and the ends of their 95 % intervals for new seeds on these tasks, [G] each."""
+        return self.values.mean((1, 2)), *interval(Scores(self.values, self.trials))
 
 
 @dataclass(frozen=True)
@@ -105,9 +114,29 @@ class Ablation:
         index = {(run.seed, run.task): run for run in self.runs if run.method == method}
         return [[index[seed, task] for task in self.tasks] for seed in self.complete_seeds(method)]
 
-    def scores(self, method: str, key: str) -> np.ndarray:
-        """A number of the final evaluation, [seeds, tasks]."""
+    @property
+    def reference(self) -> str:
+        """The method that others are compared with."""
+        return str(self.config.get("reference") or list(self.config["methods"])[-1])
+
+    def values(self, method: str, key: str) -> np.ndarray:
+        """A number of a run's result, [training seeds, tasks]."""
         return np.array([[run.result[key] for run in row] for row in self.of(method)], float)
+
+    def scores(self, method: str, key: str) -> Scores:
+        """A score of the final evaluation: `success`, a share of its episodes, or `return`."""
+        trials = int(self.values(method, "num_episodes").min()) if key == "success" else None
+        return Scores(self.values(method, key), trials)
+
+    def paired(self, method: str, other: str, key: str) -> tuple[Scores, Scores]:
+        """A score of two methods for the training seeds that both have finished."""
+        seeds = [self.complete_seeds(name) for name in (method, other)]
+        both = [seed for seed in seeds[0] if seed in seeds[1]]
+        a, b = (
+            Scores(scores.values[[own.index(seed) for seed in both]], scores.trials)
+            for own, scores in zip(seeds, (self.scores(method, key), self.scores(other, key)), strict=True)
+        )
+        return a, b
 
 
 def read_ablation(folder: Path, trust: bool = False) -> Ablation:
@@ -166,7 +195,7 @@ def training_curve(ablation: Ablation, method: str, key: str, axis: str, window:
     values = np.stack(
         [[running(run.episodes, key, axis, x, window) for run in row] for row in rows]
     )  # [seeds, tasks, G]
-    return Curve(x, np.moveaxis(values, -1, 0))
+    return Curve(x, np.moveaxis(values, -1, 0), window if key == "success" else None)
 
 
 def running(rows: Sequence[dict[str, Any]], key: str, axis: str, x: np.ndarray, window: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from skillmeta.config import dump_yaml, read_yaml
 from skillmeta.errors import UserError
 from skillmeta.evaluation import page, plots
 from skillmeta.evaluation.curves import POINTS, Curve, running
-from skillmeta.evaluation.statistics import interval, iqm
+from skillmeta.evaluation.statistics import Estimate, Scores, estimate
 from skillmeta.run.files import write_whole
 from skillmeta.run.run import read_metrics, read_result
 from skillmeta.trust import check_links
@@ -81,11 +81,17 @@ def grouped(runs: Sequence[MetaRun]) -> dict[str, list[MetaRun]]:
 
 
 def curve(runs: Sequence[MetaRun], key: str) -> Curve:
-    """A quantity of a method's runs along environment steps, as far as all of them have come, [G, seeds, 1]."""
+    """A quantity of a method's runs along environment steps, as far as all of them have come, [G, training seeds, 1]."""
     first = max(run.rows[0]["env_steps"] for run in runs)
     end = max(first, min(run.rows[-1]["env_steps"] for run in runs))
     x = np.unique(np.linspace(first, end, POINTS).round().astype(int))
-    return Curve(x, np.stack([running(run.rows, key, "env_steps", x, WINDOW) for run in runs], 1)[:, :, None])
+    values = np.stack([running(run.rows, key, "env_steps", x, WINDOW) for run in runs], 1)[:, :, None]
+    return Curve(x, values, trials(runs) if key == "success_last" else None)
+
+
+def trials(runs: Sequence[MetaRun]) -> int:
+    """Trials that success in training is the share of, at least: those of a window of iterations."""
+    return WINDOW * int(min(row.get("trials", 1) for run in runs for row in run.rows))
 
 
 def write_meta_page(folder: Path, runs: Sequence[MetaRun], command: str) -> Path:
@@ -102,7 +108,7 @@ def write_meta_page(folder: Path, runs: Sequence[MetaRun], command: str) -> Path
         figure = plots.curves_figure(lines, colours, "environment steps", label, limits)
         plots.save_png(figure, folder / "pictures" / f"{key}.png")
         caption = (
-            f"{label}, in training, exploration on: mean of {WINDOW} iterations; interquartile mean of the seeds and its "
+            f"{label}, in training, exploration on: mean of {WINDOW} iterations and of the training seeds, and its "
             "95 % interval."
         )
         pictures.append(page.Picture(plots.to_svg(figure, key), caption))
@@ -112,7 +118,9 @@ def write_meta_page(folder: Path, runs: Sequence[MetaRun], command: str) -> Path
     sections.append(page.Section("How to make this again", code="\n".join([commands, command]).strip(), folded=configs))
     warnings = [f"{run.folder.name} is not finished." for run in every if run.result is None]
     if min(len(same) for same in methods.values()) == 1:
-        warnings.append("Some method has one seed only: its interval is a point and says nothing about chance.")
+        warnings.append(
+            "Some method has one training seed only: it has no interval, and its numbers say nothing about chance."
+        )
     lead = [
         f"Meta-training of {', '.join(methods)}. How they do in tasks that they were not trained on is for `skillmeta evaluate`."
     ]
@@ -124,10 +132,10 @@ def write_meta_page(folder: Path, runs: Sequence[MetaRun], command: str) -> Path
 
 def summarize(runs: Sequence[MetaRun]) -> dict[str, Any]:
     """What a method came to at the end of training, the mean over its last iterations."""
-    scores = {key: np.array([[np.mean([row[key] for row in run.rows[-WINDOW:]])] for run in runs]) for key in SCORES}
-    told: dict[str, Any] = {"seeds": [run.seed for run in runs]}
-    for key, values in scores.items():
-        told[key] = {"iqm": float(iqm(values)), "ci95": [float(v) for v in interval(values)]}
+    told: dict[str, Any] = {"training_seeds": [run.seed for run in runs]}
+    for key in SCORES:
+        values = np.array([[np.mean([row[key] for row in run.rows[-WINDOW:]])] for run in runs])
+        told[key] = estimate(Scores(values, trials(runs) if key == "success_last" else None)).plain()
     told["env_steps"] = float(np.mean([run.rows[-1]["env_steps"] for run in runs]))
     for key in ("updates", "seconds"):
         spent = [run.result[key] for run in runs if run.result]
@@ -142,13 +150,12 @@ def table(methods: dict[str, list[MetaRun]]) -> page.Section:
         cells = [name, str(len(same)), f"{told['env_steps']:,.0f}"]
         cells += ["" if told[key] is None else f"{told[key]:,.0f}" for key in ("updates", "seconds")]
         for key in SCORES:
-            low, high = told[key]["ci95"]
-            cells.append(f"{told[key]['iqm']:.3g} [{low:.3g}, {high:.3g}]")
+            cells.append(Estimate(**told[key]).text())
         rows.append(cells)
-    head = ["method", "seeds", "env steps", "updates", "seconds", *SCORES.values()]
+    head = ["method", "training seeds", "env steps", "updates", "seconds", *SCORES.values()]
     return page.Section(
         "At the end of training",
-        [f"Mean of the last {WINDOW} iterations; IQM [95 % interval] of seeds."],
+        [f"Mean of the last {WINDOW} iterations and of training seeds [95 % interval]; one seed has no interval."],
         page.Table(head, rows),
     )
 

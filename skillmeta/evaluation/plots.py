@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from skillmeta.evaluation.curves import Curve
-from skillmeta.evaluation.statistics import Statistic, intervals, performance_profile, trimmed
+from skillmeta.evaluation.statistics import Estimate, performance_profile
 from skillmeta.run.files import write_whole
 
 # Okabe and Ito's colours, told apart by every kind of colour vision; the first is the method that the page is about.
@@ -47,15 +47,14 @@ def curves_figure(
     y_label: str,
     limits: tuple[float, float] | None = None,
 ) -> Figure:
-    """The interquartile mean of each curve with its 95 % interval."""
+    """The mean of each curve over training seeds and tasks with its 95 % interval; one seed has none."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.2, 3.6), layout="constrained")
         axes = figure.subplots()
         for name, curve in curves.items():
-            flat = curve.values.reshape(len(curve.x), -1)
-            low, high = intervals(curve.values)
+            middle, low, high = curve.means()
             axes.fill_between(curve.x, low, high, color=colours[name], alpha=0.18, linewidth=0)
-            axes.plot(curve.x, trimmed(flat), color=colours[name], linewidth=2, label=name)
+            axes.plot(curve.x, middle, color=colours[name], linewidth=2, label=name)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.set_xlim(left=0)
@@ -74,14 +73,15 @@ def short(value: float) -> str:
     return f"{value:g}"
 
 
-def scores_figure(scores: dict[str, tuple[float, float, float]], colours: Mapping[str, str], label: str) -> Figure:
-    """Points with intervals, one row a method: (score, low, high)."""
+def scores_figure(scores: dict[str, Estimate], colours: Mapping[str, str], label: str) -> Figure:
+    """Shares with their intervals, one row a method."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.2, 0.7 + 0.42 * len(scores)), layout="constrained")
         axes = figure.subplots()
-        for row, (name, (value, low, high)) in enumerate(reversed(scores.items())):
-            axes.plot([low, high], [row, row], color=colours[name], linewidth=5, alpha=0.35, solid_capstyle="round")
-            axes.plot([value], [row], marker="o", color=colours[name], markersize=8)
+        for row, (name, score) in enumerate(reversed(scores.items())):
+            if score.ci95 is not None:
+                axes.plot(score.ci95, [row, row], color=colours[name], linewidth=5, alpha=0.35, solid_capstyle="round")
+            axes.plot([score.value], [row], marker="o", color=colours[name], markersize=8)
         axes.set_yticks(range(len(scores)), list(reversed(scores)))
         axes.set_xlabel(label)
         axes.set_xlim(-0.03, 1.03)
@@ -112,22 +112,19 @@ def paths_figure(
 
 
 def adaptation_figure(
-    series: Mapping[str, np.ndarray],
+    series: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
     explored: np.ndarray,
     colours: Mapping[str, str],
     y_label: str,
-    statistic: Statistic = trimmed,
 ) -> Figure:
-    """Performance(K): a statistic of each episode of a trial with its 95 % interval; scores [S, M, K+1]."""
+    """Performance(K): mean of each episode of a trial and ends of its 95 % interval, [K+1] each, NaN where there is none."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.2, 3.6), layout="constrained")
         axes = figure.subplots()
-        for name, scores in series.items():
-            x, points = np.arange(scores.shape[2]), np.moveaxis(scores, 2, 0)
-            low, high = intervals(points, statistic)
+        for name, (middle, low, high) in series.items():
+            x = np.arange(len(middle))
             style = "-" if name not in ("random", "oracle", "no adaptation") else "--"
             axes.fill_between(x, low, high, color=colours[name], alpha=0.18, linewidth=0)
-            middle = statistic(points.reshape(len(x), -1), axis=-1)
             axes.plot(x, middle, style, marker="o", markersize=4, color=colours[name], label=name)
         if explored.any():
             axes.axvspan(-0.5, explored.sum() - 0.5, color="#f2f2f2", zorder=0)

@@ -16,7 +16,7 @@ from skillmeta.errors import UserError
 from skillmeta.evaluation import page, plots
 from skillmeta.evaluation.curves import WINDOW, Ablation, Curve, paths, read_ablation, training_curve, update_curve
 from skillmeta.evaluation.prior_page import prior_sections
-from skillmeta.evaluation.statistics import interval, intervals, iqm, probability_of_improvement, trimmed
+from skillmeta.evaluation.statistics import Estimate, estimate, paired_difference
 from skillmeta.run.files import write_whole
 from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
 from skillmeta.trust import check_modules
@@ -27,6 +27,9 @@ MEANING = {
     "prior_init": "as skill_sac, but the policy starts as the skill prior; nothing pulls it back",
     "spirl": "the policy starts as the skill prior and is held near it: SPiRL",
 }
+
+
+INTERVALS = "Intervals are of 95 %, for new training seeds on these tasks: the unit of chance is the training seed, with all tasks."
 
 
 def write_ablation_report(folder: Path, task: TaskConfig | None = None, trust: bool = False) -> Path:
@@ -55,19 +58,22 @@ def write_ablation_report(folder: Path, task: TaskConfig | None = None, trust: b
         for axis in ("env_steps", "episodes")
     }
     write_whole(folder / "curves.csv", curves_csv(curves))
-    colours = plots.palette(ablation.methods, "spirl" if "spirl" in ablation.methods else None)
+    colours = plots.palette(ablation.methods, ablation.reference)
     warnings = []
     if ablation.missing:
         warnings.append(
             f"Unfinished: {len(ablation.missing)} of {len(ablation.missing) + len(ablation.runs)} runs have no result yet. "
-            "Numbers below are over the seeds that each method has finished on every task. Missing: "
+            "Numbers below are over the training seeds that each method has finished on every task. Missing: "
             + ", ".join(ablation.missing[:12])
             + ("." if len(ablation.missing) <= 12 else ", and more.")
         )
     if min(len(ablation.complete_seeds(name)) for name in ablation.methods) == 1:
-        warnings.append("Some method has one seed only: its interval is a point and says nothing about chance.")
+        warnings.append(
+            "Some method has one training seed only: it has no interval, and its numbers say nothing about chance."
+        )
     sections = [
         scores_section(ablation, summary, colours, folder),
+        *([differences_section(ablation)] if differences(ablation, "success") else []),
         curves_section(curves, colours, folder),
         *divergence_sections(ablation, colours, folder),
         *paths_sections(ablation, family, task.split, colours, folder),
@@ -83,29 +89,34 @@ def summarize(ablation: Ablation, tasks: list[dict[str, Any]]) -> dict[str, Any]
     """summary.json: for each method the score of its final evaluation and what it cost, then where it all comes from."""
     methods = {}
     for name in ablation.methods:
-        success, returns = ablation.scores(name, "success"), ablation.scores(name, "return")
-        env_steps = ablation.scores(name, "env_steps")
+        success, returns = (estimate(ablation.scores(name, key)) for key in ("success", "return"))
+        env_steps = ablation.values(name, "env_steps")
         methods[name] = {
-            "success_iqm": iqm(success),
-            "success_ci95": list(interval(success)),
-            "success_mean": float(success.mean()),
+            "success": success.value,
+            "success_ci95": success.ci95,
             "success_training_mean": float(
                 np.mean([[last(run, "success") for run in row] for row in ablation.of(name)])
             ),
-            "success_mode_mean": float(ablation.scores(name, "mode_success").mean()),
-            "return_iqm": iqm(returns),
-            "return_ci95": list(interval(returns)),
+            "success_mode_mean": float(ablation.values(name, "mode_success").mean()),
+            "return": returns.value,
+            "return_ci95": returns.ci95,
             "env_steps": budget(ablation, name),
             "env_steps_mean": float(env_steps.mean()),
-            "episodes_mean": float(ablation.scores(name, "episodes").mean()),
-            "updates_mean": float(ablation.scores(name, "updates").mean()),
-            "seconds_mean": float(ablation.scores(name, "seconds").mean()),
-            "seeds": ablation.complete_seeds(name),
+            "episodes_mean": float(ablation.values(name, "episodes").mean()),
+            "updates_mean": float(ablation.values(name, "updates").mean()),
+            "seconds_mean": float(ablation.values(name, "seconds").mean()),
+            "training_seeds": ablation.complete_seeds(name),
             "tasks": len(ablation.tasks),
         }
     return {
         "title": ablation.config["title"],
         "methods": methods,
+        "intervals": INTERVALS,
+        "reference": ablation.reference,
+        "differences": {
+            key: {name: one.plain() for name, one in differences(ablation, key).items()}
+            for key in ("success", "return")
+        },
         "tasks": tasks,
         "max_episodes": first_config(ablation)["max_episodes"],
         "command": ablation.environment["command"],
@@ -113,6 +124,17 @@ def summarize(ablation: Ablation, tasks: list[dict[str, Any]]) -> dict[str, Any]
         "machine": ablation.environment["machine"],
         "unfinished_runs": ablation.missing,
     }
+
+
+def differences(ablation: Ablation, key: str) -> dict[str, Estimate]:
+    """A score of the reference method minus that of each other one, over the training seeds that both have finished."""
+    found = {}
+    for name in ablation.methods:
+        if name != ablation.reference:
+            reference, other = ablation.paired(ablation.reference, name, key)
+            if len(reference.values):
+                found[name] = paired_difference(reference, other)
+    return found
 
 
 def budget(ablation: Ablation, method: str) -> int:
@@ -157,11 +179,10 @@ def headline(folder: Path) -> str:
     summary = json.loads((folder / "summary.json").read_text())
     parts = []
     for name, scores in summary["methods"].items():
-        low, high = scores["success_ci95"]
-        parts.append(f"{name} {scores['success_iqm']:.2f} [{low:.2f}, {high:.2f}]")
+        parts.append(f"{name} {Estimate(scores['success'], scores['success_ci95']).text('.2f')}")
     one = next(iter(summary["methods"].values()))
     limit = f" and {summary['max_episodes']} episodes" if summary["max_episodes"] else ""
-    return f"Success within {one['env_steps']:,} environment steps{limit} (interquartile mean [95 % interval]): {', '.join(parts)}."
+    return f"Success within {one['env_steps']:,} environment steps{limit} (share [95 % interval]): {', '.join(parts)}."
 
 
 # -- sections ----------------------------------------------------------------------------------------------------------------
@@ -172,61 +193,65 @@ def scores_section(ablation: Ablation, summary: dict[str, Any], colours: dict[st
         rows.append(
             [
                 name,
-                f"{s['success_iqm']:.2f}",
-                "[{:.2f}, {:.2f}]".format(*s["success_ci95"]),
-                f"{s['success_mean']:.2f}",
+                Estimate(s["success"], s["success_ci95"]).text(".2f"),
                 f"{s['success_training_mean']:.2f}",
-                f"{s['return_iqm']:.3g}",
+                Estimate(s["return"], s["return_ci95"]).text(".3g"),
                 spent(s),
                 f"{s['episodes_mean']:.0f}",
                 f"{s['updates_mean']:,.0f}",
-                f"{len(s['seeds'])} x {s['tasks']}",
+                f"{len(s['training_seeds'])} x {s['tasks']}",
                 f"{s['seconds_mean']:.0f}",
             ]
         )
-    head = [
-        "method",
-        "success IQM",
-        "95 % interval",
-        "mean",
-        "training",
-        "return IQM",
-        "env steps",
-        "episodes",
-        "updates",
-    ]
-    figure = plots.scores_figure(
-        {name: (s["success_iqm"], *s["success_ci95"]) for name, s in methods.items()},
-        colours,
-        "success of the final policy",
-    )
+    head = ["method", "success [95 %]", "training", "return [95 %]", "env steps", "episodes", "updates"]
+    shares = {name: Estimate(s["success"], s["success_ci95"]) for name, s in methods.items()}
+    figure = plots.scores_figure(shares, colours, "success of the final policy (share of episodes)")
     plots.save_png(figure, folder / "pictures" / "scores.png")
     text = [
         "Success: the goal was reached at any step of an episode. Final evaluation of the policy as it samples, on start states "
-        'of its own; nothing is learned from it. "training" is the mean over the last ten episodes of training. IQM: mean '
-        "without the lowest and highest quarter of all runs; interval: stratified bootstrap over seeds within tasks.",
+        'of its own; nothing is learned from it. "training" is the mean over the last ten episodes of training. Numbers '
+        f"are means over training seeds and tasks. {INTERVALS}",
         *(f"{name}: {MEANING[name]}." for name in methods if name in MEANING),
     ]
-    text += improvements(ablation)
     return page.Section(
         "Scores",
         text,
-        page.Table([*head, "seeds x tasks", "seconds"], rows),
-        [page.Picture(plots.to_svg(figure, "scores"), "Success of the final policy; the bar is the 95 % interval.")],
+        page.Table([*head, "training seeds x tasks", "seconds"], rows),
+        [
+            page.Picture(
+                plots.to_svg(figure, "scores"),
+                "Success of the final policy; the bar is the 95 % interval, where there is one.",
+            )
+        ],
     )
 
 
-def improvements(ablation: Ablation) -> list[str]:
-    if "spirl" not in ablation.methods:
-        return []
-    best = ablation.scores("spirl", "success")
-    others = [name for name in ablation.methods if name != "spirl"]
-    said = [f"{n} {probability_of_improvement(best, ablation.scores(n, 'success')):.2f}" for n in others]
-    return (
-        [f"Probability that a run of spirl beats one of the other method (ties count half): {', '.join(said)}."]
-        if said
-        else []
+def differences_section(ablation: Ablation) -> page.Section:
+    """The reference method against each other one."""
+    found = {key: differences(ablation, key) for key in ("success", "return")}
+    rows = [
+        [
+            name,
+            found["success"][name].text("+.2f"),
+            found["return"][name].text("+.3g"),
+            comparison(found["success"][name]),
+        ]
+        for name in found["success"]
+    ]
+    return page.Section(
+        f"{ablation.reference} minus each other method",
+        [f"Differences are paired by training seed and task, with their 95 % intervals. {INTERVALS}"],
+        page.Table(["method", "success", "return", "in success"], rows),
     )
+
+
+def comparison(difference: Estimate) -> str:
+    if difference.ci95 is None:
+        return "one training seed: nothing can be said"
+    low, high = difference.ci95
+    if low <= 0.0 <= high:
+        return "the interval contains zero: no difference is shown"
+    return "higher" if low > 0 else "lower"
 
 
 def curves_section(
@@ -238,7 +263,7 @@ def curves_section(
         limits = (-0.03, 1.03) if key == "success" else None
         figure = plots.curves_figure(lines, colours, axes[axis], f"{key} (last {WINDOW} episodes)", limits)
         plots.save_png(figure, folder / "pictures" / f"{key}_{axis}.png")
-        caption = f"Training {key}, exploration on, against {axes[axis]}: interquartile mean and 95 % interval."
+        caption = f"Training {key}, exploration on, against {axes[axis]}: mean and 95 % interval."
         if axis == "episodes":
             caption += " Ends where the method's first run ends."
         pictures.append(page.Picture(plots.to_svg(figure, f"{key}-{axis}"), caption))
@@ -304,7 +329,7 @@ def paths_sections(
 def again_section(ablation: Ablation, tasks: list[dict[str, Any]]) -> page.Section:
     where = ablation.environment
     facts = [
-        f"Seeds {', '.join(map(str, ablation.config['seeds']))}; tasks: "
+        f"Training seeds {', '.join(map(str, ablation.config['seeds']))}; tasks: "
         + "; ".join(", ".join(f"{k} {v}" for k, v in task.items()) for task in tasks)
         + ".",
         f"Machine: {where['machine']['cpu']}, {where['machine']['cores']} cores, {where['machine']['system']}; one thread a run.",
@@ -333,7 +358,7 @@ def results_csv(ablation: Ablation) -> str:
     ]
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(["method", "task", "seed", *keys])
+    writer.writerow(["method", "task", "training_seed", *keys])
     for run in ablation.runs:
         writer.writerow([run.method, run.task, run.seed, *(run.result[key] for key in keys)])
     return text.getvalue()
@@ -342,11 +367,9 @@ def results_csv(ablation: Ablation) -> str:
 def curves_csv(curves: dict[tuple[str, str], dict[str, Curve]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(["quantity", "axis", "method", "x", "iqm", "low", "high"])
+    writer.writerow(["quantity", "axis", "method", "x", "mean", "low", "high"])
     for (key, axis), lines in curves.items():
         for name, curve in lines.items():
-            low, high = intervals(curve.values)
-            middle = trimmed(curve.values.reshape(len(curve.x), -1))
-            for row in zip(curve.x, middle, low, high, strict=True):
-                writer.writerow([key, axis, name, row[0], *(f"{value:.5g}" for value in row[1:])])
+            for x, *values in zip(curve.x, *curve.means(), strict=True):
+                writer.writerow([key, axis, name, x, *("" if np.isnan(value) else f"{value:.5g}" for value in values)])
     return text.getvalue()

@@ -19,10 +19,10 @@ from skillmeta.evaluation.adaptation import (
     RandomAgent,
     WithoutAdaptation,
     evaluate,
-    join_seeds,
-    normalized,
+    joined,
 )
-from skillmeta.evaluation.adaptation_page import spelled
+from skillmeta.evaluation.adaptation_page import EPISODES, episodes_csv
+from skillmeta.evaluation.statistics import normalized
 from skillmeta.rl.rollout import ArrayEnvs, episode
 from skillmeta.rl.trial import trial
 from skillmeta.rl.workers import Workers
@@ -69,36 +69,91 @@ def doors(num: int) -> ArrayEnvs:
 def test_an_agent_that_solves_a_fifth_of_the_environments_scores_a_fifth(chunk):
     """However early its solved episodes end: counting the first episodes that finish would give 1.00 (Meta-World does)."""
     result = evaluate(
-        OpensEveryFifth(np.ones(1)), Workers(doors, chunk=chunk), [Number(i) for i in range(10)], episodes=3, seed=0
+        OpensEveryFifth(np.ones(1)),
+        Workers(doors, chunk=chunk),
+        [Number(i) for i in range(10)],
+        episodes=3,
+        evaluation_seed=0,
     )
-    assert result.success.shape == (1, 10, 4)
+    assert result.success.shape == (1, 1, 1, 10, 4)
     assert result.success.mean() == 0.2 == result.success_at_end.mean()
-    assert result.env_steps[0, :, 0].tolist() == [1, 50, 50, 50, 50] * 2
-    assert result.adaptation_steps[0, 1].tolist() == [0, 50, 100, 150]
-    assert result.steps_to_success[0, :2, 0].tolist() == [1, 50]
+    assert result.env_steps[0, 0, 0, :, 0].tolist() == [1, 50, 50, 50, 50] * 2
+    assert result.adaptation_steps[0, 0, 1].tolist() == [0, 50, 100, 150]
+    assert result.steps_to_success[0, 0, 0, :2, 0].tolist() == [1, 50]
 
 
 def test_steps_seen_before_an_episode_are_those_of_the_ones_before():
-    nothing = np.zeros((1, 1, 3))
-    steps = np.array([[[7, 2, 5]]])
+    nothing = np.zeros((1, 1, 2, 1, 3))
+    steps = np.array([[7, 2, 5], [1, 1, 1]])[None, None, :, None]  # two rollouts: both are seen
     told = Adaptation(nothing, nothing, nothing, steps, nothing, np.zeros(3, bool))
-    assert told.adaptation_steps.tolist() == [[[0, 7, 9]]]
+    assert told.adaptation_steps.tolist() == [[[[0, 8, 11]]]]
+
+
+def table(success) -> Adaptation:
+    """From success [S, R, M, K+1]; returns are ten times as much, an episode takes three steps."""
+    success = np.asarray(success, float)[:, :, None]
+    return Adaptation(10 * success, success, success, 3 + 0 * success, success, np.zeros(success.shape[-1], bool))
 
 
 def test_solved_is_to_have_succeeded_once():
-    nothing, success = np.zeros((1, 2, 4)), np.array([[[0.0, 1, 0, 0], [0, 0, 0.5, 0.25]]])
-    told = Adaptation(nothing, success, nothing, nothing, nothing, np.zeros(4, bool))
-    assert told.solved.tolist() == [[[0, 1, 1, 1], [0, 0, 0.5, 0.5]]]
+    told = table([[[[0.0, 1, 0, 0], [0, 0, 1, 0]]]])
+    assert told.solved[0, 0, 0].tolist() == [[0, 1, 1, 1], [0, 0, 1, 1]]
 
 
-def test_of_successes_their_share_is_told_and_of_returns_the_middle_half():
-    success = np.array([[1.0, 1, 1, 0, 1, 1, 1, 1]])[:, :, None]  # seven of eight
-    told = Adaptation(success, success, success, success, success, np.zeros(1, bool))
-    evaluation = Evaluation("point", "test", TASKS, ("",) * 8, "", {"some": told}, 0)
-    row = evaluation.summary()["results"]["some"]
-    assert row["success"][0]["value"] == row["solved"][0]["value"] == 0.875 == row["success"][0]["ci95"][0]
-    assert row["returns"][0]["value"] == 1.0 and row["returns"][0]["mean"] == 0.875
-    assert spelled(success[:, :, 0], "success") == "0.875 [0.875, 0.875]"
+def test_repeats_are_averaged_within_a_seed_and_counted_as_trials():
+    told = table(np.array([[[[1.0], [0]], [[1], [1]]], [[[0], [0]], [[0], [1]]]]))  # [2 seeds, 2 repeats, 2 tasks, 1]
+    scores = told.last("success")
+    assert scores.values.tolist() == [[1, 0.5], [0, 0.5]] and scores.trials == 2 and told.last("returns").trials is None
+
+
+def both(success, new_tasks: bool, seeds=(3, 4, 5)) -> Evaluation:
+    results = {"ours": table(success), "random": table(np.zeros_like(success[:1])), "no adaptation": table(success)}
+    names = ("",) * success.shape[2]
+    training = {"ours": seeds, "random": (), "no adaptation": seeds}
+    return Evaluation("point", "test", TASKS[: len(names)], names, "ours", results, training, 0, new_tasks)
+
+
+def test_intervals_are_of_training_seeds_and_an_agent_without_training_has_none():
+    success = np.random.default_rng(0).binomial(1, 0.7, (3, 2, 6, 1)).astype(float)
+    row = both(success, new_tasks=False).summary()["results"]
+    assert (
+        row["ours"]["training_seeds"] == [3, 4, 5]
+        and row["ours"]["repeats"] == 2
+        and row["random"]["training_seeds"] == []
+    )
+    assert row["ours"]["success"][0]["value"] == pytest.approx(success.mean())
+    low, high = row["ours"]["success"][0]["ci95"]
+    assert low < success.mean() < high and row["random"]["success"][0]["ci95"] is None
+    new = both(success, new_tasks=True).summary()["results"]
+    assert new["random"]["success"][0]["ci95"][1] > 0.2  # six tasks, none solved
+    one = both(success[:1], new_tasks=True, seeds=(3,)).summary()
+    assert (
+        one["results"]["ours"]["success"][0]["ci95"] is None and one["differences"]["success"]["random"]["ci95"] is None
+    )
+
+
+def test_an_agent_that_is_its_own_reference_differs_by_nothing():
+    success = np.random.default_rng(0).binomial(1, 0.7, (3, 2, 6, 1)).astype(float)
+    found = both(success, new_tasks=True).differences()
+    assert found["returns"]["no adaptation"].value == 0 and found["returns"]["no adaptation"].ci95 is None
+    assert found["returns"]["random"].value == pytest.approx(10 * success.mean())
+    assert found["success"]["random"].ci95[0] > 0
+
+
+def test_every_episode_is_a_row_of_the_one_schema():
+    success = np.random.default_rng(0).binomial(1, 0.5, (3, 2, 6, 2)).astype(float)
+    lines = [line.split(",") for line in episodes_csv(both(success, True)).splitlines()]
+    assert tuple(lines[0]) == EPISODES and len(lines) == 1 + 2 * success.size + success[:1].size
+    at = dict(zip(EPISODES, lines[1 + 24 + 12 + 2 * 2 + 1], strict=True))  # seed 4, repeat 1, task 2, episode 1
+    assert (at["training_seed"], at["repeat"], at["task"], at["episode"]) == ("4", "1", "2", "1")
+    assert int(at["success"]) == success[1, 1, 2, 1] and float(at["return"]) == 10 * success[1, 1, 2, 1]
+    assert {line[1] for line in lines if line[0] == "random"} == {""}
+
+
+def test_repeats_have_other_resets():
+    agent, workers = RandomAgent(np.ones(2)), Workers(EnvsFactory(POINTS))
+    first, again, other = (evaluate(agent, workers, TASKS, 0, 0, repeat=repeat) for repeat in (0, 0, 1))
+    assert np.array_equal(first.returns, again.returns) and not np.isclose(first.returns, other.returns).any()
 
 
 def small_sac() -> sac.Agent:
@@ -114,7 +169,7 @@ def test_evaluation_works_before_any_training_and_leaves_no_trace():
     agent = small_sac()
     before = pickle.dumps([p.detach().numpy() for p in agent.policy.parameters()])
     state = torch.get_rng_state()
-    result = evaluate(agent, Workers(EnvsFactory(POINTS)), TASKS, episodes=1, seed=0)
+    result = evaluate(agent, Workers(EnvsFactory(POINTS)), TASKS, episodes=1, evaluation_seed=0)
     assert np.isfinite(result.returns).all() and (result.env_steps == 20).all()
     assert pickle.dumps([p.detach().numpy() for p in agent.policy.parameters()]) == before
     assert len(agent.replay) == agent.decisions == 0 and torch.equal(torch.get_rng_state(), state)
@@ -123,13 +178,13 @@ def test_evaluation_works_before_any_training_and_leaves_no_trace():
 def test_a_poisoned_training_buffer_changes_nothing():
     """Garage's PEARL adapted from its training buffer, and no test noticed."""
     agent = small_sac()
-    clean = evaluate(agent, Workers(EnvsFactory(POINTS)), TASKS, episodes=2, seed=0)
+    clean = evaluate(agent, Workers(EnvsFactory(POINTS)), TASKS, episodes=2, evaluation_seed=0)
     envs = make_envs(FAMILY, 4)
     done, _ = episode(agent, envs, None, [0, 1, 2, 3], torch.Generator().manual_seed(0), tasks=TASKS[:4])
     agent.replay.add(done)
     for name in ("observation", "action", "reward", "next_observation"):
         getattr(agent.replay.columns, name)[:] = 1e30
-    poisoned = evaluate(agent, Workers(EnvsFactory(POINTS)), TASKS, episodes=2, seed=0)
+    poisoned = evaluate(agent, Workers(EnvsFactory(POINTS)), TASKS, episodes=2, evaluation_seed=0)
     for a, b in zip(arrays(clean), arrays(poisoned), strict=True):
         assert np.array_equal(a, b)
 
@@ -153,30 +208,27 @@ def test_no_adaptation_below_the_agent_below_the_oracle():
     agent = Trilateration()
     hidden, expert = Workers(EnvsFactory(POINTS)), Workers(EnvsFactory(POINTS, expert=True))
 
-    def over_seeds(agent, workers):
-        return join_seeds([evaluate(agent, workers, TASKS, episodes=2, seed=seed) for seed in (0, 1, 2)])
+    def repeated(agent, workers):
+        return joined([evaluate(agent, workers, TASKS, episodes=2, evaluation_seed=0, repeat=r) for r in range(3)], 1)
 
-    random = over_seeds(RandomAgent(np.ones(2)), hidden)
-    oracle = over_seeds(RandomAgent(np.ones(1)), expert)
-    ours, without = over_seeds(agent, hidden), over_seeds(WithoutAdaptation(agent), hidden)
-    assert ours.explored.tolist() == [True, False, False]
-    last = [r.returns[:, :, -1].mean() for r in (oracle, ours, without)]
+    random = repeated(RandomAgent(np.ones(2)), hidden)
+    oracle = repeated(RandomAgent(np.ones(1)), expert)
+    ours, without = repeated(agent, hidden), repeated(WithoutAdaptation(agent), hidden)
+    assert ours.explored.tolist() == [True, False, False] and ours.returns.shape == (1, 3, 1, 6, 3)
+    last = [r.last("returns").values.mean() for r in (oracle, ours, without)]
     assert last[0] >= last[1] >= last[2] and last[1] > last[2] + 5
-    assert np.allclose(oracle.returns[:, :, -1], ours.returns[:, :, -1], atol=0.05)  # on the same starts and goals
-    assert (
-        np.abs(ours.returns[:, :, 0].mean() - without.returns[:, :, 0].mean()) < 3
-    )  # zero-shot: nothing to adapt with
-    gap, low, high = normalized(ours.returns[:, :, -1], without.returns[:, :, -1], oracle.returns[:, :, -1])
-    assert 0.98 < low <= gap <= high < 1.01
-    place, *_ = normalized(random.returns[:, :, -1], random.returns[:, :, -1], oracle.returns[:, :, -1])
-    assert place == 0
+    assert np.allclose(oracle.returns[..., -1], ours.returns[..., -1], atol=0.05)  # on the same starts and goals
+    assert np.abs(ours.returns[..., 0].mean() - without.returns[..., 0].mean()) < 3  # zero-shot: nothing to adapt with
+    place = normalized(*(r.last("returns") for r in (ours, without, oracle)))
+    assert 0.98 < place.value < 1.01 and place.ci95 is None  # one training seed
+    assert normalized(*(r.last("returns") for r in (random, random, oracle))).value == 0
 
 
 def test_the_number_of_processes_changes_nothing():
     factory = EnvsFactory(POINTS)
-    one = evaluate(small_sac(), Workers(factory, chunk=2), TASKS, episodes=1, seed=7, sample=True)
+    one = evaluate(small_sac(), Workers(factory, chunk=2), TASKS, episodes=1, evaluation_seed=7, sample=True)
     with Workers(factory, processes=2, chunk=2) as workers:
-        two = evaluate(small_sac(), workers, TASKS, episodes=1, seed=7, sample=True)
+        two = evaluate(small_sac(), workers, TASKS, episodes=1, evaluation_seed=7, sample=True)
     for a, b in zip(arrays(one), arrays(two), strict=True):
         assert np.array_equal(a, b)
 
@@ -185,14 +237,9 @@ def test_rollouts_of_a_task_are_averaged_and_their_steps_counted():
     class Twice(RandomAgent):
         rollouts = 2
 
-    result = evaluate(Twice(np.ones(2)), Workers(EnvsFactory(POINTS), chunk=3), TASKS, episodes=1, seed=0)
-    assert result.returns.shape == (1, 6, 2) and (result.env_steps == 40).all()
-
-
-def test_the_place_between_brackets_is_nothing_where_they_coincide():
-    same = np.zeros((2, 3))
-    assert np.isnan(normalized(same + 1, same, same)[0])
-    assert normalized(np.full((1, 3), 0.5), np.zeros((1, 3)), np.ones((1, 3))) == (0.5, 0.5, 0.5)
+    result = evaluate(Twice(np.ones(2)), Workers(EnvsFactory(POINTS), chunk=3), TASKS, episodes=1, evaluation_seed=0)
+    assert result.returns.shape == (1, 1, 2, 6, 2) and (result.env_steps == 20).all()
+    assert (result.adaptation_steps[..., 1] == 40).all() and result.last("success").trials == 2
 
 
 def test_meta_worlds_own_number_stands_beside_ours_and_is_called_biased(tmp_path):
@@ -201,9 +248,19 @@ def test_meta_worlds_own_number_stands_beside_ours_and_is_called_biased(tmp_path
     from skillmeta.evaluation.adaptation_page import write_adaptation_page
 
     tasks = tuple(Number(i) for i in range(10))
-    result = evaluate(OpensEveryFifth(np.ones(1)), Workers(doors), tasks, episodes=3, seed=0)
+    result = evaluate(OpensEveryFifth(np.ones(1)), Workers(doors), tasks, episodes=3, evaluation_seed=0)
     groups = ("reach",) * 10
-    told = Evaluation("metaworld", "test", tasks, groups, "fifth", {"fifth": result, "random": result}, 0)
+    told = Evaluation(
+        "metaworld",
+        "test",
+        tasks,
+        groups,
+        "fifth",
+        {"fifth": result, "random": result},
+        {"fifth": (0,), "random": ()},
+        0,
+        False,
+    )
     (tmp_path / "config.yaml").write_text("")
     page = write_adaptation_page(tmp_path, told, "command").read_text()
     row = page.partition("which is biased")[2].partition("<tbody>")[2].partition("</tr>")[0]

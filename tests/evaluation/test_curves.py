@@ -78,7 +78,7 @@ def test_an_unfinished_run_is_named_and_its_seed_left_out(tmp_path: Path):
     ablation = write(tmp_path, EPISODES, unfinished=(0,))
     assert ablation.missing == ["m task 0 seed 0"]
     assert ablation.complete_seeds("m") == [1]
-    assert ablation.scores("m", "success").tolist() == [[0.75]]
+    assert ablation.values("m", "success").tolist() == [[0.75]]
 
 
 def test_a_method_without_a_finished_seed_is_not_scored(tmp_path: Path):

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from skillmeta.config import dump_yaml
 from skillmeta.errors import UserError
 from skillmeta.evaluation import page, plots
 from skillmeta.evaluation.curves import Curve, read_ablation, training_curve
 from skillmeta.evaluation.report import headline, write_ablation_report
-from skillmeta.evaluation.statistics import iqm
+from skillmeta.evaluation.statistics import Scores, estimate
 
-METHODS = {"sac": 0.0, "spirl": 0.9, "a.b-c_0": 0.4}
+METHODS = {"sac": 0.0, "a.b-c_0": 0.4, "spirl": 0.9}
 TASKS, SEEDS = [0, 2], [0, 1, 2]
 
 
@@ -70,13 +71,13 @@ def test_the_summary_has_the_runs_numbers(ablation):
     for name, level in METHODS.items():
         told = summary["methods"][name]
         expected = np.array([[level + 0.01 * seed] * len(TASKS) for seed in SEEDS])
-        assert told["success_iqm"] == pytest.approx(iqm(expected))
-        low, high = told["success_ci95"]
-        assert level <= low <= told["success_iqm"] <= high <= level + 0.02
-        assert (told["env_steps"], told["seeds"], told["tasks"]) == (5000, SEEDS, 2)
+        whole = estimate(Scores(expected, 20))
+        assert told["success"] == pytest.approx(expected.mean()) and told["success_ci95"] == pytest.approx(whole.ci95)
+        assert (told["env_steps"], told["training_seeds"], told["tasks"]) == (5000, SEEDS, 2)
     assert summary["command"] == "skillmeta ablate x" and summary["unfinished_runs"] == []
     with open(ablation / "results.csv") as file:
-        assert len(list(csv.DictReader(file))) == 18
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 18 and {row["training_seed"] for row in rows} == {"0", "1", "2"}
     assert "spirl 0.91" in headline(ablation)
 
 
@@ -99,12 +100,41 @@ def test_the_same_runs_give_the_same_bytes(ablation):
     assert write_ablation_report(ablation).read_bytes() == first
 
 
+def test_methods_are_compared_with_the_reference_by_the_interval_of_their_difference(ablation):
+    text = write_ablation_report(ablation).read_text()
+    summary = json.loads((ablation / "summary.json").read_text())
+    assert summary["reference"] == "spirl" and list(summary["differences"]["success"]) == ["sac", "a.b-c_0"]
+    found = summary["differences"]["success"]["sac"]
+    assert found["value"] == pytest.approx(0.9) and found["ci95"][0] > 0
+    assert "spirl minus each other method" in text
+    config = yaml.safe_load((ablation / "config.yaml").read_text())
+    (ablation / "config.yaml").write_text(dump_yaml({**config, "reference": "sac"}))
+    assert "sac minus each other method" in write_ablation_report(ablation).read_text()
+    back = json.loads((ablation / "summary.json").read_text())["differences"]["success"]["spirl"]
+    assert back["ci95"] == pytest.approx([-found["ci95"][1], -found["ci95"][0]])
+
+
+def test_one_training_seed_has_no_interval_anywhere(ablation):
+    for seed in (1, 2):
+        for folder in ablation.glob(f"methods/*/*/seed-{seed}"):
+            (folder / "result.json").unlink()
+    text = write_ablation_report(ablation).read_text()
+    summary = json.loads((ablation / "summary.json").read_text())
+    assert all(told["success_ci95"] is None and told["return_ci95"] is None for told in summary["methods"].values())
+    assert summary["differences"]["success"]["sac"] == {"value": pytest.approx(0.9), "ci95": None}
+    assert "one training seed: nothing can be said" in text and "has one training seed only" in text
+    rows = list(csv.DictReader((ablation / "curves.csv").open()))
+    assert all(row["low"] == row["high"] == "" and row["mean"] for row in rows)
+
+
 def test_what_is_unfinished_is_said_and_left_out(ablation):
     (ablation / "methods" / "spirl" / "task-0" / "seed-1" / "result.json").unlink()
     text = write_ablation_report(ablation).read_text()
     assert "Unfinished: 1 of 18 runs" in text
     summary = json.loads((ablation / "summary.json").read_text())
-    assert summary["methods"]["spirl"]["seeds"] == [0, 2] and summary["unfinished_runs"] == ["spirl task 0 seed 1"]
+    assert summary["methods"]["spirl"]["training_seeds"] == [0, 2] and summary["unfinished_runs"] == [
+        "spirl task 0 seed 1"
+    ]
     shutil.rmtree(ablation / "methods")
     with pytest.raises(UserError, match="no method has finished"):
         write_ablation_report(ablation)

@@ -1,108 +1,127 @@
-"""Statistics against brute force and frozen numbers."""
+"""Intervals against formulas written out, and laws that hold for every table of scores."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from scipy import stats
 
 from skillmeta.evaluation.statistics import (
+    Estimate,
+    Scores,
+    estimate,
     interval,
-    intervals,
-    iqm,
-    mean,
+    normalized,
+    paired_difference,
     performance_profile,
-    probability_of_improvement,
 )
 
-SCORES = np.random.default_rng(7).beta(2, 2, size=(10, 8))  # [seeds, tasks]
+RETURNS = np.random.default_rng(7).normal(size=(4, 6))  # [training seeds, tasks]
+HITS = np.random.default_rng(8).binomial(10, 0.6, size=(3, 5))
 
 
-@settings(max_examples=50, deadline=None)
-@given(values=st.lists(st.floats(-10, 10), min_size=4, max_size=40))
-def test_iqm_is_the_mean_of_the_middle_half(values):
-    cut = len(values) // 4
-    expected = np.mean(sorted(values)[cut : len(values) - cut])
-    assert iqm(np.array(values)) == pytest.approx(expected, abs=1e-9)
+def test_of_returns_it_is_students_interval_of_the_seed_means():
+    low, high = stats.ttest_1samp(RETURNS.mean(1), 0.0).confidence_interval(0.95)
+    assert estimate(Scores(RETURNS)).ci95 == pytest.approx((low, high))
+    assert estimate(Scores(RETURNS)).value == pytest.approx(RETURNS.mean())
 
 
-def test_frozen_numbers():
-    """Computed once by sorting and by a loop of resamples, not by the code under test."""
-    assert iqm(SCORES) == pytest.approx(np.sort(SCORES.ravel())[20:60].mean(), abs=1e-12)
-    assert iqm(np.arange(8.0)) == 3.5
+def test_tasks_that_differ_matter_only_where_new_ones_are_meant():
+    apart = RETURNS + 10 * np.arange(6)
+    same = estimate(Scores(apart)).ci95
+    assert same is not None and np.array(same) - apart.mean() == pytest.approx(
+        np.array(estimate(Scores(RETURNS)).ci95) - RETURNS.mean()
+    )
+    new = estimate(Scores(apart), new_tasks=True).ci95
+    by_task = stats.ttest_1samp(apart.mean(0), 0.0).confidence_interval(0.95)
+    assert new is not None and new[0] <= by_task.low and new[1] >= by_task.high
 
 
-def brute_interval(scores: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
-    rng = np.random.default_rng(seed)
-    found = []
-    for _ in range(resamples):
-        columns = [scores[rng.integers(len(scores), size=len(scores)), t] for t in range(scores.shape[1])]
-        flat = np.sort(np.concatenate(columns))
-        cut = len(flat) // 4
-        found.append(flat[cut : len(flat) - cut].mean())
-    low, high = np.percentile(found, [2.5, 97.5])
-    return float(low), float(high)
+def test_whole_seeds_are_resampled_not_cells():
+    """Cells of a seed that agree are one observation: ten times as many of them say nothing new."""
+    one = RETURNS.mean(1, keepdims=True)
+    assert estimate(Scores(np.repeat(one, 10, 1))).ci95 == pytest.approx(estimate(Scores(one)).ci95)
 
 
-def test_the_interval_is_the_stratified_bootstraps():
-    assert interval(SCORES, resamples=4000) == pytest.approx(brute_interval(SCORES, 4000, 1), abs=0.006)
+def test_one_seed_has_no_interval():
+    for scores in (Scores(RETURNS[:1]), Scores(HITS[:1] / 10, 10)):
+        assert estimate(scores).ci95 is None and estimate(scores, new_tasks=True).ci95 is None
+        assert paired_difference(scores, scores).ci95 is None
+    assert estimate(Scores(RETURNS[:, :1]), new_tasks=True).ci95 is None  # nor has one task, where new ones are meant
 
 
-def test_the_interval_is_scipys():
-    from scipy import stats
-
-    columns = tuple(SCORES[:, t] for t in range(SCORES.shape[1]))
-
-    def statistic(*parts: np.ndarray, axis: int = -1) -> np.ndarray:
-        return stats.trim_mean(np.concatenate(parts, axis=axis), 0.25, axis=axis)
-
-    theirs = stats.bootstrap(columns, statistic, n_resamples=4000, method="percentile", rng=np.random.default_rng(0))
-    expected = (theirs.confidence_interval.low, theirs.confidence_interval.high)
-    assert interval(SCORES, resamples=4000) == pytest.approx(expected, abs=0.006)
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("new_tasks", [False, True])
+def test_shares_of_seeds_that_agree_have_an_interval_inside_0_and_1(share, new_tasks):
+    low, high = estimate(Scores(np.full((3, 4), share), 10), new_tasks).ci95 or (0.0, 0.0)
+    assert 0 <= low <= share <= high <= 1 and high - low > 0.05
+    if share != 0.5:  # three seeds that all work do not show that four in five do
+        assert high - low > 0.2
 
 
-def test_tasks_are_strata_seeds_are_drawn():
-    """Tasks that differ while seeds agree leave nothing to chance; the other way round they do."""
-    same_seeds = np.tile(np.linspace(0, 1, 8), (5, 1))
-    assert interval(same_seeds) == pytest.approx((iqm(same_seeds), iqm(same_seeds)))
-    low, high = interval(same_seeds.T)
-    assert high - low > 0.1
+def test_more_seeds_that_agree_say_more():
+    widths = [np.ptp(estimate(Scores(np.ones((seeds, 4)), 10)).ci95 or ()) for seeds in (2, 3, 5, 10, 30)]
+    assert widths == sorted(widths, reverse=True) and widths[-1] < 0.15
+
+
+def test_shares_of_0_and_1_are_mirror_images():
+    low, high = estimate(Scores(HITS / 10, 10)).ci95 or (0.0, 0.0)
+    assert estimate(Scores(1 - HITS / 10, 10)).ci95 == pytest.approx((1 - high, 1 - low))
+
+
+def test_returns_of_seeds_that_agree_use_the_cells_and_equal_cells_say_nothing():
+    same = np.tile(RETURNS[:1], (3, 1))
+    half = stats.t.ppf(0.975, 2) * (same.var(ddof=1) / same.size) ** 0.5
+    assert estimate(Scores(same)).ci95 == pytest.approx((same.mean() - half, same.mean() + half))
+    assert estimate(Scores(np.ones((3, 4)))) == Estimate(1.0, None)
+
+
+def test_a_difference_is_paired():
+    """What two methods share, seed by seed and task by task, is not uncertainty of their difference."""
+    common = 100 * np.random.default_rng(1).normal(size=(4, 6))
+    other = np.random.default_rng(2).normal(size=(4, 6))
+    apart = paired_difference(Scores(RETURNS + common), Scores(other + common)).ci95
+    assert apart == pytest.approx(paired_difference(Scores(RETURNS), Scores(other)).ci95)
+    assert apart == pytest.approx(tuple(stats.ttest_rel(RETURNS.mean(1), other.mean(1)).confidence_interval(0.95)))
+
+
+def test_a_difference_changes_its_sign_with_its_order():
+    a, b = Scores(HITS / 10, 10), Scores(np.ones((3, 5)), 10)
+    forth, back = paired_difference(a, b), paired_difference(b, a)
+    assert forth.value == -back.value < 0 and forth.ci95 is not None and back.ci95 is not None
+    assert forth.ci95 == pytest.approx((-back.ci95[1], -back.ci95[0]))
+    assert -1 <= forth.ci95[0] < forth.value < forth.ci95[1] <= 1
+
+
+def test_the_place_between_references_scales_with_them():
+    agent, low, high = Scores(RETURNS), Scores(np.full((1, 6), -10.0)), Scores(np.full((1, 6), 10.0))
+    ends = np.array(estimate(agent).ci95)
+    found = normalized(agent, low, high)
+    assert found.value == pytest.approx((RETURNS.mean() + 10) / 20) and found.ci95 == pytest.approx((ends + 10) / 20)
+    turned = normalized(Scores(-RETURNS), Scores(-low.values), Scores(-high.values))
+    assert turned.value == pytest.approx(found.value) and turned.ci95 == pytest.approx(found.ci95)
+
+
+def test_there_is_no_place_between_references_that_are_one():
+    same = Scores(np.zeros((1, 6)))
+    assert np.isnan(normalized(Scores(RETURNS), same, same).value)
+    unsure = Scores(np.array([[-9.0, 9.0, -9.0, 9.0, -9.0, 9.5]]))  # differs from 0 by chance of the tasks
+    assert normalized(Scores(RETURNS), same, unsure, new_tasks=True).ci95 is None
 
 
 def test_many_points_at_once_are_the_single_ones():
-    points = np.stack([SCORES, SCORES**2])
-    low, high = intervals(points)
-    for i in range(2):
-        assert (low[i], high[i]) == pytest.approx(interval(points[i]))
-    assert interval(SCORES[:1]) == pytest.approx((iqm(SCORES[:1]),) * 2)
-    assert interval(SCORES, mean)[0] < SCORES.mean() < interval(SCORES, mean)[1]
-
-
-def test_probability_of_improvement_counts_pairs():
-    x, y = SCORES[:4], SCORES[4:].copy()
-    y[0, 0] = x[0, 0]  # a tie counts half
-    pairs = [[(a > b) + 0.5 * (a == b) for a in x[:, t] for b in y[:, t]] for t in range(x.shape[1])]
-    assert probability_of_improvement(x, y) == pytest.approx(np.mean(pairs))
-    assert probability_of_improvement(x, x) == pytest.approx(0.5)
-    with pytest.raises(ValueError, match="the same tasks"):
-        probability_of_improvement(x, y[:, :3])
+    points = np.stack([HITS / 10, 1 - HITS / 20, np.ones((3, 5))])
+    for new_tasks in (False, True):
+        low, high = interval(Scores(points, 20), new_tasks)
+        for i in range(3):
+            assert estimate(Scores(points[i], 20), new_tasks).ci95 == pytest.approx((low[i], high[i]))
 
 
 def test_the_profile_is_the_share_above():
-    assert performance_profile(np.array([[0.0, 0.5], [0.5, 1.0]]), np.array([-1, 0.0, 0.5, 1.0])).tolist() == [
-        1,
-        0.75,
-        0.25,
-        0,
-    ]
+    above = performance_profile(np.array([[0.0, 0.5], [0.5, 1.0]]), np.array([-1, 0.0, 0.5, 1.0]))
+    assert above.tolist() == [1, 0.75, 0.25, 0]
 
 
-def test_rliables_numbers():
-    """rliable 1.2.0 (archived; it needs pandas below 3) on the same scores: IQM, its 95 % interval from 20,000 resamples,
-    probability of improvement of the first four seeds over the others, and the score distribution."""
-    assert iqm(SCORES) == pytest.approx(0.4782472156630755, abs=1e-12)
-    assert interval(SCORES, resamples=20_000) == pytest.approx((0.42458735, 0.53185026), abs=0.003)
-    assert probability_of_improvement(SCORES[:4], SCORES[4:]) == pytest.approx(0.53125)
-    above = performance_profile(SCORES, np.array([0.1, 0.3, 0.5, 0.7, 0.9]))
-    assert above == pytest.approx([0.9875, 0.7875, 0.4875, 0.15, 0.0125])
+def test_text_and_json():
+    assert Estimate(0.9, (0.45, 1.0)).text(".2f") == "0.90 [0.45, 1.00]" and Estimate(0.9, None).text() == "0.9"
+    assert Estimate(float("nan"), None).plain() == {"value": None, "ci95": None}
