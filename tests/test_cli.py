@@ -60,6 +60,7 @@ def test_every_command_has_its_own_help(name):
         (["report", "."], "holds no ablation"),
         (["ablate", "demo", "changes.task.min_path=3"], "task: unknown key 'min_path'"),
         (["ablate", "demo", "seeds=[]"], "seeds is empty"),
+        (["ablate", "demo", "reference=sac2"], "reference is 'sac2'; choose one of methods"),
         (["ablate", "demo", "methods.spirl={config: downstream/maze_spirl, env_steps: 7}"], "unequal budgets"),
     ],
 )

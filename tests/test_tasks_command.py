@@ -13,6 +13,8 @@ from downstream.tasks import main as tasks_main
 from skillmeta.cli import main
 from skillmeta.config import list_configs
 from skillmeta.errors import ConfigError, UserError
+from skillmeta.evaluate import about_new_tasks
+from skillmeta.tasks.base import TaskConfig, make_family
 
 
 def test_every_preset_is_listed_or_says_what_it_lacks(capsys):
@@ -91,6 +93,13 @@ def test_brackets_are_evaluated_and_the_page_written(tmp_path, capsys):
     parts[0].write_bytes(before[0][:50])
     with pytest.raises(UserError, match="is damaged"):
         evaluate_main(arguments)
+
+
+def test_intervals_are_about_new_tasks_where_the_tasks_are_a_sample_of_them():
+    points = make_family(TaskConfig("point"))
+    directions = make_family(TaskConfig("half_cheetah", options={"goal": "direction"}))
+    assert about_new_tasks(points, points.tasks("test")) and not about_new_tasks(points, points.tasks("train"))
+    assert not about_new_tasks(directions, directions.tasks("test"))  # forward and backward are all that there are
 
 
 def test_a_trained_agent_stands_between_its_brackets(tmp_path):

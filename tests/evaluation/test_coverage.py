@@ -83,7 +83,7 @@ def difference_coverage(case: Case, common: float, number: int = 1000) -> float:
     return share_inside(*paired_interval(*sides, case.new_tasks), np.zeros(number))
 
 
-def place_coverage(case: Case, number: int = 400) -> float:
+def place_coverage(case: Case, number: int = 1000) -> float:
     """Of the agent's place between a fixed agent at -12 and one at 12, where the truth is 0.5."""
     rng = np.random.default_rng(13)
     values, tasks = latent(case, number, rng)
@@ -119,24 +119,24 @@ def nominal(covered: float, number: int, at_most: float = 0.99) -> bool:
     return 0.90 - error <= covered <= at_most + error
 
 
-@pytest.mark.parametrize("case", RETURNS + RETURNS_NEW, ids=str)
+@pytest.mark.parametrize("case", RETURNS + RETURNS_NEW[::2], ids=str)
 def test_intervals_of_returns_cover_what_they_claim(case):
     assert nominal(coverage(case), 1000)
 
 
-@pytest.mark.parametrize("case", SHARES[::2] + SHARES_NEW[::3], ids=str)
+@pytest.mark.parametrize("case", SHARES[::3] + SHARES_NEW[::5], ids=str)
 def test_intervals_of_shares_cover_what_they_claim(case):
     """In the middle. Near 0 and 1 three seeds that agree may be alike or may be lucky; covering the lucky ones covers the others
     always."""
-    assert nominal(coverage(case, 600), 600, 0.99 if abs(case.share or 0.0) < 2 else 1.0)
+    assert nominal(coverage(case, 500), 500, 0.99 if abs(case.share or 0.0) < 2 else 1.0)
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])
-@pytest.mark.parametrize("works", [0.5, 0.55, 0.7, 0.9])
+@pytest.mark.parametrize("works", [0.5, 0.7, 0.9])
 @pytest.mark.parametrize("new_tasks", [False, True])
 def test_seeds_that_work_or_fail_altogether(seeds, works, new_tasks):
-    each = np.random.default_rng(3).binomial(1, works, (1000, seeds, 1)) * np.ones((1, 1, 10))
-    assert nominal(share_inside(*interval(Scores(each, 20), new_tasks), np.full(1000, works)), 1000, 1.0)
+    each = np.random.default_rng(3).binomial(1, works, (500, seeds, 1)) * np.ones((1, 1, 10))
+    assert nominal(share_inside(*interval(Scores(each, 20), new_tasks), np.full(500, works)), 500, 1.0)
 
 
 @pytest.mark.parametrize("common", [0.0, 10.0])
@@ -152,7 +152,7 @@ def test_intervals_of_paired_differences_of_shares_cover_what_they_claim(case):
 
 @pytest.mark.parametrize("case", [*RETURNS[:7:3], *RETURNS_NEW[:7:3]], ids=str)
 def test_intervals_of_a_place_between_references_cover_what_they_claim(case):
-    assert nominal(place_coverage(case), 400)
+    assert nominal(place_coverage(case, 200), 200)
 
 
 def test_cells_taken_as_independent_cover_a_quarter():
