@@ -159,8 +159,8 @@ class Planned:
 
 
 def about_new_tasks(family: TaskFamily, split: str) -> bool:
-    """Whether scores on a split are a sample of those on new tasks, and intervals are to say so: where the family draws its tasks and
-    the split is held out from training. Otherwise scores are about these very tasks."""
+    """Whether scores on a split are a sample of those on new tasks, and intervals are to say so: where the family draws its tasks
+    and the split is held out from training. Otherwise scores are about these very tasks."""
     return family.draw_task is not None and not family.same_tasks and split not in family.training_splits
 
 

@@ -38,7 +38,7 @@ def commands(root: Path) -> dict[str, Command]:
                    "training.held_out_every=2", "training.batch_size=4", "model.hidden=4", "model.horizon=5"],
         "meta-train": ["meta-train", "meta/rl2_bandit_5", f"task={BANDIT}", f"algorithm={json.dumps(RL2)}",
                        "env_steps=36", "checkpoint_seconds=1e-300"],
-        "evaluate": ["evaluate", "tasks/bandit_5", "task.options={arms: 2, pulls: 3}", "tasks=2", "seeds=[0]",
+        "evaluate": ["evaluate", "tasks/bandit_5", "task.options={arms: 2, pulls: 3}", "tasks=2",
                      "episodes=1", f"agents=[{root / 'meta-train' / 'out'}]"],
         "adapt": ["adapt", str(root / "meta-train" / "out"), "tasks/bandit_5", "options={arms: 2, pulls: 3}"],
         "finetune": ["finetune", "downstream/maze_sac", "task={family: point, options: {horizon: 5}}", "env_steps=20",

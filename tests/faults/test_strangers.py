@@ -781,7 +781,7 @@ def test_built_in_names_need_no_trust(place, name):
 def test_trust_imports_the_module(own, capsys):
     meta_run(own.theirs, **named("my.algorithm"))
     assert trained(own.theirs, trust=True).env_steps == 10
-    arguments = ["tasks/point_robot", "agents=[theirs]", "episodes=0", "seeds=[0]", "tasks=1"]
+    arguments = ["tasks/point_robot", "agents=[theirs]", "episodes=0", "tasks=1"]
     assert main(["evaluate", *arguments, "--out", "mine", "--trust"]) == 0
     assert main(["adapt", "theirs", "tasks/point_robot", "--episodes", "1", "--out", "adapted", "--trust"]) == 0
     assert "--trust" in watched(own, lambda: load_adapted(own.home / "adapted"))
