@@ -35,6 +35,7 @@ from skillmeta.data.minari_store import write_minari
 from skillmeta.data.sources import load_source
 from skillmeta.environments import make_envs
 from skillmeta.errors import ConfigError, UserError
+from skillmeta.evaluation import plots
 from skillmeta.evaluation.curves import paths, read_ablation
 from skillmeta.evaluation.report import task_config, write_ablation_report
 from skillmeta.finetune import FinetuneConfig, load_trained
@@ -511,7 +512,8 @@ def test_this_check_of_pages_can_fail(tmp_path):
             check_page(tmp_path / "p.html")
 
 
-def test_no_string_of_a_stranger_is_an_element_of_the_page_of_an_ablation(place):
+def test_no_string_of_a_stranger_is_an_element_of_the_page_of_an_ablation(place, monkeypatch):
+    monkeypatch.setattr(plots, "save_png", lambda figure, path: None)  # a page has SVG; PNG takes as long again
     ablation(place.theirs, title=SCRIPT, claim=SCRIPT, **{SCRIPT: SCRIPT})
     machine = {"cpu": SCRIPT, "cores": SCRIPT, "system": SCRIPT}
     about = {"command": SCRIPT, "python": SCRIPT, "versions": {SCRIPT: SCRIPT}, "machine": machine}
@@ -811,7 +813,9 @@ def test_a_module_in_the_commands_config_is_trusted_and_its_hash_kept(own, capsy
         load_trained(own.home / "mine", envs_of(task))
 
 
-def test_an_ablation_is_resumed_by_its_own_config_and_reported_with_trust(own):
+def test_an_ablation_is_resumed_by_its_own_config_and_reported_with_trust(own, monkeypatch):
+    monkeypatch.setattr(plots, "save_png", lambda figure, path: None)
+    monkeypatch.setattr(plots, "to_svg", lambda figure, name: "")
     config = AblationConfig(
         methods={"m": {"config": "downstream/maze_sac"}},
         changes={"task": {"family": "my.family"}},
