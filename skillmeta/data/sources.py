@@ -74,14 +74,14 @@ def _minari(source: str, clip_actions: bool) -> EpisodeDataset:
     dataset_id, _, key = source.removeprefix("minari:").partition("?")
     check_id(dataset_id)
     folder = dataset_folder(dataset_id)
-    if not exists(dataset_id):
-        raise DataError(
-            f"{source}: not found in {folder}; make it with `skillmeta collect`, or fetch by `minari download {dataset_id}`"
-        )
     root = dataset_folder("")
     if not folder.resolve().is_relative_to(root.resolve()):
         raise DataError(f"{source}: is a link that leads out of {root}; copy the data set there")
     check_links(folder)
+    if not exists(dataset_id):
+        raise DataError(
+            f"{source}: not found in {folder}; make it with `skillmeta collect`, or fetch by `minari download {dataset_id}`"
+        )
     verify(dataset_id)
     metadata = json.loads((folder / "data" / "metadata.json").read_text())
     if metadata["data_format"] != "hdf5":

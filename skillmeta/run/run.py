@@ -69,9 +69,10 @@ class Run:
                     )
             else:
                 write_whole(saved, dump_yaml(config))
+            modules = modules_of_run(folder, config)  # also of a finished run: it reports those that have changed
             origin = folder / "environment.json"
             if read_result(folder) is None or not origin.exists():  # a finished run keeps where its result came from
-                about = {**environment(command), "modules": modules_of_run(folder, config)}
+                about = {**environment(command), "modules": modules}
                 write_whole(origin, json.dumps(about, indent=1))
             if (
                 multiprocessing.parent_process() is None

@@ -551,8 +551,9 @@ def minari_log(place: Place) -> tuple[Path, Path]:
     episode = Episode(
         np.ones((7, 3), np.float32), np.zeros((6, 2), np.float32), np.ones(6), flags, np.eye(6, dtype=bool)[5]
     )
-    folder = write_minari("test/some-v0", [episode], -np.ones(2), np.ones(2)) / "data"
-    return folder / "metadata.json", folder / "main_data.hdf5"
+    folder = write_minari("test/some-v0", [episode], -np.ones(2), np.ones(2))
+    (folder / "manifest.json").unlink()  # a stranger writes none, or one that fits
+    return folder / "data" / "metadata.json", folder / "data" / "main_data.hdf5"
 
 
 def in_metadata(**changes: Any) -> Callable[[Place], None]:
@@ -844,7 +845,7 @@ ALLOWED = {  # call: the files that may make it
     "pickle.dumps": {"metaworld.py"},
     "yaml.load": {"config.py"},
     "OmegaConf.load": {"config.py"},  # configs that the user names
-    "h5py.File": {"sources.py"},
+    "h5py.File": {"sources.py", "minari_store.py"},  # the latter writes, in memory
 }
 FORBIDDEN = ("pickle.", "torch.load", "torch.save", "eval", "exec", "compile", "__import__", "load_dataset", "joblib.")
 
