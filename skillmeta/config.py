@@ -111,7 +111,7 @@ def build(schema: type[T], node: Any, at: str = "") -> T:
     """Fill the dataclass `schema` from a mapping, checking keys, types and the dataclass's own rules.
 
     Args:
-        schema: its class attribute RENAMED, if it has one, says of a key of an earlier version what it is called now.
+        schema: its class attribute FORMER_KEYS, if it has one, says of each key of an earlier version what took its place.
         at: where the mapping stands in the whole config, for the sentence.
 
     Raises:
@@ -128,8 +128,8 @@ def build(schema: type[T], node: Any, at: str = "") -> T:
     values = {}
     for key, value in plain.items():
         here = f"{at}.{key!s}".strip(".")
-        if key in (renamed := getattr(schema, "RENAMED", {})):
-            raise ConfigError(f"{here}: {renamed[key]}")
+        if key in (former := getattr(schema, "FORMER_KEYS", {})):
+            raise ConfigError(f"{here}: {former[key]}")
         if key not in known:
             near = difflib.get_close_matches(str(key), known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {_names(schema)}"

@@ -39,7 +39,7 @@ from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
 class EvaluateConfig:
     """Which agents, on which tasks, for how long."""
 
-    RENAMED: ClassVar[dict[str, str]] = {
+    FORMER_KEYS: ClassVar[dict[str, str]] = {
         "seeds": "is now `evaluation_seed`, one number, and `repeats`, how often each task is evaluated; `agents` names one run a "
         "training seed"
     }

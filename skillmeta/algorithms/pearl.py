@@ -402,7 +402,7 @@ class Agent:
                     )
                 else:
                     later = self.targets(following).float().squeeze(-1)
-                target = config.reward_scale * flat.reward + flat.discount(config.discount, False) * later
+                target = config.reward_scale * flat.reward + flat.discount(config.discount) * later
             error = ((self.critics(now, flat.action).float() - target) ** 2).sum(0).mean()
             kl = kl_loss(posterior, config.kl_reduction)
             total = error + (0.0 if config.deterministic else config.kl_weight) * kl

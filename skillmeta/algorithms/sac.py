@@ -1,4 +1,4 @@
-"""SAC with a prior: soft actor-critic (Haarnoja et al. 2018) whose entropy bonus is minus the KL to a prior.
+"""SAC with a prior: soft actor-critic (Haarnoja et al. 2018) whose entropy bonus is minus the cost of leaving a prior.
 
 With the uniform prior and primitive actions it is plain SAC; with the skill prior p(z|s) and skills as actions it is SPiRL
 (Pertsch et al. 2020, arXiv:2010.11944, Algorithm 1). One update, all gradients taken at the same parameters:
@@ -6,6 +6,9 @@ With the uniform prior and primitive actions it is plain SAC; with the skill pri
     y = r + gamma (1 - terminated) (min_i Qbar_i(s', z') - weight D(pi(.|s') || prior(.|s')))     critic target
     critics: sum_i 1/2 (Q_i(s, z) - y)^2         policy: weight D(pi || prior) - min_i Q_i(s, z~pi)
     weight: towards the target divergence        targets: Qbar <- (1 - rate) Qbar + rate Q
+
+D is the KL to the skill prior. With the uniform prior it is log pi in the coordinates of the unit box, as in SAC: the KL without
+its constant (`skillmeta.rl.regularizer`). gamma discounts a decision, whatever number of primitive steps it takes (SPiRL).
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -38,6 +41,8 @@ from skillmeta.seeds import Seeds
 class Config:
     """Every default is a working one; configs/downstream has the published settings."""
 
+    FORMER_KEYS: ClassVar[dict[str, str]] = {"discount_per": "is no longer a key; discount is per decision, so remove it"}
+
     regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
     policy_start: str = (
         "random"  # random; prior: a zero-initialised residual on the skill prior, so pi = prior at step 0
@@ -46,8 +51,7 @@ class Config:
     policy_depth: int = 2
     critic_depth: int = 2
     learning_rate: float = 3e-4
-    discount: float = 0.99
-    discount_per: str = "decision"  # decision (SPiRL) | step: discount ** (primitive steps of the decision)
+    discount: float = 0.99  # of a decision, as in SPiRL, not of a primitive step
     target_rate: float = 0.005
     batch_size: int = 256
     updates_per_decision: float = 1.0
@@ -59,8 +63,6 @@ class Config:
     def __post_init__(self) -> None:
         if self.policy_start not in ("random", "prior"):
             raise ValueError(f"policy_start is {self.policy_start!r}; choose random or prior")
-        if self.discount_per not in ("decision", "step"):
-            raise ValueError(f"discount_per is {self.discount_per!r}; choose decision or step")
         if not 0 <= self.discount <= 1:
             raise ValueError(f"discount is {self.discount}; it must lie between 0 and 1")
         for name in ("hidden", "policy_depth", "critic_depth", "learning_rate", "batch_size", "replay_capacity"):
@@ -110,8 +112,8 @@ def td_target(
     noise: Tensor,
 ) -> Tensor:
     """SPiRL eq. 6: r + discount (min Qbar(s', z') - weight D), [B]. Policy and prior are those at s'; noise [B, A]."""
-    divergence = regularizer.in_target(regularizer.divergence(policy, prior, noise))
-    value = targets(batch.next_observation, policy.at(noise)).min(0).values - weight * divergence
+    cost = regularizer.in_target(regularizer.divergence(policy, prior, noise))
+    value = targets(batch.next_observation, policy.at(noise)).min(0).values - weight * cost
     return batch.reward + discount * value
 
 
@@ -129,10 +131,10 @@ def actor_loss(
     weight: Tensor,
     noise: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """SPiRL eq. 7: weight D(pi || prior) - min Q(s, z~pi), averaged; and D of each row [B]. noise [B, A] draws z."""
+    """SPiRL eq. 7: weight D - min Q(s, z~pi), averaged; and the divergence from the prior of each row [B]. noise [B, A] draws z."""
     divergence = regularizer.divergence(policy, prior, noise)
     q = critics(batch.observation, policy.at(noise)).min(0).values
-    return (weight * divergence - q).mean(), divergence
+    return (weight * regularizer.cost(divergence) - q).mean(), divergence
 
 
 @dataclass(frozen=True)
@@ -286,7 +288,7 @@ class Agent:
                     observation=self.normalize(batch.observation),
                     next_observation=self.normalize(batch.next_observation),
                 )
-                discount = batch.discount(self.config.discount, self.config.discount_per == "step")
+                discount = batch.discount(self.config.discount)
                 target = td_target(
                     partial(self.q, self.targets),
                     self.policy(seen.next_observation, there),

@@ -1,7 +1,11 @@
 """Prior regularisation: a prior, a divergence from it, and a weight with its controller.
 
-Maximum-entropy RL is the special case of the uniform prior: KL(pi || uniform on a box) = log(volume) - entropy(pi), so
-minus that KL is SAC's bonus up to a constant. Swap the prior for p(z|s) and the same algorithm is SPiRL (eq. 4 to 7).
+Maximum-entropy RL is the special case of the uniform prior. With H the entropy of the policy in the coordinates of the unit
+box [-1, 1]^A, KL(pi || uniform) = A log 2 - H, whatever the units of the actions. The divergence that is reported and
+controlled is this KL, so SAC's target entropy -A (Haarnoja et al. 2018) is a target divergence of A (1 + log 2). What a value
+pays is the KL without its constant, -H = log pi: a constant in every decision would change which episodes are worth ending.
+This is the convention of SAC's published code, whose actions lie in [-1, 1]^A. Swap the prior for p(z|s) and the same
+algorithm is SPiRL (eq. 4 to 7).
 """
 
 from __future__ import annotations
@@ -32,7 +36,7 @@ class RegularizerConfig:
     divergence: str = "kl"  # kl: KL(pi || prior); reverse_kl: KL(prior || pi); none
     controller: str = "two_way"  # fixed; two_way: towards the target; one_way: the weight can only grow (SiMPL)
     initial_weight: float = 1.0
-    target_divergence: float | None = None  # nats a decision; null with a uniform prior: SAC's target entropy, -dim
+    target_divergence: float | None = None  # nats a decision; null with a uniform prior: A (1 + log 2), entropy -A
     learning_rate: float = 3e-4  # of the log weight
     minimum_weight: float = 1e-6
     maximum_weight: float = 1e3
@@ -68,11 +72,12 @@ class Regularizer:
     def __init__(self, config: RegularizerConfig, bound: Tensor):
         self.config = config
         self.log_volume = float((2 * bound).log().sum())
+        self.constant = len(bound) * math.log(2) if config.prior == "uniform" else 0.0  # of the KL, see above
         self.log_weight = torch.tensor(math.log(config.initial_weight))
         self.optimizer = torch.optim.Adam([self.log_weight], lr=config.learning_rate)
         self.target = config.target_divergence
         if self.target is None and config.prior == "uniform":
-            self.target = len(bound) + self.log_volume  # target entropy -dim (Haarnoja et al. 2018), said as a KL
+            self.target = len(bound) + self.constant
 
     @property
     def controlled(self) -> bool:
@@ -93,9 +98,15 @@ class Regularizer:
             raise ConfigError("a skill prior needs an unsquashed Gaussian policy in the same latent space")
         return policy.kl(prior) if self.config.divergence == "kl" else prior.kl(policy)
 
+    def cost(self, divergence: Tensor) -> Tensor:
+        """What a decision pays for a divergence [B], before the weight: all of it, but log pi in the unit box for the uniform
+        prior; 0 where there is no divergence."""
+        return divergence - self.constant if self.config.divergence != "none" else divergence
+
     def in_target(self, divergence: Tensor) -> Tensor:
-        """The divergence as the TD target sees it: clipped from above where the config says so."""
-        return divergence if self.config.target_clip is None else divergence.clamp(max=self.config.target_clip)
+        """The cost as the TD target sees it: of a divergence that is clipped from above where the config says so."""
+        clip = self.config.target_clip
+        return self.cost(divergence if clip is None else divergence.clamp(max=clip))
 
     def control(self, divergence: Tensor) -> None:
         """Move the weight towards the target: up when the divergence [B] is above it, down (two_way) when below."""

@@ -22,11 +22,9 @@ class Transitions:
     terminated: Tensor  # [B] 1.0 where the MDP ended; 0.0 after a truncation, which is bootstrapped
     steps: Tensor  # [B] primitive steps that the decision took
 
-    def discount(self, gamma: float, per_step: bool) -> Tensor:
-        """The factor in front of the next value, [B]: gamma a decision, or gamma a primitive step; 0 where the MDP ended.
-        The only place where gamma, semi-MDP time and termination meet."""
-        factor = gamma**self.steps if per_step else torch.full_like(self.reward, gamma)
-        return factor * (1 - self.terminated)
+    def discount(self, gamma: float) -> Tensor:
+        """The factor in front of the next value, [B]: gamma, of a decision; 0 where the MDP ended."""
+        return gamma * (1 - self.terminated)
 
     def flat(self) -> Transitions:
         """Of [M, B, ...] one batch, [M * B, ...]."""

@@ -11,6 +11,7 @@ import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
 from skillmeta.algorithms import sac
+from skillmeta.config import build
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.nn.distributions import Gaussian, TanhGaussian
 from skillmeta.rl.regularizer import Regularizer, RegularizerConfig
@@ -62,21 +63,13 @@ def test_the_td_target_against_a_loop_of_torch_distributions():
     prior = Gaussian(torch.randn(32, 3, generator=g), 0.1 * torch.randn(32, 3, generator=g))
     noise = torch.randn(32, 3, generator=g)
     regularizer = Regularizer(replace(GUIDED, target_clip=4.0), torch.ones(3))
-    target = sac.td_target(linear_q, policy, prior, regularizer, b, b.discount(0.9, True), torch.tensor(0.3), noise)
+    target = sac.td_target(linear_q, policy, prior, regularizer, b, b.discount(0.9), torch.tensor(0.3), noise)
     for i in range(32):
         z = policy.mean[i] + policy.stddev[i] * noise[i]
         p, q = (Independent(Normal(d.mean[i], d.stddev[i]), 1) for d in (policy, prior))
         value = float(b.next_observation[i].sum() + z.sum()) - 0.3 * min(4.0, float(kl_divergence(p, q)))
-        expected = float(b.reward[i]) + (0.0 if b.terminated[i] else 0.9 ** float(b.steps[i])) * value
+        expected = float(b.reward[i]) + (0.0 if b.terminated[i] else 0.9) * value
         assert float(target[i]) == pytest.approx(expected, rel=1e-4, abs=1e-5)
-
-
-def test_discount_is_per_decision_or_per_step_and_stops_at_termination_only():
-    b = batch()
-    per_decision, per_step = b.discount(0.9, False), b.discount(0.9, True)
-    alive = b.terminated == 0
-    assert (per_decision[alive] == 0.9).all() and (per_decision[~alive] == 0).all()
-    torch.testing.assert_close(per_step[alive], 0.9 ** b.steps[alive])
 
 
 def test_the_critic_loss_is_half_the_squared_error_of_both():
@@ -111,7 +104,7 @@ def test_with_the_uniform_prior_the_actor_loss_is_sacs():
     loss, _ = sac.actor_loss(policy, linear_q, None, regularizer, b, torch.tensor(0.2), noise)
     action = policy.at(noise)
     textbook = (0.2 * policy.log_prob_at(noise) - linear_q(b.observation, action).min(0).values).mean()
-    assert float(loss) == pytest.approx(float(textbook) + 0.2 * 3 * np.log(2), rel=1e-5)
+    assert float(loss) == pytest.approx(float(textbook), rel=1e-5)
 
 
 # -- the agent ---------------------------------------------------------------------------------------------------------------
@@ -280,7 +273,12 @@ def test_a_prior_that_is_not_there_is_missed_at_once(config, sentence):
         sac.Agent(config, 2, BOUND, seeds=Seeds(0))
 
 
-@pytest.mark.parametrize("change", [{"discount": 1.1}, {"hidden": 0}, {"policy_start": "x"}, {"discount_per": "x"}])
+def test_a_removed_key_is_one_sentence():
+    with pytest.raises(ConfigError, match="discount_per is no longer a key; discount is always per decision"):
+        build(sac.Config, {"discount_per": "step"}, "algorithm")
+
+
+@pytest.mark.parametrize("change", [{"discount": 1.1}, {"hidden": 0}, {"policy_start": "x"}])
 def test_impossible_values_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         replace(SMALL, **change)

@@ -65,11 +65,18 @@ def test_kl_to_the_uniform_prior_is_minus_the_entropy_up_to_the_boxs_volume():
     assert float(divergence.mean()) == pytest.approx(float(binned), abs=0.02)
 
 
-def test_the_default_target_is_sacs_target_entropy():
-    bound = torch.tensor([1.0, 2.0, 0.5])
-    regularizer = Regularizer(RegularizerConfig(), bound)
-    entropy_target = -3.0
-    assert regularizer.target == pytest.approx(float((2 * bound).log().sum()) - entropy_target)
+@pytest.mark.parametrize("bound", [(1.0, 1.0, 1.0), (1.0, 2.0, 0.5), (80.0, 80.0, 80.0)])
+def test_units_of_the_actions_change_neither_the_divergence_nor_its_target_nor_its_cost(bound):
+    """SAC's convention is that of the unit box: a target entropy of -A there, and log pi there as the cost."""
+    noise = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    base = Gaussian(torch.randn(64, 3, generator=torch.Generator().manual_seed(1)), torch.full((64, 3), -0.5))
+    regularizer = Regularizer(RegularizerConfig(), torch.tensor(bound))
+    divergence = regularizer.divergence(TanhGaussian(base, torch.tensor(bound)), None, noise)
+    in_unit_box = TanhGaussian(base, torch.ones(3)).log_prob_at(noise)
+    torch.testing.assert_close(regularizer.cost(divergence), in_unit_box, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(divergence, in_unit_box + 3 * math.log(2), rtol=1e-4, atol=1e-4)
+    assert regularizer.target is not None
+    assert float(regularizer.cost(torch.tensor(regularizer.target))) == pytest.approx(3.0)  # the entropy is -3
 
 
 def test_divergences_and_their_directions():
