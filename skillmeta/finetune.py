@@ -68,6 +68,7 @@ def make_agent(config: FinetuneConfig, envs: Envs, skills: SkillModel | None, se
         build(module.Config, options, "algorithm"),
         envs.observation_dim,
         envs.action_bound,
+        discrete=envs.discrete,
         prior=skills.prior if skills else None,
         normalize=skills.normalizer if skills else None,
         seeds=seeds,

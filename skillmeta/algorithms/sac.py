@@ -177,6 +177,7 @@ class Agent:
         config: see `Config`.
         observation_dim: O.
         action_bound: [A]; actions live in [-bound, bound].
+        discrete: whether actions are discrete, which are refused.
         prior: p(z|s) in the units of the actions, needed by `regularizer.prior: skill` and `policy_start: prior`.
         normalize: applied to observations before policy and critics; the identity where there are no statistics.
         seeds: of weights, noise and batches.
@@ -187,11 +188,17 @@ class Agent:
         config: Config,
         observation_dim: int,
         action_bound: np.ndarray,
+        discrete: bool = False,
         prior: Prior | None = None,
         normalize: Callable[[Tensor], Tensor] | None = None,
         *,
         seeds: Seeds,
     ):
+        if discrete:
+            raise ConfigError(
+                f"algorithm.name is sac, whose policy is continuous; the environment has {len(action_bound)} discrete "
+                "actions: use an environment with a Box of actions, or rl2 in meta-training"
+            )
         if prior is None and (config.regularizer.prior == "skill" or config.policy_start == "prior"):
             raise ConfigError("the algorithm asks for a skill prior; name a skill model under `skills:`")
         if config.regularizer.prior == "skill" and config.policy_start != "prior":

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, Tuple
 from torch import Tensor
 
 from skillmeta.errors import UserError
@@ -237,6 +237,11 @@ def prepare(env: gym.Env, unit_actions: bool) -> gym.Env:
         unit_actions = False
     if not isinstance(env.action_space, Box) or len(env.action_space.shape) != 1:
         raise UserError(f"{env}: the action space is {env.action_space}; a one-dimensional Box or Discrete is needed")
+    if (image := image_in(env.observation_space)) is not None:
+        raise UserError(
+            f"{env}: the observations hold an image of shape {image.shape}; networks here take vectors, so leave it out or "
+            "wrap the environment in one that encodes it"
+        )
     if not isinstance(env.observation_space, Box) or len(env.observation_space.shape) != 1:
         env = gym.wrappers.FlattenObservation(env)
     space = env.action_space
@@ -246,6 +251,15 @@ def prepare(env: gym.Env, unit_actions: bool) -> gym.Env:
             raise UserError(f"{env}: the action space {space} has no bounds; wrap it in one that has")
         env = gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
     return env
+
+
+def image_in(space: gym.Space) -> Box | None:
+    """A part of an observation space that is an image: three axes or more, or two of bytes."""
+    if isinstance(space, Dict | Tuple):
+        parts = space.spaces.values() if isinstance(space, Dict) else space.spaces
+        return next((image for part in parts if (image := image_in(part)) is not None), None)
+    is_image = isinstance(space, Box) and (len(space.shape) > 2 or (len(space.shape) == 2 and space.dtype == np.uint8))
+    return space if isinstance(space, Box) and is_image else None
 
 
 def finite(value: Any, what: str) -> Any:

@@ -42,7 +42,7 @@ def batch(rows: int = 32, observation_dim: int = 2, action_dim: int = 3, seed: i
 def guided(seed: int = 0, **changes) -> sac.Agent:
     model = skill_model()
     config = replace(SMALL, policy_start="prior", regularizer=GUIDED, **changes)
-    return sac.Agent(config, 2, model.latent_bound.numpy(), model.prior, model.normalizer, seeds=Seeds(seed))
+    return sac.Agent(config, 2, model.latent_bound.numpy(), prior=model.prior, normalize=model.normalizer, seeds=Seeds(seed))
 
 
 def plain(seed: int = 0, **changes) -> sac.Agent:
@@ -127,7 +127,7 @@ def test_the_prior_itself_never_changes():
     model = skill_model()
     before = state_hash(dict(model.state_dict()))
     config = replace(SMALL, policy_start="prior", regularizer=GUIDED)
-    agent = sac.Agent(config, 2, model.latent_bound.numpy(), model.prior, model.normalizer, seeds=Seeds(0))
+    agent = sac.Agent(config, 2, model.latent_bound.numpy(), prior=model.prior, normalize=model.normalizer, seeds=Seeds(0))
     for seed in range(5):
         agent.update(batch(seed=seed))
     assert state_hash(dict(model.state_dict())) == before
@@ -259,6 +259,15 @@ def test_a_reward_that_is_not_finite_stops_before_the_buffer():
     with pytest.raises(UserError, match="reward that is not finite"):
         agent.iterate(Collector(SerialEnvs(Broken), Seeds(0), 100))
     assert len(agent.replay) == 0
+
+
+def test_discrete_actions_are_refused(tmp_path):
+    from skillmeta.finetune import FinetuneConfig, finetune
+    from skillmeta.tasks.base import TaskConfig
+
+    config = FinetuneConfig(TaskConfig("gym", options={"id": "CartPole-v1"}), env_steps=10)
+    with pytest.raises(ConfigError, match="the environment has 2 discrete actions"):
+        finetune(config, tmp_path / "run", quiet=True)
 
 
 @pytest.mark.parametrize(

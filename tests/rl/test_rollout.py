@@ -88,6 +88,24 @@ def test_action_spaces_that_nothing_here_acts_in_are_refused(space, sentence):
         SerialEnvs(Other)
 
 
+@pytest.mark.parametrize(
+    ("space", "shape"),
+    [
+        (Box(0, 255, (32, 32, 3), np.uint8), r"\(32, 32, 3\)"),
+        (Box(0, 255, (84, 84), np.uint8), r"\(84, 84\)"),
+        (Dict({"state": Box(-1, 1, (2,)), "camera": Dict({"top": Box(0, 1, (3, 8, 8))})}), r"\(3, 8, 8\)"),
+    ],
+)
+def test_images_are_refused_with_their_shape(space, shape):
+    class Seen(CounterEnv):
+        def __init__(self):
+            super().__init__()
+            self.observation_space = space
+
+    with pytest.raises(UserError, match=f"an image of shape {shape}"):
+        SerialEnvs(Seen)
+
+
 def test_an_observation_that_is_not_finite_is_stopped():
     class Broken(CounterEnv):
         def _observe(self):
