@@ -175,14 +175,15 @@ def test_an_adapted_agent_goes_on_from_what_it_knows(algorithm, tmp_path, capsys
 @pytest.mark.parametrize(
     "algorithm", [RL2, PROMP, {**PEARL, "regularizer": {"prior": "skill", "target_divergence": 1.0}}]
 )
-def test_actions_may_be_skills(algorithm, tmp_path):
+@pytest.mark.parametrize("see_task", [False, True])
+def test_actions_may_be_skills(algorithm, see_task, tmp_path):
     """In the maze, with an untrained skill model: residuals on its prior, one decision ten steps."""
     from tests.skills.fakes import skill_model
 
     skill_model(observation_dim=4, action_dim=2).save(tmp_path / "skills")
     config = MetaTrainConfig(
         TaskConfig("maze", split="train", options={"max_episode_steps": 60}),
-        skills=str(tmp_path / "skills"), algorithm=algorithm, env_steps=300, chunk=8,
+        skills=str(tmp_path / "skills"), see_task=see_task, algorithm=algorithm, env_steps=300, chunk=8,
     )  # fmt: skip
     result = meta_train(config, tmp_path / "run", quiet=True)
     assert result is not None and result["env_steps"] >= 300

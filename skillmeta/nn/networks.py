@@ -93,7 +93,10 @@ class SequenceEncoder(nn.Module):
 
 
 class Normalizer(nn.Module):
-    """(x - mean) / stddev with statistics that are set once from data and saved with the model."""
+    """(x - mean) / stddev with statistics that are set once from data and saved with the model.
+
+    Numbers of x [..., dim + F] beyond the statistics' dim pass unchanged: the features of the task, where a policy sees them.
+    """
 
     mean: Tensor
     stddev: Tensor
@@ -110,4 +113,7 @@ class Normalizer(nn.Module):
         self.stddev.copy_(torch.where(stddev > 1e-4, stddev, torch.ones_like(stddev)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / self.stddev
+        dim = len(self.mean)
+        if x.shape[-1] == dim:
+            return (x - self.mean) / self.stddev
+        return torch.cat([(x[..., :dim] - self.mean) / self.stddev, x[..., dim:]], -1)

@@ -129,8 +129,8 @@ class SkillModel(nn.Module):
         return self.posterior(self.unit_actions(actions), self.normalizer(observations))
 
     def prior(self, observation: Tensor) -> Gaussian:
-        """p(z | s) at observation [B, O]; over [B, Z]."""
-        return self.prior_of(self.normalizer(observation))
+        """p(z | s) at observation [B, O + F], whose last F numbers, features of the task, it ignores; over [B, Z]."""
+        return self.prior_of(self.normalizer(observation[:, : self.observation_dim]))
 
     def controller(self, z: Tensor) -> Controller:
         """The policy that executes skill z [B, Z]: (observation [B, O], step) -> action [B, A], clipped to the bounds."""

@@ -76,6 +76,14 @@ def test_encoding_does_not_depend_on_the_rest_of_the_batch():
     torch.testing.assert_close(together.mean[3:4], alone.mean)
 
 
+def test_features_of_the_task_behind_an_observation_reach_neither_prior_nor_statistics():
+    model, observation, features = skill_model(), torch.randn(5, 2), torch.randn(5, 3)
+    model.normalizer.fit(torch.randn(50, 2) * 3 + 1)
+    seen = torch.cat([observation, features], -1)
+    torch.testing.assert_close(model.prior(seen).mean, model.prior(observation).mean)
+    torch.testing.assert_close(model.normalizer(seen), torch.cat([model.normalizer(observation), features], -1))
+
+
 def test_an_open_loop_skill_ignores_what_it_sees():
     controller = skill_model(closed_loop=False).controller(torch.randn(2, 3))
     one, other = controller(torch.zeros(2, 2), 4), controller(torch.ones(2, 2), 4)
