@@ -30,6 +30,7 @@ StreamName = Literal[
     "collector_shards",  # seeds of the parts of a collection
     "held_out_episodes",  # which episodes of a log are held out
     "held_out_windows",  # which windows of them are looked at, and with which noise
+    "latent_windows",  # training windows that the spread of the latent space is measured on
     "quality_windows",
     "quality_resets",
     "quality_acting",

@@ -93,6 +93,13 @@ class Windows:
     def __len__(self) -> int:
         return len(self.starts)
 
+    def frames(self) -> Tensor:
+        """Every observation that lies in some window, once: [F, O]."""
+        inside = torch.zeros(len(self.observations), dtype=torch.bool)
+        for ahead in self._ahead:
+            inside[self.starts + self.episodes + ahead] = True
+        return self.observations[inside]
+
     def gather(self, index: Tensor) -> WindowBatch:
         """The windows with the numbers `index` [B]."""
         start = self.starts[index]

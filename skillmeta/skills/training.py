@@ -20,7 +20,7 @@ from skillmeta.nn.optimizers import adam, optimizer_state, restore_optimizer
 from skillmeta.run.checkpoint import generator_state, restore_generator
 from skillmeta.run.progress import Progress
 from skillmeta.run.run import Run
-from skillmeta.seeds import Seeds
+from skillmeta.seeds import Seeds, Stream
 from skillmeta.skills.model import SkillModel, SkillModelConfig
 
 
@@ -105,10 +105,10 @@ def train_skills(
         torch.from_numpy(dataset.action_high),
         seeds.stream("weights").torch(),
     )
-    model.normalizer.fit(torch.from_numpy(dataset.observations))
+    model.normalizer.fit(train.frames())
     optimizer = adam(model.parameters(), config.learning_rate)
     draws = seeds.stream("updates").torch()
-    fixed = fixed_windows(held_out, config, model_config.dim)
+    fixed = fixed_windows(held_out, config, model_config.dim, seeds.stream("held_out_windows"))
 
     step, best = 0, math.inf
     best_model = {name: value.clone() for name, value in model.state_dict().items()}
@@ -162,15 +162,16 @@ def train_skills(
                 run.report_progress(step / config.steps, f"held-out score {score:.3f}")
                 checkpoint()
     model.load_state_dict(best_model)
-    model.latent_stddev.copy_(aggregate_stddev(model, fixed))
+    some = fixed_windows(train, config, model_config.dim, seeds.stream("latent_windows"))
+    model.latent_stddev.copy_(aggregate_stddev(model, some))
     model.requires_grad_(False)
     model.save(run.folder / "model", {"source": dataset.source, "training": asdict(config), "held_out_score": best})
     return model
 
 
-def fixed_windows(windows: Windows, config: TrainingConfig, dim: int) -> tuple[WindowBatch, Tensor]:
-    """The same held-out windows and the same noise [B, Z] at every look, so that losses compare."""
-    generator = Seeds(config.seed).stream("held_out_windows").torch()
+def fixed_windows(windows: Windows, config: TrainingConfig, dim: int, stream: Stream) -> tuple[WindowBatch, Tensor]:
+    """`held_out_windows` windows and noise [B, Z], drawn once: the same at every evaluation, so that losses compare."""
+    generator = stream.torch()
     batch = windows.sample(min(config.held_out_windows, 4 * len(windows)), generator)
     return batch, torch.randn(len(batch.actions), dim, generator=generator)
 

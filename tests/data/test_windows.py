@@ -60,6 +60,14 @@ def test_the_split_shares_out_whole_episodes(lengths, share, seed):
     assert torch.equal(parts[0].starts, again.starts)
 
 
+def test_frames_are_the_observations_of_the_splits_own_episodes_once_each():
+    dataset = make([7, 5, 3, 9])  # the third is shorter than a window
+    train = dataset.windows(5, "train", held_out=0.4, seed=3)
+    expected = {(e, t) for e in set(train.episodes.tolist()) for t in range(int(dataset.lengths[e]) + 1)}
+    found = [(int(e), int(t)) for e, t in train.frames()[:, :2].tolist()]
+    assert set(found) == expected and len(found) == len(expected)
+
+
 def test_sampling_is_uniform_over_windows_and_follows_weights():
     windows = make([10, 40]).windows(5)
     batch = windows.sample(20_000, torch.Generator().manual_seed(0))
