@@ -55,8 +55,8 @@ def pretrain(config: PretrainConfig, folder: Path, command: str = "") -> dict[st
             return None
         training = config.training
         held_out = dataset.windows(model.horizon, "held_out", held_out=training.held_out, seed=training.seed)
-        fitted = fit(model, held_out)
-        acted = compare_rollouts(model, family, config.quality.episodes) if family else []
+        fitted = fit(model, held_out, seed=training.seed)
+        acted = compare_rollouts(model, family, config.quality.episodes, training.seed) if family else []
         if family is not None and family.positions is not None:
             acted.append(logged(dataset.observations, family, acted[0]))
         result = {
