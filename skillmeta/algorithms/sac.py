@@ -63,6 +63,11 @@ class Config:
     def __post_init__(self) -> None:
         if self.policy_start not in ("random", "prior"):
             raise ValueError(f"policy_start is {self.policy_start!r}; choose random or prior")
+        if self.policy_start == "prior" and self.regularizer.prior == "uniform" and self.regularizer.divergence == "kl":
+            raise ValueError(
+                "policy_start: prior has an unsquashed policy, which regularizer.prior: uniform would pay for entropy without "
+                "bound; set regularizer.divergence: none, or regularizer.prior: skill"
+            )
         if not 0 <= self.discount <= 1:
             raise ValueError(f"discount is {self.discount}; it must lie between 0 and 1")
         for name in ("hidden", "policy_depth", "critic_depth", "learning_rate", "batch_size", "replay_capacity"):

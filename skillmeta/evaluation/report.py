@@ -24,7 +24,7 @@ from skillmeta.trust import check_modules
 MEANING = {
     "sac": "SAC in the environment's own actions: no skills, no prior",
     "skill_sac": "SAC whose actions are skills; its entropy bonus pulls towards the uniform prior",
-    "prior_init": "as skill_sac, but the policy starts as the skill prior; nothing pulls it back",
+    "prior_init": "the policy starts as the skill prior; nothing pulls it back",
     "spirl": "the policy starts as the skill prior and is held near it: SPiRL",
 }
 

@@ -273,7 +273,7 @@ def test_discrete_actions_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        (replace(SMALL, policy_start="prior"), "asks for a skill prior"),
+        (replace(SMALL, policy_start="prior", regularizer=RegularizerConfig(divergence="none")), "asks for a skill prior"),
         (replace(SMALL, regularizer=GUIDED), "asks for a skill prior"),
     ],
 )
@@ -285,6 +285,11 @@ def test_a_prior_that_is_not_there_is_missed_at_once(config, sentence):
 def test_a_removed_key_is_one_sentence():
     with pytest.raises(ConfigError, match="discount_per is no longer a key; discount is always per decision"):
         build(sac.Config, {"discount_per": "step"}, "algorithm")
+
+
+def test_an_unsquashed_policy_is_not_paid_for_entropy():
+    with pytest.raises(ConfigError, match="pay for entropy without bound; set regularizer.divergence: none"):
+        build(sac.Config, {"policy_start": "prior", "regularizer": {"prior": "uniform"}}, "algorithm")
 
 
 @pytest.mark.parametrize("change", [{"discount": 1.1}, {"hidden": 0}, {"policy_start": "x"}])
