@@ -45,6 +45,7 @@ class FinetuneConfig:
 
     task: TaskConfig = field(default_factory=TaskConfig)
     skills: str | None = None  # folder of a skill model; null acts in the environment's own actions
+    skill_prior: str = "state"  # state: p(z|s); marginal: one Gaussian for all states, a reference
     algorithm: dict[str, Any] = field(default_factory=lambda: {"name": "sac"})
     env_steps: int = 100_000  # primitive steps, all methods alike
     max_episodes: int | None = None  # stop after this many episodes even if steps are left
@@ -57,6 +58,8 @@ class FinetuneConfig:
         for name in ("env_steps", "num_envs", "checkpoint_seconds"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if self.skill_prior not in ("state", "marginal"):
+            raise ValueError(f"skill_prior is {self.skill_prior!r}; choose state or marginal")
         if "name" not in self.algorithm:
             raise ValueError("algorithm has no name; say which one, e.g. algorithm: {name: sac}")
 
@@ -64,12 +67,15 @@ class FinetuneConfig:
 def make_agent(config: FinetuneConfig, envs: Envs, skills: SkillModel | None, seeds: Seeds) -> Any:
     options = dict(config.algorithm)
     module = module_of("algorithms", options.pop("name"), "algorithm.name")
+    prior = None
+    if skills is not None:
+        prior = skills.prior if config.skill_prior == "state" else skills.marginal_prior
     return module.Agent(
         build(module.Config, options, "algorithm"),
         envs.observation_dim,
         envs.action_bound,
         discrete=envs.discrete,
-        prior=skills.prior if skills else None,
+        prior=prior,
         normalize=skills.normalizer if skills else None,
         seeds=seeds,
     )

@@ -132,6 +132,11 @@ class SkillModel(nn.Module):
         """p(z | s) at observation [B, O + F], whose last F numbers, features of the task, it ignores; over [B, Z]."""
         return self.prior_of(self.normalizer(observation[:, : self.observation_dim]))
 
+    def marginal_prior(self, observation: Tensor) -> Gaussian:
+        """The aggregate posterior as one Gaussian, the same at every observation [B, O + F]: a reference for p(z | s)."""
+        mean = torch.zeros(len(observation), self.dim)
+        return Gaussian(mean, self.latent_stddev.log().expand_as(mean))
+
     def controller(self, z: Tensor) -> Controller:
         """The policy that executes skill z [B, Z]: (observation [B, O], step) -> action [B, A], clipped to the bounds."""
         middle, scale = self.action_middle, self.action_scale
