@@ -130,7 +130,12 @@ def guided(critic_depth: int, compile: bool, bfloat16: bool = False) -> sac.Agen
         compile=compile,
         bfloat16=bfloat16,
     )
-    return filled(sac.Agent(config, 60, model.latent_bound.numpy(), prior=model.prior, normalize=model.normalizer, seeds=Seeds(0)), 60)
+    return filled(
+        sac.Agent(
+            config, 60, model.latent_bound.numpy(), prior=model.prior, normalize=model.normalizer, seeds=Seeds(0)
+        ),
+        60,
+    )
 
 
 def guided_updates() -> list[Figure]:

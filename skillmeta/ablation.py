@@ -34,6 +34,7 @@ class AblationConfig(Comparison):
 
     logs: CollectConfig | None = None  # collected into OUT/logs first; null: skills.source exists already
     skills: PretrainConfig | None = None  # pretrained into OUT/skills first; null: each method names its own
+    cloning: PretrainConfig | None = None  # likewise into OUT/cloning, for the methods that say `skills: cloning`
     changes: dict[str, Any] = field(default_factory=dict)  # to every method: env_steps, task, evaluation, ...
     workers: int = 2
 
@@ -50,8 +51,13 @@ def method_config(config: AblationConfig, name: str, out: Path) -> FinetuneConfi
     base = load(wanted.pop("config")) if "config" in wanted else OmegaConf.create()
     merged = OmegaConf.merge(base, OmegaConf.create(config.changes), OmegaConf.create(wanted))
     assert isinstance(merged, DictConfig)
-    if config.skills is not None and merged.get("skills") is not None:
-        merged["skills"] = str(out / "skills")
+    section = "cloning" if merged.get("skills") == "cloning" else "skills"
+    if getattr(config, section) is not None and merged.get("skills") is not None:
+        merged["skills"] = str(out / section)
+    elif section == "cloning":
+        raise ConfigError(
+            f"methods.{name}.skills is cloning; there is no section `cloning:` that says how it is pretrained"
+        )
     return build(FinetuneConfig, merged, f"methods.{name}")
 
 
@@ -132,9 +138,12 @@ def prepare(config: AblationConfig, out: Path, command: str) -> None:
         if not exists(config.logs.dataset):
             done = collect(config.logs)
             print(f"     {done.episodes:,} episodes, {done.steps:,} steps", flush=True)
-    if config.skills is not None:
-        print(f"2/4  skills and their prior -> {out / 'skills'}", flush=True)
-        result = pretrain(config.skills, out / "skills", command)
+    for name, section in (("skills", config.skills), ("cloning", config.cloning)):
+        if section is None:
+            continue
+        what = "skills and their prior" if name == "skills" else "behaviour cloning"
+        print(f"2/4  {what} -> {out / name}", flush=True)
+        result = pretrain(section, out / name, command)
         if result is None:
             raise KeyboardInterrupt
         print("\n".join(f"     {sentence}" for sentence in result["verdict"]), flush=True)

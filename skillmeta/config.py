@@ -128,8 +128,8 @@ def build(schema: type[T], node: Any, at: str = "") -> T:
     values = {}
     for key, value in plain.items():
         here = f"{at}.{key!s}".strip(".")
-        if key in (former := getattr(schema, "FORMER_KEYS", {})):
-            raise ConfigError(f"{here}: {former[key]}")
+        if str(key) in (former := getattr(schema, "FORMER_KEYS", {})):
+            raise ConfigError(f"{here}: {former[str(key)]}")
         if key not in known:
             near = difflib.get_close_matches(str(key), known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {_names(schema)}"

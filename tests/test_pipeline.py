@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ import pytest
 
 from downstream.finetune import main as finetune_main
 from pretrain.skills import main as skills_main
+from skillmeta.ablation import AblationConfig, method_config
+from skillmeta.errors import ConfigError
+from skillmeta.pretrain import PretrainConfig
 from skillmeta.run.run import read_metrics, read_result
 
 SMALL = [
@@ -93,6 +97,23 @@ def test_an_interrupted_demo_comes_to_the_same_numbers(finished, tmp_path):
         assert {k: v for k, v in mine.items() if k != "seconds"} == {k: v for k, v in theirs.items() if k != "seconds"}
         again = out / result.parent.relative_to(finished) / "metrics.jsonl"
         assert again.read_bytes() == (result.parent / "metrics.jsonl").read_bytes()
+
+
+def test_a_method_takes_its_prior_from_the_section_that_it_names():
+    config = AblationConfig(
+        skills=PretrainConfig(),
+        methods={
+            "spirl": "downstream/maze_spirl",
+            "marginal": "downstream/maze_marginal_prior",
+            "bc": {"config": "downstream/maze_bc", "skills": "cloning"},
+            "sac": "downstream/maze_sac",
+        },
+    )
+    with pytest.raises(ConfigError, match="there is no section `cloning:`"):
+        method_config(config, "bc", Path("out"))
+    config = replace(config, cloning=PretrainConfig())
+    named = {name: method_config(config, name, Path("out")).skills for name in config.methods}
+    assert named == {"spirl": "out/skills", "marginal": "out/skills", "bc": "out/cloning", "sac": None}
 
 
 def test_another_config_does_not_mix_into_the_same_folder(finished):

@@ -3,6 +3,9 @@
 A skill is a vector z [Z] that stands for H primitive actions. The closed-loop decoder (SPiRL's later default) is a policy
 a = f(s, z) asked at every step; the open-loop one unrolls z into H actions at once. Nothing squashes z, here or downstream:
 the policy acts in the space that the decoder was trained in.
+
+With `cloning` a skill is one primitive action, z = a in [-1, 1]^A: the encoder is the action itself up to the smallest standard
+deviation, the decoder the identity, and the prior p(a|s) is what maximum likelihood calls behaviour cloning.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from torch import Tensor, nn
 
 from skillmeta.config import build
 from skillmeta.errors import CheckpointError, ConfigError
-from skillmeta.nn.distributions import Gaussian, gaussian
+from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Gaussian, gaussian
 from skillmeta.nn.networks import MLP, Normalizer, SequenceEncoder
 from skillmeta.run.checkpoint import load_state, save_state
 
@@ -34,11 +37,14 @@ class SkillModelConfig:
     hidden: int = 128
     decoder_depth: int = 6
     prior_depth: int = 7
+    cloning: bool = False  # a skill is one action and only the prior is learned; needs horizon 1, dim becomes A
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if name != "closed_loop" and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
+        for name in ("horizon", "dim", "hidden", "decoder_depth", "prior_depth"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.cloning and self.horizon != 1:
+            raise ValueError(f"horizon is {self.horizon}; with cloning: true a skill is one action, so set it to 1")
 
 
 class OpenLoopDecoder(nn.Module):
@@ -80,13 +86,16 @@ class SkillModel(nn.Module):
     ):
         super().__init__()
         self.config, self.observation_dim, self.action_dim = config, observation_dim, action_dim
-        self.horizon, self.dim = config.horizon, config.dim
+        self.horizon, self.dim = config.horizon, action_dim if config.cloning else config.dim
         seen = observation_dim if config.closed_loop else 0
         hidden = config.hidden
         self.normalizer = Normalizer(observation_dim)
-        self.encoder = SequenceEncoder(action_dim + seen, 2 * self.dim, hidden, generator)
         self.decoder: nn.Module
-        if config.closed_loop:
+        if not config.cloning:
+            self.encoder = SequenceEncoder(action_dim + seen, 2 * self.dim, hidden, generator)
+        if config.cloning:
+            self.decoder = nn.Identity()
+        elif config.closed_loop:
             self.decoder = MLP(observation_dim + self.dim, action_dim, hidden, config.decoder_depth, generator)
         else:
             self.decoder = OpenLoopDecoder(self.dim, action_dim, hidden, config.horizon, generator)
@@ -110,11 +119,16 @@ class SkillModel(nn.Module):
 
     def posterior(self, unit_actions: Tensor, normalized: Tensor) -> Gaussian:
         """q(z | a_1:H[, s_1:H]) from unit actions [B, H, A] and normalised observations [B, H, O]: over [B, Z]."""
+        if self.config.cloning:
+            action = unit_actions[:, 0]
+            return Gaussian(action, torch.full_like(action, LOG_STDDEV_RANGE[0]))
         inputs = torch.cat([unit_actions, normalized], -1) if self.config.closed_loop else unit_actions
         return gaussian(self.encoder(inputs))
 
     def reconstruct(self, normalized: Tensor, z: Tensor) -> Tensor:
         """Unit actions [B, H, A] that skill z [B, Z] takes in the normalised observations [B, H, O]."""
+        if self.config.cloning:
+            return z.unsqueeze(1)
         if not self.config.closed_loop:
             return self.decoder(z)
         return self.decoder(torch.cat([normalized, repeat(z, "b z -> b h z", h=normalized.shape[1])], -1))
@@ -144,6 +158,8 @@ class SkillModel(nn.Module):
         def clipped(unit: Tensor) -> Tensor:
             return middle + scale * unit.clamp(-1, 1)
 
+        if self.config.cloning:
+            return lambda observation, _: clipped(z)
         if self.config.closed_loop:
             return lambda observation, _: clipped(self.decoder(torch.cat([self.normalizer(observation), z], -1)))
         plan = clipped(self.decoder(z))
@@ -151,8 +167,9 @@ class SkillModel(nn.Module):
 
     @property
     def latent_bound(self) -> Tensor:
-        """[Z], four standard deviations of the aggregate posterior: the box that skills are clipped to."""
-        return 4 * self.latent_stddev
+        """[Z], four standard deviations of the aggregate posterior: the box that skills are clipped to; that of unit actions where
+        a skill is one."""
+        return torch.ones_like(self.latent_stddev) if self.config.cloning else 4 * self.latent_stddev
 
     # -- on disk -------------------------------------------------------------------------------------------------------
     def save(self, folder: Path, about: dict[str, object] | None = None) -> None:

@@ -108,7 +108,7 @@ def train_skills(
     model.normalizer.fit(train.frames())
     optimizer = adam(model.parameters(), config.learning_rate)
     draws = seeds.stream("updates").torch()
-    fixed = fixed_windows(held_out, config, model_config.dim, seeds.stream("held_out_windows"))
+    fixed = fixed_windows(held_out, config, model.dim, seeds.stream("held_out_windows"))
 
     step, best = 0, math.inf
     best_model = {name: value.clone() for name, value in model.state_dict().items()}
@@ -162,7 +162,7 @@ def train_skills(
                 run.report_progress(step / config.steps, f"held-out score {score:.3f}")
                 checkpoint()
     model.load_state_dict(best_model)
-    some = fixed_windows(train, config, model_config.dim, seeds.stream("latent_windows"))
+    some = fixed_windows(train, config, model.dim, seeds.stream("latent_windows"))
     model.latent_stddev.copy_(aggregate_stddev(model, some))
     model.requires_grad_(False)
     model.save(run.folder / "model", {"source": dataset.source, "training": asdict(config), "held_out_score": best})

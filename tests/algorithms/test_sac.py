@@ -42,7 +42,9 @@ def batch(rows: int = 32, observation_dim: int = 2, action_dim: int = 3, seed: i
 def guided(seed: int = 0, **changes) -> sac.Agent:
     model = skill_model()
     config = replace(SMALL, policy_start="prior", regularizer=GUIDED, **changes)
-    return sac.Agent(config, 2, model.latent_bound.numpy(), prior=model.prior, normalize=model.normalizer, seeds=Seeds(seed))
+    return sac.Agent(
+        config, 2, model.latent_bound.numpy(), prior=model.prior, normalize=model.normalizer, seeds=Seeds(seed)
+    )
 
 
 def plain(seed: int = 0, **changes) -> sac.Agent:
@@ -127,7 +129,9 @@ def test_the_prior_itself_never_changes():
     model = skill_model()
     before = state_hash(dict(model.state_dict()))
     config = replace(SMALL, policy_start="prior", regularizer=GUIDED)
-    agent = sac.Agent(config, 2, model.latent_bound.numpy(), prior=model.prior, normalize=model.normalizer, seeds=Seeds(0))
+    agent = sac.Agent(
+        config, 2, model.latent_bound.numpy(), prior=model.prior, normalize=model.normalizer, seeds=Seeds(0)
+    )
     for seed in range(5):
         agent.update(batch(seed=seed))
     assert state_hash(dict(model.state_dict())) == before
@@ -273,7 +277,10 @@ def test_discrete_actions_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        (replace(SMALL, policy_start="prior", regularizer=RegularizerConfig(divergence="none")), "asks for a skill prior"),
+        (
+            replace(SMALL, policy_start="prior", regularizer=RegularizerConfig(divergence="none")),
+            "asks for a skill prior",
+        ),
         (replace(SMALL, regularizer=GUIDED), "asks for a skill prior"),
     ],
 )
@@ -283,7 +290,7 @@ def test_a_prior_that_is_not_there_is_missed_at_once(config, sentence):
 
 
 def test_a_removed_key_is_one_sentence():
-    with pytest.raises(ConfigError, match="discount_per is no longer a key; discount is always per decision"):
+    with pytest.raises(ConfigError, match="discount_per: is no longer a key; discount is per decision"):
         build(sac.Config, {"discount_per": "step"}, "algorithm")
 
 

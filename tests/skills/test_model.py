@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
+from skillmeta.config import build
 from skillmeta.data.episodes import Episode, from_episodes
 from skillmeta.data.windows import WindowBatch
-from skillmeta.errors import CheckpointError
+from skillmeta.errors import CheckpointError, ConfigError
 from skillmeta.run.checkpoint import load_state, save_state, state_hash
 from skillmeta.run.run import Run, read_metrics
 from skillmeta.skills.model import SkillModel, SkillModelConfig
@@ -170,3 +171,42 @@ def test_training_learns_skills_resumes_and_repeats_itself(tmp_path):
     assert (tmp_path / "cut" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
     about = json.loads((tmp_path / "whole" / "model" / "state.json").read_text())["meta"]["about"]
     assert about["source"] == "two skills"
+
+
+# -- behaviour cloning -------------------------------------------------------------------------------------------------------
+def test_cloning_learns_the_conditional_gaussian_of_the_logs_and_acts_in_the_environments_units(tmp_path):
+    rng = np.random.default_rng(0)
+    made = []
+    for _ in range(40):
+        observations = rng.normal(size=(51, 2)).astype(np.float32)
+        actions = (2.0 + 0.4 * observations[:-1, :1] + 0.1 * rng.normal(size=(50, 1))).astype(np.float32)
+        flags = np.zeros(50, bool)
+        made.append(Episode(observations, actions, np.zeros(50, np.float32), flags, flags))
+    dataset = from_episodes(made, "linear", np.array([0.0]), np.array([4.0]))  # unit actions: 0.2 s + 0.05 noise
+    config = SkillModelConfig(horizon=1, hidden=32, prior_depth=1, cloning=True)
+    with Run.open(tmp_path / "run", {}) as run:
+        assert train_skills(dataset, config, TRAINING, run) is not None
+    model = SkillModel.load(tmp_path / "run")
+    prior = model.prior(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+    assert prior.mean.flatten().tolist() == pytest.approx([0.2, -0.2], abs=0.03)
+    assert prior.stddev.flatten().tolist() == pytest.approx([0.05, 0.05], abs=0.015)
+    unit = torch.tensor([[0.5], [-2.0]])
+    assert model.controller(unit)(torch.zeros(2, 2), 0).tolist() == [[3.0], [0.0]]
+    assert model.latent_bound.tolist() == [1.0] and model.dim == 1 and model.horizon == 1
+    batch = dataset.windows(1).gather(torch.arange(5))
+    torch.testing.assert_close(
+        model.encode(batch.actions, batch.observations[:, :1]).mean, model.unit_actions(batch.actions[:, 0])
+    )
+
+
+def test_cloning_has_no_horizon():
+    with pytest.raises(ConfigError, match="a skill is one action, so set it to 1"):
+        build(SkillModelConfig, {"cloning": True, "horizon": 10}, "model")
+
+
+def test_the_marginal_prior_is_one_gaussian_with_the_spread_of_the_skills():
+    model = skill_model()
+    model.latent_stddev.copy_(torch.tensor([0.5, 1.0, 2.0]))
+    prior = model.marginal_prior(torch.randn(4, 2))
+    assert prior.mean.abs().max() == 0 and prior.mean.shape == (4, 3)
+    torch.testing.assert_close(prior.stddev, torch.tensor([0.5, 1.0, 2.0]).expand(4, 3))
