@@ -85,7 +85,8 @@ class Reference:
 
     def update(self, batch: Transitions, noise: Tensor) -> list[float]:
         s, a, r, following, terminated = (
-            double(getattr(batch, name)) for name in ("observation", "action", "reward", "next_observation", "terminated")
+            double(getattr(batch, name))
+            for name in ("observation", "action", "reward", "next_observation", "terminated")
         )
         noise, settings, config = noise.double(), self.settings, self.config
         constant = len(self.bound) * math.log(2) if settings.prior == "uniform" else 0.0
@@ -162,7 +163,9 @@ def make(regularizer: RegularizerConfig, policy_start: str, **changes: float) ->
 
 
 def skill(**changes) -> RegularizerConfig:
-    return RegularizerConfig(**{"prior": "skill", "target_divergence": 1.0, "initial_weight": 0.3, "learning_rate": 2e-2, **changes})
+    return RegularizerConfig(
+        **{"prior": "skill", "target_divergence": 1.0, "initial_weight": 0.3, "learning_rate": 2e-2, **changes}
+    )
 
 
 CASES = {
@@ -242,7 +245,9 @@ class Problem:
         count = len(self.reward)
         columns = agent.replay.columns
         rows = (self.observation, self.action, self.reward, self.following, self.terminated, torch.ones(count))
-        for name, values in zip(("observation", "action", "reward", "next_observation", "terminated", "steps"), rows, strict=True):
+        for name, values in zip(
+            ("observation", "action", "reward", "next_observation", "terminated", "steps"), rows, strict=True
+        ):
             getattr(columns, name)[:count] = values
         agent.replay.added = count
 
