@@ -100,7 +100,6 @@ def test_ordered_samples_follow_each_other():
 
 
 def test_a_discount_stops_at_a_termination_alone():
-    batch = Transitions(
-        *[torch.zeros(2, 1)] * 2, torch.zeros(2), torch.zeros(2, 1), torch.tensor([0.0, 1.0]), torch.tensor([7.0, 7.0])
-    )
+    nothing, one = torch.zeros(2, 1), torch.ones(2)
+    batch = Transitions(nothing, nothing, one, nothing, terminated=torch.tensor([0.0, 1.0]), steps=7 * one)
     assert batch.discount(0.9).tolist() == pytest.approx([0.9, 0.0])

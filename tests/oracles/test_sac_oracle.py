@@ -162,10 +162,9 @@ def make(regularizer: RegularizerConfig, policy_start: str, **changes: float) ->
     return agent
 
 
-def skill(**changes) -> RegularizerConfig:
-    return RegularizerConfig(
-        **{"prior": "skill", "target_divergence": 1.0, "initial_weight": 0.3, "learning_rate": 2e-2, **changes}
-    )
+def skill(**changes: object) -> RegularizerConfig:
+    given = {"prior": "skill", "target_divergence": 1.0, "initial_weight": 0.3, "learning_rate": 2e-2, **changes}
+    return RegularizerConfig(**given)  # type: ignore[arg-type]
 
 
 CASES = {

@@ -168,7 +168,7 @@ class Recorder:
 
 
 def logs(sign_held_out: float = 1.0, shift: float = 0.0, seed: int = 0) -> EpisodeDataset:
-    """Actions are a function of the state; in held-out episodes (those that `Windows` picks for seed 0) of another sign, or place."""
+    """Actions are a function of the state; in held-out episodes, those of seed 0, with another sign or in another place."""
 
     def make(held_out: set[int]) -> EpisodeDataset:
         rng, episodes = np.random.default_rng(seed), []

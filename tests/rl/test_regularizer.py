@@ -119,12 +119,6 @@ def test_the_weight_keeps_its_limits():
     assert float(regularizer.weight()) == pytest.approx(1.1)
 
 
-def test_the_clip_touches_the_td_target_only():
-    config = RegularizerConfig(prior="skill", target_divergence=1.0, target_clip=5.0)
-    regularizer = Regularizer(config, torch.ones(2))
-    assert regularizer.in_target(torch.tensor([1.0, 50.0])).tolist() == [1.0, 5.0]
-
-
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -1,14 +1,12 @@
-"""The skill model: its losses against torch.distributions, its gradient routes, its file, its training."""
+"""The skill model: its file, its units, its training, behaviour cloning. Its losses: tests/oracles."""
 
 from __future__ import annotations
 
 import json
-import math
 
 import numpy as np
 import pytest
 import torch
-from torch.distributions import Independent, Normal, kl_divergence
 
 from skillmeta.config import build
 from skillmeta.data.episodes import Episode, from_episodes
@@ -18,56 +16,13 @@ from skillmeta.run.checkpoint import load_state, save_state, state_hash
 from skillmeta.run.run import Run, read_metrics
 from skillmeta.skills.model import SkillModel, SkillModelConfig
 from skillmeta.skills.quality import fit
-from skillmeta.skills.training import TrainingConfig, skill_losses, train_skills
+from skillmeta.skills.training import TrainingConfig, train_skills
 from tests.skills.fakes import skill_model
 
 
 def windows(rows: int = 16, seed: int = 0) -> WindowBatch:
     g = torch.Generator().manual_seed(seed)
     return WindowBatch(torch.randn(rows, 11, 2, generator=g), torch.rand(rows, 10, 1, generator=g) * 2 - 1)
-
-
-@pytest.mark.parametrize("closed_loop", [True, False])
-def test_the_losses_against_torch_distributions(closed_loop):
-    model, batch = skill_model(closed_loop=closed_loop), windows()
-    noise = torch.randn(16, 3, generator=torch.Generator().manual_seed(1))
-    losses = skill_losses(model, batch, noise)
-    q = model.encode(batch.actions, batch.observations[:, :10])
-    p = model.prior(batch.observations[:, 0])
-    z = q.mean + q.stddev * noise
-    as_torch = lambda g: Independent(Normal(g.mean, g.stddev), 1)  # noqa: E731
-    standard = Independent(Normal(torch.zeros(3), torch.ones(3)), 1)
-    assert float(losses.kl) == pytest.approx(float(kl_divergence(as_torch(q), standard).mean()), rel=1e-5)
-    assert float(losses.prior_nll) == pytest.approx(float(-as_torch(p).log_prob(z).mean()), rel=1e-5)
-    assert float(losses.prior_kl) == pytest.approx(float(kl_divergence(as_torch(q), as_torch(p)).mean()), rel=1e-5)
-    controller = model.controller(z)
-    total = 0.0
-    for h in range(10):
-        decoded = controller(batch.observations[:, h], h)
-        total += float(((decoded - batch.actions[:, h]) ** 2).sum())
-    unclipped = model.reconstruct(model.normalizer(batch.observations[:, :10]), z).abs().max()
-    assert unclipped <= 1  # else the comparison with clipped actions would not hold
-    assert float(losses.reconstruction) == pytest.approx(0.5 * total / 16, rel=1e-4)
-    constant = 10 * 0.5 * math.log(2 * math.pi)
-    unit = Normal(model.reconstruct(model.normalizer(batch.observations[:, :10]), z), 1.0)
-    nll = -unit.log_prob(batch.actions).sum((1, 2)).mean()
-    assert float(losses.reconstruction) + constant == pytest.approx(float(nll), rel=1e-5)
-
-
-def test_the_priors_loss_reaches_the_prior_alone_and_the_others_never_do():
-    model = skill_model().requires_grad_(True)
-    losses = skill_losses(model, windows(), torch.zeros(16, 3))
-    names = [name for name, _ in model.named_parameters()]
-
-    def reached(loss: torch.Tensor) -> set[str]:
-        gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, retain_graph=True)
-        return {
-            name.split(".")[0] for name, g in zip(names, gradients, strict=True) if g is not None and g.abs().sum() > 0
-        }
-
-    assert reached(losses.prior_nll) == {"prior_network"}
-    assert reached(losses.kl) == {"encoder"}
-    assert reached(losses.reconstruction) == {"encoder", "decoder"}
 
 
 def test_encoding_does_not_depend_on_the_rest_of_the_batch():
