@@ -116,6 +116,13 @@ def test_updates_per_decision_is_kept_on_average():
     assert agent.decisions == 250 and agent.updates == 75
 
 
+def test_random_decisions_come_before_the_first_update():
+    collect = Collector(SerialEnvs(CounterEnv), Seeds(0), 1000)
+    agent = sac.Agent(replace(SMALL, random_decisions=30), 2, np.ones(1, np.float32), seeds=Seeds(0))
+    assert agent.iterate(collect)[1] == {} and (agent.decisions, agent.updates) == (25, 0)
+    assert agent.iterate(collect)[1] and (agent.decisions, agent.updates) == (50, 25)
+
+
 def test_compiled_and_plain_updates_agree():
     """Where there is a compiler; elsewhere the compiled agent falls back, says so, and agrees all the more."""
     agents = [guided(), guided(compile=True)]

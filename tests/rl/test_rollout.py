@@ -53,6 +53,21 @@ def test_the_bill_counts_every_environment_and_stops_at_the_budget():
     assert lengths == [[25, 25], [5, 5]] and collect.state() == {"env_steps": 60, "episodes": 4, "decisions": 60}
 
 
+def test_an_episode_that_ends_as_the_budget_does_is_terminated_and_not_truncated():
+    done, _ = episode(Still(), SerialEnvs(lambda: CounterEnv(4)), None, [0], torch.Generator(), max_steps=4)
+    assert done.terminated[0].tolist() == [False] * 3 + [True] and not done.truncated.any()
+    cut, _ = episode(Still(), SerialEnvs(lambda: CounterEnv(5)), None, [0], torch.Generator(), max_steps=4)
+    assert cut.truncated[0].tolist() == [False] * 3 + [True] and not cut.terminated.any()
+
+
+def test_unit_actions_are_clipped_to_their_box():
+    envs = SerialEnvs(CounterEnv)
+    envs.reset([0])
+    for action in (1.5, -7.0, 0.25):
+        envs.step(np.array([[action]], np.float32))
+    assert envs.envs[0].unwrapped.actions == [1.0, -1.0, 0.25]
+
+
 def test_actions_are_scaled_to_the_environments_and_observations_flattened():
     class Wide(CounterEnv):
         def __init__(self):

@@ -146,6 +146,28 @@ def test_a_budget_cuts_a_skill_short_and_calls_it_truncated():
     assert not done.terminated.any() and done.lengths.tolist() == [13]
 
 
+def test_a_skill_outside_the_latent_bound_is_executed_at_the_bound():
+    model = skill_model()
+    reached = []
+    for z in (9 * model.latent_bound, model.latent_bound):
+        envs = SkillEnvs(SerialEnvs(CounterEnv, unit_actions=False), model)
+        envs.reset([7])
+        reached.append(float(envs.step(z[None].numpy()).observation[0, 1]))
+    assert reached[0] == reached[1]
+
+
+def test_success_within_a_skill_is_not_lost_by_its_end():
+    class Early(CounterEnv):
+        def step(self, action):
+            *rest, _ = super().step(action)
+            return (*rest, {"success": self.t == 3})
+
+    envs = SkillEnvs(SerialEnvs(Early, unit_actions=False), skill_model())
+    envs.reset([7])
+    assert envs.step(SKILLS[:1]).success.tolist() == [True]
+    assert envs.step(SKILLS[:1]).success.tolist() == [False]
+
+
 def test_lockstep_equals_one_at_a_time():
     """Environments of different lengths in one batch do what each does alone."""
     model = skill_model()
