@@ -41,7 +41,9 @@ from skillmeta.seeds import Seeds
 class Config:
     """Every default is a working one; configs/downstream has the published settings."""
 
-    FORMER_KEYS: ClassVar[dict[str, str]] = {"discount_per": "is no longer a key; discount is per decision, so remove it"}
+    FORMER_KEYS: ClassVar[dict[str, str]] = {
+        "discount_per": "is no longer a key; discount is per decision, so remove it"
+    }
 
     regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
     policy_start: str = (
