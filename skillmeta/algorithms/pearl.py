@@ -218,10 +218,17 @@ class Actor:
 
 # -- the losses: functions of (networks, batch, noise) -----------------------------------------------------------------
 def judged(
-    critics: Critics, policy: Policy, prior: Gaussian | None, regularizer: Regularizer, seen: Tensor, noise: Tensor
+    critics: Critics,
+    policy: Policy,
+    prior: Gaussian | None,
+    regularizer: Regularizer,
+    seen: Tensor,
+    noise: Tensor,
+    bound: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """min Q(s, z, a) for the action that `noise` [B, A] stands for, and the policy's divergence from the prior, [B] each."""
-    q = critics(seen, policy.at(noise)).float().min(0).values
+    """min Q(s, z, a) of the action that `noise` [B, A] stands for, and the policy's divergence from the prior, [B] each. The
+    action is clipped to the box as in acting: only executed actions have values."""
+    q = critics(seen, policy.at(noise).clamp(-bound, bound)).float().min(0).values
     return q, regularizer.divergence(policy, prior, noise)
 
 
@@ -376,6 +383,7 @@ class Agent:
     def update(self) -> Tensor:
         """One update of encoder and critics, policy, values, weight and targets on some tasks; returns the METRICS."""
         config, normalize, regularizer = self.config, self.acting.normalize, self.regularizer
+        bound = self.policy.bound
         chosen = self.drawn(min(config.tasks, config.training_tasks), config.training_tasks)
         batch = stack([self.replays[i].sample(config.batch_size, self.draws) for i in chosen])
         context, valid = self.contexts_of(chosen)
@@ -397,9 +405,8 @@ class Agent:
             with torch.no_grad():
                 if isinstance(self.targets, Critics):
                     policy = self.policy(following, there)
-                    later = soft_value(
-                        *judged(self.targets, policy, there, regularizer, following, noise[0]), regularizer
-                    )
+                    q, divergence = judged(self.targets, policy, there, regularizer, following, noise[0], bound)
+                    later = soft_value(q, divergence, regularizer)
                 else:
                     later = self.targets(following).float().squeeze(-1)
                 target = config.reward_scale * flat.reward + flat.discount(config.discount) * later
@@ -415,7 +422,7 @@ class Agent:
 
             held = now.detach()  # the encoder learns nothing from policy and values
             policy = self.policy(held, here)
-            q, divergence = judged(self.critics, policy, here, regularizer, held, noise[1])
+            q, divergence = judged(self.critics, policy, here, regularizer, held, noise[1], bound)
             policy_loss = (regularizer.weight() * divergence - q).mean() + config.policy_penalty * penalty(policy)
             descend(self.policy_optimizer, torch.autograd.grad(policy_loss, list(self.policy.parameters())))
             if self.values is not None and self.value_optimizer is not None:

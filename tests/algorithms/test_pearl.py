@@ -17,6 +17,7 @@ from skillmeta.evaluation.adaptation import evaluate
 from skillmeta.nn.context import ENCODERS, ORDERED, ContextEncoder, Evidence
 from skillmeta.nn.distributions import Gaussian, Mixture
 from skillmeta.rl.meta import MetaCollector
+from skillmeta.rl.regularizer import RegularizerConfig
 from skillmeta.rl.replay import Replay
 from skillmeta.rl.rollout import Episodes, episode
 from skillmeta.rl.trial import trial
@@ -192,6 +193,21 @@ def test_gradients_come_from_the_declared_losses(original_habits):
     # Were z not held constant in the policy's loss, the encoder would have a path from it.
     z = torch.randn(3, SMALL.latent_dim, requires_grad=True)
     assert torch.cat([torch.zeros(3, 2), z], -1).detach().requires_grad is False
+
+
+def test_only_executed_actions_are_valued():
+    """A skill outside the latent bound is executed clipped; in targets and policy loss its value is that of the clipped one."""
+
+    def far(observation: torch.Tensor) -> Gaussian:
+        return Gaussian(torch.full((len(observation), 2), 5.0), torch.zeros(len(observation), 2))
+
+    config = replace(SMALL, regularizer=RegularizerConfig(prior="skill", target_divergence=1.0))
+    agent = collected(Agent(config, 2, np.ones(2, np.float32), prior=far, seeds=Seeds(0)))
+    valued: list[torch.Tensor] = []
+    for critics in (agent.critics, agent.targets):
+        critics.register_forward_hook(lambda module, inputs, output: valued.append(inputs[1].detach()))
+    agent.update()
+    assert len(valued) == 3 and all(float(action.abs().max()) == 1.0 for action in valued)  # target, replayed, policy
 
 
 def test_a_poisoned_training_buffer_changes_nothing_in_evaluation():
