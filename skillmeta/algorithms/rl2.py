@@ -6,7 +6,7 @@ is computed by going through the trial from its start.
 
     input     x_t = (s_t, a_{t-1}, r_{t-1}, first decision of an episode?)     from the true last transition
     core      h_t = core(x_1 .. x_t): GRU or LSTM; SNAIL (Mishra et al. 2018, arXiv:1707.03141); a transformer
-    heads     pi(a | s_t, h_t), V(s_t, h_t)
+    heads     pi(a | s_t, h_t), V(s_t, h_t)                                        one hidden layer each
     loss      -min(rho A, clip(rho) A) + value_weight (V - R)^2 / var R + weight D(pi || prior)
 
 With skills as actions the policy is a residual on the skill prior and D is the KL to it; with primitive actions the prior is
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Categorical, Gaussian
 from skillmeta.nn.memory import CORES, State, make_core
-from skillmeta.nn.networks import MLP, identity, linear
+from skillmeta.nn.networks import MLP, identity
 from skillmeta.nn.optimizers import adam, optimizer_state, restore_optimizer
 from skillmeta.rl.meta import Batch, MetaCollector
 from skillmeta.rl.on_policy import advantages, clipped_surrogate, normalized
@@ -49,7 +49,7 @@ class Config:
     episodes: int = 1  # K of a trial
     tasks: int = 256  # trials of an iteration
     core: str = "gru"  # gru | lstm | snail | transformer
-    hidden: int = 64  # width of the core; of SNAIL the channels that each convolution adds
+    hidden: int = 64  # width of the core and of each head's hidden layer; of SNAIL the channels that a convolution adds
     layers: int = 2  # of a transformer
     previous_observation: bool = False  # is an input too: an attentive core then need not piece transitions together
     reach: int = 128  # decisions that SNAIL's convolutions look back on
@@ -118,16 +118,18 @@ class Network(nn.Module):
         self.observation_dim, self.previous_observation = observation_dim, config.previous_observation
         inputs = observation_dim * (2 if config.previous_observation else 1) + len(bound) + 2
         self.core: Any = make_core(config.core, inputs, config.hidden, config.layers, config.reach, generator)
-        self.policy_head = linear(self.core.width + observation_dim, len(bound) * (1 if discrete else 2), generator)
-        self.value_head = MLP(self.core.width + observation_dim, 1, config.hidden, 1, generator)
+        width, numbers = self.core.width + observation_dim, len(bound) * (1 if discrete else 2)
+        self.policy_head = MLP(width, numbers, config.hidden, 1, generator)
+        self.value_head = MLP(width, 1, config.hidden, 1, generator)
         self.register_buffer("bound", bound)
         self.register_buffer("return_mean", torch.zeros(()))  # the value head speaks in units of these
         self.register_buffer("return_stddev", torch.zeros(()))  # 0: no return was seen yet
+        last = cast(nn.Linear, self.policy_head.layers[-1])
         with torch.no_grad():  # the first policy: uniform, the wide Gaussian, or the prior itself
-            self.policy_head.weight.zero_()
-            self.policy_head.bias.zero_()
+            last.weight.zero_()
+            last.bias.zero_()
             if not discrete and not residual:
-                self.policy_head.bias[len(bound) :] = torch.log(config.initial_stddev * bound)
+                last.bias[len(bound) :] = torch.log(config.initial_stddev * bound)
 
     def inputs(
         self, observation: Tensor, before: Tensor, previous_action: Tensor, previous_reward: Tensor, begins: Tensor

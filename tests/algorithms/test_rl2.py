@@ -28,7 +28,7 @@ def acted(config: TaskConfig, core: str, episodes: int = 3, previous: bool = Fal
     options = Config(core=core, hidden=16, reach=4, previous_observation=previous)
     agent = Agent(options, envs.observation_dim, envs.action_bound, discrete=envs.discrete, seeds=Seeds(1))
     with torch.no_grad():  # a policy that listens to its memory
-        agent.network.policy_head.weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(2))
+        agent.network.policy_head.layers[-1].weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(2))
     told: list[torch.Tensor] = []
     original = agent.acting.network.policy
 
@@ -83,6 +83,18 @@ def test_the_first_policy_is_uniform_and_a_residual_is_the_prior():
     guided = Agent(Config(hidden=8), 2, np.full(2, 5.0, np.float32), prior=prior, seeds=Seeds(0))
     action, _ = guided.acting.act(torch.zeros(1, 2), guided.acting.begin(1, None), torch.Generator(), False)
     assert action.tolist() == [[3.0, 3.0]]
+
+
+def test_the_policy_is_not_linear_in_state_and_memory():
+    """One hidden layer, as published policies have: a linear head could not act by whether a state and a memory agree."""
+    network = Agent(Config(hidden=8), 2, np.ones(3, np.float32), seeds=Seeds(0)).network
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        network.policy_head.layers[-1].weight.normal_(generator=generator)
+        a, b = torch.randn(2, 5, 10, generator=generator)
+        joint = network.policy_head(a + b) + network.policy_head(torch.zeros(5, 10))
+        apart = network.policy_head(a) + network.policy_head(b)
+    assert ((joint - apart).abs().amax(1) > 1e-2).all()
 
 
 def test_a_trial_ends_with_its_last_episode_and_not_before():
@@ -148,7 +160,7 @@ def test_an_actor_critic_is_one_epoch_of_one_minibatch():
     ratio = torch.exp(log_prob - sample.log_prob)
     count = sample.valid.sum()
     clipped = torch.minimum(ratio * sample.advantage, ratio.clamp(0.8, 1.2) * sample.advantage)
-    head = agent.network.policy_head.weight
+    head = agent.network.policy_head.layers[-1].weight
     (ours,) = torch.autograd.grad((clipped * sample.valid).sum() / count, head, retain_graph=True)
     (theirs,) = torch.autograd.grad((log_prob * sample.advantage * sample.valid).sum() / count, head)
     assert torch.allclose(ours, theirs, atol=1e-5)
@@ -178,11 +190,11 @@ def test_the_scale_of_rewards_does_not_decide_what_is_learned():
         agent, trials, _ = acted(ENDS, "gru")
         sample = agent.prepare(replace(trials.sequences(), reward=scale * trials.sequences().reward))
         agent.config = replace(agent.config, maximum_gradient=1e9)
-        start = agent.network.policy_head.weight.detach().clone()
+        start = agent.network.policy_head.layers[-1].weight.detach().clone()
         for group in agent.optimizer.param_groups:
             group["eps"] = 0.0
         agent.update(sample)
-        moved.append(agent.network.policy_head.weight.detach() - start)
+        moved.append(agent.network.policy_head.layers[-1].weight.detach() - start)
     assert torch.allclose(*moved, atol=2e-4)
 
 
