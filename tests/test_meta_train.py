@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -260,6 +261,18 @@ def test_curves_go_as_far_as_all_runs_have_come():
     ]
     found = curve(runs, "return_last")
     assert found.x[0] == 10 and found.x[-1] == 40 and found.values.shape == (len(found.x), 2, 1)
+
+
+@pytest.mark.parametrize("name", ["point", "cheetah_vel", "cheetah_dir", "maze_skills"])
+def test_a_no_context_preset_is_pearls_without_latents_and_an_oracle_is_that_with_the_task(name):
+    def preset(path: Path) -> MetaTrainConfig:
+        return build(MetaTrainConfig, load(path), str(path))
+
+    pearls, blind = (preset(Path(f"configs/meta/{method}_{name}.yaml")) for method in ("pearl", "no_context"))
+    changed = {"latent_dim": 0, "context_size": 1, "exploration_episodes": 0}
+    assert blind == replace(pearls, algorithm={**pearls.algorithm, **changed})
+    oracle = Path(f"configs/meta/oracle_{name}.yaml")
+    assert not oracle.exists() or preset(oracle) == replace(blind, see_task=True)
 
 
 @pytest.mark.parametrize("path", sorted(Path("configs/meta").glob("pearl_*.yaml")), ids=lambda path: path.stem)

@@ -17,6 +17,9 @@ wants it, from the first episode on:
 
     own encoder: -log q(z | beginning of a trial), a mixture of Gaussians        z ~ teacher(z | transitions with dense rewards)
 
+With `latent_dim: 0` there is no z, and contexts change nothing: SAC on many tasks, which infers none (configs/meta/no_context_*).
+With the task in its observation (`see_task`) it is an oracle.
+
 Five habits of the original code can be switched back on: the KL summed over the tasks of a batch, tasks drawn with replacement, a
 network for the value of states instead of target critics, a penalty on the policy's numbers, and,
 by `regularizer: {controller: fixed, initial_weight: 1.0}`, a temperature of 1 (configs/meta/pearl_point_oyster).
@@ -71,7 +74,7 @@ class Config:
     encoder: str = "product"  # product | mean | attention | gru | convolution
     encoder_hidden: int = 0  # its width; 0: as wide as the others
     prior_factor: bool = False  # N(0, I) is a factor of the product too, and transitions give precisions
-    latent_dim: int = 5
+    latent_dim: int = 5  # 0: no z
     kl_weight: float = 0.1
     kl_reduction: str = "mean"  # over the tasks of a batch: mean | sum, as in the original code
     deterministic: bool = False
@@ -92,11 +95,11 @@ class Config:
 
     def __post_init__(self) -> None:
         for name in ("training_tasks", "tasks_per_iteration", "prior_episodes", "first_episodes", "tasks", "batch_size",
-                     "context_size", "context_visits", "teacher_size", "components", "latent_dim", "learning_rate",
-                     "hidden", "depth", "reward_scale"):  # fmt: skip
+                     "context_size", "context_visits", "teacher_size", "components", "learning_rate", "hidden", "depth",
+                     "reward_scale"):  # fmt: skip
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("posterior_episodes", "updates", "kl_weight", "exploration_episodes", "policy_penalty",
+        for name in ("posterior_episodes", "updates", "latent_dim", "kl_weight", "exploration_episodes", "policy_penalty",
                      "encoder_hidden"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be below 0")

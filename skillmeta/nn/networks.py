@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from itertools import pairwise
 from typing import cast
 
@@ -37,7 +38,9 @@ def identity(x: Tensor) -> Tensor:
 
 def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     """torch's default initialisation (U(+-1/sqrt(inputs))), drawn from the given generator instead of the global one."""
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    with warnings.catch_warnings():  # torch warns of a layer without outputs, which an encoder without latents ends with
+        warnings.simplefilter("ignore", UserWarning)
+        layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
     limit = 1 / math.sqrt(inputs)
     with torch.no_grad():
         layer.weight.uniform_(-limit, limit, generator=generator)

@@ -270,6 +270,22 @@ def test_deterministic_latents_have_no_spread():
     assert torch.equal(belief.z, torch.zeros(2, SMALL.latent_dim))
 
 
+@pytest.mark.parametrize("kind", ["product", "attention"])
+def test_without_latents_a_trial_changes_nothing(kind):
+    """The no-context learner: whatever it has seen, it acts the same, to the bit; and it does learn."""
+    agent = learner(replace(SMALL, latent_dim=0, encoder=kind))
+    start = [p.clone() for p in agent.policy.parameters()]
+    collected(agent)
+    assert not any(torch.equal(old, new) for old, new in zip(start, agent.policy.parameters(), strict=True))
+    envs, tasks = make_envs(FAMILY, 2), list(FAMILY.tasks("test")[:2])
+    generator, observation = torch.Generator().manual_seed(0), torch.full((2, 2), 0.3)
+    wanted, _ = agent.acting.act(observation, agent.acting.begin(2, generator), generator, explore=False)
+    assert torch.equal(wanted[0], wanted[1])
+    trials, belief = trial(agent.acting, envs, tasks, np.array([[1, 2], [3, 4]]), generator)
+    assert not np.allclose(trials.reward[0], trials.reward[1])
+    assert torch.equal(agent.acting.act(observation, belief, generator, explore=False)[0], wanted)
+
+
 def test_the_encoder_may_have_a_width_of_its_own():
     agent = learner(replace(SMALL, encoder_hidden=5))
     assert {layer.out_features for layer in agent.encoder.net.layers[:-1]} == {5}
@@ -277,8 +293,8 @@ def test_the_encoder_may_have_a_width_of_its_own():
 
 
 def test_impossible_configs_are_refused():
-    with pytest.raises(ValueError, match="latent_dim is 0"):
-        Config(latent_dim=0)
+    with pytest.raises(ValueError, match="latent_dim is -1"):
+        Config(latent_dim=-1)
     with pytest.raises(ValueError, match="encoder is 'sum'"):
         Config(encoder="sum")
     with pytest.raises(ValueError, match="prior_factor is of encoder: product"):
