@@ -44,7 +44,7 @@ from skillmeta.nn.optimizers import adam, descend, follow, optimizer_state, rest
 from skillmeta.rl.contexts import Visits
 from skillmeta.rl.meta import Batch, MetaCollector
 from skillmeta.rl.regularizer import Policy, Prior, Regularizer, RegularizerConfig
-from skillmeta.rl.replay import Replay, stack
+from skillmeta.rl.replay import Replay, Transitions, stack
 from skillmeta.rl.rollout import Belief, Episodes, Step
 from skillmeta.run.checkpoint import generator_state, restore_generator
 from skillmeta.seeds import Seeds
@@ -150,6 +150,17 @@ class Believed(NamedTuple):
 
     evidence: Evidence
     z: Tensor  # [N, Z]
+
+
+class Drawn(NamedTuple):
+    """What one update learns from, of M tasks: B transitions of each, and contexts of C and of P transitions."""
+
+    batch: Transitions  # [M, B, ...]
+    context: Tensor  # [M, C, D]
+    valid: Tensor  # [M, C] 1 where the context has a transition
+    privileged: Tensor | None  # [M, P, D] the teacher's context
+    latent_noise: Tensor  # [M, Z]
+    noise: Tensor  # [2, M * B, A] of actions at next observations, and at observations
 
 
 @dataclass(frozen=True)
@@ -384,24 +395,36 @@ class Agent:
         return later
 
     def update(self) -> Tensor:
-        """One update of encoder and critics, policy, values, weight and targets on some tasks; returns the METRICS."""
-        config, normalize, regularizer = self.config, self.acting.normalize, self.regularizer
-        bound = self.policy.bound
+        """One update on some tasks; returns the METRICS."""
+        return self.learn(self.draw())
+
+    def draw(self) -> Drawn:
+        """Transitions and contexts of some tasks, and noise."""
+        config = self.config
         chosen = self.drawn(min(config.tasks, config.training_tasks), config.training_tasks)
         batch = stack([self.replays[i].sample(config.batch_size, self.draws) for i in chosen])
         context, valid = self.contexts_of(chosen)
+        privileged = None if self.teacher is None else self.privileged(chosen)
+        latent_noise = torch.randn(len(chosen), config.latent_dim, generator=self.draws)
+        noise = torch.randn(2, *batch.action.flatten(0, 1).shape, generator=self.draws)
+        return Drawn(batch, context, valid, privileged, latent_noise, noise)
+
+    def learn(self, drawn: Drawn) -> Tensor:
+        """One update of encoder and critics, policy, values, weight and targets; returns the METRICS."""
+        config, normalize, regularizer = self.config, self.acting.normalize, self.regularizer
+        bound, noise = self.policy.bound, drawn.noise
         # Without autocast's cache: two losses would share cast weights, and each gradient frees what it went through.
         with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16, cache_enabled=False):
-            belief = self.encoder.infer(context, valid)
-            posterior = belief if self.teacher is None else self.teacher.infer(self.privileged(chosen))
+            belief = self.encoder.infer(drawn.context, drawn.valid)
+            posterior = belief
+            if self.teacher is not None and drawn.privileged is not None:
+                posterior = self.teacher.infer(drawn.privileged)
             assert isinstance(posterior, Gaussian)
-            z_noise = torch.randn(posterior.mean.shape, generator=self.draws)
-            noise = torch.randn(2, *batch.action.flatten(0, 1).shape, generator=self.draws)
-            z = posterior.mean if config.deterministic else posterior.at(z_noise)
+            z = posterior.mean if config.deterministic else posterior.at(drawn.latent_noise)
             inferred = z
             z = z.unsqueeze(1).expand(-1, config.batch_size, -1).flatten(0, 1)  # one for all transitions of a task
 
-            flat = batch.flat()
+            flat = drawn.batch.flat()
             here, there = self.prior_at(flat.observation), self.prior_at(flat.next_observation)
             now = torch.cat([normalize(flat.observation), z], -1)
             following = torch.cat([normalize(flat.next_observation), z.detach()], -1)

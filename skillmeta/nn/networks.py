@@ -38,8 +38,8 @@ def identity(x: Tensor) -> Tensor:
 
 def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     """torch's default initialisation (U(+-1/sqrt(inputs))), drawn from the given generator instead of the global one."""
-    with warnings.catch_warnings():  # torch warns of a layer without outputs, which an encoder without latents ends with
-        warnings.simplefilter("ignore", UserWarning)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch's, of no outputs: an encoder without latents
         layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
     limit = 1 / math.sqrt(inputs)
     with torch.no_grad():
