@@ -5,8 +5,8 @@ Finn, Abbeel, Levine 2017 (arXiv:1703.03400), for reinforcement learning, with T
     theta_i = theta - rate grad L_i(theta; episodes before)              inner step
     theta  <- argmin sum_i L_i'(theta_i; episodes after)                 outer step, within KL(pi_theta_i || pi_old_i) <= radius
 
-`first_order` takes the inner gradient for a constant. With a `context` only the numbers appended to the observation adapt
-(CAVIA, Zintgraf et al. 2019, arXiv:1810.03642). `exploration_credit` adds E-MAML's term (Stadie et al. 2018, arXiv:1803.01118):
+`first_order` takes the inner gradient for a constant. With a `context` only the numbers appended to the observation adapt, from
+zero in each task (CAVIA, Zintgraf et al. 2019, arXiv:1810.03642). `exploration_credit` adds E-MAML's term (Stadie et al. 2018, arXiv:1803.01118):
 what was done before is credited with the return after.
 
 The Hessian of the KL at the old parameters is J' F J, with J the derivative of the adapted policies' outputs and F their Fisher
@@ -147,14 +147,14 @@ class Problem:
 
     def adapt(self, parameters: Parameters, rows: slice, create_graph: bool) -> Parameters:
         before = self.before.tasks(rows)
-        stacked = stack(parameters, len(before.valid))
+        stacked = stack(parameters, len(before.valid), self.shape.context)
         return inner_step(self.shape, stacked, before, self.config.inner_rate, False, create_graph)
 
     def loss_of(self, parameters: Parameters, adapted: Policy, rows: slice) -> Tensor:
         """Sum over the tasks of a chunk, given their adapted policies on the episodes after."""
         total = surrogate(adapted, self.after.tasks(rows)).sum()
         if self.config.exploration_credit:
-            stacked = stack(parameters, len(self.score[rows]))
+            stacked = stack(parameters, len(self.score[rows]), self.shape.context)
             total = total + credit(self.shape, stacked, self.before.tasks(rows), self.score[rows]).sum()
         return total
 
@@ -234,7 +234,7 @@ class Agent:
     def samples(self, batch: Batch) -> tuple[Samples, Samples, Tensor]:
         """Episodes before and after the inner step, and the tasks' standardised returns after it, [M]."""
         tasks = self.config.tasks
-        start = stack(self.acting.parameters, tasks)
+        start = stack(self.acting.parameters, tasks, self.config.context)
         before = self.acting.samples(batch.trials.episodes(0), start)
         adapted = inner_step(
             self.acting.shape, leaves(start), before, self.config.inner_rate, False, create_graph=False

@@ -97,7 +97,7 @@ class Agent:
         shape = Shape(observation_dim, len(bound), config.hidden, config.depth, discrete)
         self.config, self.updates = config, 0
         self.parameters = leaves(shape.start(seeds.stream("weights").torch()))
-        self.optimizer = adam([p for p in self.parameters if p.numel()], config.learning_rate)
+        self.optimizer = adam(self.parameters, config.learning_rate)
         self.acting = Actor(
             shape, self.parameters, config.rollouts, config.inner_rate, True, config.discount, config.halve_at_test,
             normalize or identity, prior, bound,

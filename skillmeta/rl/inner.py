@@ -32,10 +32,10 @@ class Shape:
     hidden: int = 64
     depth: int = 2
     discrete: bool = False
-    context: int = 0  # numbers that are appended to the observation and are parameters themselves (CAVIA)
+    context: int = 0  # numbers appended to the observation, which adapt instead of the weights (CAVIA)
 
     def start(self, generator: torch.Generator) -> Parameters:
-        """Weights [out, in] and biases of each layer (Glorot's uniform, zeros), log standard deviations [A], context [C]."""
+        """Weights [out, in] and biases of each layer (Glorot's uniform, zeros), and log standard deviations [A]."""
         widths = [self.observation_dim + self.context, *[self.hidden] * self.depth, self.action_dim]
         parameters: list[Tensor] = []
         for inputs, outputs in zip(widths, widths[1:], strict=False):
@@ -44,12 +44,7 @@ class Shape:
                 torch.empty(outputs, inputs).uniform_(-limit, limit, generator=generator),
                 torch.zeros(outputs),
             ]
-        return (*parameters, torch.zeros(self.action_dim), torch.zeros(self.context))
-
-    def adapted(self) -> tuple[bool, ...]:
-        """Which parameters an inner step moves: all, or the context alone where there is one."""
-        layers = 2 * (self.depth + 1)
-        return (*[not self.context] * (layers + 1), bool(self.context))
+        return (*parameters, torch.zeros(self.action_dim))
 
 
 class Samples(NamedTuple):
@@ -69,10 +64,11 @@ class Samples(NamedTuple):
 
 def policy(shape: Shape, stacked: Parameters, observation: Tensor, mean: Tensor, log_stddev: Tensor) -> Policy:
     """Policies of M tasks at observations [M, n, O], as residuals on mean and log_stddev [M, n, A]."""
-    *layers, own_log_stddev, context = stacked
     x = observation
     if shape.context:
+        *stacked, context = stacked
         x = torch.cat([x, context.unsqueeze(1).expand(*x.shape[:2], -1)], -1)
+    *layers, own_log_stddev = stacked
     for number in range(0, len(layers), 2):
         x = torch.baddbmm(layers[number + 1].unsqueeze(1), x, layers[number].mT)
         if number + 2 < len(layers):
@@ -102,22 +98,21 @@ def inner_loss(shape: Shape, stacked: Parameters, samples: Samples, ratio: bool)
 def inner_step(
     shape: Shape, stacked: Parameters, samples: Samples, rate: float, ratio: bool, create_graph: bool
 ) -> Parameters:
-    """Parameters after one step of gradient descent in each task. With `create_graph` one can differentiate through it;
-    without, the step is a constant that is added (first-order MAML)."""
-    moved = [parameter for parameter, moves in zip(stacked, shape.adapted(), strict=True) if moves]
+    """Parameters after one step of gradient descent in each task, on the context alone where there is one. With `create_graph`
+    one can differentiate through it; without, the step is a constant that is added (first-order MAML)."""
+    kept = stacked[:-1] if shape.context else ()
+    moved = stacked[len(kept) :]
     loss = inner_loss(shape, stacked, samples, ratio).sum()
-    gradients = iter(torch.autograd.grad(loss, moved, create_graph=create_graph, allow_unused=True))
-
-    def after(parameter: Tensor, moves: bool) -> Tensor:
-        gradient = next(gradients) if moves else None  # None: a choice has no deviation, whose gradient is none
-        return parameter if gradient is None else parameter - rate * gradient
-
-    return tuple(after(p, m) for p, m in zip(stacked, shape.adapted(), strict=True))
+    # A gradient of None: discrete actions have no standard deviation.
+    gradients = torch.autograd.grad(loss, moved, create_graph=create_graph, allow_unused=True)
+    return (*kept, *(p if g is None else p - rate * g for p, g in zip(moved, gradients, strict=True)))
 
 
-def stack(parameters: Parameters, tasks: int) -> Parameters:
-    """The same parameters for so many tasks, [M, ...]; gradients flow back to the one."""
-    return tuple(parameter.expand(tasks, *parameter.shape) for parameter in parameters)
+def stack(parameters: Parameters, tasks: int, context: int = 0) -> Parameters:
+    """The same parameters for M tasks, [M, ...]; gradients flow back to the one. A context [M, C] comes last: it is no
+    meta-parameter and starts at zero in each task (CAVIA, section 3)."""
+    stacked = tuple(parameter.expand(tasks, *parameter.shape) for parameter in parameters)
+    return (*stacked, parameters[0].new_zeros(tasks, context).requires_grad_(True)) if context else stacked
 
 
 def leaves(parameters: Parameters) -> Parameters:
@@ -163,7 +158,7 @@ class Actor:
     exploration_episodes: int = 0
 
     def begin(self, num: int, generator: torch.Generator) -> Belief:
-        return Adapted(stack(tuple(p.detach() for p in self.parameters), num), 0)
+        return Adapted(tuple(p.detach() for p in stack(self.parameters, num, self.shape.context)), 0)
 
     def act(
         self, observation: Tensor, belief: Adapted, generator: torch.Generator, explore: bool

@@ -47,9 +47,9 @@ def outer_loss(made: Problem, vector: torch.Tensor) -> torch.Tensor:
         stacked = stack(parameters, 1)
         log_prob = policy_of(made.shape, stacked, before).log_prob(before.action)
         inner = -(log_prob * before.advantage * before.valid).sum() / before.valid.sum()
-        gradients = torch.autograd.grad(inner, stacked[:-1], create_graph=True)
-        adapted = tuple(p - made.config.inner_rate * g for p, g in zip(stacked[:-1], gradients, strict=True))
-        new = policy_of(made.shape, (*adapted, stacked[-1]), after).log_prob(after.action)
+        gradients = torch.autograd.grad(inner, stacked, create_graph=True)
+        adapted = tuple(p - made.config.inner_rate * g for p, g in zip(stacked, gradients, strict=True))
+        new = policy_of(made.shape, adapted, after).log_prob(after.action)
         total = total - (torch.exp(new - after.log_prob) * after.advantage * after.valid).sum() / after.valid.sum()
     return total / tasks
 
@@ -152,11 +152,20 @@ def test_an_evaluation_by_modes_adapts_all_the_same():
 
 def test_a_context_alone_adapts():
     made, agent = problem(replace(SMALL, context=3))
-    stacked = leaves(stack(made.start, 3))
+    stacked = leaves(stack(made.start, 3, context=3))
     moved = inner_step(made.shape, stacked, made.before, 0.5, False, create_graph=False)
     changed = [not torch.equal(a, b) for a, b in zip(moved, stacked, strict=True)]
     assert changed == [False] * (len(changed) - 1) + [True]
     assert float(made.gradient[: made.start[0].numel()].abs().max()) > 0  # the outer step moves the weights
+
+
+def test_a_context_starts_each_task_at_zero_whatever_was_learned():
+    family, agent = make_family(POINTS), Agent(replace(SMALL, context=3), 2, np.ones(2, np.float32), seeds=Seeds(0))
+    with Workers(EnvsFactory(POINTS), chunk=12) as workers:
+        collect = MetaCollector(workers, lambda g: family.sample(g, "any"), Seeds(0), 10_000)
+        metrics = agent.iterate(collect)[1]
+    assert metrics["outer/step"] > 0
+    assert agent.actor().begin(2, torch.Generator()).parameters[-1].tolist() == [[0.0] * 3] * 2
 
 
 def test_ratio_and_log_likelihood_agree_to_first_order_and_not_to_second():
