@@ -72,6 +72,10 @@ class Config:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
         if not 0 <= self.discount <= 1 or self.damping < 0 or self.context < 0:
             raise ValueError("discount must lie between 0 and 1; damping and context must not be below 0")
+        if self.exploration_credit and self.tasks < 2:
+            raise ValueError(
+                "exploration_credit compares the returns of different tasks, and tasks is 1; set tasks to 2 or more"
+            )
 
 
 def surrogate(adapted: Policy, after: Samples) -> Tensor:
@@ -241,7 +245,7 @@ class Agent:
         )
         after = self.acting.samples(batch.trials.episodes(1), tuple(p.detach() for p in adapted))
         returns = torch.from_numpy(batch.trials.returns[:, 1]).float().view(tasks, -1).mean(1)
-        return before, after, (returns - returns.mean()) / (returns.std() + 1e-8)
+        return before, after, (returns - returns.mean()) / (returns.std(correction=0) + 1e-8)
 
     def set(self, parameters: Parameters) -> None:
         self.acting = replace(self.acting, parameters=tuple(p.detach().clone() for p in parameters))

@@ -140,6 +140,12 @@ def test_exploration_is_credited_with_the_return_after():
     assert torch.allclose(difference, torch.autograd.grad(term, vector)[0], atol=1e-10)
 
 
+def test_exploration_credit_needs_two_tasks():
+    with pytest.raises(ValueError, match="tasks is 1; set tasks to 2 or more"):
+        replace(SMALL, tasks=1, exploration_credit=True)
+    assert problem(replace(SMALL, tasks=1))[0].score.tolist() == [0.0]
+
+
 def test_an_evaluation_by_modes_adapts_all_the_same():
     family, agent = make_family(POINTS), Agent(SMALL, 2, np.ones(2, np.float32), seeds=Seeds(0))
     with Workers(EnvsFactory(POINTS), chunk=12) as workers:
