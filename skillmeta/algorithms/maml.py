@@ -6,8 +6,9 @@ Finn, Abbeel, Levine 2017 (arXiv:1703.03400), for reinforcement learning, with T
     theta  <- argmin sum_i L_i'(theta_i; episodes after)                 outer step, within KL(pi_theta_i || pi_old_i) <= radius
 
 `first_order` takes the inner gradient for a constant. With a `context` only the numbers appended to the observation adapt, from
-zero in each task (CAVIA, Zintgraf et al. 2019, arXiv:1810.03642). `exploration_credit` adds E-MAML's term (Stadie et al. 2018, arXiv:1803.01118):
-what was done before is credited with the return after.
+zero in each task (CAVIA, Zintgraf et al. 2019, arXiv:1810.03642). `exploration_credit` adds E-MAML's term (Stadie et al. 2018,
+arXiv:1803.01118): what was done before is credited with the return after. With skills the policy starts as the skill prior, and
+both losses have `prior_coefficient` times KL(pi || prior).
 
 The Hessian of the KL at the old parameters is J' F J, with J the derivative of the adapted policies' outputs and F their Fisher
 information: two vector-Jacobian products of first-order graphs, and none of the KL's.
@@ -38,6 +39,8 @@ from skillmeta.rl.inner import (
     leaves,
     mean_of,
     policy_of,
+    prior_coefficient_of,
+    prior_divergence,
     stack,
     unflat,
 )
@@ -59,6 +62,7 @@ class Config:
     exploration_credit: bool = False
     context: int = 0
     discount: float = 0.99
+    prior_coefficient: float | None = None  # of KL(pi || skill prior); null: 0.1 with skills, 0 without
     radius: float = 0.01  # of the trust region, nats
     damping: float = 1e-5
     iterations: int = 10  # of conjugate gradients
@@ -70,8 +74,10 @@ class Config:
         for name in ("tasks", "rollouts", "inner_rate", "radius", "iterations", "hidden", "depth", "tasks_at_once"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if not 0 <= self.discount <= 1 or self.damping < 0 or self.context < 0:
-            raise ValueError("discount must lie between 0 and 1; damping and context must not be below 0")
+        if not 0 <= self.discount <= 1 or min(self.damping, self.context, self.prior_coefficient or 0) < 0:
+            raise ValueError(
+                "discount must lie between 0 and 1; damping, context and prior_coefficient must not be below 0"
+            )
         if self.exploration_credit and self.tasks < 2:
             raise ValueError(
                 "exploration_credit compares the returns of different tasks, and tasks is 1; set tasks to 2 or more"
@@ -125,8 +131,17 @@ class Problem:
     """The outer problem of one iteration: its loss and gradient at the start, products with the KL's curvature there, and
     loss and KL elsewhere, all of flat parameters [P]."""
 
-    def __init__(self, shape: Shape, config: Config, start: Parameters, before: Samples, after: Samples, score: Tensor):
-        self.shape, self.config, self.start = shape, config, start
+    def __init__(
+        self,
+        shape: Shape,
+        config: Config,
+        start: Parameters,
+        before: Samples,
+        after: Samples,
+        score: Tensor,
+        prior_coefficient: float = 0.0,
+    ):
+        self.shape, self.config, self.start, self.prior_coefficient = shape, config, start, prior_coefficient
         self.before, self.after, self.score = before, after, score
         self.parts = list(chunks(len(after.valid), config.tasks_at_once))
         self.linear = [self.linearized(rows) for rows in self.parts]
@@ -152,11 +167,16 @@ class Problem:
     def adapt(self, parameters: Parameters, rows: slice, create_graph: bool) -> Parameters:
         before = self.before.tasks(rows)
         stacked = stack(parameters, len(before.valid), self.shape.context)
-        return inner_step(self.shape, stacked, before, self.config.inner_rate, False, create_graph)
+        return inner_step(
+            self.shape, stacked, before, self.config.inner_rate, False, self.prior_coefficient, create_graph
+        )
 
     def loss_of(self, parameters: Parameters, adapted: Policy, rows: slice) -> Tensor:
         """Sum over the tasks of a chunk, given their adapted policies on the episodes after."""
-        total = surrogate(adapted, self.after.tasks(rows)).sum()
+        after = self.after.tasks(rows)
+        total = surrogate(adapted, after).sum()
+        if self.prior_coefficient:
+            total = total + self.prior_coefficient * prior_divergence(adapted, after).sum()
         if self.config.exploration_credit:
             stacked = stack(parameters, len(self.score[rows]), self.shape.context)
             total = total + credit(self.shape, stacked, self.before.tasks(rows), self.score[rows]).sum()
@@ -215,10 +235,11 @@ class Agent:
             raise ConfigError("skills are continuous; this family's actions are choices")
         bound = torch.from_numpy(np.asarray(action_bound, np.float32))
         shape = Shape(observation_dim, len(bound), config.hidden, config.depth, discrete, config.context)
+        start = shape.start(seeds.stream("weights").torch(), zero_output=prior is not None)
         self.config, self.updates = config, 0
         self.acting = Actor(
-            shape, shape.start(seeds.stream("weights").torch()), config.rollouts, config.inner_rate, False,
-            config.discount, config.halve_at_test, normalize or identity, prior, bound,
+            shape, start, config.rollouts, config.inner_rate, False, config.discount, config.halve_at_test,
+            normalize or identity, prior, prior_coefficient_of(config.prior_coefficient, prior), bound,
         )  # fmt: skip
 
     def actor(self) -> Actor:
@@ -229,21 +250,21 @@ class Agent:
         """Episodes before and after the inner step in M tasks, and one step of TRPO."""
         batch = collect.trials(self.acting, self.config.tasks, 2)
         before, after, score = self.samples(batch)
-        problem = Problem(self.acting.shape, self.config, self.acting.parameters, before, after, score)
+        acting = self.acting
+        problem = Problem(acting.shape, self.config, acting.parameters, before, after, score, acting.prior_coefficient)
         step = problem.step()
-        self.set(unflat(step.parameters, self.acting.parameters))
+        self.set(unflat(step.parameters, acting.parameters))
         self.updates += 1
-        return batch, {"outer/loss": step.loss, "outer/divergence": step.divergence, "outer/step": step.part}
+        metrics = {"outer/loss": step.loss, "outer/divergence": step.divergence, "outer/step": step.part}
+        return batch, metrics
 
     def samples(self, batch: Batch) -> tuple[Samples, Samples, Tensor]:
         """Episodes before and after the inner step, and the tasks' standardised returns after it, [M]."""
         tasks = self.config.tasks
         start = stack(self.acting.parameters, tasks, self.config.context)
         before = self.acting.samples(batch.trials.episodes(0), start)
-        adapted = inner_step(
-            self.acting.shape, leaves(start), before, self.config.inner_rate, False, create_graph=False
-        )
-        after = self.acting.samples(batch.trials.episodes(1), tuple(p.detach() for p in adapted))
+        adapted = self.acting.inner_step(start, before, self.config.inner_rate)
+        after = self.acting.samples(batch.trials.episodes(1), adapted)
         returns = torch.from_numpy(batch.trials.returns[:, 1]).float().view(tasks, -1).mean(1)
         return before, after, (returns - returns.mean()) / (returns.std(correction=0) + 1e-8)
 

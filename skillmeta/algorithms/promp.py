@@ -5,7 +5,8 @@ variance; the outer one PPO's, plus a penalty on how far the policy before the s
 
     sum_i  -min(r_i A_i, clip(r_i) A_i) on episodes after + inner_kl_weight KL(pi_old || pi) on episodes before,
 
-and a few full-batch steps of Adam are made on the same episodes: no Hessian products, no line search.
+and a few full-batch steps of Adam are made on the same episodes: no Hessian products, no line search. With skills the policy starts
+as the skill prior, and both losses have `prior_coefficient` times KL(pi || prior).
 """
 
 from __future__ import annotations
@@ -21,7 +22,20 @@ from torch import Tensor
 from skillmeta.errors import ConfigError
 from skillmeta.nn.networks import identity
 from skillmeta.nn.optimizers import adam, optimizer_state, restore_optimizer
-from skillmeta.rl.inner import Actor, Parameters, Samples, Shape, chunks, inner_step, leaves, mean_of, policy_of, stack
+from skillmeta.rl.inner import (
+    Actor,
+    Parameters,
+    Samples,
+    Shape,
+    chunks,
+    inner_step,
+    leaves,
+    mean_of,
+    policy_of,
+    prior_coefficient_of,
+    prior_divergence,
+    stack,
+)
 from skillmeta.rl.meta import Batch, MetaCollector
 from skillmeta.rl.on_policy import clipped_surrogate
 from skillmeta.rl.regularizer import Prior
@@ -37,6 +51,7 @@ class Config:
     inner_rate: float = 0.1
     halve_at_test: bool = True
     discount: float = 0.99
+    prior_coefficient: float | None = None  # of KL(pi || skill prior); null: 0.1 with skills, 0 without
     learning_rate: float = 1e-3
     steps: int = 5  # of Adam, on the same episodes
     clip: float = 0.3
@@ -59,19 +74,30 @@ class Config:
         ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if not 0 <= self.discount <= 1 or self.inner_kl_weight < 0:
-            raise ValueError("discount must lie between 0 and 1, and inner_kl_weight not be below 0")
+        if not 0 <= self.discount <= 1 or min(self.inner_kl_weight, self.prior_coefficient or 0) < 0:
+            raise ValueError(
+                "discount must lie between 0 and 1; inner_kl_weight and prior_coefficient must not be below 0"
+            )
 
 
 def loss(
-    shape: Shape, parameters: Parameters, old: Parameters, before: Samples, after: Samples, config: Config
+    shape: Shape,
+    parameters: Parameters,
+    old: Parameters,
+    before: Samples,
+    after: Samples,
+    config: Config,
+    prior_coefficient: float = 0.0,
 ) -> Tensor:
     """Each task's loss, [M]; `old` are the parameters that the episodes before were collected with."""
     tasks = len(before.valid)
     stacked = stack(parameters, tasks)
-    adapted = inner_step(shape, stacked, before, config.inner_rate, True, create_graph=True)
-    ratio = torch.exp(policy_of(shape, adapted, after).log_prob(after.action) - after.log_prob)
+    adapted = inner_step(shape, stacked, before, config.inner_rate, True, prior_coefficient, create_graph=True)
+    acting = policy_of(shape, adapted, after)
+    ratio = torch.exp(acting.log_prob(after.action) - after.log_prob)
     outer = -mean_of(clipped_surrogate(ratio, after.advantage, config.clip), after.valid)
+    if prior_coefficient:
+        outer = outer + prior_coefficient * prior_divergence(acting, after)
     was: Any = policy_of(shape, stack(old, tasks), before)
     moved = mean_of(was.kl(policy_of(shape, stacked, before)), before.valid)
     return outer + config.inner_kl_weight * moved
@@ -96,11 +122,11 @@ class Agent:
         bound = torch.from_numpy(np.asarray(action_bound, np.float32))
         shape = Shape(observation_dim, len(bound), config.hidden, config.depth, discrete)
         self.config, self.updates = config, 0
-        self.parameters = leaves(shape.start(seeds.stream("weights").torch()))
+        self.parameters = leaves(shape.start(seeds.stream("weights").torch(), zero_output=prior is not None))
         self.optimizer = adam(self.parameters, config.learning_rate)
         self.acting = Actor(
             shape, self.parameters, config.rollouts, config.inner_rate, True, config.discount, config.halve_at_test,
-            normalize or identity, prior, bound,
+            normalize or identity, prior, prior_coefficient_of(config.prior_coefficient, prior), bound,
         )  # fmt: skip
 
     def actor(self) -> Actor:
@@ -109,24 +135,28 @@ class Agent:
     # -- learning --------------------------------------------------------------------------------------------------------
     def iterate(self, collect: MetaCollector) -> tuple[Batch, dict[str, float]]:
         """Episodes before and after the inner step in M tasks, and a few steps of Adam on them."""
-        config, shape = self.config, self.acting.shape
+        config = self.config
         actor = self.actor()
         batch = collect.trials(actor, config.tasks, 2)
         old = actor.parameters
         before = actor.samples(batch.trials.episodes(0), stack(old, config.tasks))
-        adapted = inner_step(
-            shape, leaves(stack(old, config.tasks)), before, config.inner_rate, True, create_graph=False
-        )
-        after = actor.samples(batch.trials.episodes(1), tuple(p.detach() for p in adapted))
+        adapted = actor.inner_step(stack(old, config.tasks), before, config.inner_rate)
+        after = actor.samples(batch.trials.episodes(1), adapted)
         total = 0.0
         for _ in range(config.steps):
             self.optimizer.zero_grad()
             total = 0.0
             for part in chunks(config.tasks, config.tasks_at_once):
-                value = (
-                    loss(shape, self.parameters, old, before.tasks(part), after.tasks(part), config).sum()
-                    / config.tasks
+                each = loss(
+                    actor.shape,
+                    self.parameters,
+                    old,
+                    before.tasks(part),
+                    after.tasks(part),
+                    config,
+                    actor.prior_coefficient,
                 )
+                value = each.sum() / config.tasks
                 value.backward()
                 total += float(value.detach())
             self.optimizer.step()

@@ -2,7 +2,8 @@
 
     theta <- theta + step mean_i (theta_i after k steps - theta),   k of 2 or more: with one it is joint training
 
-Its authors report that it did not work well in reinforcement learning; it is here to be compared with.
+With skills the policy starts as the skill prior, and the loss of the inner steps has `prior_coefficient` times KL(pi || prior). Its
+authors report that it did not work well in reinforcement learning; it is here to be compared with.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 
 from skillmeta.errors import ConfigError
 from skillmeta.nn.networks import identity
-from skillmeta.rl.inner import Actor, Parameters, Shape, inner_step, leaves, stack
+from skillmeta.rl.inner import Actor, Parameters, Shape, prior_coefficient_of, stack
 from skillmeta.rl.meta import Batch, MetaCollector
 from skillmeta.rl.regularizer import Prior
 from skillmeta.seeds import Seeds
@@ -33,6 +34,7 @@ class Config:
     step: float = 0.5
     halve_at_test: bool = True
     discount: float = 0.99
+    prior_coefficient: float | None = None  # of KL(pi || skill prior); null: 0.1 with skills, 0 without
     hidden: int = 64
     depth: int = 2
 
@@ -40,8 +42,8 @@ class Config:
         for name in ("tasks", "rollouts", "inner_rate", "inner_steps", "step", "hidden", "depth"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if not 0 <= self.discount <= 1:
-            raise ValueError("discount must lie between 0 and 1")
+        if not 0 <= self.discount <= 1 or (self.prior_coefficient or 0) < 0:
+            raise ValueError("discount must lie between 0 and 1, and prior_coefficient must not be below 0")
 
 
 def towards(start: Parameters, adapted: Parameters, step: float) -> Parameters:
@@ -67,10 +69,11 @@ class Agent:
             raise ConfigError("skills are continuous; this family's actions are choices")
         bound = torch.from_numpy(np.asarray(action_bound, np.float32))
         shape = Shape(observation_dim, len(bound), config.hidden, config.depth, discrete)
+        start = shape.start(seeds.stream("weights").torch(), zero_output=prior is not None)
         self.config, self.updates = config, 0
         self.acting = Actor(
-            shape, shape.start(seeds.stream("weights").torch()), config.rollouts, config.inner_rate, False,
-            config.discount, config.halve_at_test, normalize or identity, prior, bound,
+            shape, start, config.rollouts, config.inner_rate, False, config.discount, config.halve_at_test,
+            normalize or identity, prior, prior_coefficient_of(config.prior_coefficient, prior), bound,
         )  # fmt: skip
 
     def actor(self) -> Actor:
@@ -84,10 +87,7 @@ class Agent:
         adapted = stack(start, config.tasks)
         for k in range(config.inner_steps):
             samples = self.acting.samples(batch.trials.episodes(k), adapted)
-            moved = inner_step(
-                self.acting.shape, leaves(adapted), samples, config.inner_rate, False, create_graph=False
-            )
-            adapted = tuple(p.detach() for p in moved)
+            adapted = self.acting.inner_step(adapted, samples, config.inner_rate)
         self.acting = replace(self.acting, parameters=towards(start, adapted, config.step))
         self.updates += 1
         way = sum(float(((a.mean(0) - p) ** 2).sum()) for p, a in zip(start, adapted, strict=True)) ** 0.5

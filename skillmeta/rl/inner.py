@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Categorical, Gaussian
 from skillmeta.rl.on_policy import advantages, discounted_sums, linear_values, normalized
 from skillmeta.rl.regularizer import Prior
@@ -21,6 +23,25 @@ from skillmeta.rl.rollout import Belief, Episodes, Step
 
 Parameters = tuple[Tensor, ...]
 Policy = Gaussian | Categorical
+DEFAULT_PRIOR_COEFFICIENT = 0.1
+
+
+def prior_coefficient_of(configured: float | None, prior: Prior | None) -> float:
+    """The coefficient of KL(pi || prior), in nats a decision, in the inner and the outer loss: 0 where there is no prior.
+
+    The default is 0.1. Advantages have a standard deviation of 1, so a direction of skill space whose correlation with the
+    advantage is rho is held near a shift of rho / 0.1 standard deviations of the prior, half a nat for rho = 0.1.
+
+    Raises ConfigError for a coefficient above 0 without a prior.
+    """
+    if prior is not None:
+        return DEFAULT_PRIOR_COEFFICIENT if configured is None else configured
+    if configured:
+        raise ConfigError(
+            f"algorithm.prior_coefficient is {configured}, but actions are primitive and have no prior; set skills to the folder "
+            "of a skill model, or leave prior_coefficient out"
+        )
+    return 0.0
 
 
 @dataclass(frozen=True)
@@ -34,17 +55,27 @@ class Shape:
     discrete: bool = False
     context: int = 0  # numbers appended to the observation, which adapt instead of the weights (CAVIA)
 
-    def start(self, generator: torch.Generator) -> Parameters:
-        """Weights [out, in] and biases of each layer (Glorot's uniform, zeros), and log standard deviations [A]."""
+    def start(self, generator: torch.Generator, zero_output: bool = False) -> Parameters:
+        """Weights [out, in] and biases of each layer (Glorot's uniform, zeros), and log standard deviations [A].
+
+        With `zero_output` the network's output is zero where the context is, so that the policy is exactly what it is a residual
+        on: the last layer is zero. With a context half of the hidden units see the context alone, and the last layer is zero
+        for the others: were all of it zero, the context would have no gradient, and a step away from that no advantage.
+        """
         widths = [self.observation_dim + self.context, *[self.hidden] * self.depth, self.action_dim]
-        parameters: list[Tensor] = []
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
-            limit = (6 / (inputs + outputs)) ** 0.5
-            parameters += [
-                torch.empty(outputs, inputs).uniform_(-limit, limit, generator=generator),
-                torch.zeros(outputs),
-            ]
-        return (*parameters, torch.zeros(self.action_dim))
+        weights = [
+            torch.empty(outputs, inputs).uniform_(-limit, limit, generator=generator)
+            for inputs, outputs in pairwise(widths)
+            for limit in [(6 / (inputs + outputs)) ** 0.5]
+        ]
+        if zero_output:
+            own = self.hidden // 2 if self.context else 0
+            weights[0][:own, : self.observation_dim] = 0
+            for weight in weights[1:-1]:
+                weight[:own, own:] = 0
+            weights[-1][:, own:] = 0
+        layers = [part for weight in weights for part in (weight, torch.zeros(len(weight)))]
+        return (*layers, torch.zeros(self.action_dim))
 
 
 class Samples(NamedTuple):
@@ -65,10 +96,10 @@ class Samples(NamedTuple):
 def policy(shape: Shape, stacked: Parameters, observation: Tensor, mean: Tensor, log_stddev: Tensor) -> Policy:
     """Policies of M tasks at observations [M, n, O], as residuals on mean and log_stddev [M, n, A]."""
     x = observation
+    *layers, own_log_stddev = stacked[:-1] if shape.context else stacked
     if shape.context:
-        *stacked, context = stacked
+        context = stacked[-1]
         x = torch.cat([x, context.unsqueeze(1).expand(*x.shape[:2], -1)], -1)
-    *layers, own_log_stddev = stacked
     for number in range(0, len(layers), 2):
         x = torch.baddbmm(layers[number + 1].unsqueeze(1), x, layers[number].mT)
         if number + 2 < len(layers):
@@ -87,22 +118,37 @@ def mean_of(values: Tensor, valid: Tensor) -> Tensor:
     return (values * valid).sum(1) / valid.sum(1).clamp(min=1)
 
 
-def inner_loss(shape: Shape, stacked: Parameters, samples: Samples, ratio: bool) -> Tensor:
+def prior_divergence(acting: Policy, samples: Samples) -> Tensor:
+    """Each task's mean of KL(pi || prior) over its decisions, [M], nats."""
+    assert isinstance(acting, Gaussian)  # discrete actions have no prior
+    return mean_of(acting.kl(Gaussian(samples.base_mean, samples.base_log_stddev)), samples.valid)
+
+
+def inner_loss(shape: Shape, stacked: Parameters, samples: Samples, ratio: bool, prior_coefficient: float) -> Tensor:
     """Each task's loss, [M]: minus the mean of log pi times advantage (MAML), or of pi / pi_old times it (ProMP's
-    low-variance curvature). Their first gradients agree where pi is pi_old; their second ones do not."""
-    log_prob = policy_of(shape, stacked, samples).log_prob(samples.action)
+    low-variance curvature), plus the coefficient times KL(pi || prior). The first gradients of the two agree where pi is
+    pi_old; their second ones do not."""
+    acting = policy_of(shape, stacked, samples)
+    log_prob = acting.log_prob(samples.action)
     weight = torch.exp(log_prob - samples.log_prob) if ratio else log_prob
-    return -mean_of(weight * samples.advantage, samples.valid)
+    loss = -mean_of(weight * samples.advantage, samples.valid)
+    return loss + prior_coefficient * prior_divergence(acting, samples) if prior_coefficient else loss
 
 
 def inner_step(
-    shape: Shape, stacked: Parameters, samples: Samples, rate: float, ratio: bool, create_graph: bool
+    shape: Shape,
+    stacked: Parameters,
+    samples: Samples,
+    rate: float,
+    ratio: bool,
+    prior_coefficient: float,
+    create_graph: bool,
 ) -> Parameters:
     """Parameters after one step of gradient descent in each task, on the context alone where there is one. With `create_graph`
     one can differentiate through it; without, the step is a constant that is added (first-order MAML)."""
     kept = stacked[:-1] if shape.context else ()
     moved = stacked[len(kept) :]
-    loss = inner_loss(shape, stacked, samples, ratio).sum()
+    loss = inner_loss(shape, stacked, samples, ratio, prior_coefficient).sum()
     # A gradient of None: discrete actions have no standard deviation.
     gradients = torch.autograd.grad(loss, moved, create_graph=create_graph, allow_unused=True)
     return (*kept, *(p if g is None else p - rate * g for p, g in zip(moved, gradients, strict=True)))
@@ -143,7 +189,7 @@ class Adapted(NamedTuple):
 
 @dataclass(frozen=True)
 class Actor:
-    """What acts: B episodes of each task at a time, always by samples, then a gradient step."""
+    """What acts: B episodes of each task at a time, always by samples, then a gradient step. Discounts are per decision."""
 
     shape: Shape
     parameters: Parameters
@@ -154,6 +200,7 @@ class Actor:
     halve: bool  # the step after the first one (MAML, appendix A.2)
     normalize: Any
     prior: Prior | None
+    prior_coefficient: float
     bound: Tensor
     exploration_episodes: int = 0
 
@@ -176,8 +223,14 @@ class Actor:
     def adapt(self, belief: Adapted, episodes: Episodes, generator: torch.Generator) -> Belief:
         samples = self.samples(episodes, belief.parameters)
         rate = self.inner_rate * (0.5 if self.halve and belief.steps else 1.0)
-        moved = inner_step(self.shape, leaves(belief.parameters), samples, rate, self.ratio, create_graph=False)
-        return Adapted(tuple(p.detach() for p in moved), belief.steps + 1)
+        return Adapted(self.inner_step(belief.parameters, samples, rate), belief.steps + 1)
+
+    def inner_step(self, stacked: Parameters, samples: Samples, rate: float) -> Parameters:
+        """The parameters after one step from stacked ones, without gradients."""
+        moved = inner_step(
+            self.shape, leaves(stacked), samples, rate, self.ratio, self.prior_coefficient, create_graph=False
+        )
+        return tuple(p.detach() for p in moved)
 
     def base(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """What the policy is a residual on, at observations [M, n, O]."""

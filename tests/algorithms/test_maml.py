@@ -159,7 +159,7 @@ def test_an_evaluation_by_modes_adapts_all_the_same():
 def test_a_context_alone_adapts():
     made, agent = problem(replace(SMALL, context=3))
     stacked = leaves(stack(made.start, 3, context=3))
-    moved = inner_step(made.shape, stacked, made.before, 0.5, False, create_graph=False)
+    moved = inner_step(made.shape, stacked, made.before, 0.5, False, 0.0, create_graph=False)
     changed = [not torch.equal(a, b) for a, b in zip(moved, stacked, strict=True)]
     assert changed == [False] * (len(changed) - 1) + [True]
     assert float(made.gradient[: made.start[0].numel()].abs().max()) > 0  # the outer step moves the weights
@@ -178,13 +178,14 @@ def test_ratio_and_log_likelihood_agree_to_first_order_and_not_to_second():
     made, _ = problem()
     stacked = leaves(stack(made.start, 3))
     first = [
-        torch.autograd.grad(inner_loss(made.shape, stacked, made.before, r).sum(), stacked[0])[0] for r in (False, True)
+        torch.autograd.grad(inner_loss(made.shape, stacked, made.before, r, 0.0).sum(), stacked[0])[0]
+        for r in (False, True)
     ]
     assert torch.allclose(*first, atol=1e-10)
     second = []
     for ratio in (False, True):
         (slope,) = torch.autograd.grad(
-            inner_loss(made.shape, stacked, made.before, ratio).sum(), stacked[0], create_graph=True
+            inner_loss(made.shape, stacked, made.before, ratio, 0.0).sum(), stacked[0], create_graph=True
         )
         second.append(torch.autograd.grad((slope**2).sum(), stacked[0])[0])
     assert not torch.allclose(*second, atol=1e-6)

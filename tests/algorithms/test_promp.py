@@ -28,7 +28,7 @@ def samples(agent: Agent):
         batch = collector(workers).trials(agent.actor(), 3, 2)
     actor = agent.actor()
     before = actor.samples(batch.trials.episodes(0), stack(actor.parameters, 3))
-    adapted = inner_step(actor.shape, leaves(stack(actor.parameters, 3)), before, 0.1, True, create_graph=False)
+    adapted = inner_step(actor.shape, leaves(stack(actor.parameters, 3)), before, 0.1, True, 0.0, create_graph=False)
     after = actor.samples(batch.trials.episodes(1), tuple(p.detach() for p in adapted))
     return actor, before, after
 
@@ -101,6 +101,8 @@ def test_reptiles_iteration_is_its_inner_steps():
     adapted = stack(start, 2)
     for k in range(2):
         part = agent.acting.samples(batch.trials.episodes(k), adapted)
-        adapted = tuple(p.detach() for p in inner_step(agent.acting.shape, leaves(adapted), part, 0.1, False, False))
+        adapted = tuple(
+            p.detach() for p in inner_step(agent.acting.shape, leaves(adapted), part, 0.1, False, 0.0, False)
+        )
     for ours, wanted in zip(agent.acting.parameters, adapted, strict=True):
         assert torch.allclose(ours, wanted.mean(0), atol=1e-6)
