@@ -174,7 +174,15 @@ def test_an_adapted_agent_goes_on_from_what_it_knows(algorithm, tmp_path, capsys
 
 
 @pytest.mark.parametrize(
-    "algorithm", [RL2, PROMP, {**PEARL, "regularizer": {"prior": "skill", "target_divergence": 1.0}}]
+    "algorithm",
+    [
+        RL2,
+        MAML,
+        {**MAML, "context": 2},
+        PROMP,
+        REPTILE,
+        {**PEARL, "regularizer": {"prior": "skill", "target_divergence": 1.0}},
+    ],
 )
 @pytest.mark.parametrize("see_task", [False, True])
 def test_actions_may_be_skills(algorithm, see_task, tmp_path):
