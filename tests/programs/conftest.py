@@ -1,0 +1,10 @@
+"""Pages cost more than the runs that they are about: tests here look at the numbers that pages are made of."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _no_pages(monkeypatch):
+    monkeypatch.setattr("skillmeta.meta_train.write_page", lambda folder: None)
+    monkeypatch.setattr("skillmeta.evaluate.write_adaptation_page", lambda folder, evaluation, command: None)
+    monkeypatch.setattr("skillmeta.pretrain.write_page", lambda folder, family, command: None)

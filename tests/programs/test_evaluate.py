@@ -1,0 +1,123 @@
+"""Evaluation: on which tasks, by whom, between which reference agents. Returns name the task and the action."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skillmeta.evaluate import EvaluateConfig, run_evaluation
+from skillmeta.meta_train import MetaTrainConfig, meta_train
+from skillmeta.tasks.base import TaskConfig
+from tests.programs.scripted import PER_EPISODE, scripted
+from tests.programs.telltale import SPLITS, TEST, episode_return
+
+MODULE = "tests.programs.telltale"
+
+
+def trained(folder: Path, see_task: bool = False, seed: int = 0, env_steps: int = 12, **options) -> str:
+    config = MetaTrainConfig(
+        TaskConfig(MODULE, split="train"),
+        algorithm=scripted(**options),
+        env_steps=env_steps,
+        see_task=see_task,
+        seed=seed,
+    )
+    assert meta_train(config, folder, quiet=True)
+    return str(folder)
+
+
+def evaluated(folder: Path, split: str = "test", expert: bool = True, **options):
+    task = TaskConfig(MODULE, split=split, options={"expert": expert})
+    done = run_evaluation(EvaluateConfig(task, **options), folder, quiet=True)
+    assert done is not None
+    return done
+
+
+def returns(evaluation, name: str) -> np.ndarray:
+    """Mean over seeds and whatever is averaged in a task, [M, K+1]."""
+    values = evaluation.results[name].returns
+    return values.reshape(-1, *values.shape[-2:]).mean(0)
+
+
+def expected(tasks, *actions: float) -> np.ndarray:
+    return np.array([[episode_return(task, action) for action in actions] for task in tasks])
+
+
+@pytest.mark.parametrize("split", list(SPLITS))
+def test_the_split_is_evaluated_task_by_task(split, tmp_path):
+    run = trained(tmp_path / "run", action=0.25)
+    done = evaluated(tmp_path / "page", split, agents=[run], episodes=1)
+    assert done.tasks == SPLITS[split]
+    assert np.allclose(returns(done, "agent"), expected(SPLITS[split], 0.25, 0.25))
+    assert done.split == split and done.family == "telltale"
+
+
+def test_every_name_is_its_own_agent(tmp_path):
+    """The agent has learned nothing of test tasks, the expert knows them, random actions are neither."""
+    run = trained(tmp_path / "run", action=0.25, adapt=True)
+    done = evaluated(tmp_path / "page", agents=[run], name="mine", episodes=2)
+    assert list(done.results) == ["mine", "random", "oracle", "no adaptation"] and done.agent == "mine"
+    assert np.allclose(returns(done, "mine"), expected(TEST, *(0.25 + PER_EPISODE * k for k in range(3))))
+    assert np.allclose(returns(done, "no adaptation"), expected(TEST, 0.25, 0.25, 0.25))
+    best = np.array([[3 * task.code] * 3 for task in TEST])
+    assert np.allclose(returns(done, "oracle"), best) and (done.results["oracle"].success == 1).all()
+    random = returns(done, "random")
+    assert (random < best).all() and (done.results["random"].success == 0).all()
+    assert len(np.unique(np.round(random - best, 6))) == random.size  # other draws in every task and episode
+
+
+def test_an_oracle_is_the_run_that_sees_the_task(tmp_path):
+    blind, seeing = trained(tmp_path / "blind", action=0.25), trained(tmp_path / "seeing", see_task=True, follow=True)
+    done = evaluated(tmp_path / "page", expert=False, agents=[blind], oracle=[seeing], episodes=0)
+    assert np.allclose(returns(done, "oracle")[:, 0], [3 * task.code for task in TEST])
+    assert np.allclose(returns(done, "agent"), expected(TEST, 0.25))
+    with pytest.raises(Exception, match="do not see the task"):
+        evaluated(tmp_path / "other", expert=False, oracle=[blind])
+
+
+@pytest.mark.parametrize(("limit", "count"), [(2, 2), (None, 3)])
+def test_only_the_first_tasks(limit, count, tmp_path):
+    done = evaluated(tmp_path, tasks=limit, episodes=0)
+    assert done.tasks == TEST[:count] and returns(done, "oracle").shape == (count, 1)
+
+
+@pytest.mark.parametrize(("sample", "noisy"), [(False, [True, False]), (True, [True, True])])
+def test_exploration_episodes_are_sampled_and_others_by_the_mode(sample, noisy, tmp_path):
+    run = trained(tmp_path / "run", action=0.25, noise=0.1, exploration_episodes=1)
+    done = evaluated(tmp_path / "page", agents=[run], episodes=1, sample=sample)
+    exact = np.isclose(returns(done, "agent"), expected(TEST, 0.25, 0.25), atol=1e-3).all(0)
+    assert exact.tolist() == [not one for one in noisy]
+    assert done.results["agent"].explored.tolist() == [True, False]
+
+
+def test_resets_differ_between_tasks_and_episodes_and_are_the_same_for_every_agent(tmp_path):
+    """`follow` acts by the noise of the reset: its error in a task shows which reset it had."""
+    runs = [trained(tmp_path / name, follow=True, seed=seed) for name, seed in (("a", 0), ("b", 1))]
+    done = [returns(evaluated(tmp_path / f"page{i}", agents=[run], episodes=1), "agent") for i, run in enumerate(runs)]
+    assert np.array_equal(*done)
+    errors = [
+        [3 * task.code - 3 * abs(task.best) - value for value in row] for task, row in zip(TEST, done[0], strict=True)
+    ]
+    assert len(np.unique(np.round(errors, 4))) == 6
+
+
+def test_training_and_evaluation_steps_are_counted_apart(tmp_path):
+    run = trained(tmp_path / "run", action=0.25, env_steps=30)
+    done = evaluated(tmp_path / "page", agents=[run], episodes=2)
+    summary = done.summary()
+    trials = done.results["agent"].returns.size
+    assert summary["training_steps"] == 36 and summary["results"]["agent"]["env_steps"] == 3 * trials
+    assert summary["evaluation_steps"] == 3 * sum(result.returns.size for result in done.results.values())
+
+
+def test_what_was_evaluated_is_kept_and_not_run_again(tmp_path, monkeypatch):
+    run = trained(tmp_path / "run", action=0.25)
+    options = {"agents": [run], "episodes": 1}
+    first = evaluated(tmp_path / "page", **options)
+    (tmp_path / "page" / "result.json").unlink()
+    monkeypatch.setattr("skillmeta.evaluate.evaluate", lambda *arguments: pytest.fail("it was run again"))
+    again = evaluated(tmp_path / "page", **options)
+    for name, result in first.results.items():
+        assert np.array_equal(result.returns, again.results[name].returns)

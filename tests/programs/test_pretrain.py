@@ -1,0 +1,114 @@
+"""Pretraining: what is trained on, what is held out, where the prior is tried out, and which model is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from skillmeta.config import build
+from skillmeta.pretrain import PretrainConfig, pretrain
+from skillmeta.run.checkpoint import load_state
+from skillmeta.run.run import read_metrics, read_result
+from skillmeta.skills.model import SkillModel
+from tests.programs.telltale import SCALE, TEST, codes
+
+EPISODES, LENGTH = 20, 40
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory) -> Path:
+    """Every episode's observations are its number: windows say which episode they are from."""
+    rng = np.random.default_rng(0)
+    number = np.repeat(np.arange(EPISODES, dtype=np.float32), LENGTH)
+    path = tmp_path_factory.mktemp("logs") / "log.npz"
+    np.savez(
+        path,
+        observations=np.stack([number / SCALE, rng.uniform(size=len(number))], 1).astype(np.float32),
+        actions=rng.uniform(-1, 1, (len(number), 1)).astype(np.float32),
+        timeouts=np.arange(1, len(number) + 1) % LENGTH == 0,
+    )
+    return path
+
+
+def trained(logs: Path, folder: Path, seed: int = 0, **changes) -> dict:
+    plain = {
+        "source": str(logs),
+        "model": {"horizon": 2, "dim": 2, "hidden": 4},
+        "training": {"steps": 12, "held_out_every": 3, "batch_size": 8, "held_out": 0.2, "seed": seed},
+        "quality": {"episodes": 3},
+        "task": {"family": "tests.programs.telltale"},
+        **changes,
+    }
+    result = pretrain(build(PretrainConfig, plain), folder)
+    assert result is not None
+    return result
+
+
+@pytest.fixture(scope="module")
+def finished(logs, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("skills") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("skillmeta.pretrain.write_page", lambda folder, family, command: None)
+        trained(logs, folder)
+    return folder
+
+
+def test_the_prior_is_tried_out_on_one_task_and_its_steps_are_counted(finished):
+    result = read_result(finished)
+    assert result is not None
+    acted = {row["name"]: row for row in result["rollouts"]}
+    assert list(acted) == ["skills from the prior", "random skills", "random actions", "the logs"]
+    for row in acted.values():
+        assert (row["episodes"], row["env_steps"]) == (3, 9)
+        if row["name"] != "the logs":
+            assert row["coverage"] == row["total_coverage"] == 1.0  # telltale's coverage counts tasks
+    with np.load(finished / "paths.npz") as archive:
+        for name in archive.files:
+            logged = name.startswith("the logs")
+            assert codes(archive[name]) <= (set(range(EPISODES)) if logged else {TEST[0].code})
+
+
+def test_each_way_of_acting_has_the_same_starts(finished):
+    with np.load(finished / "paths.npz") as archive:
+        starts = {name: float(archive[name][0, 1]) for name in archive.files if not name.startswith("the logs")}
+    for number in range(3):
+        same = {value for name, value in starts.items() if name.endswith(f"/{number}")}
+        assert len(same) == 1
+    assert len(set(starts.values())) == 3
+
+
+def test_the_model_that_is_kept_is_the_best_on_held_out_windows(finished):
+    scores = [row["score"] for row in read_metrics(finished) if row["kind"] == "held_out"]
+    _, meta = load_state(finished / "model")
+    assert len(scores) == 4 and meta["about"]["held_out_score"] == pytest.approx(min(scores))
+    assert meta["about"]["source"].endswith("log.npz")
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_held_out_episode_is_trained_on(seed, logs, tmp_path, monkeypatch):
+    from skillmeta.data.windows import Windows
+
+    drawn: dict[int, set[float]] = {}
+    sample = Windows.sample
+
+    def recorded(self, *arguments):
+        batch = sample(self, *arguments)
+        drawn.setdefault(len(self), set()).update(codes(batch.observations.numpy()))
+        return batch
+
+    monkeypatch.setattr(Windows, "sample", recorded)
+    trained(logs, tmp_path, seed, task=None)
+    assert len(drawn) == 2  # windows of training, and held-out ones
+    held_out, train = (drawn[size] for size in sorted(drawn))
+    assert len(held_out) == 4 and len(train) > 8 and not held_out & train
+
+
+def test_a_skill_seed_decides_weights_batches_and_what_is_held_out(logs, tmp_path):
+    models = {}
+    for name, seed in (("a", 0), ("again", 0), ("other", 1)):
+        trained(logs, tmp_path / name, seed, task=None)
+        models[name] = torch.cat([p.flatten() for p in SkillModel.load(tmp_path / name).parameters()])
+    assert torch.equal(models["a"], models["again"]) and not torch.isclose(models["a"], models["other"]).all()
