@@ -1,0 +1,86 @@
+"""What is mutated, and which tests are there to notice."""
+
+from __future__ import annotations
+
+import ast
+import io
+import tokenize
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+FOLDERS = ("algorithms", "rl", "skills", "nn", "evaluation")
+PROGRAMS = ("finetune", "meta_train", "evaluate", "adapt", "ablation", "collect", "pretrain")
+
+Position = tuple[int, int]  # line from 1, column from 0
+
+
+def modules(root: Path) -> Iterator[tuple[str, Path]]:
+    """(folder, file relative to the root) of everything that is mutated; programs are one folder."""
+    for folder in FOLDERS:
+        for path in sorted((root / "skillmeta" / folder).glob("*.py")):
+            if path.name != "__init__.py":
+                yield folder, path.relative_to(root)
+    for name in PROGRAMS:
+        yield "programs", Path("skillmeta") / f"{name}.py"
+
+
+def left_out(source: str) -> list[tuple[Position, Position]]:
+    """Where no mutant is wanted: messages, annotations, asserts, decorators of dataclasses, defaults and bounds of configs; and
+    stars that are no operators."""
+
+    def parts(node: ast.AST) -> Iterator[ast.AST | None]:
+        if isinstance(node, (ast.Raise, ast.Assert, ast.JoinedStr)):
+            yield node
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("print", "dataclass"):
+            yield node
+        elif isinstance(node, ast.FunctionDef):
+            yield node.returns
+        elif isinstance(node, (ast.arg, ast.AnnAssign)):
+            yield node.annotation
+        elif isinstance(node, ast.ClassDef) and node.name.endswith("Config"):
+            for child in node.body:
+                if isinstance(child, ast.AnnAssign) or getattr(child, "name", "") == "__post_init__":
+                    yield child
+
+    nodes: list = [part for node in ast.walk(ast.parse(source)) for part in parts(node) if part is not None]
+    found = [((n.lineno, n.col_offset), (n.end_lineno, n.end_col_offset)) for n in nodes]
+    found += [((line, column - 1), (line, column)) for (line, column), _ in found]  # the @ of a decorator
+    before = ""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.string in ("*", "**") and before in ("(", "[", "{", ",", ":", "="):
+            found.append((token.start, token.end))
+        before = token.string.strip() or before
+    return found
+
+
+@cache
+def imports(path: Path) -> set[str]:
+    """The modules, and the names in them, that a file imports."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def tests_of(root: Path, module: Path) -> set[Path]:
+    """The test files of a module, relative to the root.
+
+    By name: tests/ROOM/test_MODULE*.py, tests/programs/test_MODULE.py, tests/oracles/test_*MODULE*.py. By import: every test
+    file that imports the module. A module that has none of both is tested by the tests of the modules that import it.
+    """
+    name, patterns = module.stem, list[str]()
+    if module.parts[0] == "skillmeta":
+        room = module.parent.relative_to("skillmeta")
+        patterns = [f"{room}/test_{name}*.py", f"programs/test_{name}.py", f"oracles/test_*{name}*.py"]
+    found = {path for pattern in patterns for path in (root / "tests").glob(pattern)}
+    dotted = ".".join(module.with_suffix("").parts)
+    found |= {path for path in (root / "tests").rglob("test_*.py") if dotted in imports(path)}
+    if found:
+        return {path.relative_to(root) for path in found}
+    packages = ("skillmeta", "pretrain", "downstream")
+    users = (path for package in packages for path in (root / package).rglob("*.py") if dotted in imports(path))
+    return {test for user in users for test in tests_of(root, user.relative_to(root))}
