@@ -34,7 +34,7 @@ from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
-from tests.mutation.scope import left_out, modules, tests_of
+from tests.mutation.scope import left_out, modules, covering_tests
 
 ROOT = Path(__file__).parents[2]
 CPU_SECONDS = 60  # of a mutant's tests; those are chosen to need half of it on the code as it is
@@ -265,7 +265,7 @@ def main() -> None:
     sys.modules["torch"].set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         trees = [Tree(Path(folder) / str(i)) for i in range(arguments.processes)]
-        tests = {m.module: sorted(map(str, tests_of(ROOT, Path(m.module)))) for m in mutants}
+        tests = {m.module: sorted(map(str, covering_tests(ROOT, Path(m.module)))) for m in mutants}
         files = sorted({test for names in tests.values() for test in names})
         print(f"{len(files)} test files on the code as it is")
         cost = resumed(out / "tests.jsonl", trees, [(test, [test], None) for test in files])

@@ -66,7 +66,7 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def tests_of(root: Path, module: Path) -> set[Path]:
+def covering_tests(root: Path, module: Path) -> set[Path]:
     """The test files of a module, relative to the root.
 
     By name: tests/ROOM/test_MODULE*.py, tests/programs/test_MODULE.py, tests/oracles/test_*MODULE*.py. By import: every test
@@ -83,4 +83,4 @@ def tests_of(root: Path, module: Path) -> set[Path]:
         return {path.relative_to(root) for path in found}
     packages = ("skillmeta", "pretrain", "downstream")
     users = (path for package in packages for path in (root / package).rglob("*.py") if dotted in imports(path))
-    return {test for user in users for test in tests_of(root, user.relative_to(root))}
+    return {test for user in users for test in covering_tests(root, user.relative_to(root))}
