@@ -34,7 +34,7 @@ from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
-from tests.mutation.scope import left_out, modules, covering_tests
+from tests.mutation.scope import covering_tests, left_out, modules
 
 ROOT = Path(__file__).parents[2]
 CPU_SECONDS = 60  # of a mutant's tests; those are chosen to need half of it on the code as it is

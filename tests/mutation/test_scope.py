@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.mutation.scope import left_out, modules, covering_tests
+from tests.mutation.scope import covering_tests, left_out, modules
 
 ROOT = Path(__file__).parents[2]
 
