@@ -155,6 +155,7 @@ class Tree:
         self.log = self.folder.with_suffix(".log")
         if mutant:
             (self.folder / mutant.module).write_text(mutant.source)
+        Path(f"{self.folder}.tmp").mkdir()
         sys.stdout.flush()
         self.pid = os.fork()
         if self.pid == 0:
