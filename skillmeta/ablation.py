@@ -24,7 +24,7 @@ from skillmeta.finetune import FinetuneConfig, finetune
 from skillmeta.pretrain import PretrainConfig, pretrain
 from skillmeta.run.files import locked_folder, write_whole
 from skillmeta.run.jobs import Job, Outcome, run_jobs
-from skillmeta.run.run import environment
+from skillmeta.run.run import environment, read_result
 from skillmeta.tasks.base import TaskConfig, evenly_spaced, make_family
 
 
@@ -33,8 +33,10 @@ class AblationConfig(Comparison):
     """What is compared with what, and where the logs and the skills come from."""
 
     logs: CollectConfig | None = None  # collected into OUT/logs first; null: skills.source exists already
-    skills: PretrainConfig | None = None  # pretrained into OUT/skills first; null: each method names its own
-    cloning: PretrainConfig | None = None  # likewise into OUT/cloning, for the methods that say `skills: cloning`
+    skills: PretrainConfig | None = (
+        None  # one model a training seed, in OUT/skills/seed-S; null: each method names its own
+    )
+    cloning: PretrainConfig | None = None  # likewise in OUT/cloning, for the methods that say `skills: cloning`
     changes: dict[str, Any] = field(default_factory=dict)  # to every method: env_steps, task, evaluation, ...
     workers: int = 2
 
@@ -44,8 +46,8 @@ class AblationConfig(Comparison):
             raise ValueError(f"workers is {self.workers}; it must be at least 1")
 
 
-def method_config(config: AblationConfig, name: str, out: Path) -> FinetuneConfig:
-    """The complete fine-tuning config of a method, before task and seed are filled in."""
+def method_config(config: AblationConfig, name: str, out: Path, seed: int) -> FinetuneConfig:
+    """The complete fine-tuning config of a method for a training seed, before the task is filled in."""
     wanted = config.methods[name]
     wanted = {"config": wanted} if isinstance(wanted, str) else dict(wanted)
     base = load(wanted.pop("config")) if "config" in wanted else OmegaConf.create()
@@ -53,11 +55,12 @@ def method_config(config: AblationConfig, name: str, out: Path) -> FinetuneConfi
     assert isinstance(merged, DictConfig)
     section = "cloning" if merged.get("skills") == "cloning" else "skills"
     if getattr(config, section) is not None and merged.get("skills") is not None:
-        merged["skills"] = str(out / section)
+        merged["skills"] = str(out / section / f"seed-{seed}")
     elif section == "cloning":
         raise ConfigError(
             f"methods.{name}.skills is cloning; there is no section `cloning:` that says how it is pretrained"
         )
+    merged["seed"] = seed
     return build(FinetuneConfig, merged, f"methods.{name}")
 
 
@@ -65,7 +68,7 @@ def task_indices(config: AblationConfig, out: Path) -> list[int]:
     """The tasks of every method. Raises ConfigError if they are named by a rule and the methods differ in family or split."""
     if isinstance(config.tasks, list):
         return config.tasks
-    tasks = [method_config(config, name, out).task for name in config.methods]
+    tasks = [method_config(config, name, out, config.seeds[0]).task for name in config.methods]
     if any(replace(task, index=0) != replace(tasks[0], index=0) for task in tasks):
         raise ConfigError("tasks: a rule needs one family and split for all methods; set `task` under `changes:`")
     return evenly_spaced(make_family(tasks[0]), tasks[0].split, config.tasks.count, config.tasks.by)
@@ -73,26 +76,39 @@ def task_indices(config: AblationConfig, out: Path) -> list[int]:
 
 def make_jobs(config: AblationConfig, out: Path, command: str) -> list[Job]:
     """All runs, seeds outermost, so that every method has some early. Raises ConfigError if their budgets differ."""
-    complete = {name: method_config(config, name, out) for name in config.methods}
-    budgets = {name: (c.env_steps, c.max_episodes) for name, c in complete.items()}
-    if len(set(budgets.values())) > 1:
-        raise ConfigError(
-            f"methods have unequal budgets of (env_steps, max_episodes): {budgets}; set them under `changes:`"
-        )
     jobs, tasks = [], task_indices(config, out)
     for seed in config.seeds:
+        complete = {name: method_config(config, name, out, seed) for name in config.methods}
+        budgets = {name: (c.env_steps, c.max_episodes) for name, c in complete.items()}
+        if len(set(budgets.values())) > 1:
+            raise ConfigError(
+                f"methods have unequal budgets of (env_steps, max_episodes): {budgets}; set them under `changes:`"
+            )
         for index in tasks:
             for name, base in complete.items():
-                one = replace(base, seed=seed, task=replace(base.task, index=index))
+                one = replace(base, task=replace(base.task, index=index))
                 folder = out / "methods" / name / f"task-{index}" / f"seed-{seed}"
                 jobs.append(Job(f"{name} task {index} seed {seed}", folder, (one, command)))
     return jobs
 
 
+def pretraining_jobs(config: AblationConfig, out: Path, command: str) -> list[Job]:
+    """One model of each kind a training seed: runs that share a model are not independent."""
+    jobs = []
+    for name, section in (("skills", config.skills), ("cloning", config.cloning)):
+        for seed in config.seeds if section is not None else []:
+            one = replace(section, training=replace(section.training, seed=seed))
+            jobs.append(Job(f"{name} seed {seed}", out / name / f"seed-{seed}", (one, command)))
+    return jobs
+
+
 def run_one(job: Job) -> None:
-    """One fine-tuning run, in a worker."""
+    """One run, in a worker."""
     config, command = job.payload
-    finetune(config, job.folder, command, quiet=True)
+    if isinstance(config, PretrainConfig):
+        pretrain(config, job.folder, command, quiet=True)
+    else:
+        finetune(config, job.folder, command, quiet=True)
 
 
 def ablate(config: AblationConfig, out: Path, command: str = "") -> Outcome:
@@ -131,22 +147,26 @@ def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str) -
 
 
 def prepare(config: AblationConfig, out: Path, command: str) -> None:
-    """Logs and skills, unless they are there. Raises UserError if pretraining was stopped before its end."""
+    """Logs and skills, unless they are there. Raises UserError if pretraining failed, KeyboardInterrupt if it was stopped."""
     if config.logs is not None:
         os.environ["MINARI_DATASETS_PATH"] = str((out / "logs").resolve())  # beside the runs that they belong to
         print(f"1/4  logs: a planner in the maze -> minari:{config.logs.dataset} in {out / 'logs'}", flush=True)
         if not exists(config.logs.dataset):
             done = collect(config.logs)
             print(f"     {done.episodes:,} episodes, {done.steps:,} steps", flush=True)
-    for name, section in (("skills", config.skills), ("cloning", config.cloning)):
-        if section is None:
-            continue
-        what = "skills and their prior" if name == "skills" else "behaviour cloning"
-        print(f"2/4  {what} -> {out / name}", flush=True)
-        result = pretrain(section, out / name, command)
-        if result is None:
-            raise KeyboardInterrupt
-        print("\n".join(f"     {sentence}" for sentence in result["verdict"]), flush=True)
+    jobs = pretraining_jobs(config, out, command)
+    if not jobs:
+        return
+    print(f"2/4  skills and their prior, a model a seed -> {out / 'skills'}", flush=True)
+    outcome = run_jobs(jobs, run_one, config.workers, "skills")
+    if outcome.failed:
+        raise UserError("; ".join(f"{name}: {why}" for name, why in outcome.failed.items()))
+    if outcome.stopped:
+        raise KeyboardInterrupt
+    for job in jobs:
+        result = read_result(job.folder)
+        assert result is not None  # it is done
+        print("\n".join(f"     {job.name}: {sentence}" for sentence in result["verdict"][:1]), flush=True)
 
 
 def write_report(out: Path, task: TaskConfig | None = None, trust: bool = False) -> Path:

@@ -42,7 +42,7 @@ class PretrainConfig:
     task: TaskConfig | None = None  # where the prior is rolled out; null judges it on the logs alone
 
 
-def pretrain(config: PretrainConfig, folder: Path, command: str = "") -> dict[str, Any] | None:
+def pretrain(config: PretrainConfig, folder: Path, command: str = "", quiet: bool = False) -> dict[str, Any] | None:
     """Train, judge, write `prior.html`. Returns the result, or None if it was asked to stop before the end."""
     torch.set_num_threads(1)
     with Run.open(folder, to_plain(config), command=command) as run:
@@ -50,7 +50,7 @@ def pretrain(config: PretrainConfig, folder: Path, command: str = "") -> dict[st
         if run.result is not None:
             return run.finish(run.result, lambda: write_page(run, family))
         dataset = load_source(config.source, clip_actions=config.clip_actions)
-        model = train_skills(dataset, config.model, config.training, run)
+        model = train_skills(dataset, config.model, config.training, run, quiet)
         if model is None:
             return None
         training = config.training

@@ -71,7 +71,9 @@ def test_the_demo_writes_its_page_and_its_numbers(finished):
     assert (
         "The prior, acting" in text and "How to make this again" in text and "downstream" not in text.split("<pre>")[0]
     )
-    assert (finished / "skills" / "prior.html").exists()
+    assert all((finished / "skills" / f"seed-{seed}" / "prior.html").exists() for seed in (0, 1))
+    models = [(finished / "skills" / f"seed-{seed}" / "model" / "state.safetensors").read_bytes() for seed in (0, 1)]
+    assert models[0] != models[1]  # runs that share a skill model would not be independent
     spirl = read_metrics(finished / "methods" / "spirl" / "task-0" / "seed-0")
     assert [row["prior/divergence"] for row in spirl if row["kind"] == "update"][0] < 1.0
     with np.load(finished / "methods" / "spirl" / "task-0" / "seed-0" / "trajectories.npz") as paths:
@@ -110,10 +112,15 @@ def test_a_method_takes_its_prior_from_the_section_that_it_names():
         },
     )
     with pytest.raises(ConfigError, match="there is no section `cloning:`"):
-        method_config(config, "bc", Path("out"))
+        method_config(config, "bc", Path("out"), 3)
     config = replace(config, cloning=PretrainConfig())
-    named = {name: method_config(config, name, Path("out")).skills for name in config.methods}
-    assert named == {"spirl": "out/skills", "marginal": "out/skills", "bc": "out/cloning", "sac": None}
+    named = {name: method_config(config, name, Path("out"), 3).skills for name in config.methods}
+    assert named == {
+        "spirl": "out/skills/seed-3",
+        "marginal": "out/skills/seed-3",
+        "bc": "out/cloning/seed-3",
+        "sac": None,
+    }
 
 
 def test_another_config_does_not_mix_into_the_same_folder(finished):

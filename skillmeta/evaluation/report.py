@@ -77,7 +77,7 @@ def write_ablation_report(folder: Path, task: TaskConfig | None = None, trust: b
         curves_section(curves, colours, folder),
         *divergence_sections(ablation, colours, folder),
         *paths_sections(ablation, family, task.split, colours, folder),
-        *prior_sections(folder / "skills", family),
+        *prior_sections(folder / "skills" / f"seed-{ablation.config['seeds'][0]}", family),
         again_section(ablation, facts),
     ]
     lead = [ablation.config["claim"], headline(folder)]

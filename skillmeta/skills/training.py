@@ -86,7 +86,7 @@ def skill_losses(model: SkillModel, batch: WindowBatch, noise: Tensor) -> SkillL
 
 
 def train_skills(
-    dataset: EpisodeDataset, model_config: SkillModelConfig, config: TrainingConfig, run: Run
+    dataset: EpisodeDataset, model_config: SkillModelConfig, config: TrainingConfig, run: Run, quiet: bool = False
 ) -> SkillModel | None:
     """Train on a data set inside a run, resuming where the run was interrupted.
 
@@ -131,7 +131,7 @@ def train_skills(
             },
         )
 
-    with Progress(config.steps, "skills", "updates") as progress:
+    with Progress(config.steps, "skills", "updates", quiet=quiet) as progress:
         while step < config.steps:
             if run.stop_requested:
                 checkpoint()
