@@ -71,13 +71,17 @@ def writing(dataset_id: str) -> Iterator[None]:
         lock.release()
 
 
-def exists(dataset_id: str) -> bool:
-    """Whether a data set is there, complete: one without an episode, which Minari leaves when its writer is killed, is not."""
+def recover(dataset_id: str) -> None:
+    """Put back a data set whose writer was killed while it replaced it."""
     folder = dataset_folder(dataset_id)
-    if whole(folder) != folder:  # a writer was killed while it replaced the data set
+    if whole(folder) != folder:
         with contextlib.suppress(UserError), writing(dataset_id):
             pass
-    metadata = folder / "data" / "metadata.json"
+
+
+def exists(dataset_id: str) -> bool:
+    """Whether a data set is there, complete: one without an episode, which Minari leaves when its writer is killed, is not."""
+    metadata = dataset_folder(dataset_id) / "data" / "metadata.json"
     try:
         return bool(json.loads(metadata.read_bytes()).get("total_episodes", 1))
     except FileNotFoundError:

@@ -20,7 +20,7 @@ import numpy as np
 
 from skillmeta.data.d4rl_table import dataset_url
 from skillmeta.data.episodes import Episode, EpisodeDataset, from_episodes
-from skillmeta.data.minari_store import check_id, dataset_folder, exists, verify
+from skillmeta.data.minari_store import check_id, dataset_folder, exists, recover, verify
 from skillmeta.errors import DataError, UserError
 from skillmeta.trust import check_links
 
@@ -74,6 +74,7 @@ def _minari(source: str, clip_actions: bool) -> EpisodeDataset:
     dataset_id, _, key = source.removeprefix("minari:").partition("?")
     check_id(dataset_id)
     folder = dataset_folder(dataset_id)
+    recover(dataset_id)
     root = dataset_folder("")
     if not folder.resolve().is_relative_to(root.resolve()):
         raise DataError(f"{source}: is a link that leads out of {root}; copy the data set there")
