@@ -26,6 +26,10 @@ MEANING = {
     "skill_sac": "SAC whose actions are skills; its entropy bonus pulls towards the uniform prior",
     "prior_init": "the policy starts as the skill prior; nothing pulls it back",
     "spirl": "the policy starts as the skill prior and is held near it: SPiRL",
+    "marginal_prior": "as spirl, with a prior that is the same in all states",
+    "prior_alone": "the skill prior acts; nothing is learned",
+    "bc": "behaviour cloning of the logs' actions acts; nothing is learned",
+    "bc_sac": "SAC whose policy starts as behaviour cloning of the logs' actions",
 }
 
 

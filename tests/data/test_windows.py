@@ -56,6 +56,7 @@ def test_the_split_shares_out_whole_episodes(lengths, share, seed):
     parts = [dataset.windows(5, split, held_out=share, seed=seed) for split in ("train", "held_out")]
     train, held_out = (set(part.episodes.tolist()) for part in parts)
     assert not train & held_out and train | held_out == set(range(len(lengths))) and train and held_out
+    assert abs(len(held_out) - share * len(lengths)) <= 1
     again = dataset.windows(5, "train", held_out=share, seed=seed)
     assert torch.equal(parts[0].starts, again.starts)
 
