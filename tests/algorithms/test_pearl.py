@@ -104,6 +104,13 @@ def test_evidence_adds_up_and_what_is_not_valid_is_no_evidence(kind):
     assert same(encoder.posterior(none), encoder.posterior(evidence))
 
 
+@pytest.mark.parametrize("kind", ["mean", "attention", "convolution"])
+def test_a_mean_of_an_episode_that_was_seen_twice_is_that_of_once(kind):
+    encoder, context, all_of_it = encoder_of(kind), contexts(), torch.ones(2, 7)
+    twice = encoder.plus(encoder.plus(encoder.nothing(2), context, all_of_it), context, all_of_it)
+    assert same(encoder.posterior(twice), encoder.infer(context))
+
+
 def test_attention_is_a_softmax_over_everything_seen():
     """Against one that is computed at once, also where logits are far apart."""
     encoder, context = encoder_of("attention"), contexts()

@@ -10,6 +10,7 @@ import torch
 
 from skillmeta.algorithms.rl2 import Agent, Config
 from skillmeta.environments import EnvsFactory, make_envs
+from skillmeta.nn.distributions import Gaussian
 from skillmeta.rl.meta import MetaCollector
 from skillmeta.rl.trial import trial
 from skillmeta.rl.workers import Workers
@@ -74,7 +75,10 @@ def test_the_first_policy_is_uniform_and_a_residual_is_the_prior():
     belief = agent.acting.begin(2000, torch.Generator().manual_seed(0))
     action, _ = agent.acting.act(torch.zeros(2000, 1), belief, torch.Generator().manual_seed(1), True)
     assert action.mean(0).tolist() == pytest.approx([0.25] * 4, abs=0.04)
-    from skillmeta.nn.distributions import Gaussian
+    wide = Agent(Config(hidden=8, initial_stddev=0.5), 1, np.array([2.0, 4.0], np.float32), seeds=Seeds(0)).acting
+    belief = wide.begin(2000, torch.Generator())
+    action, _ = wide.act(torch.zeros(2000, 1), belief, torch.Generator().manual_seed(1), True)
+    assert action.std(0).tolist() == pytest.approx([1.0, 2.0], rel=0.1)  # in parts of the bound
 
     def prior(observation: torch.Tensor) -> Gaussian:
         return Gaussian(observation[..., :2] + 3.0, torch.full((*observation.shape[:-1], 2), -1.0))
@@ -110,7 +114,7 @@ def test_padding_changes_nothing():
     longer = replace(
         sample,
         **{
-            name: torch.cat([getattr(sample, name), torch.full_like(getattr(sample, name)[:, :2], 7.0)], 1)
+            name: torch.cat([getattr(sample, name), getattr(sample, name)[:, :2]], 1)  # decisions that would matter
             for name in sample.__dataclass_fields__
         },
     )
