@@ -88,7 +88,7 @@ def usage() -> str:
     lines = [
         "usage: skillmeta COMMAND ...",
         "",
-        "Learn skills from logs of past behaviour, then learn new tasks from a few episodes with them.",
+        "Learn skills from logs of past behaviour, then learn new tasks from less experience with them.",
         "",
         "commands (each has its own --help):",
     ]

@@ -296,9 +296,9 @@ def divergence_sections(ablation: Ablation, colours: dict[str, str], folder: Pat
     return [
         page.Section(
             "What the prior does",
-            ["The policy's divergence from its prior, KL(policy || prior), and the weight that holds it at its target. The prior "
-             "is p(z|s) for spirl and the uniform distribution on the action box for the others, whose divergence is their lack "
-             "of entropy (an unbounded policy can have more than the box, and then it is negative)."],
+            ["The policy's divergence from its prior and the coefficient that holds it at its target. The prior is the one that "
+             "the method's config names: p(z|s) of the skill model, or the uniform distribution on the action box, from which "
+             "the divergence is a lack of entropy."],
             pictures=pictures,
         )
     ]  # fmt: skip
