@@ -53,6 +53,13 @@ def test_the_bill_counts_every_environment_and_stops_at_the_budget():
     assert lengths == [[25, 25], [5, 5]] and collect.state() == {"env_steps": 60, "episodes": 4, "decisions": 60}
 
 
+def test_what_comes_after_the_end_of_a_shorter_episode_costs_nothing():
+    lengths = iter([3, 5])
+    collect = Collector(SerialEnvs(lambda: CounterEnv(next(lengths)), num=2), Seeds(0), 60)
+    collect.episode(Still())
+    assert collect.state() == {"env_steps": 8, "episodes": 2, "decisions": 8}
+
+
 def test_an_episode_that_ends_as_the_budget_does_is_terminated_and_not_truncated():
     done, _ = episode(Still(), SerialEnvs(lambda: CounterEnv(4)), None, [0], torch.Generator(), max_steps=4)
     assert done.terminated[0].tolist() == [False] * 3 + [True] and not done.truncated.any()
