@@ -12,6 +12,7 @@ from skillmeta.config import build
 from skillmeta.data.episodes import Episode, from_episodes
 from skillmeta.data.windows import WindowBatch
 from skillmeta.errors import CheckpointError, ConfigError
+from skillmeta.nn.networks import Normalizer
 from skillmeta.run.checkpoint import load_state, save_state, state_hash
 from skillmeta.run.run import Run, read_metrics
 from skillmeta.skills.model import SkillModel, SkillModelConfig
@@ -38,6 +39,12 @@ def test_features_of_the_task_behind_an_observation_reach_neither_prior_nor_stat
     seen = torch.cat([observation, features], -1)
     torch.testing.assert_close(model.prior(seen).mean, model.prior(observation).mean)
     torch.testing.assert_close(model.normalizer(seen), torch.cat([model.normalizer(observation), features], -1))
+
+
+def test_a_constant_observation_is_only_centred():
+    normalizer = Normalizer(2)
+    normalizer.fit(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
+    assert normalizer(torch.tensor([[3.0, 5.5]])).tolist() == [[1.0, 0.5]]
 
 
 def test_an_open_loop_skill_ignores_what_it_sees():
