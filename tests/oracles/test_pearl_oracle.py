@@ -126,6 +126,7 @@ class Reference:
         held, noise = z.detach(), drawn.noise.double()
 
         clip = config.regularizer.target_clip or math.inf
+        constant = 0.0 if self.skills else A * math.log(2)  # values count log pi in the unit box: SAC's entropy bonus
         with torch.no_grad():
             if self.values:
                 later = mlp(self.targets[0], torch.cat([normalize(following), held], 1))[:, 0]
@@ -133,7 +134,7 @@ class Reference:
                 later_action, divergence, _, _ = self.act(following, held, noise[0])
                 seen = torch.cat([normalize(following), held, later_action], 1)
                 later = torch.minimum(*(mlp(member, seen)[:, 0] for member in self.targets))
-                later = later - weight * divergence.clamp(max=clip)
+                later = later - weight * (divergence.clamp(max=clip) - constant)
             target = scale * reward + config.discount * (1 - ended) * later
         seen = torch.cat([normalize(state), z, action], 1)
         for member in self.critics:
@@ -147,7 +148,7 @@ class Reference:
         actor = (weight * divergence - q).mean() + config.policy_penalty * penalty
         self.policy_adam.step(actor)
         if self.values:
-            wanted = (q - weight * divergence.clamp(max=clip)).detach()
+            wanted = (q - weight * (divergence.clamp(max=clip) - constant)).detach()
             self.value_adam.step(
                 ((mlp(self.values, torch.cat([normalize(state), held], 1))[:, 0] - wanted) ** 2).mean()
             )
