@@ -27,6 +27,7 @@ import types
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -273,9 +274,9 @@ def main() -> None:
         for test in [test for test in files if cost[test].outcome != "survived"]:
             print(f"{test} fails on the code as it is, and is not used: {cost[test].caught_by}")
         for module, names in tests.items():
-            names.sort(key=lambda test: cost[test].seconds)  # the fastest first, for half of the time limit
-            fits = (sum(cost[n].seconds for n in names[: i + 1]) < CPU_SECONDS / 2 for i in range(len(names)))
-            tests[module] = [n for n, fit in zip(names, fits, strict=True) if fit and cost[n].outcome == "survived"]
+            usable = sorted((n for n in names if cost[n].outcome == "survived"), key=lambda n: cost[n].seconds)
+            spent = list(accumulate(cost[n].seconds for n in usable))  # the fastest first, for half of the time limit
+            tests[module] = usable[: max(1, sum(seconds < CPU_SECONDS / 2 for seconds in spent))]
         ends = resumed(out / "mutants.jsonl", trees, [(m.key, tests[m.module], m) for m in mutants])
     (out / "report.md").write_text(report(mutants, ends))
     print(f"{report(mutants, ends).partition('###')[0]}\nSurvivors: {out / 'report.md'}")

@@ -7,4 +7,4 @@ import pytest
 def _no_pages(monkeypatch):
     monkeypatch.setattr("skillmeta.meta_train.write_page", lambda folder: None)
     monkeypatch.setattr("skillmeta.evaluate.write_adaptation_page", lambda folder, evaluation, command: None)
-    monkeypatch.setattr("skillmeta.pretrain.write_page", lambda folder, family, command: None)
+    monkeypatch.setattr("skillmeta.pretrain.write_page", lambda run, family: None)

@@ -16,7 +16,7 @@ from tests.programs.test_evaluate import MODULE, trained
 
 
 def adapted(run: str, folder: Path, split: str = "test", index: int = 0, episodes: int = 2, seed: int = 0) -> Trials:
-    return adapt(run, TaskConfig(MODULE, split=split, index=index), episodes, seed, folder)
+    return adapt(run, TaskConfig(MODULE, split=split, index=index), episodes, seed, folder, trust=True)
 
 
 @pytest.mark.parametrize(("split", "index"), [("train", 1), ("validation", 0), ("test", 0), ("test", 2)])
@@ -26,7 +26,7 @@ def test_the_task_that_was_named_is_adapted_to(split, index, tmp_path):
     assert codes(trials.observation) == {task.code}
     wanted = [episode_return(task, 0.25 + PER_EPISODE * k) for k in range(2)]
     assert trials.returns.tolist() == [pytest.approx(wanted)]
-    agent, _, loaded = load_adapted(tmp_path / "adapted")
+    agent, _, loaded = load_adapted(tmp_path / "adapted", trust=True)
     seen, last_reward = agent.begin(1, None)[0].tolist()
     assert loaded == task and seen == 2 and last_reward == pytest.approx(wanted[1] / 3)
 

@@ -99,7 +99,7 @@ def test_random_decisions_are_uniform_and_the_evaluated_policy_is_not(tmp_path):
     assert error.max() > 1.4 and np.mean(error < 0.5) == pytest.approx(0.5, abs=0.1)  # uniform in [-1, 1] about -0.5
 
 
-def test_the_sampled_policy_and_its_mode_are_told_apart(tmp_path):
+def test_the_sampled_policy_and_its_mode_are_scored_apart(tmp_path):
     result = run(tmp_path, algorithm=scripted(action=TEST[0].best, noise=0.5))
     assert result["mode_return"] == 3 * TEST[0].code and result["mode_success"] == 1
     assert 3 * TEST[0].code - 1.5 < result["return"] < 3 * TEST[0].code and result["success"] == 0
@@ -149,7 +149,7 @@ def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
 def test_what_is_loaded_is_what_was_trained(tmp_path):
     run(tmp_path, env_steps=9)
     family = make_family(config().task)
-    trained = load_trained(tmp_path, lambda skills, sees_task: make_envs(family, 1, skills, sees_task))
+    trained = load_trained(tmp_path, lambda skills, sees_task: make_envs(family, 1, skills, sees_task), trust=True)
     saved = load_state(tmp_path / "agent")[0]["agent"]
     assert trained.env_steps == 9 and trained.skills is None and trained.sees_task is False
     assert trained.agent.rewards.tolist() == saved["rewards"].tolist() and trained.agent.weight == saved["weight"]

@@ -78,7 +78,7 @@ def test_steps_episodes_and_updates_are_counted_once(tmp_path):
     assert {result[name] for name in ("return_last", "success_last")} == {rows[-1]["return_last"], 0.0}
 
 
-def test_first_and_last_episodes_of_a_trial_are_told_apart(tmp_path):
+def test_first_and_last_episodes_of_a_trial_are_logged_apart(tmp_path):
     """A trial's second action is PER_EPISODE nearer to the best one, in every training task."""
     train(tmp_path, scripted(adapt=True))
     for row in iterations(tmp_path):

@@ -13,7 +13,7 @@ from skillmeta.pretrain import PretrainConfig, pretrain
 from skillmeta.run.checkpoint import load_state
 from skillmeta.run.run import read_metrics, read_result
 from skillmeta.skills.model import SkillModel
-from tests.programs.telltale import SCALE, TEST, codes
+from tests.programs.telltale import SCALE, VALIDATION, codes
 
 EPISODES, LENGTH = 20, 40
 
@@ -51,12 +51,12 @@ def trained(logs: Path, folder: Path, seed: int = 0, **changes) -> dict:
 def finished(logs, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("skills") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("skillmeta.pretrain.write_page", lambda folder, family, command: None)
+        patch.setattr("skillmeta.pretrain.write_page", lambda run, family: None)
         trained(logs, folder)
     return folder
 
 
-def test_the_prior_is_tried_out_on_one_task_and_its_steps_are_counted(finished):
+def test_the_prior_is_tried_out_on_the_first_validation_task_and_its_steps_are_counted(finished):
     result = read_result(finished)
     assert result is not None
     acted = {row["name"]: row for row in result["rollouts"]}
@@ -68,7 +68,7 @@ def test_the_prior_is_tried_out_on_one_task_and_its_steps_are_counted(finished):
     with np.load(finished / "paths.npz") as archive:
         for name in archive.files:
             logged = name.startswith("the logs")
-            assert codes(archive[name]) <= (set(range(EPISODES)) if logged else {TEST[0].code})
+            assert codes(archive[name]) <= (set(range(EPISODES)) if logged else {VALIDATION[0].code})
 
 
 def test_each_way_of_acting_has_the_same_starts(finished):
