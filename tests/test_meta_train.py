@@ -43,12 +43,19 @@ SPARSE = TaskConfig(
 )  # it has a dense reward to learn from
 
 
+@pytest.fixture
+def no_page(monkeypatch):
+    """A page costs more than the tiny runs of the tests that do not look at it."""
+    monkeypatch.setattr("skillmeta.meta_train.write_page", lambda folder: None)
+
+
 def flat(state: object) -> list[float]:
     if isinstance(state, dict):
         return [number for value in state.values() for number in flat(value)]
     return np.asarray(state, float).ravel().tolist()
 
 
+@pytest.mark.usefixtures("no_page")
 @pytest.mark.parametrize("algorithm", ALL)
 def test_an_interrupted_run_continues_as_if_it_had_not_been(algorithm, tmp_path, monkeypatch):
     task = SPARSE if algorithm is PEARL_TAUGHT else POINTS
@@ -75,6 +82,7 @@ def test_an_interrupted_run_continues_as_if_it_had_not_been(algorithm, tmp_path,
     assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "parts")
 
 
+@pytest.mark.usefixtures("no_page")
 def test_two_processes_are_one(tmp_path):
     results = [
         meta_train(
@@ -106,6 +114,7 @@ def test_a_run_is_judged_between_its_brackets(algorithm, tmp_path, capsys):
     )
 
 
+@pytest.mark.usefixtures("no_page")
 def test_an_agent_of_other_dimensions_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name, algorithm in (("rl2", RL2), ("maml", MAML), ("pearl", PEARL)):
@@ -131,6 +140,7 @@ def test_wrong_configs_are_one_sentence(tmp_path, capsys, monkeypatch):
         assert sentence in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_page")
 @pytest.mark.parametrize("algorithm", ALL)
 def test_an_adapted_agent_goes_on_from_what_it_knows(algorithm, tmp_path, capsys):
     """Saved and loaded, its next episode is the one that would have followed in the trial."""
@@ -173,6 +183,7 @@ def test_an_adapted_agent_goes_on_from_what_it_knows(algorithm, tmp_path, capsys
         load_adapted(tmp_path / "nowhere")
 
 
+@pytest.mark.usefixtures("no_page")
 @pytest.mark.parametrize(
     "algorithm",
     [

@@ -12,6 +12,7 @@ from skillmeta.rl.rollout import Collector, SerialEnvs
 from skillmeta.seeds import Seeds
 
 
+@pytest.mark.slow  # tests/oracles/test_sac_oracle.py is the fast check
 @pytest.mark.parametrize("seed", [0, 1])
 def test_sac_swings_the_pendulum_up(seed):
     """Random actions return about -1,200 an episode, a solved pendulum about -150."""
