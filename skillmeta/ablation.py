@@ -96,7 +96,9 @@ def pretraining_jobs(config: AblationConfig, out: Path, command: str) -> list[Jo
     """One model of each kind a training seed: runs that share a model are not independent."""
     jobs = []
     for name, section in (("skills", config.skills), ("cloning", config.cloning)):
-        for seed in config.seeds if section is not None else []:
+        if section is None:
+            continue
+        for seed in config.seeds:
             one = replace(section, training=replace(section.training, seed=seed))
             jobs.append(Job(f"{name} seed {seed}", out / name / f"seed-{seed}", (one, command)))
     return jobs

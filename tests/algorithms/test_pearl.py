@@ -193,16 +193,18 @@ def test_a_poisoned_training_buffer_changes_nothing_in_evaluation():
     """Garage's PEARL adapted from its training buffer."""
     agent = collected(learner())
     workers, tasks = Workers(EnvsFactory(POINTS)), FAMILY.tasks("test")[:4]
-    clean = evaluate(agent.actor(), workers, tasks, episodes=3, seed=0)
+    clean = evaluate(agent.actor(), workers, tasks, episodes=3, evaluation_seed=0)
     for buffer in (*agent.replays, *(visits.buffer for visits in agent.contexts)):
         for column in ("observation", "action", "reward", "next_observation"):
             getattr(buffer.columns, column)[:] = 1e6
-    poisoned = evaluate(agent.actor(), workers, tasks, episodes=3, seed=0)
+    poisoned = evaluate(agent.actor(), workers, tasks, episodes=3, evaluation_seed=0)
     assert np.array_equal(clean.returns, poisoned.returns)
 
 
 def test_evaluation_works_before_any_training():
-    result = evaluate(learner().actor(), Workers(EnvsFactory(POINTS)), FAMILY.tasks("test")[:3], episodes=2, seed=0)
+    result = evaluate(
+        learner().actor(), Workers(EnvsFactory(POINTS)), FAMILY.tasks("test")[:3], episodes=2, evaluation_seed=0
+    )
     assert np.isfinite(result.returns).all() and result.explored.tolist() == [True, True, False]
 
 
@@ -309,7 +311,9 @@ def test_every_encoder_learns_and_acts(kind):
     before = [p.clone() for p in agent.encoder.parameters()]
     agent.update()
     assert any(not torch.equal(old, new) for old, new in zip(before, agent.encoder.parameters(), strict=True))
-    result = evaluate(agent.actor(), Workers(EnvsFactory(POINTS)), FAMILY.tasks("test")[:3], episodes=2, seed=0)
+    result = evaluate(
+        agent.actor(), Workers(EnvsFactory(POINTS)), FAMILY.tasks("test")[:3], episodes=2, evaluation_seed=0
+    )
     assert np.isfinite(result.returns).all()
 
 
@@ -390,11 +394,15 @@ def test_how_well_the_belief_foretells_is_told():
 def test_what_acts_has_no_teacher():
     agent = taught()
     assert not any("teacher" in name for name in agent.acting_state())
-    clean = evaluate(agent.actor(), Workers(EnvsFactory(SPARSE)), FAMILY.tasks("test")[:3], episodes=2, seed=0)
+    clean = evaluate(
+        agent.actor(), Workers(EnvsFactory(SPARSE)), FAMILY.tasks("test")[:3], episodes=2, evaluation_seed=0
+    )
     with torch.no_grad():
         for parameter in agent.teacher.parameters():
             parameter.fill_(float("nan"))
-    again = evaluate(agent.actor(), Workers(EnvsFactory(SPARSE)), FAMILY.tasks("test")[:3], episodes=2, seed=0)
+    again = evaluate(
+        agent.actor(), Workers(EnvsFactory(SPARSE)), FAMILY.tasks("test")[:3], episodes=2, evaluation_seed=0
+    )
     assert np.array_equal(clean.env_steps, again.env_steps) and np.array_equal(clean.returns, again.returns)
 
 
