@@ -375,6 +375,33 @@ class Agent:
         self.updates, self.decisions = state["updates"], state["decisions"]
 
 
+def describe(config: Config, acts_in: str, prior: str) -> str:
+    """A config as a phrase for pages.
+
+    Args:
+        acts_in: what an action is.
+        prior: which prior `regularizer.prior: skill` and `policy_start: prior` stand for.
+    """
+    regularizer, start = config.regularizer, config.policy_start == "prior"
+    if not config.updates_per_decision:
+        return f"{f'the prior, {prior},' if start else 'a random policy'} acts in {acts_in}; nothing is learned"
+    said = [f"SAC that acts in {acts_in}"]
+    if start:
+        said.append(f"the policy starts as the prior, {prior}")
+    if regularizer.divergence == "none":
+        return "; ".join([*said, "no divergence and no entropy bonus holds it"])
+    name = {"kl": "KL(policy || prior)", "reverse_kl": "KL(prior || policy)"}[regularizer.divergence]
+    said.append("an entropy bonus" if regularizer.prior == "uniform" else f"a coefficient times {name}")
+    target = "its usual target" if regularizer.target_divergence is None else f"{regularizer.target_divergence:g} nats"
+    how = {
+        "fixed": f"the coefficient is fixed at {regularizer.initial_weight:g}",
+        "two_way": f"the coefficient is controlled towards {target}",
+        "one_way": f"the coefficient grows while the divergence is above {target}",
+    }
+    said.append(how[regularizer.controller])
+    return "; ".join(said)
+
+
 METRICS = ("critic/loss", "actor/loss", "prior/divergence", "critic/target")
 
 

@@ -11,27 +11,26 @@ from typing import Any
 
 import numpy as np
 
-from skillmeta.config import build, dump_yaml, read_yaml
+from skillmeta.config import build, dump_yaml, is_builtin, module_of, read_yaml
 from skillmeta.errors import UserError
 from skillmeta.evaluation import page, plots
-from skillmeta.evaluation.curves import WINDOW, Ablation, Curve, paths, read_ablation, training_curve, update_curve
+from skillmeta.evaluation.curves import (
+    WINDOW,
+    Ablation,
+    Curve,
+    RunRecord,
+    paths,
+    read_ablation,
+    training_curve,
+    update_curve,
+)
 from skillmeta.evaluation.prior_page import prior_sections
 from skillmeta.evaluation.statistics import Estimate, estimate, paired_difference
+from skillmeta.finetune import FinetuneConfig
 from skillmeta.run.files import write_whole
+from skillmeta.skills.model import SkillModel
 from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
 from skillmeta.trust import check_modules
-
-MEANING = {
-    "sac": "SAC in the environment's own actions: no skills, no prior",
-    "skill_sac": "SAC whose actions are skills; its entropy bonus pulls towards the uniform prior",
-    "prior_init": "the policy starts as the skill prior; nothing pulls it back",
-    "spirl": "the policy starts as the skill prior and is held near it: SPiRL",
-    "marginal_prior": "as spirl, with a prior that is the same in all states",
-    "prior_alone": "the skill prior acts; nothing is learned",
-    "bc": "behaviour cloning of the logs' actions acts; nothing is learned",
-    "bc_sac": "SAC whose policy starts as behaviour cloning of the logs' actions",
-}
-
 
 INTERVALS = "Intervals are of 95 %, for new training seeds on these tasks: the unit of chance is the training seed, with all tasks."
 
@@ -162,6 +161,31 @@ def last(run: Any, key: str, window: int = WINDOW) -> float:
     return float(np.mean([row[key] for row in run.episodes[-window:]]))
 
 
+def description(run: RunRecord) -> str:
+    """What a run's config makes of it, in the words of its algorithm's `describe`; a module that is not part of skillmeta is
+    named and not imported."""
+    file = run.folder / "config.yaml"
+    config = build(FinetuneConfig, read_yaml(file), str(file))
+    options = dict(config.algorithm)
+    name = options.pop("name")
+    if not is_builtin("algorithms", name):
+        return f"the algorithm {name}"
+    module = module_of("algorithms", name, f"{file}: algorithm.name")
+    prior = "p(z|s)" if config.skill_prior == "state" else "one Gaussian for all states"
+    return module.describe(build(module.Config, options, f"{file}: algorithm"), acts_in(config), prior)
+
+
+def acts_in(config: FinetuneConfig) -> str:
+    """What an action of a run is."""
+    if config.skills is None:
+        return "the environment's own actions"
+    try:
+        cloned = SkillModel.load(config.skills).config.cloning
+    except UserError:  # the model is not beside the run any more
+        return f"the actions of the model {Path(config.skills).name}"
+    return "the environment's own actions, with a prior cloned from logs" if cloned else "skills"
+
+
 def task_facts(ablation: Ablation, family: TaskFamily, split: str) -> list[dict[str, Any]]:
     """Each task as the family describes it."""
     facts = []
@@ -215,7 +239,7 @@ def scores_section(ablation: Ablation, summary: dict[str, Any], colours: dict[st
         "Success: the goal was reached at any step of an episode. Final evaluation of the policy as it samples, on start states "
         'of its own; nothing is learned from it. "training" is the mean over the last ten episodes of training. Numbers '
         f"are means over training seeds and tasks. {INTERVALS}",
-        *(f"{name}: {MEANING[name]}." for name in methods if name in MEANING),
+        *(f"{name}: {description(ablation.of(name)[0][0])}." for name in methods),
     ]
     return page.Section(
         "Scores",

@@ -197,3 +197,27 @@ def test_an_unsquashed_policy_is_not_paid_for_entropy():
 def test_impossible_values_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         replace(SMALL, **change)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"policy_start": "prior", "regularizer": {"divergence": "none"}}, "no divergence and no entropy bonus"),
+        (
+            {"policy_start": "prior", "regularizer": {"divergence": "none"}, "updates_per_decision": 0},
+            "nothing is learned",
+        ),
+        ({}, "an entropy bonus"),
+        (
+            {
+                "policy_start": "prior",
+                "regularizer": {"prior": "skill", "divergence": "reverse_kl", "target_divergence": 2},
+            },
+            "a coefficient times KL(prior || policy); the coefficient is controlled towards 2 nats",
+        ),
+        ({"regularizer": {"controller": "fixed", "initial_weight": 0.5}}, "the coefficient is fixed at 0.5"),
+    ],
+)
+def test_a_page_describes_a_method_from_its_config(changes, says):
+    told = sac.describe(build(sac.Config, changes), "skills", "p(z|s)")
+    assert says in told and "skills" in told and ("p(z|s)" in told) == ("policy_start" in changes)
