@@ -1,4 +1,4 @@
-"""Judge agents by how they adapt: `python -m downstream.evaluate tasks/point_robot [key=value ...] [--agents RUN ...]`."""
+"""Evaluate how agents adapt: `python -m downstream.evaluate tasks/point_robot [key=value ...] [agents=[RUN,...]]`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from skillmeta.cli import add_trust, command_line, config_parser, run_program
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = config_parser(
-        "skillmeta evaluate", "Trials of agents and of their brackets in every task of a split.", "tasks/point_robot"
+        "skillmeta evaluate", "Trials of agents and of reference agents in every task of a split.", "tasks/point_robot"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/evaluation"), help="default: runs/evaluation")
     add_trust(parser, "an agent's run")

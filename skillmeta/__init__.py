@@ -1,3 +1,3 @@
 """Learn skills from logs of past behaviour, then learn new tasks from less experience with them."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

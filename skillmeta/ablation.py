@@ -131,9 +131,9 @@ def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str) -
         raise ConfigError(
             f"{out}: holds an ablation with another config ({'; '.join(changed[:5])}); use another --out or delete the folder"
         )
+    jobs = make_jobs(config, out, command)  # before anything is written: a wrong method must not take the folder
     write_whole(saved, dump_yaml(keep))
     write_whole(out / "environment.json", json.dumps(environment(command), indent=1))
-    jobs = make_jobs(config, out, command)  # before the long stages: a wrong method is told at once
     started = time.monotonic()
     prepare(config, out, command)
     print(f"3/4  {len(config.methods)} methods x {len(tasks)} tasks x {len(config.seeds)} seeds", flush=True)
@@ -152,7 +152,7 @@ def prepare(config: AblationConfig, out: Path, command: str) -> None:
     """Logs and skills, unless they are there. Raises UserError if pretraining failed, KeyboardInterrupt if it was stopped."""
     if config.logs is not None:
         os.environ["MINARI_DATASETS_PATH"] = str((out / "logs").resolve())  # beside the runs that they belong to
-        print(f"1/4  logs: a planner in the maze -> minari:{config.logs.dataset} in {out / 'logs'}", flush=True)
+        print(f"1/4  logs: {config.logs.collector} -> minari:{config.logs.dataset} in {out / 'logs'}", flush=True)
         if not exists(config.logs.dataset):
             done = collect(config.logs)
             print(f"     {done.episodes:,} episodes, {done.steps:,} steps", flush=True)

@@ -114,8 +114,6 @@ def build(schema: type[T], node: Any, at: str = "") -> T:
         schema: its class attribute FORMER_KEYS, if it has one, says of each key of an earlier version what took its place.
         at: where the mapping stands in the whole config, for the sentence.
 
-    A schema's `REMOVED` may name keys that it no longer has, and what to do about each.
-
     Raises:
         ConfigError: one sentence with the full path of the key, e.g. `algorithm.gama: unknown key; did you mean 'gamma'?`
     """

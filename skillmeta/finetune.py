@@ -18,7 +18,7 @@ from skillmeta.rl.rollout import Collector, Envs, Episodes, episode
 from skillmeta.run.checkpoint import load_state, save_state
 from skillmeta.run.files import write_npz
 from skillmeta.run.progress import Progress
-from skillmeta.run.run import Run
+from skillmeta.run.run import RUN_FORMAT, Run, check_run_format
 from skillmeta.seeds import Seeds
 from skillmeta.skills.model import SkillModel
 from skillmeta.tasks.base import TaskConfig, TaskFamily, chosen_task, make_family, task_id
@@ -60,6 +60,10 @@ class FinetuneConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
         if self.skill_prior not in ("state", "marginal"):
             raise ValueError(f"skill_prior is {self.skill_prior!r}; choose state or marginal")
+        if self.skill_prior != "state" and self.skills is None:
+            raise ValueError(
+                f"skill_prior is {self.skill_prior!r} and skills is null; name a skill model, or leave it out"
+            )
         if "name" not in self.algorithm:
             raise ValueError("algorithm has no name; say which one, e.g. algorithm: {name: sac}")
 
@@ -124,7 +128,11 @@ def finetune(config: FinetuneConfig, folder: Path, command: str = "", quiet: boo
             "seconds": seconds + time.monotonic() - started,
             **evaluate(agent, envs, family, task, config, seeds, run, early),
         }
-        save_state(run.folder / AGENT, {"agent": agent.acting_state(), "env_steps": collect.env_steps}, {})
+        save_state(
+            run.folder / AGENT,
+            {"agent": agent.acting_state(), "env_steps": collect.env_steps},
+            {"run_format": RUN_FORMAT},
+        )
         envs.close()
         return run.finish(result)
 
@@ -158,7 +166,8 @@ def load_trained(folder: str | Path, make: Callable[[SkillModel | None, bool], E
     check_links(folder, trust)
     node = read_yaml(folder / "config.yaml")
     check_modules({"algorithm": node.get("algorithm")}, folder / "config.yaml", trust)
-    state, _ = load_state(folder / AGENT)
+    state, meta = load_state(folder / AGENT)
+    check_run_format(folder / AGENT, meta)
     skills = SkillModel.load(node["skills"]) if node.get("skills") else None
     sees_task = bool(node.get("see_task", False))
     envs = make(skills, sees_task)

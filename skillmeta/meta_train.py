@@ -1,4 +1,4 @@
-"""Meta-train an agent on a family's training tasks, then judge it on its test tasks: the program behind `skillmeta meta-train`."""
+"""Meta-train an agent on a family's training tasks: the program behind `skillmeta meta-train`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from skillmeta.rl.rollout import Envs
 from skillmeta.rl.workers import Workers
 from skillmeta.run.checkpoint import save_state
 from skillmeta.run.progress import Progress
-from skillmeta.run.run import Run, read_metrics
+from skillmeta.run.run import RUN_FORMAT, Run, read_metrics
 from skillmeta.seeds import Seeds
 from skillmeta.skills.model import SkillModel
 from skillmeta.tasks.base import TaskConfig, make_family
@@ -127,7 +127,9 @@ def meta_train(config: MetaTrainConfig, folder: Path, command: str = "", quiet: 
         seconds += time.monotonic() - started
         last = read_metrics(folder)[-1]  # not `scores`: after its last checkpoint a run resumes with nothing left to do
         result = {**collect.state(), "updates": agent.updates, "seconds": seconds, **{key: last[key] for key in SCORES}}
-        save_state(folder / AGENT, {"agent": agent.acting_state(), "env_steps": collect.env_steps}, {})
+        save_state(
+            folder / AGENT, {"agent": agent.acting_state(), "env_steps": collect.env_steps}, {"run_format": RUN_FORMAT}
+        )
         return run.finish(result, lambda: write_page(folder))
 
 

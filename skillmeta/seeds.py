@@ -17,8 +17,10 @@ import torch
 StreamName = Literal[
     "weights",  # initial parameters
     "updates",  # batches and noise of a learner's updates
-    "acting",  # noise of a policy that collects experience; counter: the call
-    "resets",  # environment resets of training; counter: the call
+    "skill_weights",  # the same of a skill model, so that equal seeds of both are independent
+    "skill_updates",
+    "acting",  # noise of a policy that collects experience; counter: episodes or calls so far
+    "resets",  # environment resets of training; counter: episodes or calls so far
     "tasks",  # tasks drawn in training; counter: the call
     "training_tasks",  # the fixed set of tasks that a learner keeps buffers for
     "evaluation_resets",

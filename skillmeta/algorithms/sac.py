@@ -273,8 +273,14 @@ class Agent:
         for _ in range(updates):
             sums += self.update(self.replay.sample(self.config.batch_size, self.draws))
         means = (sums / max(1, updates)).tolist()
-        weight = float(self.regularizer.weight())
-        return {**dict(zip(METRICS, means, strict=True)), "prior/coefficient": weight} if updates else {}
+        if not updates:
+            return {}
+        metrics = {**dict(zip(METRICS, means, strict=True)), "prior/coefficient": float(self.regularizer.weight())}
+        if (
+            self.config.regularizer.divergence == "none"
+        ):  # it is not computed; a 0 would look like a policy that is the prior
+            metrics = {name: value for name, value in metrics.items() if not name.startswith("prior/")}
+        return metrics
 
     def update(self, batch: Transitions) -> Tensor:
         """One update of critics, policy, weight and targets; returns the METRICS, a vector."""

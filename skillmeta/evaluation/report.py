@@ -133,7 +133,7 @@ def differences(ablation: Ablation, key: str) -> dict[str, Estimate]:
     """A score of the reference method minus that of each other one, over the training seeds that both have finished."""
     found = {}
     for name in ablation.methods:
-        if name != ablation.reference:
+        if name != ablation.reference and ablation.complete_seeds(ablation.reference):
             reference, other = ablation.paired(ablation.reference, name, key)
             if len(reference.values):
                 found[name] = paired_difference(reference, other)
@@ -306,7 +306,7 @@ def curves_section(
 def divergence_sections(ablation: Ablation, colours: dict[str, str], folder: Path) -> list[page.Section]:
     shown = {
         "prior/divergence": "divergence from the prior (nats a decision)",
-        "prior/coefficient": "weight of the divergence",
+        "prior/coefficient": "coefficient of the divergence",
     }
     pictures = []
     for key, label in shown.items():
@@ -320,9 +320,8 @@ def divergence_sections(ablation: Ablation, colours: dict[str, str], folder: Pat
     return [
         page.Section(
             "What the prior does",
-            ["The policy's divergence from its prior and the coefficient that holds it at its target. The prior is the one that "
-             "the method's config names: p(z|s) of the skill model, or the uniform distribution on the action box, from which "
-             "the divergence is a lack of entropy."],
+            ["The divergence from its prior that a method pays for, and its coefficient. The line of the method under Scores names "
+             "the prior. Methods without a divergence are not shown."],
             pictures=pictures,
         )
     ]  # fmt: skip

@@ -17,10 +17,9 @@ class Transitions:
 
     observation: Tensor  # [B, O] when the decision was made
     action: Tensor  # [B, A] as executed
-    reward: Tensor  # [B] summed over `steps`
+    reward: Tensor  # [B] summed over the decision's primitive steps
     next_observation: Tensor  # [B, O] when the decision had run its course
     terminated: Tensor  # [B] 1.0 where the MDP ended; 0.0 after a truncation, which is bootstrapped
-    steps: Tensor  # [B] primitive steps that the decision took
 
     def discount(self, gamma: float) -> Tensor:
         """The factor in front of the next value, [B]: gamma, of a decision; 0 where the MDP ended."""
@@ -48,7 +47,6 @@ class Replay:
             reward=torch.zeros(capacity),
             next_observation=torch.zeros(capacity, observation_dim),
             terminated=torch.zeros(capacity),
-            steps=torch.zeros(capacity),
         )
 
     def __len__(self) -> int:
@@ -63,7 +61,6 @@ class Replay:
             "reward": episodes.reward[keep],
             "next_observation": episodes.observation[:, 1:][keep],
             "terminated": episodes.terminated[keep],
-            "steps": episodes.steps[keep],
         }
         count = int(keep.sum())
         at = (self.added + torch.arange(count)) % self.capacity
@@ -108,4 +105,4 @@ class Replay:
             getattr(self.columns, name)[: len(self)] = values
 
 
-FIELDS = ("observation", "action", "reward", "next_observation", "terminated", "steps")
+FIELDS = ("observation", "action", "reward", "next_observation", "terminated")

@@ -1,7 +1,8 @@
 """Files and folders that are whole or not there, whatever ends the process, and locks for what one process may write.
 
 A file or folder is written under a temporary name beside its place, synced to the disk and renamed. A process that is killed
-leaves at most siblings called `.tmp-*` and `.old-*`, which `settle` and `lock_folder` remove.
+leaves at most siblings called `.tmp-*` and `.old-*`. `settle` removes them, or puts the old one back where nothing took its
+place; `lock_folder` removes `.tmp-*`.
 """
 
 from __future__ import annotations

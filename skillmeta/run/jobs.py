@@ -50,7 +50,7 @@ class Outcome:
 
 
 def run_jobs(jobs: Sequence[Job], target: Callable[[Job], None], workers: int, label: str = "runs") -> Outcome:
-    """Run `target(job)`, an importable function, for all jobs; those that have a result already are skipped.
+    """Run `target(job)`, an importable function, for all jobs; those that have a result, and nothing left to remove, are skipped.
 
     Args:
         workers: processes; each uses one thread.

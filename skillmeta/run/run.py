@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -27,10 +27,11 @@ from filelock import FileLock
 from skillmeta.config import differences, dump_yaml, read_yaml
 from skillmeta.errors import CheckpointError, ConfigError, UserError
 from skillmeta.run.checkpoint import State, load_state, save_state
-from skillmeta.run.files import lock_folder, remove, write_whole
+from skillmeta.run.files import lock_folder, remove, settle, write_whole
 from skillmeta.trust import modules_of_run
 
 KEEP = 2  # checkpoints
+RUN_FORMAT = 2  # of checkpoints and agents; raised when random streams, or what learners save, change
 CHECKPOINTS = "checkpoints"  # the folder that holds them
 STOP_FILE = ".stop"  # whoever schedules the run asks it to stop by making this file
 PACKAGES = (
@@ -146,7 +147,11 @@ class Run:
         os.fsync(self._metrics.fileno())
         size = os.fstat(self._metrics.fileno()).st_size
         try:
-            save_state(self._checkpoints / f"ckpt-{step:012d}", state, {"step": step, "metrics_bytes": size})
+            save_state(
+                self._checkpoints / f"ckpt-{step:012d}",
+                state,
+                {"step": step, "metrics_bytes": size, "run_format": RUN_FORMAT},
+            )
         except OSError as error:
             raise UserError(
                 f"{self._checkpoints}: cannot save step {step} ({error}); older checkpoints are intact"
@@ -155,13 +160,17 @@ class Run:
             remove(old)
 
     def restore(self) -> State | None:
-        """The newest checkpoint that is whole, or None; metrics are cut back to it. Says on stderr what it skipped."""
+        """The newest checkpoint that is whole, or None; metrics are cut back to it. Says on stderr what it skipped.
+
+        Raises UserError for a checkpoint of another version, which would continue with other random numbers and losses.
+        """
         for folder in self._saved():
             try:
                 state, meta = load_state(folder)
             except CheckpointError as error:
                 print(f"skipped: {error}", file=sys.stderr)
                 continue
+            check_run_format(folder, meta)
             self._cut_metrics(meta["metrics_bytes"])
             return state
         self._cut_metrics(0)
@@ -176,7 +185,7 @@ class Run:
         if not self._checkpoints.is_dir():
             return []
         for leftover in [*self._checkpoints.glob(".tmp-*"), *self._checkpoints.glob(".old-*")]:
-            remove(leftover)
+            settle(self._checkpoints / leftover.name[len(".tmp-") :].rpartition("-")[0])
         found = [path for path in self._checkpoints.iterdir() if re.fullmatch(r"ckpt-\d+", path.name)]
         return sorted(found, reverse=True)
 
@@ -201,9 +210,9 @@ class Run:
         if self.result is None:
             write_whole(self.folder / "result.json", json.dumps(result, indent=1))
         write_whole(self.folder / "progress.json", json.dumps({"fraction": 1.0, "text": "done"}))
-        remove(self._checkpoints)
         if write_page is not None:
             write_page()
+        remove(self._checkpoints)  # last: who schedules runs takes one without them for complete
         return result
 
     @property
@@ -217,8 +226,17 @@ class Run:
         return str(json.loads((self.folder / "environment.json").read_text())["command"])
 
 
+def check_run_format(folder: Path, meta: Mapping[str, Any]) -> None:
+    """Raises UserError if what is in a folder, with this `meta`, was saved by a version with other streams or learners."""
+    if meta.get("run_format") != RUN_FORMAT:
+        raise UserError(
+            f"{folder}: was saved by another version of skillmeta (run format {meta.get('run_format', 1)}, this one has "
+            f"{RUN_FORMAT}); use that version, or start anew in another --out"
+        )
+
+
 def is_finished(folder: Path) -> bool:
-    """Whether the run in a folder has a result and nothing is left to be removed. Needs no lock."""
+    """Whether the run in a folder has a result and its page, and nothing is left to be removed. Needs no lock."""
     return (folder / "result.json").exists() and not (folder / CHECKPOINTS).exists()
 
 

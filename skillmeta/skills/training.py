@@ -103,11 +103,11 @@ def train_skills(
         dataset.action_dim,
         torch.from_numpy(dataset.action_low),
         torch.from_numpy(dataset.action_high),
-        seeds.stream("weights").torch(),
+        seeds.stream("skill_weights").torch(),
     )
     model.normalizer.fit(train.frames())
     optimizer = adam(model.parameters(), config.learning_rate)
-    draws = seeds.stream("updates").torch()
+    draws = seeds.stream("skill_updates").torch()
     fixed = fixed_windows(held_out, config, model.dim, seeds.stream("held_out_windows"))
 
     step, best = 0, math.inf

@@ -167,7 +167,7 @@ def random_draw(generator: torch.Generator, teacher: bool) -> Drawn:
 
     batch = Transitions(
         normal(M, B, S), normal(M, B, A).clamp(-0.4, 0.4), normal(M, B), normal(M, B, S),
-        (torch.rand(M, B, generator=generator) < 0.3).float(), torch.ones(M, B),
+        (torch.rand(M, B, generator=generator) < 0.3).float(),
     )  # fmt: skip
     valid = (torch.arange(C) < torch.tensor([[C], [2], [0 if teacher else 1]])).float()
     inputs = S + A + 1

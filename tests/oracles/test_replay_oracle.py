@@ -43,7 +43,7 @@ def as_list(done: Episodes) -> list[tuple[float, ...]]:
             if done.valid[i, t]:
                 numbers = (
                     *done.observation[i, t], *done.action[i, t], done.reward[i, t], *done.observation[i, t + 1],
-                    done.terminated[i, t], done.steps[i, t],
+                    done.terminated[i, t],
                 )  # fmt: skip
                 found.append(tuple(float(np.float32(number)) for number in numbers))
     return found
@@ -101,5 +101,5 @@ def test_ordered_samples_follow_each_other():
 
 def test_a_discount_stops_at_a_termination_alone():
     nothing, one = torch.zeros(2, 1), torch.ones(2)
-    batch = Transitions(nothing, nothing, one, nothing, terminated=torch.tensor([0.0, 1.0]), steps=7 * one)
+    batch = Transitions(nothing, nothing, one, nothing, terminated=torch.tensor([0.0, 1.0]))
     assert batch.discount(0.9).tolist() == pytest.approx([0.9, 0.0])

@@ -140,7 +140,6 @@ def batch(seed: int) -> Transitions:
         torch.randn(ROWS, generator=g),
         torch.randn(ROWS, 2, generator=g),
         (torch.rand(ROWS, generator=g) < 0.3).float(),
-        torch.randint(1, 11, (ROWS,), generator=g).float(),
     )
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from skillmeta.errors import ConfigError, UserError
+from skillmeta.run.checkpoint import load_state, save_state
 from skillmeta.run.run import Run, is_finished, read_metrics, read_result
 
 TOY = """
@@ -148,3 +149,38 @@ def test_what_a_result_depends_on_is_written_down(tmp_path):
         told = json.loads((tmp_path / "r" / "environment.json").read_text())
     assert told["command"] == "skillmeta demo"
     assert {"torch", "numpy", "mujoco"} <= set(told["versions"]) and told["machine"]["cores"] == os.cpu_count()
+
+
+def test_a_checkpoint_of_another_version_is_refused_and_not_continued(tmp_path):
+    """Its random streams and its learner are others: what would follow is neither run."""
+    with Run.open(tmp_path, {"seed": 0}) as run:
+        run.checkpoint(3, {"x": 1})
+    folder = next((tmp_path / "checkpoints").iterdir())
+    state, meta = load_state(folder)
+    del meta["run_format"]  # as version 0.1.0 wrote it
+    save_state(folder, state, meta)
+    with Run.open(tmp_path, {"seed": 0}) as run, pytest.raises(UserError, match="another version of skillmeta"):
+        run.restore()
+
+
+def test_a_save_killed_between_its_renames_keeps_the_checkpoint_that_it_replaced(tmp_path):
+    with Run.open(tmp_path, {"seed": 0}) as run:
+        run.checkpoint(3, {"x": 1})
+    folder = next((tmp_path / "checkpoints").iterdir())
+    folder.rename(folder.parent / f".old-{folder.name}-123")
+    with Run.open(tmp_path, {"seed": 0}) as run:
+        assert run.restore() == {"x": 1}
+
+
+def test_a_run_counts_as_complete_only_with_its_page(tmp_path):
+    def killed() -> None:
+        raise KeyboardInterrupt
+
+    with Run.open(tmp_path, {"seed": 0}) as run:
+        run.checkpoint(3, {"x": 1})
+        with pytest.raises(KeyboardInterrupt):
+            run.finish({"a": 1}, killed)
+    assert not is_finished(tmp_path)
+    with Run.open(tmp_path, {"seed": 0}) as run:
+        run.finish({"a": 1}, lambda: (tmp_path / "page").write_text("whole"))
+    assert is_finished(tmp_path) and (tmp_path / "page").exists()
