@@ -242,9 +242,9 @@ class Problem:
     def fill(self, agent: sac.Agent) -> None:
         count = len(self.reward)
         columns = agent.replay.columns
-        rows = (self.observation, self.action, self.reward, self.following, self.terminated, torch.ones(count))
+        rows = (self.observation, self.action, self.reward, self.following, self.terminated)
         for name, values in zip(
-            ("observation", "action", "reward", "next_observation", "terminated", "steps"), rows, strict=True
+            ("observation", "action", "reward", "next_observation", "terminated"), rows, strict=True
         ):
             getattr(columns, name)[:count] = values
         agent.replay.added = count
