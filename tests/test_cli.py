@@ -64,12 +64,20 @@ def test_every_command_has_its_own_help(name):
         (["ablate", "demo", "methods.spirl={config: downstream/maze_spirl, env_steps: 7}"], "unequal budgets"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_status_2(arguments, sentence, tmp_path, monkeypatch):
+def test_a_mistake_is_one_sentence_and_status_2(arguments, sentence, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     extra = ["--out", str(tmp_path / "run")] if arguments[0] in ("finetune", "skills", "ablate") else []
-    done = run(*arguments, *extra)
-    assert done.returncode == 2, done.stderr
-    assert sentence in done.stderr and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert main([*arguments, *extra]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said and said.startswith("error: ") and said.count("\n") == 1
+
+
+def test_nothing_else_is_printed_about_a_mistake(tmp_path):
+    """In a process of its own, where importing may warn."""
+    done = run("finetune", "downstream/maze_spirl", "skills=nowhere", "--out", str(tmp_path / "run"))
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: nowhere: there is no such folder") and done.stderr.count("\n") == 1
 
 
 def test_config_lists_and_shows(capsys):
