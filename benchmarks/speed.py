@@ -111,7 +111,6 @@ def filled(agent: sac.Agent, observation_dim: int, rows: int = 5000) -> sac.Agen
         column = getattr(replay.columns, name)
         column[:rows] = torch.randn(column[:rows].shape, generator=g).clamp(-1, 1)
     replay.columns.terminated[:rows] = 0
-    replay.columns.steps[:rows] = 10
     replay.added = rows
     return agent
 

@@ -81,7 +81,7 @@ def test_the_summary_has_the_runs_numbers(ablation):
     assert "spirl 0.91" in headline(ablation)
 
 
-def test_the_page_stands_alone_and_escapes_names(ablation):
+def test_the_page_stands_alone_and_escapes_names(ablation, drawn):
     text = write_ablation_report(ablation).read_text()
     assert "<script" not in text and "src=" not in text and "@import" not in text
     assert not [part for part in text.split("href=")[1:] if not part.startswith(('"#', '"data:image/png'))]
@@ -151,7 +151,7 @@ def test_a_training_curve_is_a_running_mean_on_a_common_axis(ablation):
     assert training_curve(read, "spirl", "success", "episodes").x[-1] == 30
 
 
-def test_the_page_opens_in_a_browser(ablation, tmp_path):
+def test_the_page_opens_in_a_browser(ablation, tmp_path, drawn):
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no Chromium is installed")
@@ -173,10 +173,10 @@ def test_a_page_has_only_what_it_is_given():
     assert "<td>&lt;1&gt;</td>" in text and "x &lt; y" in text and '<p class="warning">careful</p>' in text
 
 
-def test_figures_of_one_point_and_one_seed_are_drawn():
+def test_figures_of_one_point_and_one_seed_are_drawn(drawn):
     one = Curve(np.array([5]), np.array([[[0.5]]]))
-    figure = plots.curves_figure({"a": one}, {"a": "#000000"}, "x", "y")
-    assert plots.to_svg(figure, "f").startswith("<svg")
+    first, second = (plots.to_svg(plots.curves_figure({"a": one}, {"a": "#000000"}, "x", "y"), "f") for _ in range(2))
+    assert first.startswith("<svg") and len(first) > 1000 and first == second
 
 
 def test_a_page_can_be_written_while_the_reference_has_no_complete_seed(ablation):

@@ -125,7 +125,7 @@ def test_while_a_data_set_is_replaced_one_is_always_there(references, tmp_path, 
         assert load() in (old, new)
 
 
-def test_the_command_of_a_finished_run_writes_its_page_again(references):
+def test_the_command_of_a_finished_run_writes_its_page_again(references, drawn):
     """Pictures and all, to the byte."""
     command = references["skills"].command
     shutil.rmtree(command.out)

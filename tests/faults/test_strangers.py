@@ -512,7 +512,7 @@ def test_this_check_of_pages_can_fail(tmp_path):
             check_page(tmp_path / "p.html")
 
 
-def test_no_string_of_a_stranger_is_an_element_of_the_page_of_an_ablation(place, monkeypatch):
+def test_no_string_of_a_stranger_is_an_element_of_the_page_of_an_ablation(place, monkeypatch, drawn):
     monkeypatch.setattr(plots, "save_png", lambda figure, path: None)  # a page has SVG; PNG takes as long again
     ablation(place.theirs, title=SCRIPT, claim=SCRIPT, **{SCRIPT: SCRIPT})
     machine = {"cpu": SCRIPT, "cores": SCRIPT, "system": SCRIPT}
@@ -535,7 +535,7 @@ def test_no_string_of_a_stranger_is_an_element_of_the_page_of_an_ablation(place,
     check_page(place.theirs / "report.html")
 
 
-def test_no_string_of_a_stranger_is_an_element_of_the_page_of_runs(place):
+def test_no_string_of_a_stranger_is_an_element_of_the_page_of_runs(place, drawn):
     folder = meta_run(place.theirs / "run<script>0", note=SCRIPT)
     rows = (folder / "metrics.jsonl").read_text().replace("ppo/kl", json.dumps("x/" + SCRIPT)[1:-1])
     (folder / "metrics.jsonl").write_text(rows)
