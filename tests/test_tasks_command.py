@@ -14,16 +14,25 @@ from skillmeta.cli import main
 from skillmeta.config import list_configs
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.evaluate import about_new_tasks
-from skillmeta.tasks.base import TaskConfig, make_family
+from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
 
 
-def test_every_preset_is_listed_or_says_what_it_lacks(capsys):
+def test_every_preset_is_listed_or_says_what_it_lacks(capsys, monkeypatch):
+    """Families that take seconds to make say here that they lack a package; tests/tasks/test_families.py makes them all."""
+
+    def make(config: TaskConfig) -> TaskFamily:
+        if config.family in ("kitchen", "metaworld", "ogbench"):
+            raise UserError(f"{config.family} needs a package: pip install it")
+        return make_family(config)
+
+    monkeypatch.setattr("skillmeta.tasks.base.make_family", make)
     assert tasks_main([]) == 0
     printed = capsys.readouterr().out
     for name in list_configs():
         if name.startswith("tasks/"):
             assert f"\n{name.removeprefix('tasks/')} " in printed
     assert "cheetah_vel " in printed and "train 100, validation 30, test 30" in printed
+    assert printed.count("not here: kitchen needs a package: pip install it") == 2
 
 
 def test_a_family_is_described_and_its_tasks_drawn(capsys):

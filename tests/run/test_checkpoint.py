@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
+import multiprocessing
 import random
-import subprocess
-import sys
+import resource
+import signal
 import time
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,26 +113,25 @@ def test_what_cannot_be_stored_is_refused_and_the_old_one_stays(tmp_path):
     assert state_hash(load_state(tmp_path / "c")[0]) == state_hash(state())
 
 
-SAVER = """
-import sys, torch
-from pathlib import Path
-from skillmeta.run.checkpoint import save_state
-n = 0
-while True:
-    save_state(Path(sys.argv[1]) / "c", {"w": torch.full((200_000,), float(n))}, {"n": n})
-    n += 1
-    print(n, flush=True)
-"""
+FORK = multiprocessing.get_context("fork")  # children have everything imported already
+
+
+def save_for_ever(folder: Path, saved: Event) -> None:
+    for n in itertools.count():
+        save_state(folder / "c", {"w": torch.full((200_000,), float(n))}, {"n": n})
+        saved.set()
 
 
 def test_a_killed_saver_leaves_a_whole_checkpoint(tmp_path):
     rng = random.Random(1)
     for _ in range(6):
-        process = subprocess.Popen([sys.executable, "-c", SAVER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-        process.stdout.readline()
+        saved = FORK.Event()
+        process = FORK.Process(target=save_for_ever, args=(tmp_path, saved))
+        process.start()
+        assert saved.wait(60)
         time.sleep(rng.uniform(0, 0.05))
         process.kill()
-        process.wait()
+        process.join()
         candidates = [
             tmp_path / "c",
             *tmp_path.glob(".old-c-*"),
@@ -136,25 +141,24 @@ def test_a_killed_saver_leaves_a_whole_checkpoint(tmp_path):
         assert (loaded["w"] == meta["n"]).all()
 
 
-FULL = """
-import resource, signal, sys, torch
-from pathlib import Path
-from skillmeta.run.checkpoint import load_state, save_state, state_hash
-folder = Path(sys.argv[1]) / "c"
-save_state(folder, {"w": torch.zeros(10)})
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-try:
-    save_state(folder, {"w": torch.ones(1_000_000)})
-except OSError as error:
-    print("refused", error.errno)
-print(float(load_state(folder)[0]["w"].sum()), [p.name for p in folder.parent.iterdir()])
-"""
+def save_what_has_no_room(folder: Path, told: Connection) -> None:
+    save_state(folder / "c", {"w": torch.zeros(10)})
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    try:
+        save_state(folder / "c", {"w": torch.ones(1_000_000)})
+    except OSError as error:
+        told.send(error.errno)
 
 
 def test_a_full_disk_leaves_the_old_checkpoint_and_no_litter(tmp_path):
-    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [f"refused {27}", "0.0 ['c']"]
+    here, there = FORK.Pipe()
+    process = FORK.Process(target=save_what_has_no_room, args=(tmp_path, there))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0 and here.poll() and here.recv() == errno.EFBIG
+    assert load_state(tmp_path / "c")[0]["w"].tolist() == [0.0] * 10
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
 def test_nan_is_refused_by_name_and_the_old_checkpoint_stays(tmp_path):

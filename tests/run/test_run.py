@@ -3,70 +3,73 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
+import time
+from multiprocessing.context import ForkProcess
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
 import torch
 
 from skillmeta.errors import ConfigError, UserError
-from skillmeta.run.checkpoint import load_state, save_state
+from skillmeta.run.checkpoint import generator_state, load_state, restore_generator, save_state, state_hash
 from skillmeta.run.run import Run, is_finished, read_metrics, read_result
 
-TOY = """
-import sys, time, torch
-from skillmeta.run.checkpoint import generator_state, restore_generator, state_hash
-from skillmeta.run.run import Run
+FORK = multiprocessing.get_context("fork")  # children have everything imported already
 
-def main(folder, pause):
+
+def toy(folder: Path, pause: float, begun: Event) -> None:
+    """A run of 60 steps that saves every 7."""
     with Run.open(folder, {"a": 1}) as run:
-        print("begun", flush=True)
-        if run.result: return
+        begun.set()
+        if run.result:
+            return
         w, step, g = torch.zeros(4), 0, torch.Generator().manual_seed(0)
         if (state := run.restore()) is not None:
             w, step = state["w"], state["step"]
             restore_generator(g, state["g"])
-        save = lambda: run.checkpoint(step, {"w": w, "step": step, "g": generator_state(g)})
         while step < 60:
             if run.stop_requested:
-                save()
+                run.checkpoint(step, {"w": w, "step": step, "g": generator_state(g)})
                 sys.exit(130)
             w = 0.9 * w + torch.randn(4, generator=g)
             step += 1
             run.log("step", step=step, norm=float(w.norm()))
             time.sleep(pause)
-            if step % 7 == 0: save()
+            if step % 7 == 0:
+                run.checkpoint(step, {"w": w, "step": step, "g": generator_state(g)})
         run.finish({"hash": state_hash({"w": w})})
 
-main(sys.argv[1], float(sys.argv[2]))
-"""
 
-
-def start(folder: Path, pause: float) -> subprocess.Popen:
-    command = [sys.executable, "-c", TOY, str(folder), str(pause)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    process.stdout.readline()  # on a busy machine torch alone may take seconds; from here on it has begun
+def start(folder: Path, pause: float) -> ForkProcess:
+    begun = FORK.Event()
+    process = FORK.Process(target=toy, args=(folder, pause, begun))
+    process.start()
+    assert begun.wait(60)
     return process
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_equals_an_uninterrupted_one(tmp_path, number):
     rng = random.Random(int(number))
-    assert start(tmp_path / "whole", 0).wait() == 0
+    whole = start(tmp_path / "whole", 0)
+    whole.join(60)
+    assert whole.exitcode == 0
     interruptions = 0
     while read_result(tmp_path / "cut") is None:
         process = start(tmp_path / "cut", 0.02)
-        try:
-            process.wait(timeout=rng.uniform(0.05, 0.25) if interruptions < 3 else 60)
-        except subprocess.TimeoutExpired:
-            process.send_signal(number)
+        process.join(rng.uniform(0.05, 0.25) if interruptions < 3 else 60)
+        if process.is_alive():
+            os.kill(process.pid, number)
             interruptions += 1
-            assert process.wait(timeout=30) == (-number if number == signal.SIGKILL else 130)
+            process.join(30)
+            assert process.exitcode == (-number if number == signal.SIGKILL else 130)
+    assert interruptions == 3
     assert (tmp_path / "cut" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
     assert read_result(tmp_path / "cut") == read_result(tmp_path / "whole")
     assert [row["step"] for row in read_metrics(tmp_path / "cut")] == list(range(1, 61))

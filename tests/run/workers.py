@@ -12,7 +12,7 @@ from skillmeta.run.run import Run
 
 
 def work(job: Job) -> None:
-    """Does what the payload says: fine, fail, user, die_once, die, slow."""
+    """Does what the payload says: fine, fail, user, die_once, die, hold (the first attempt waits to be stopped)."""
     with Run.open(job.folder, {"name": job.name}) as run:
         state = run.restore()
         step = state["step"] if state else 0
@@ -29,10 +29,10 @@ def work(job: Job) -> None:
             step += 1
             run.log("step", step=step)
             run.report_progress(step / 20, f"step {step}")
-            if job.payload == "slow":
-                time.sleep(0.3)
             if step == 10:
                 run.checkpoint(step, {"step": step})
                 if job.payload == "die_once" and state is None:
                     os.kill(os.getpid(), signal.SIGKILL)
+                while job.payload == "hold" and state is None and not run.stop_requested:
+                    time.sleep(0.02)
         run.finish({"steps": step})

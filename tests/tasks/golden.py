@@ -39,9 +39,8 @@ def actions(space: Any, count: int) -> list[Any]:
     return [int(legacy.randint(space.n)) for _ in range(count)]
 
 
-def observed(preset: str) -> dict[str, Any]:
+def observed(family: TaskFamily) -> dict[str, Any]:
     """The first tasks of each split, and what happens in the first of them."""
-    family = family_of(preset)
     env = family.make_env()
     observation, _ = env.reset(seed=0, options={"task": family.tasks("train")[0]})
     rewards, sums = [], [float(np.abs(observation).sum())]
@@ -62,6 +61,6 @@ def observed(preset: str) -> dict[str, Any]:
 if __name__ == "__main__":
     known = json.loads(FILE.read_text()) if FILE.exists() else {}
     for preset in sys.argv[1:] or PRESETS:
-        known[preset] = observed(preset)
+        known[preset] = observed(family_of(preset))
         print(preset, known[preset]["rewards"])
     FILE.write_text(json.dumps({name: known[name] for name in sorted(known) if name in PRESETS}, indent=1) + "\n")
