@@ -123,6 +123,7 @@ def test_random_decisions_come_before_the_first_update():
     assert agent.iterate(collect)[1] and (agent.decisions, agent.updates) == (50, 25)
 
 
+@pytest.mark.slow
 def test_compiled_and_plain_updates_agree():
     """Where there is a compiler; elsewhere the compiled agent falls back, says so, and agrees all the more."""
     agents = [guided(), guided(compile=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -101,7 +102,7 @@ def two_skills(episodes: int = 24, steps: int = 40, seed: int = 0):
 
 MODEL = SkillModelConfig(horizon=10, dim=2, hidden=32, decoder_depth=1, prior_depth=1)
 TRAINING = TrainingConfig(
-    steps=400, batch_size=64, learning_rate=3e-3, held_out_every=50, held_out_windows=256, beta=0.01
+    steps=200, batch_size=64, learning_rate=3e-3, held_out_every=50, held_out_windows=256, beta=0.01
 )
 
 
@@ -114,14 +115,14 @@ def test_training_learns_skills_resumes_and_repeats_itself(tmp_path):
     assert np.mean(fitted.error_by_action) < 0.25 * np.mean(fitted.action_variance)
     assert fitted.active_dimensions >= 1 and fitted.kl > 0.3
     rows = [row for row in read_metrics(tmp_path / "whole") if row["kind"] == "held_out"]
-    assert [row["step"] for row in rows] == list(range(50, 401, 50)) and rows[-1]["score"] < rows[0]["score"]
+    assert [row["step"] for row in rows] == list(range(50, 201, 50)) and rows[-1]["score"] < rows[0]["score"]
 
     class StopsAt(Run):
         """A run that is asked to stop once a step is reached."""
 
         def checkpoint(self, step, state):
             super().checkpoint(step, state)
-            if state["step"] == 150:
+            if state["step"] == 100:
                 self._signalled = True
 
     with StopsAt.open(tmp_path / "cut", {}) as run:
@@ -147,7 +148,7 @@ def test_cloning_learns_the_conditional_gaussian_of_the_logs_and_acts_in_the_env
     dataset = from_episodes(made, "linear", np.array([0.0]), np.array([4.0]))  # unit actions: 0.2 s + 0.05 noise
     config = SkillModelConfig(horizon=1, hidden=32, prior_depth=1, cloning=True)
     with Run.open(tmp_path / "run", {}) as run:
-        assert train_skills(dataset, config, TRAINING, run) is not None
+        assert train_skills(dataset, config, replace(TRAINING, steps=400), run) is not None
     model = SkillModel.load(tmp_path / "run")
     prior = model.prior(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
     assert prior.mean.flatten().tolist() == pytest.approx([0.2, -0.2], abs=0.03)
