@@ -8,10 +8,12 @@ import multiprocessing
 import pickle
 import random
 import warnings
+from collections.abc import Iterator
 from functools import cache
 from itertools import combinations
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -39,9 +41,17 @@ def observed_here(preset: str) -> dict[str, Any]:
     return observed(here(preset))
 
 
-@pytest.fixture(params=PRESETS)
+@pytest.fixture(scope="module", params=PRESETS)
 def family(request) -> TaskFamily:
     return here(request.param)
+
+
+@pytest.fixture(scope="module")
+def env(family) -> Iterator[gymnasium.Env]:
+    """One for all tests of a preset: some simulators take seconds to make."""
+    made = family.make_env()
+    yield made
+    made.close()
 
 
 def flat(value: Any) -> np.ndarray:
@@ -62,10 +72,10 @@ def words(value: Any) -> Any:
     return None if isinstance(value, float) else value
 
 
-def test_gymnasiums_checker_passes(family):
+def test_gymnasiums_checker_passes(env):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        check_env(family.make_env(), skip_render_check=True)
+        check_env(env, skip_render_check=True)
 
 
 def test_tasks_are_values(family):
@@ -107,7 +117,7 @@ def test_training_validation_and_test_tasks_are_apart(family, tmp_path, monkeypa
             assert min(family.distance(a, b) for a in some for b in others) >= family.margin
 
 
-def test_a_seed_names_the_tasks_and_nothing_global_is_touched(family):
+def test_a_seed_names_the_tasks_and_nothing_global_is_touched(family, env):
     np.random.seed(1)
     random.seed(1)
     torch.manual_seed(1)
@@ -115,7 +125,6 @@ def test_a_seed_names_the_tasks_and_nothing_global_is_touched(family):
     splits = ["train", "any"] if family.draw_task is not None else ["train"]
     drawn = [[family.sample(np.random.default_rng(5), split) for _ in range(2)] for split in splits]
     assert all(a == b for a, b in drawn)
-    env = family.make_env()
     runs = []
     for _ in range(2):
         first, _ = env.reset(seed=3, options={"task": family.tasks("test")[0]})
@@ -126,24 +135,20 @@ def test_a_seed_names_the_tasks_and_nothing_global_is_touched(family):
         assert np.array_equal(a, b) and r == s
     after = np.random.get_state()[1].tolist(), np.random.get_state()[2], random.getstate(), torch.get_rng_state()  # type: ignore[index]
     assert before[:3] == after[:3] and torch.equal(before[3], after[3])
-    env.close()
 
 
-def test_a_task_stays_until_another_is_set(family):
-    env = family.make_env()
+def test_a_task_stays_until_another_is_set(family, env):
     for task in (family.tasks("test")[0], family.tasks("train")[-1]):
         _, info = env.reset(seed=0, options={"task": task})
         assert info["task"] == to_plain(task)
         *_, info = env.step(actions(env.action_space, 1)[0])
         assert info["task"] == to_plain(task)
         assert env.reset(seed=1)[1]["task"] == to_plain(task)
-    env.close()
 
 
-def test_an_episode_is_cut_off_at_the_horizon(family):
+def test_an_episode_is_cut_off_at_the_horizon(family, env):
     if not 0 < family.horizon <= 500:
         pytest.skip(f"its horizon is {family.horizon}: too long to walk here")
-    env = family.make_env()
     env.reset(seed=0, options={"task": family.tasks("train")[0]})
     nothing = np.zeros(env.action_space.shape, np.float32) if env.action_space.shape else 0
     for step in range(1, family.horizon + 1):
@@ -152,7 +157,6 @@ def test_an_episode_is_cut_off_at_the_horizon(family):
             assert not truncated
             break
         assert truncated == (step == family.horizon)
-    env.close()
 
 
 def test_the_first_tasks_and_rewards_are_as_they_were(request, family):
@@ -161,6 +165,12 @@ def test_the_first_tasks_and_rewards_are_as_they_were(request, family):
     known, now = json.loads(FILE.read_text())[preset], json.loads(json.dumps(observed_here(preset)))
     assert words(now) == words(known)
     assert np.allclose(flat(now), flat(known), rtol=1e-4, atol=1e-4)
+
+
+SAME_SIMULATOR = {
+    "kitchen_59", "metaworld_ml1_push", "metaworld_ml1_pick_place", "metaworld_ml45", "ogbench_cube", "ogbench_puzzle",
+    "ogbench_scene_singletask",
+}  # fmt: skip  # as another preset, and seconds to make; golden.json is of another process too
 
 
 def seen_elsewhere(presets: list[str]) -> dict[str, tuple[bytes, list[str], list[float]]]:
@@ -175,7 +185,7 @@ def seen_elsewhere(presets: list[str]) -> dict[str, tuple[bytes, list[str], list
 def test_another_process_sees_the_same():
     """Spawned, so that nothing is inherited: the same tasks under the same names, the same rewards."""
     present = []
-    for preset in PRESETS:
+    for preset in sorted(set(PRESETS) - SAME_SIMULATOR):
         with contextlib.suppress(pytest.skip.Exception):
             here(preset)
             present.append(preset)
