@@ -244,13 +244,15 @@ def test_play_is_recorded_and_leaves_numpys_generator_alone(scene):
     config = ogbench_expert.Config(steps=200, episode_steps=150, seed=3)
     np.random.seed(0)
     before = np.random.get_state()[1].tolist()
-    first, again = (list(ogbench_expert.collect(found, config)) for _ in range(2))
+    first = list(ogbench_expert.collect(found, config))
+    again = next(iter(ogbench_expert.collect(found, config)))
     assert np.random.get_state()[1].tolist() == before
     assert [len(r.episode.actions) for r in first] == [150, 150]
     assert all(r.episode.success is None and r.outcomes for r in first)
-    for a, b in zip(first, again, strict=True):
-        assert np.array_equal(a.episode.observations, b.episode.observations) and a.outcomes == b.outcomes
-        assert np.abs(a.episode.actions).max() <= 1 and a.episode.observations.shape[1] == 40
+    assert np.array_equal(first[0].episode.observations, again.episode.observations)
+    assert first[0].outcomes == again.outcomes
+    for r in first:
+        assert np.abs(r.episode.actions).max() <= 1 and r.episode.observations.shape[1] == 40
 
 
 def test_play_stacks_as_seldom_as_ogbenchs(monkeypatch):
@@ -267,10 +269,10 @@ def test_play_stacks_as_seldom_as_ogbenchs(monkeypatch):
         return made
 
     monkeypatch.setattr(ogbench_expert, "make_scene", watched)
-    config = ogbench_expert.Config(steps=480, episode_steps=160, style="noisy", random_actions=0.1, seed=0)
+    config = ogbench_expert.Config(steps=320, episode_steps=160, style="noisy", random_actions=0.1, seed=0)
     logs = list(ogbench_expert.collect(family(Config(scene="cube-double", train_tasks=1)), config))
     chances = {chance for chance in asked if chance is not None}  # the first target of an episode is the reset's
-    assert len(logs) == 3 and 1 <= len(chances) <= 3 and all(0 <= chance <= 0.25 for chance in chances)
+    assert len(logs) == 2 and 1 <= len(chances) <= 2 and all(0 <= chance <= 0.25 for chance in chances)
     assert all(np.abs(r.episode.actions).max() <= 1 for r in logs)
 
 
