@@ -41,6 +41,7 @@ from skillmeta.evaluation.report import task_config, write_ablation_report
 from skillmeta.finetune import FinetuneConfig, load_trained
 from skillmeta.meta_train import MetaTrainConfig, make_meta_agent, meta_train
 from skillmeta.run.checkpoint import save_state
+from skillmeta.run.run import RUN_FORMAT
 from skillmeta.skills.model import SkillModel
 from skillmeta.tasks.base import TaskConfig, make_family
 from tests.evaluation.test_report import fake_run
@@ -148,7 +149,7 @@ def meta_run(folder: Path, **changes: Any) -> Path:
     """A finished run of meta-training, without the training. `changes` are made to its config afterwards."""
     config = MetaTrainConfig(POINTS, algorithm=RL2)
     agent = make_meta_agent(config, make_envs(make_family(POINTS), 1), None)
-    save_state(folder / "agent", {"agent": agent.acting_state(), "env_steps": 10}, {})
+    save_state(folder / "agent", {"agent": agent.acting_state(), "env_steps": 10}, {"run_format": RUN_FORMAT})
     (folder / "config.yaml").write_text(dump_yaml({**to_plain(config), **changes}))
     scores = {"return_first": 1.0, "return_last": 2.0, "success_last": 0.0, "env_steps": 10}
     rows = [
@@ -519,15 +520,15 @@ def test_no_string_of_a_stranger_is_an_element_of_the_page_of_an_ablation(place,
     about = {"command": SCRIPT, "python": SCRIPT, "versions": {SCRIPT: SCRIPT}, "machine": machine}
     (place.theirs / "environment.json").write_text(json.dumps(about))
     run_config = place.theirs / "methods" / "m" / "task-0" / "seed-0" / "config.yaml"
-    run_config.write_text(dump_yaml({**read_yaml(run_config), "note": SCRIPT}))
-    skills = place.theirs / "skills"
-    skills.mkdir()
+    run_config.write_text(dump_yaml({**read_yaml(run_config), "skills": SCRIPT}))
+    skills = place.theirs / "skills" / "seed-0"
+    skills.mkdir(parents=True)
     rollout = {"name": SCRIPT, "episodes": 1, "env_steps": 1, "coverage": 0.1, "total_coverage": 0.1, "success": 0.0}
     fit: dict[str, Any] = {name: 1.0 for name in ("kl", "prior_kl", "prior_nll", "unconditional_nll")}
     fit |= {"active_dimensions": SCRIPT, "dimensions": SCRIPT, "windows": 3}
     fit |= {name: [0.1] for name in ("error_by_action", "error_by_action_prior", "action_variance")}
     prior = {"source": SCRIPT, "verdict": [SCRIPT], "rollouts": [rollout], "held_out": fit}
-    (skills / "prior.json").write_text(json.dumps(prior))
+    (skills / "result.json").write_text(json.dumps(prior))
     rows = [{"kind": kind, "step": 1, "score": 1.0} for kind in ("train", "held_out")]
     (skills / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert watched(place, lambda: write_ablation_report(place.theirs)) == ""
@@ -740,7 +741,7 @@ def test_a_state_with_a_right_checksum_is_still_data(place, name):
 
 @pytest.mark.parametrize("state", [{}, {"agent": {}}, {"agent": "x"}, {"agent": [1], "env_steps": "many"}])
 def test_an_agent_of_another_shape_is_refused(place, state):
-    save_state(meta_run(place.theirs) / "agent", state, {})
+    save_state(meta_run(place.theirs) / "agent", state, {"run_format": RUN_FORMAT})
     assert "holds no agent of its algorithm" in watched(place, lambda: trained(place.theirs))
     folder = adapted(place.theirs / "adapted", meta_run(place.theirs / "run"))
     save_state(folder / "belief", state, {})

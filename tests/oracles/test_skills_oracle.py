@@ -206,11 +206,11 @@ def test_four_steps_equal_the_reference(tmp_path):
     """The batches of the training split, beta, the optimiser and the cosine from one learning rate to the other."""
     dataset = logs()
     _, recorder = trained(tmp_path, dataset, learning_rate=1e-2, final_learning_rate=2e-3)
-    start = SkillModel(MODEL, 3, 2, LOW, HIGH, Seeds(0).stream("weights").torch())
+    start = SkillModel(MODEL, 3, 2, LOW, HIGH, Seeds(0).stream("skill_weights").torch())
     split_of = {name: dataset.windows(H, name, held_out=0.25) for name in ("train", "held_out")}
     inside = [e for e in range(8) if e in set(split_of["train"].episodes.tolist())]
     frames = np.concatenate([dataset.episode(e).observations for e in inside]).astype(np.float64)
-    reference, draws, adam = Reference(start), Seeds(0).stream("updates").torch(), Adam(math.nan)
+    reference, draws, adam = Reference(start), Seeds(0).stream("skill_updates").torch(), Adam(math.nan)
     reference.mean, reference.stddev = torch.from_numpy(frames.mean(0)), torch.from_numpy(frames.std(0))
     for step in range(4):
         batch = split_of["train"].sample(16, draws)
