@@ -107,7 +107,7 @@ def comparison_section(evaluation: Evaluation, scores: list[str]) -> page.Sectio
     text = [
         f"{evaluation.agent} minus each reference agent in the last episode, paired by task [95 % interval]. "
         "An interval that contains zero shows no difference. The last column is how much of the way from that reference to the "
-        "oracle the agent gets; it has no interval where the two cannot be told apart."
+        "oracle the agent gets; it has no interval where the two do not differ clearly."
     ]
     head = ["score", "reference agent", "difference", "of the way to the oracle"]
     return page.Section(f"{evaluation.agent} against its reference agents", text, page.Table(head, rows))

@@ -132,25 +132,25 @@ def write_meta_page(folder: Path, runs: Sequence[MetaRun], command: str) -> Path
 
 def summarize(runs: Sequence[MetaRun]) -> dict[str, Any]:
     """What a method came to at the end of training, the mean over its last iterations."""
-    told: dict[str, Any] = {"training_seeds": [run.seed for run in runs]}
+    scores: dict[str, Any] = {"training_seeds": [run.seed for run in runs]}
     for key in SCORES:
         values = np.array([[np.mean([row[key] for row in run.rows[-WINDOW:]])] for run in runs])
-        told[key] = estimate(Scores(values, trials(runs) if key == "success_last" else None)).plain()
-    told["env_steps"] = float(np.mean([run.rows[-1]["env_steps"] for run in runs]))
+        scores[key] = estimate(Scores(values, trials(runs) if key == "success_last" else None)).plain()
+    scores["env_steps"] = float(np.mean([run.rows[-1]["env_steps"] for run in runs]))
     for key in ("updates", "seconds"):
         spent = [run.result[key] for run in runs if run.result]
-        told[key] = float(np.mean(spent)) if spent else None
-    return told
+        scores[key] = float(np.mean(spent)) if spent else None
+    return scores
 
 
 def table(methods: dict[str, list[MetaRun]]) -> page.Section:
     rows = []
     for name, same in methods.items():
-        told = summarize(same)
-        cells = [name, str(len(same)), f"{told['env_steps']:,.0f}"]
-        cells += ["" if told[key] is None else f"{told[key]:,.0f}" for key in ("updates", "seconds")]
+        scores = summarize(same)
+        cells = [name, str(len(same)), f"{scores['env_steps']:,.0f}"]
+        cells += ["" if scores[key] is None else f"{scores[key]:,.0f}" for key in ("updates", "seconds")]
         for key in SCORES:
-            cells.append(Estimate(**told[key]).text())
+            cells.append(Estimate(**scores[key]).text())
         rows.append(cells)
     head = ["method", "training seeds", "env steps", "updates", "seconds", *SCORES.values()]
     return page.Section(
