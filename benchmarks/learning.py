@@ -22,11 +22,12 @@ import numpy as np
 import torch
 
 from skillmeta.algorithms import sac
-from skillmeta.evaluation import page, plots
+from skillmeta.collect.episodes import Collector
+from skillmeta.envs.serial import SerialEnvs
 from skillmeta.evaluation.curves import Curve
 from skillmeta.evaluation.statistics import Scores, estimate
-from skillmeta.rl.regularizer import RegularizerConfig
-from skillmeta.rl.rollout import Collector, SerialEnvs
+from skillmeta.objectives.regularizer import RegularizerConfig
+from skillmeta.reports import page, plots
 from skillmeta.run.run import environment
 from skillmeta.seeds import Seeds
 

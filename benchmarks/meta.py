@@ -25,10 +25,10 @@ import peers
 import torch
 
 from skillmeta.algorithms import maml, pearl, rl2
-from skillmeta.environments import EnvsFactory
-from skillmeta.rl.inner import Samples, Shape, policy_of, stack
-from skillmeta.rl.meta import MetaCollector
-from skillmeta.rl.workers import Workers
+from skillmeta.collect.meta import MetaCollector
+from skillmeta.collect.workers import Workers
+from skillmeta.envs.make import EnvsFactory
+from skillmeta.objectives.inner_step import Samples, Shape, policy_of, stack
 from skillmeta.run.run import environment
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, make_family

@@ -23,17 +23,18 @@ import numpy as np
 import torch
 
 from skillmeta.algorithms import sac
+from skillmeta.collect.episodes import episode
 from skillmeta.data.episodes import Episode, from_episodes
+from skillmeta.data.replay import FIELDS, Replay
+from skillmeta.envs.serial import SerialEnvs
+from skillmeta.envs.skill_space import SkillEnvs
+from skillmeta.evaluation.skill_quality import PriorAgent
 from skillmeta.nn.optimizers import adam
-from skillmeta.rl.regularizer import RegularizerConfig
-from skillmeta.rl.replay import FIELDS, Replay
-from skillmeta.rl.rollout import SerialEnvs, episode
+from skillmeta.objectives.regularizer import RegularizerConfig
 from skillmeta.run.run import environment
 from skillmeta.seeds import Seeds
-from skillmeta.skills.env import SkillEnvs
-from skillmeta.skills.model import SkillModel, SkillModelConfig
-from skillmeta.skills.quality import PriorAgent
 from skillmeta.skills.training import skill_losses
+from skillmeta.skills.vae import SkillModel, SkillModelConfig
 from skillmeta.tasks import maze
 
 KITCHEN = {"observation_dim": 60, "action_dim": 9}  # SPiRL's kitchen: H = 10, Z = 10

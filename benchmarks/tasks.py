@@ -21,9 +21,9 @@ import numpy as np
 import torch
 
 from skillmeta.algorithms import sac
+from skillmeta.collect.workers import Workers
 from skillmeta.config import build, load
-from skillmeta.environments import EnvsFactory, make_envs
-from skillmeta.rl.workers import Workers
+from skillmeta.envs.make import EnvsFactory, make_envs
 from skillmeta.run.run import environment
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family

@@ -21,15 +21,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(name: str, overrides: Sequence[str], out: Path, workers: int | None, command: str) -> int:
     """Run the ablation that a config describes and say where its page is."""
-    from skillmeta.ablation import AblationConfig, ablate
     from skillmeta.config import build, load
+    from skillmeta.programs.ablate import AblationConfig, ablate
 
     changed = [*overrides, *([f"workers={workers}"] if workers else [])]
     outcome = ablate(build(AblationConfig, load(name, changed)), out, command)
     for job, why in outcome.failed.items():
         print(f"failed: {job}: {why}", file=sys.stderr)
     if outcome.done and (out / "report.html").exists():
-        from skillmeta.evaluation.report import headline
+        from skillmeta.reports.ablation_page import headline
 
         print(headline(out))
         print(f"page:    {out / 'report.html'}\nnumbers: {out / 'summary.json'}")

@@ -22,9 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/adapted"), help="default: runs/adapted")
     add_trust(parser, "the run")
     arguments = parser.parse_intermixed_args(argv)
-    from skillmeta.adapt import adapt
     from skillmeta.config import build, load
     from skillmeta.errors import ConfigError
+    from skillmeta.programs.adapt import adapt
     from skillmeta.tasks.base import TaskConfig
 
     if arguments.episodes < 1:

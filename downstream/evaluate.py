@@ -19,8 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from omegaconf import OmegaConf
 
     from skillmeta.config import build, load, parse_overrides
-    from skillmeta.evaluate import EvaluateConfig, run_evaluation
-    from skillmeta.evaluation.adaptation_page import scores_text
+    from skillmeta.programs.evaluate import EvaluateConfig, run_evaluation
+    from skillmeta.reports.adaptation_page import scores_text
 
     node = load(arguments.config)
     if "family" in node:  # a preset of a family: the evaluation's own keys come from the command line

@@ -14,7 +14,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/finetune"), help="run folder (default: runs/finetune)")
     arguments = parser.parse_intermixed_args(argv)
     from skillmeta.config import build, load
-    from skillmeta.finetune import FinetuneConfig, finetune
+    from skillmeta.programs.finetune import FinetuneConfig, finetune
 
     config = build(FinetuneConfig, load(arguments.config, arguments.overrides))
     result = finetune(config, arguments.out, command_line(parser.prog, argv))

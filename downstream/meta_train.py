@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/meta"), help="run folder (default: runs/meta)")
     arguments = parser.parse_intermixed_args(argv)
     from skillmeta.config import build, load
-    from skillmeta.meta_train import MetaTrainConfig, meta_train
+    from skillmeta.programs.meta_train import MetaTrainConfig, meta_train
 
     config = build(MetaTrainConfig, load(arguments.config, arguments.overrides))
     result = meta_train(config, arguments.out, command_line(parser.prog, argv))

@@ -28,11 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_intermixed_args(argv)
     folders: list[Path] = arguments.folder
     if len(folders) == 1 and arguments.out is None and not (folders[0] / "metrics.jsonl").exists():
-        from skillmeta.ablation import write_report
+        from skillmeta.programs.ablate import write_report
 
         print(f"page: {write_report(folders[0], trust=arguments.trust)}")
         return 0
-    from skillmeta.evaluation.meta_page import read_meta_run, write_meta_page
+    from skillmeta.reports.meta_page import read_meta_run, write_meta_page
     from skillmeta.trust import check_links
 
     check_links(arguments.out or folders[0], arguments.trust)

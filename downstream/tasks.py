@@ -125,14 +125,15 @@ def draw(config: object, count: int, seed: int) -> int:
 
 
 def film(config: object, arguments: argparse.Namespace) -> int:
-    from skillmeta.environments import ExpertEnvs, make_envs
+    from skillmeta.collect.episodes import episode
+    from skillmeta.envs.make import ExpertEnvs, make_envs
     from skillmeta.evaluation.adaptation import RandomAgent
-    from skillmeta.evaluation.film import Filmed, save_webp
-    from skillmeta.finetune import load_trained
-    from skillmeta.rl.rollout import Agent, Envs, episode
+    from skillmeta.programs.finetune import load_trained
+    from skillmeta.reports.film import Filmed, save_webp
     from skillmeta.seeds import Seeds
-    from skillmeta.skills.model import SkillModel
+    from skillmeta.skills.vae import SkillModel
     from skillmeta.tasks.base import TaskConfig, chosen_task, make_family
+    from skillmeta.types import Agent, Envs
 
     assert isinstance(config, TaskConfig)
     if config.family == "gym":  # Gymnasium's environments must be told at birth that they will be looked at

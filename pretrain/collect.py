@@ -13,8 +13,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "skillmeta collect", "Record a planner or scripted expert as a Minari data set.", "pretrain/maze_logs"
     )
     arguments = parser.parse_intermixed_args(argv)
-    from skillmeta.collect import CollectConfig, collect
     from skillmeta.config import build, load
+    from skillmeta.programs.collect import CollectConfig, collect
 
     config = build(CollectConfig, load(arguments.config, arguments.overrides))
     done = collect(config)

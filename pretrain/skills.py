@@ -14,7 +14,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/skills"), help="run folder (default: runs/skills)")
     arguments = parser.parse_intermixed_args(argv)
     from skillmeta.config import build, load
-    from skillmeta.pretrain import PretrainConfig, pretrain
+    from skillmeta.programs.pretrain import PretrainConfig, pretrain
 
     config = build(PretrainConfig, load(arguments.config, arguments.overrides))
     result = pretrain(config, arguments.out, command_line(parser.prog, argv))

@@ -59,8 +59,8 @@ PROGRAMS: dict[str, tuple[str, str, str]] = {  # name: (module, what it does, an
     ),
     "report": ("downstream.report", "write the page of an ablation again", "report runs/demo"),
     "reproduce": ("downstream.reproduce", "a published result, at full length", "reproduce maze"),
-    "config": ("skillmeta.tools.config", "list and show the configs that come with it", "config list"),
-    "doctor": ("skillmeta.tools.doctor", "is this installation complete?", "doctor"),
+    "config": ("skillmeta.programs.show_config", "list and show the configs that come with it", "config list"),
+    "doctor": ("skillmeta.programs.doctor", "is this installation complete?", "doctor"),
 }
 
 

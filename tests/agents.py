@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from skillmeta.rl.rollout import Belief, Episodes, Step
+from skillmeta.types import Belief, Episodes, Step
 
 
 class Trilateration:

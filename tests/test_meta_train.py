@@ -14,8 +14,8 @@ from downstream.meta_train import main as meta_main
 from skillmeta.algorithms import pearl
 from skillmeta.cli import main
 from skillmeta.config import build, load
-from skillmeta.evaluation.meta_page import MetaRun, curve, grouped
-from skillmeta.meta_train import MetaTrainConfig, meta_train
+from skillmeta.programs.meta_train import MetaTrainConfig, meta_train
+from skillmeta.reports.meta_page import MetaRun, curve, grouped
 from skillmeta.run.checkpoint import load_state
 from skillmeta.run.files import locked_folder
 from skillmeta.run.run import read_metrics
@@ -46,7 +46,7 @@ SPARSE = TaskConfig(
 @pytest.fixture
 def no_page(monkeypatch):
     """A page costs more than the tiny runs of the tests that do not look at it."""
-    monkeypatch.setattr("skillmeta.meta_train.write_page", lambda folder: None)
+    monkeypatch.setattr("skillmeta.programs.meta_train.write_page", lambda folder: None)
 
 
 def flat(state: object) -> list[float]:
@@ -145,9 +145,9 @@ def test_wrong_configs_are_one_sentence(tmp_path, capsys, monkeypatch):
 def test_an_adapted_agent_goes_on_from_what_it_knows(algorithm, tmp_path, capsys):
     """Saved and loaded, its next episode is the one that would have followed in the trial."""
     from downstream.adapt import main as adapt_main
-    from skillmeta.adapt import AdaptedAgent, load_adapted, loaded
+    from skillmeta.collect.trials import trial
     from skillmeta.errors import UserError
-    from skillmeta.rl.trial import trial
+    from skillmeta.programs.adapt import AdaptedAgent, load_adapted, loaded
 
     task = SPARSE if algorithm is PEARL_TAUGHT else POINTS
     assert meta_train(MetaTrainConfig(task, algorithm=algorithm, env_steps=300, chunk=16), tmp_path / "run", quiet=True)

@@ -20,10 +20,10 @@ import pytest
 
 from downstream.finetune import main as finetune_main
 from pretrain.skills import main as skills_main
-from skillmeta.ablation import AblationConfig, method_config
 from skillmeta.cli import main
 from skillmeta.errors import ConfigError
-from skillmeta.pretrain import PretrainConfig
+from skillmeta.programs.ablate import AblationConfig, method_config
+from skillmeta.programs.pretrain import PretrainConfig
 from skillmeta.run.jobs import Job, Outcome
 from skillmeta.run.run import is_finished, read_metrics, read_result
 
@@ -61,7 +61,7 @@ def one_after_another(jobs: Sequence[Job], target: Callable[[Job], None], worker
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("skillmeta.ablation.run_jobs", one_after_another)
+        patch.setattr("skillmeta.programs.ablate.run_jobs", one_after_another)
         patch.setenv("MINARI_DATASETS_PATH", "")  # set by the demo, and put back here
         yield
 

@@ -13,7 +13,7 @@ from downstream.tasks import main as tasks_main
 from skillmeta.cli import main
 from skillmeta.config import list_configs
 from skillmeta.errors import ConfigError, UserError
-from skillmeta.evaluate import about_new_tasks
+from skillmeta.programs.evaluate import about_new_tasks
 from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
 
 

@@ -24,10 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skillmeta.collect.meta import Batch, MetaCollector
 from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import Categorical, Gaussian
 from skillmeta.nn.networks import identity
-from skillmeta.rl.inner import (
+from skillmeta.objectives.inner_step import (
     Actor,
     Parameters,
     Policy,
@@ -44,9 +45,8 @@ from skillmeta.rl.inner import (
     stack,
     unflat,
 )
-from skillmeta.rl.meta import Batch, MetaCollector
-from skillmeta.rl.on_policy import TrustRegionStep, trust_region_step
-from skillmeta.rl.regularizer import Prior
+from skillmeta.objectives.on_policy import TrustRegionStep, trust_region_step
+from skillmeta.objectives.regularizer import Prior
 from skillmeta.seeds import Seeds
 
 

@@ -35,19 +35,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from skillmeta.collect.meta import Batch, MetaCollector
+from skillmeta.data.contexts import Visits
+from skillmeta.data.replay import Replay, Transitions, stack
 from skillmeta.errors import ConfigError
 from skillmeta.nn.context import ENCODERS, ORDERED, ContextEncoder, Evidence
 from skillmeta.nn.context import Belief as ContextBelief
 from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Gaussian, Mixture, TanhGaussian, gaussian, standard_gaussian
 from skillmeta.nn.networks import MLP, Critics, identity
 from skillmeta.nn.optimizers import adam, descend, follow, optimizer_state, restore_optimizer
-from skillmeta.rl.contexts import Visits
-from skillmeta.rl.meta import Batch, MetaCollector
-from skillmeta.rl.regularizer import Policy, Prior, Regularizer, RegularizerConfig
-from skillmeta.rl.replay import Replay, Transitions, stack
-from skillmeta.rl.rollout import Belief, Episodes, Step
+from skillmeta.objectives.regularizer import Policy, Prior, Regularizer, RegularizerConfig
 from skillmeta.run.checkpoint import generator_state, restore_generator
 from skillmeta.seeds import Seeds
+from skillmeta.types import Belief, Episodes, Step
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skillmeta.collect.meta import Batch, MetaCollector
 from skillmeta.errors import ConfigError
 from skillmeta.nn.networks import identity
 from skillmeta.nn.optimizers import adam, optimizer_state, restore_optimizer
-from skillmeta.rl.inner import (
+from skillmeta.objectives.inner_step import (
     Actor,
     Parameters,
     Samples,
@@ -36,9 +37,8 @@ from skillmeta.rl.inner import (
     prior_divergence,
     stack,
 )
-from skillmeta.rl.meta import Batch, MetaCollector
-from skillmeta.rl.on_policy import clipped_surrogate
-from skillmeta.rl.regularizer import Prior
+from skillmeta.objectives.on_policy import clipped_surrogate
+from skillmeta.objectives.regularizer import Prior
 from skillmeta.seeds import Seeds
 
 

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from skillmeta.collect.meta import Batch, MetaCollector
 from skillmeta.errors import ConfigError
 from skillmeta.nn.networks import identity
-from skillmeta.rl.inner import Actor, Parameters, Shape, prior_coefficient_of, stack
-from skillmeta.rl.meta import Batch, MetaCollector
-from skillmeta.rl.regularizer import Prior
+from skillmeta.objectives.inner_step import Actor, Parameters, Shape, prior_coefficient_of, stack
+from skillmeta.objectives.regularizer import Prior
 from skillmeta.seeds import Seeds
 
 

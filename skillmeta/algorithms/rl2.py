@@ -26,18 +26,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from skillmeta.collect.meta import Batch, MetaCollector
+from skillmeta.data.trials import Sequences, sequences
 from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Categorical, Gaussian
 from skillmeta.nn.memory import CORES, State, make_core
 from skillmeta.nn.networks import MLP, identity
 from skillmeta.nn.optimizers import adam, optimizer_state, restore_optimizer
-from skillmeta.rl.meta import Batch, MetaCollector
-from skillmeta.rl.on_policy import advantages, clipped_surrogate, normalized
-from skillmeta.rl.regularizer import Prior
-from skillmeta.rl.rollout import Belief, Episodes, Step
-from skillmeta.rl.trial import Sequences
+from skillmeta.objectives.on_policy import advantages, clipped_surrogate, normalized
+from skillmeta.objectives.regularizer import Prior
 from skillmeta.run.checkpoint import generator_state, restore_generator
 from skillmeta.seeds import Seeds
+from skillmeta.types import Belief, Episodes, Step
 
 Policy = Gaussian | Categorical
 
@@ -304,7 +304,7 @@ class Agent:
         """One batch of trials, then some epochs of PPO on it."""
         left = max(0.0, 1 - collect.env_steps / collect.budget) if self.config.anneal else 1.0
         batch = collect.trials(self.acting, self.config.tasks, self.config.episodes)
-        sample = self.prepare(batch.trials.sequences())
+        sample = self.prepare(sequences(batch.trials))
         sums, count = torch.zeros(len(METRICS)), 0
         for _ in range(self.config.epochs):
             for rows in torch.randperm(len(sample.valid), generator=self.draws).chunk(self.config.minibatches):

@@ -8,7 +8,7 @@ With the uniform prior and primitive actions it is plain SAC; with the skill pri
     weight: towards the target divergence        targets: Qbar <- (1 - rate) Qbar + rate Q
 
 D is the KL to the skill prior. With the uniform prior it is log pi in the coordinates of the unit box, as in SAC: the KL without
-its constant (`skillmeta.rl.regularizer`). gamma discounts a decision, whatever number of primitive steps it takes (SPiRL).
+its constant (`skillmeta.objectives.regularizer`). gamma discounts a decision, whatever number of primitive steps it takes (SPiRL).
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ import torch
 import torch._dynamo
 from torch import Tensor, nn
 
+from skillmeta.collect.episodes import Collector
+from skillmeta.data.replay import Replay, Transitions
 from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Gaussian, TanhGaussian, gaussian
 from skillmeta.nn.networks import MLP, Critics, identity
 from skillmeta.nn.optimizers import adam, descend, follow, optimizer_state, restore_optimizer
-from skillmeta.rl.regularizer import Policy, Prior, Regularizer, RegularizerConfig
-from skillmeta.rl.replay import Replay, Transitions
-from skillmeta.rl.rollout import Belief, Collector, Episodes, Step
+from skillmeta.objectives.regularizer import Policy, Prior, Regularizer, RegularizerConfig
 from skillmeta.run.checkpoint import generator_state, restore_generator
 from skillmeta.seeds import Seeds
+from skillmeta.types import Belief, Episodes, Step
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skillmeta.collect.workers import Workers, acting_copy
 from skillmeta.evaluation.statistics import Estimate, Scores, interval, normalized, paired_difference
-from skillmeta.rl.rollout import Agent, Belief, Episodes, Step
-from skillmeta.rl.trial import Trials
-from skillmeta.rl.workers import Workers, acting_copy
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import Task, task_id
+from skillmeta.types import Agent, Belief, Episodes, Step, Trials
 
 
 @dataclass(frozen=True)

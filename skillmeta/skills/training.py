@@ -21,7 +21,7 @@ from skillmeta.run.checkpoint import generator_state, restore_generator
 from skillmeta.run.progress import Progress
 from skillmeta.run.run import Run
 from skillmeta.seeds import Seeds, Stream
-from skillmeta.skills.model import SkillModel, SkillModelConfig
+from skillmeta.skills.vae import SkillModel, SkillModelConfig
 
 
 @dataclass(frozen=True)

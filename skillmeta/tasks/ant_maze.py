@@ -17,7 +17,7 @@ from skillmeta.errors import UserError
 from skillmeta.tasks.ant import Place
 from skillmeta.tasks.base import TaskFamily, draw_tasks, validation_generator
 from skillmeta.tasks.locomotion import ANT, LocomotionEnv, Motion, ant_pose_and_place
-from skillmeta.tasks.maze_layout import distances, to_cell, to_xy
+from skillmeta.tasks.maze_generator import distances, to_cell, to_xy
 
 MAPS = {"umaze": "U_MAZE", "medium": "MEDIUM_MAZE", "large": "LARGE_MAZE"}
 CELL = 4.0  # metres

@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from skillmeta.tasks.base import Expert, TaskFamily, draw_tasks, validation_generator
-from skillmeta.tasks.native import NativeEnv, Outcome, uniform
+from skillmeta.tasks.batched import NativeEnv, Outcome, uniform
 
 
 @dataclass(frozen=True)

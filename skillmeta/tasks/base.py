@@ -57,7 +57,7 @@ class TaskFamily:
         features: what an oracle sees of a task, float32 [F]; by default its numbers.
         facts: what else is worth telling of a task in tables, by name.
         group: the class that a task belongs to, for tables; "" where there are none.
-        native: N environments as arrays, where stepping them one by one would be slow; see `skillmeta.tasks.native`.
+        native: N environments as arrays, where stepping them one by one would be slow; see `skillmeta.tasks.batched`.
         expert: a policy that knows the task, made after every reset.
         shaped_reward: what may be learned from instead, where a task's own reward is sparse: rewards [N, T] of episodes in a task.
             It is there for training alone; what is judged, and what an agent is shown of a task, is the task's own reward.

@@ -210,7 +210,7 @@ def family(config: Config) -> TaskFamily:
         return np.array([[name == subtask for name in SUBTASKS] for subtask in task.subtasks], np.float32).ravel()
 
     def expert(env: gymnasium.Env, generator: np.random.Generator) -> Expert:
-        from skillmeta.tasks.kitchen_expert import script
+        from skillmeta.experts.kitchen import script
 
         inner: Any = env.unwrapped
         actions = script(inner, inner.task.subtasks, generator)

@@ -20,7 +20,7 @@ from gymnasium.spaces import Box
 
 from skillmeta.errors import UserError
 from skillmeta.tasks.base import ANY, Expert, TaskFamily
-from skillmeta.tasks.maze_layout import Cell, distances, downhill, free_cells, random_layout, to_cell, to_xy
+from skillmeta.tasks.maze_generator import Cell, distances, downhill, free_cells, random_layout, to_cell, to_xy
 
 MAXIMUM_SPEED = 5.0  # PointMaze clips the velocity to this before every step
 START_NOISE = 0.1

@@ -350,7 +350,7 @@ def family(config: Config) -> TaskFamily:
             axes.plot(y, x, marker="s", color="#d62728", markersize=6)
 
     def expert(env: gymnasium.Env, own: np.random.Generator) -> Any:
-        from skillmeta.tasks.ogbench_expert import Solver
+        from skillmeta.experts.ogbench import Solver
 
         inner: Any = env.unwrapped
         return Solver(inner, own)

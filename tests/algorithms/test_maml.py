@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from skillmeta.algorithms.maml import Agent, Config
-from skillmeta.environments import EnvsFactory
+from skillmeta.collect.meta import Batch, MetaCollector
+from skillmeta.collect.workers import Workers
+from skillmeta.envs.make import EnvsFactory
 from skillmeta.evaluation.adaptation import WithoutAdaptation, evaluate
-from skillmeta.rl.inner import flat
-from skillmeta.rl.meta import Batch, MetaCollector
-from skillmeta.rl.workers import Workers
+from skillmeta.objectives.inner_step import flat
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, make_family
 

@@ -11,19 +11,20 @@ import torch
 
 from skillmeta.algorithms import pearl
 from skillmeta.algorithms.pearl import Agent, Config, kl_loss
-from skillmeta.environments import EnvsFactory, make_envs
+from skillmeta.collect.episodes import episode
+from skillmeta.collect.meta import MetaCollector
+from skillmeta.collect.trials import trial
+from skillmeta.collect.workers import Workers
+from skillmeta.data.replay import Replay
+from skillmeta.envs.make import EnvsFactory, make_envs
 from skillmeta.errors import ConfigError
 from skillmeta.evaluation.adaptation import evaluate
 from skillmeta.nn.context import ENCODERS, ORDERED, ContextEncoder, Evidence
 from skillmeta.nn.distributions import Gaussian, Mixture
-from skillmeta.rl.meta import MetaCollector
-from skillmeta.rl.regularizer import RegularizerConfig
-from skillmeta.rl.replay import Replay
-from skillmeta.rl.rollout import Episodes, episode
-from skillmeta.rl.trial import trial
-from skillmeta.rl.workers import Workers
+from skillmeta.objectives.regularizer import RegularizerConfig
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, make_family
+from skillmeta.types import Episodes
 
 POINTS = TaskConfig("point", split="train", options={"horizon": 6})
 FAMILY = make_family(POINTS)

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from skillmeta.algorithms import promp, reptile
-from skillmeta.environments import EnvsFactory
-from skillmeta.rl.meta import MetaCollector
-from skillmeta.rl.workers import Workers
+from skillmeta.collect.meta import MetaCollector
+from skillmeta.collect.workers import Workers
+from skillmeta.envs.make import EnvsFactory
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, make_family
 

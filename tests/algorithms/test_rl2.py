@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from skillmeta.algorithms.rl2 import Agent, Config
-from skillmeta.environments import EnvsFactory, make_envs
+from skillmeta.collect.meta import MetaCollector
+from skillmeta.collect.trials import trial
+from skillmeta.collect.workers import Workers
+from skillmeta.data.trials import sequences
+from skillmeta.envs.make import EnvsFactory, make_envs
 from skillmeta.nn.distributions import Gaussian
-from skillmeta.rl.meta import MetaCollector
-from skillmeta.rl.trial import trial
-from skillmeta.rl.workers import Workers
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, make_family
 
@@ -56,7 +57,7 @@ def acted(config: TaskConfig, core: str, episodes: int = 3, previous: bool = Fal
 def test_learning_sees_what_acting_saw(config, previous, core):
     """Also where environments in lockstep end at different times, and over the ends of episodes."""
     agent, trials, told = acted(config, core, previous=previous)
-    sample = agent.prepare(trials.sequences())
+    sample = agent.prepare(sequences(trials))
     lengths = trials.valid.sum(2)
     assert config is BANDIT or len(set(lengths.ravel().tolist())) > 1
     for n in range(5):
@@ -104,13 +105,13 @@ def test_a_trial_ends_with_its_last_episode_and_not_before():
     """The advantage of a trial's first decision sums rewards over the ends of its episodes."""
     agent, trials, _ = acted(ENDS, "gru")
     agent.config = replace(agent.config, discount=1.0, trace=1.0)
-    sample = agent.prepare(trials.sequences())
+    sample = agent.prepare(sequences(trials))
     assert np.allclose(sample.returns[:, 0].numpy(), trials.returns.sum(1), atol=1e-4)
 
 
 def test_padding_changes_nothing():
     agent, trials, _ = acted(ENDS, "gru")
-    sample = agent.prepare(trials.sequences())
+    sample = agent.prepare(sequences(trials))
     longer = replace(
         sample,
         **{
@@ -131,9 +132,9 @@ def test_padding_changes_nothing():
 def test_free_episodes_are_seen_but_not_learned_from():
     """E-RL2: only the rewards of later episodes make returns; the inputs are those of RL2."""
     agent, trials, _ = acted(ENDS, "gru")
-    plain = agent.prepare(trials.sequences())
+    plain = agent.prepare(sequences(trials))
     agent.config = replace(agent.config, episodes=3, free_episodes=2, discount=1.0, trace=1.0)
-    free = agent.prepare(trials.sequences())
+    free = agent.prepare(sequences(trials))
     assert np.allclose(free.returns[:, 0].numpy(), trials.returns[:, 2], atol=1e-4)
     assert torch.equal(free.inputs, plain.inputs)
 
@@ -147,7 +148,7 @@ def test_impossible_options_are_refused(wrong):
 def test_following_the_scale_of_returns_changes_no_value():
     agent, trials, _ = acted(ENDS, "gru")
     agent.config = replace(agent.config, reward_scale=1.0)
-    sample = agent.prepare(trials.sequences())
+    sample = agent.prepare(sequences(trials))
     _, before, _ = agent.evaluate(sample.inputs, sample.observation, sample.raw)
     agent.network.rescale(1000 * sample.returns - 7, sample.valid)
     _, after, _ = agent.evaluate(sample.inputs, sample.observation, sample.raw)
@@ -160,7 +161,7 @@ def test_the_scale_of_rewards_does_not_decide_what_is_learned():
     moved = []
     for scale in (1.0, 1000.0):
         agent, trials, _ = acted(ENDS, "gru")
-        sample = agent.prepare(replace(trials.sequences(), reward=scale * trials.sequences().reward))
+        sample = agent.prepare(replace(sequences(trials), reward=scale * sequences(trials).reward))
         agent.config = replace(agent.config, maximum_gradient=1e9)
         start = agent.network.policy_head.layers[-1].weight.detach().clone()
         for group in agent.optimizer.param_groups:

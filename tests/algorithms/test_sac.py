@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from skillmeta.algorithms import sac
+from skillmeta.collect.episodes import Collector
 from skillmeta.config import build
+from skillmeta.data.replay import Transitions
+from skillmeta.envs.serial import SerialEnvs
+from skillmeta.envs.skill_space import SkillEnvs
 from skillmeta.errors import ConfigError, UserError
-from skillmeta.rl.regularizer import RegularizerConfig
-from skillmeta.rl.replay import Transitions
-from skillmeta.rl.rollout import Collector, SerialEnvs
+from skillmeta.objectives.regularizer import RegularizerConfig
 from skillmeta.run.checkpoint import load_state, save_state, state_hash
 from skillmeta.seeds import Seeds
-from skillmeta.skills.env import SkillEnvs
 from tests.skills.fakes import CounterEnv, skill_model
 
 BOUND = np.ones(3, np.float32)
@@ -161,7 +162,7 @@ def test_a_reward_that_is_not_finite_stops_before_the_buffer():
 
 
 def test_discrete_actions_are_refused(tmp_path):
-    from skillmeta.finetune import FinetuneConfig, finetune
+    from skillmeta.programs.finetune import FinetuneConfig, finetune
     from skillmeta.tasks.base import TaskConfig
 
     config = FinetuneConfig(TaskConfig("gym", options={"id": "CartPole-v1"}), env_steps=10)

@@ -12,7 +12,11 @@ import torch
 from gymnasium.spaces import Box
 
 from skillmeta.algorithms import sac
-from skillmeta.environments import EnvsFactory, make_envs
+from skillmeta.collect.episodes import episode
+from skillmeta.collect.trials import trial
+from skillmeta.collect.workers import Workers
+from skillmeta.envs.batched import BatchedEnvs
+from skillmeta.envs.make import EnvsFactory, make_envs
 from skillmeta.evaluation.adaptation import (
     Adaptation,
     Evaluation,
@@ -21,14 +25,11 @@ from skillmeta.evaluation.adaptation import (
     evaluate,
     joined,
 )
-from skillmeta.evaluation.adaptation_page import EPISODES, episodes_csv
 from skillmeta.evaluation.statistics import normalized
-from skillmeta.rl.rollout import ArrayEnvs, episode
-from skillmeta.rl.trial import trial
-from skillmeta.rl.workers import Workers
+from skillmeta.reports.adaptation_page import EPISODES, episodes_csv
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, make_family
-from skillmeta.tasks.native import Outcome
+from skillmeta.tasks.batched import Outcome
 from tests.agents import Trilateration
 
 POINTS = TaskConfig("point")
@@ -61,8 +62,8 @@ class OpensEveryFifth(RandomAgent):
         return torch.where(observation % 5 == 0, 1.0, -1.0), belief
 
 
-def doors(num: int) -> ArrayEnvs:
-    return ArrayEnvs(Doors(), num)
+def doors(num: int) -> BatchedEnvs:
+    return BatchedEnvs(Doors(), num)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 100])
@@ -245,7 +246,7 @@ def test_rollouts_of_a_task_are_averaged_and_their_steps_counted():
 def test_meta_worlds_own_number_stands_beside_ours_and_is_called_biased(tmp_path):
     """From episodes of which a fifth succeed, and early."""
     from skillmeta.evaluation.adaptation import Evaluation
-    from skillmeta.evaluation.adaptation_page import write_adaptation_page
+    from skillmeta.reports.adaptation_page import write_adaptation_page
 
     tasks = tuple(Number(i) for i in range(10))
     result = evaluate(OpensEveryFifth(np.ones(1)), Workers(doors), tasks, episodes=3, evaluation_seed=0)

@@ -26,23 +26,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skillmeta.ablation import AblationConfig, ablate
-from skillmeta.adapt import load_adapted, pack
 from skillmeta.cli import main
 from skillmeta.config import build, dump_yaml, load, module_of, read_yaml, to_plain
 from skillmeta.data.episodes import Episode
 from skillmeta.data.minari_store import write_minari
 from skillmeta.data.sources import load_source
-from skillmeta.environments import make_envs
+from skillmeta.envs.make import make_envs
 from skillmeta.errors import ConfigError, UserError
-from skillmeta.evaluation import plots
 from skillmeta.evaluation.curves import paths, read_ablation
-from skillmeta.evaluation.report import task_config, write_ablation_report
-from skillmeta.finetune import FinetuneConfig, load_trained
-from skillmeta.meta_train import MetaTrainConfig, make_meta_agent, meta_train
+from skillmeta.programs.ablate import AblationConfig, ablate
+from skillmeta.programs.adapt import load_adapted, pack
+from skillmeta.programs.finetune import FinetuneConfig, load_trained
+from skillmeta.programs.meta_train import MetaTrainConfig, make_meta_agent, meta_train
+from skillmeta.reports import plots
+from skillmeta.reports.ablation_page import task_config, write_ablation_report
 from skillmeta.run.checkpoint import save_state
 from skillmeta.run.run import RUN_FORMAT
-from skillmeta.skills.model import SkillModel
+from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import TaskConfig, make_family
 from tests.evaluation.test_report import fake_run
 from tests.skills.fakes import skill_model
@@ -395,7 +395,7 @@ LINKS: dict[str, tuple[Callable[[Place], None], Callable[[Place], Any]]] = {
 
 
 def write_page_of_runs(folder: Path) -> Path:
-    from skillmeta.evaluation.meta_page import read_meta_run, write_meta_page
+    from skillmeta.reports.meta_page import read_meta_run, write_meta_page
 
     return write_meta_page(folder, [read_meta_run(folder)], "skillmeta report x")
 

@@ -4,8 +4,8 @@
     python -m tests.goldens record               write them anew; the commit says why
 
 What is recorded of a case are the metrics of its run, its result and the parameters of what acts, as bit patterns without names: a
-metric may be renamed and a new one may be added, but no number may change. Bits depend on the processor and on torch's version: record
-and check on the same machine. This is a tool for restructuring, not a part of the suite.
+metric may be renamed and a new one may be added, but no number may change. Bits depend on the processor and on torch's version:
+record and check on the same machine. This is a tool for restructuring, not a part of the suite.
 """
 
 from __future__ import annotations

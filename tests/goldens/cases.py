@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from skillmeta.skills.model import SkillModel, SkillModelConfig
+from skillmeta.skills.vae import SkillModel, SkillModelConfig
 
 HORIZON = 4
 MAZE: dict[str, Any] = {

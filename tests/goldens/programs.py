@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from skillmeta.config import build
-from skillmeta.finetune import FinetuneConfig, finetune
-from skillmeta.meta_train import MetaTrainConfig, meta_train
-from skillmeta.pretrain import PretrainConfig, pretrain
+from skillmeta.programs.finetune import FinetuneConfig, finetune
+from skillmeta.programs.meta_train import MetaTrainConfig, meta_train
+from skillmeta.programs.pretrain import PretrainConfig, pretrain
 from skillmeta.run.checkpoint import load_state
 from skillmeta.run.run import read_metrics
 from tests.goldens.cases import FINETUNE, META, PRETRAIN

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from skillmeta.algorithms import sac
-from skillmeta.rl.regularizer import RegularizerConfig
-from skillmeta.rl.rollout import Collector, SerialEnvs
+from skillmeta.collect.episodes import Collector
+from skillmeta.envs.serial import SerialEnvs
+from skillmeta.objectives.regularizer import RegularizerConfig
 from skillmeta.seeds import Seeds
 
 

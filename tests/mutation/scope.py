@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-FOLDERS = ("algorithms", "rl", "skills", "nn", "evaluation")
-PROGRAMS = ("finetune", "meta_train", "evaluate", "adapt", "ablation", "collect", "pretrain")
+FOLDERS = ("algorithms", "objectives", "collect", "data", "skills", "nn", "evaluation")
+PROGRAMS = ("finetune", "meta_train", "evaluate", "adapt", "ablate", "collect", "pretrain")
 
 Position = tuple[int, int]  # line from 1, column from 0
 
@@ -22,7 +22,7 @@ def modules(root: Path) -> Iterator[tuple[str, Path]]:
             if path.name != "__init__.py":
                 yield folder, path.relative_to(root)
     for name in PROGRAMS:
-        yield "programs", Path("skillmeta") / f"{name}.py"
+        yield "programs", Path("skillmeta/programs") / f"{name}.py"
 
 
 def left_out(source: str) -> list[tuple[Position, Position]]:

@@ -46,5 +46,5 @@ def test_every_module_has_tests():
     found = {module: covering_tests(ROOT, module) for _, module in modules(ROOT)}
     assert len(found) > 30 and all(found.values())
     assert Path("tests/algorithms/test_sac.py") in found[Path("skillmeta/algorithms/sac.py")]  # by its name
-    assert Path("tests/skills/test_env.py") in found[Path("skillmeta/algorithms/sac.py")]  # it imports the module
+    assert Path("tests/envs/test_skill_space.py") in found[Path("skillmeta/algorithms/sac.py")]  # it imports the module
     assert all((ROOT / test).exists() for tests in found.values() for test in tests)

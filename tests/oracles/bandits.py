@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from skillmeta.rl.meta import Batch
-from skillmeta.rl.rollout import Step
-from skillmeta.rl.trial import Trials, trial
+from skillmeta.collect.meta import Batch
+from skillmeta.collect.trials import trial
+from skillmeta.types import Step, Trials
 
 
 class Bandits:

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skillmeta.collect.meta import Batch
 from skillmeta.nn.distributions import Gaussian
-from skillmeta.rl.inner import Samples, Shape
-from skillmeta.rl.meta import Batch
-from skillmeta.rl.trial import Trials
+from skillmeta.objectives.inner_step import Samples, Shape
+from skillmeta.types import Trials
 from tests.oracles import maml_reference as reference
 from tests.oracles.maml_reference import Data, Spec, Theta
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from skillmeta.algorithms.maml import Agent, Config, Problem
-from skillmeta.rl.inner import Actor
+from skillmeta.objectives.inner_step import Actor
 from skillmeta.seeds import Seeds
 from tests.oracles import maml_reference as reference
 from tests.oracles.batches import (

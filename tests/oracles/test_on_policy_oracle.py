@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from skillmeta.rl.on_policy import advantages, clipped_surrogate, normalized
+from skillmeta.objectives.on_policy import advantages, clipped_surrogate, normalized
 
 
 @pytest.mark.parametrize(("discount", "trace"), [(0.9, 0.7), (0.95, 0.0), (1.0, 1.0)])

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from skillmeta.algorithms.pearl import Agent, Config, Drawn
+from skillmeta.collect.meta import MetaCollector
+from skillmeta.collect.trials import trial
+from skillmeta.collect.workers import Workers
+from skillmeta.data.replay import Transitions
 from skillmeta.nn.distributions import Gaussian
-from skillmeta.rl.meta import MetaCollector
-from skillmeta.rl.regularizer import RegularizerConfig
-from skillmeta.rl.replay import Transitions
-from skillmeta.rl.rollout import Step
-from skillmeta.rl.trial import trial
-from skillmeta.rl.workers import Workers
+from skillmeta.objectives.regularizer import RegularizerConfig
 from skillmeta.seeds import Seeds
+from skillmeta.types import Step
 from tests.oracles.by_hand import Adam, Weights, assert_same, kl_normal, log_normal, mlp, weights
 
 S, A, Z, M, B, C, K = 3, 2, 2, 3, 4, 5, 3  # state, action, latent; tasks, transitions, context; components

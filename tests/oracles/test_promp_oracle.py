@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from skillmeta.algorithms import promp, reptile
-from skillmeta.rl.inner import leaves
+from skillmeta.objectives.inner_step import leaves
 from skillmeta.seeds import Seeds
 from tests.oracles import maml_reference as reference
 from tests.oracles.batches import (

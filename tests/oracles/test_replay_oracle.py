@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skillmeta.rl.replay import Replay, Transitions
-from skillmeta.rl.rollout import Episodes
+from skillmeta.data.replay import Replay, Transitions
+from skillmeta.types import Episodes
 
 
 def episodes(lengths: list[int], tag: int) -> Episodes:

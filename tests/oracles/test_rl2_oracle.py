@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from skillmeta.algorithms.rl2 import Agent, Config, Sample, loss
+from skillmeta.collect.meta import MetaCollector
+from skillmeta.collect.trials import trial
+from skillmeta.collect.workers import Workers
+from skillmeta.data.trials import sequences
 from skillmeta.nn.distributions import Categorical, Gaussian
-from skillmeta.rl.meta import MetaCollector
-from skillmeta.rl.rollout import Step
-from skillmeta.rl.trial import Trials, trial
-from skillmeta.rl.workers import Workers
 from skillmeta.seeds import Seeds
+from skillmeta.types import Step, Trials
 from tests.oracles.by_hand import Adam, assert_same, kl_normal, log_normal, mlp, weights
 
 S, A, N, K, T, H = 2, 3, 4, 2, 3, 6  # state, action; trials, episodes, decisions; hidden units
@@ -167,7 +168,7 @@ def test_updates_are_those_of_the_reference(case):
     numpy = np.random.default_rng(0)
     for left in (1.0, 0.5):
         trials = random_trials(numpy, discrete)
-        sample, batch = agent.prepare(trials.sequences()), reference.prepare(trials)
+        sample, batch = agent.prepare(sequences(trials)), reference.prepare(trials)
         shift = 0.5 * torch.randn(sample.log_prob.shape, generator=generator)  # as if another policy had acted
         assert sample.valid.sum(1).tolist() == [len(rows) for rows in batch]
         for n, rows in enumerate(batch):
@@ -214,7 +215,7 @@ def test_without_advantages_the_policy_goes_to_its_prior_and_values_to_the_retur
     agent = Agent(config, S, np.ones(A, np.float32), discrete, prior, seeds=Seeds(0))
     with torch.no_grad():
         agent.network.policy_head.layers[-1].weight.normal_(0, 0.5, generator=torch.Generator().manual_seed(1))
-    sample = agent.prepare(random_trials(np.random.default_rng(0), discrete).sequences())
+    sample = agent.prepare(sequences(random_trials(np.random.default_rng(0), discrete)))
     wanted = 5 + 3 * sample.observation[..., 0] * sample.valid
     agent.network.rescale(wanted, sample.valid)
     sample = replace(sample, advantage=torch.zeros_like(sample.advantage), returns=wanted)

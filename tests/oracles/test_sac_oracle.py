@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from skillmeta.algorithms import sac
+from skillmeta.data.replay import Transitions
 from skillmeta.nn.distributions import Gaussian
-from skillmeta.rl.regularizer import RegularizerConfig
-from skillmeta.rl.replay import Transitions
+from skillmeta.objectives.regularizer import RegularizerConfig
 from skillmeta.seeds import Seeds
 from tests.oracles.reference import (
     Adam,

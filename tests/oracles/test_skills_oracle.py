@@ -13,10 +13,10 @@ from torch import Tensor
 
 from skillmeta.data.episodes import Episode, EpisodeDataset, from_episodes
 from skillmeta.data.windows import WindowBatch
+from skillmeta.evaluation.skill_quality import fit
 from skillmeta.seeds import Seeds
-from skillmeta.skills.model import SkillModel, SkillModelConfig
-from skillmeta.skills.quality import fit
 from skillmeta.skills.training import TrainingConfig, skill_losses, train_skills
+from skillmeta.skills.vae import SkillModel, SkillModelConfig
 from tests.oracles.reference import (
     Adam,
     double,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from skillmeta.rl.on_policy import conjugate_gradients, linear_values, trust_region_step
+from skillmeta.objectives.on_policy import conjugate_gradients, linear_values, trust_region_step
 from tests.oracles import maml_reference as reference
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skillmeta.rl.rollout import Belief, Episodes, Step
 from skillmeta.seeds import Seeds
+from skillmeta.types import Belief, Episodes, Step
 
 PER_EPISODE = 0.125  # what an action grows by for every episode that the belief has seen
 

@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from skillmeta.tasks.base import Expert, TaskFamily
-from skillmeta.tasks.native import NativeEnv, Outcome, uniform
+from skillmeta.tasks.batched import NativeEnv, Outcome, uniform
 
 
 @dataclass(frozen=True)

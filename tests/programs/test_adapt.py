@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skillmeta.adapt import adapt, load_adapted
-from skillmeta.rl.trial import Trials
+from skillmeta.programs.adapt import adapt, load_adapted
 from skillmeta.tasks.base import TaskConfig
+from skillmeta.types import Trials
 from tests.programs.scripted import PER_EPISODE
 from tests.programs.telltale import SPLITS, TEST, codes, episode_return
 from tests.programs.test_evaluate import MODULE, trained

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skillmeta.evaluate import EvaluateConfig, run_evaluation
-from skillmeta.meta_train import MetaTrainConfig, meta_train
+from skillmeta.programs.evaluate import EvaluateConfig, run_evaluation
+from skillmeta.programs.meta_train import MetaTrainConfig, meta_train
 from skillmeta.tasks.base import TaskConfig
 from tests.programs.scripted import PER_EPISODE, scripted
 from tests.programs.telltale import SPLITS, TEST, episode_return
@@ -118,7 +118,7 @@ def test_what_was_evaluated_is_kept_and_not_run_again(tmp_path, monkeypatch):
     options = {"agents": [run], "episodes": 1}
     first = evaluated(tmp_path / "page", **options)
     (tmp_path / "page" / "result.json").unlink()
-    monkeypatch.setattr("skillmeta.evaluate.evaluate", lambda *arguments: pytest.fail("it was run again"))
+    monkeypatch.setattr("skillmeta.programs.evaluate.evaluate", lambda *arguments: pytest.fail("it was run again"))
     again = evaluated(tmp_path / "page", **options)
     for name, result in first.results.items():
         assert np.array_equal(result.returns, again.results[name].returns)

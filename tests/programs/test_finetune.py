@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skillmeta.environments import make_envs
-from skillmeta.finetune import EvaluationConfig, FinetuneConfig, finetune, load_trained
+from skillmeta.envs.make import make_envs
+from skillmeta.programs.finetune import EvaluationConfig, FinetuneConfig, finetune, load_trained
 from skillmeta.run.checkpoint import load_state
 from skillmeta.run.run import Run, read_metrics
 from skillmeta.tasks.base import TaskConfig, make_family
@@ -142,7 +142,7 @@ def test_an_interrupted_run_draws_what_it_would_have_drawn(algorithm, tmp_path, 
 
 def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
     first = run(tmp_path)
-    monkeypatch.setattr("skillmeta.finetune.make_envs", lambda *arguments: pytest.fail("it was run again"))
+    monkeypatch.setattr("skillmeta.programs.finetune.make_envs", lambda *arguments: pytest.fail("it was run again"))
     assert run(tmp_path) == first
 
 

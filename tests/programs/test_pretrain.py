@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from skillmeta.config import build
-from skillmeta.pretrain import PretrainConfig, pretrain
+from skillmeta.programs.pretrain import PretrainConfig, pretrain
 from skillmeta.run.checkpoint import load_state
 from skillmeta.run.run import read_metrics, read_result
-from skillmeta.skills.model import SkillModel
+from skillmeta.skills.vae import SkillModel
 from tests.programs.telltale import SCALE, VALIDATION, codes
 
 EPISODES, LENGTH = 20, 40
@@ -59,7 +59,7 @@ def trained(logs: Path, folder: Path, seed: int = 0, **changes) -> dict:
 def finished(logs, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("skills") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("skillmeta.pretrain.write_page", lambda run, family: None)
+        patch.setattr("skillmeta.programs.pretrain.write_page", lambda run, family: None)
         trained(logs, folder)
     return folder
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skillmeta.ablation import ablate
 from skillmeta.config import build, load
 from skillmeta.errors import UserError
+from skillmeta.programs.ablate import ablate
 from skillmeta.run.files import lock_folder, locked_folder, replacing_folder, settle, whole, write_npz, write_whole
 
 
@@ -74,7 +74,7 @@ def test_a_lock_removes_what_dead_processes_left(tmp_path):
 
 
 def test_a_second_ablation_in_a_folder_is_refused_at_once(tmp_path):
-    from skillmeta.ablation import AblationConfig
+    from skillmeta.programs.ablate import AblationConfig
 
     with locked_folder(tmp_path / "a"), pytest.raises(UserError, match="another process is running in this folder"):
         ablate(build(AblationConfig, load("demo")), tmp_path / "a")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box
 
-from skillmeta.skills.model import SkillModel, SkillModelConfig
+from skillmeta.skills.vae import SkillModel, SkillModelConfig
 
 
 class CounterEnv(gym.Env):

@@ -14,7 +14,8 @@ import pytest
 pytest.importorskip("gymnasium_robotics", reason="needs pip install 'skillmeta[robotics]'")
 
 from skillmeta.errors import ConfigError, UserError  # noqa: E402
-from skillmeta.tasks import kitchen, kitchen_expert  # noqa: E402
+from skillmeta.experts import kitchen as kitchen_expert
+from skillmeta.tasks import kitchen  # noqa: E402
 from skillmeta.tasks.kitchen import DONE_AT, SUBTASKS, WHERE, Config, KitchenEnv, Order, count, family  # noqa: E402
 
 ORDER = Order(("microwave", "kettle", "light switch", "slide cabinet"))

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from pretrain.collect import main as collect_main
 from skillmeta.data.sources import load_source
 from skillmeta.errors import UserError
+from skillmeta.experts.maze_planner import Config as PlannerConfig
+from skillmeta.experts.maze_planner import collect
 from skillmeta.tasks.base import TaskFamily, evenly_spaced
 from skillmeta.tasks.maze import Config, Maze, MazeEnv, MazeTask
 from skillmeta.tasks.maze import family as make_maze
-from skillmeta.tasks.maze_layout import distances, downhill, free_cells, random_layout, to_cell, to_xy
-from skillmeta.tasks.maze_planner import Config as PlannerConfig
-from skillmeta.tasks.maze_planner import collect
+from skillmeta.tasks.maze_generator import distances, downhill, free_cells, random_layout, to_cell, to_xy
 
 
 @pytest.fixture(scope="module")

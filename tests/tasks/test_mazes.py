@@ -12,9 +12,9 @@ import pytest
 
 pytest.importorskip("gymnasium_robotics", reason="needs pip install 'skillmeta[robotics]'")
 
-from skillmeta.tasks import ant_maze, maze_layouts  # noqa: E402
+from skillmeta.tasks import ant_maze, maze_unseen  # noqa: E402
 from skillmeta.tasks.ant import Place  # noqa: E402
-from skillmeta.tasks.maze_layout import to_cell  # noqa: E402
+from skillmeta.tasks.maze_generator import to_cell  # noqa: E402
 
 
 def robotics(name: str):
@@ -74,7 +74,7 @@ def test_ant_maze_goals_are_free_and_away_from_the_start():
     assert np.std(starts, axis=0).min() > 0.1 and np.isclose(env.reset(seed=0)[0][2], 0.75)
 
 
-SMALL = maze_layouts.Config(
+SMALL = maze_unseen.Config(
     size=14,
     min_path=8,
     train_layouts=4,
@@ -87,8 +87,8 @@ SMALL = maze_layouts.Config(
 
 
 def test_every_layout_belongs_to_one_split():
-    for config in (SMALL, maze_layouts.Config()):
-        family = maze_layouts.family(config)
+    for config in (SMALL, maze_unseen.Config()):
+        family = maze_unseen.family(config)
         layouts = [{task.layout for task in family.tasks(split)} for split in ("train", "validation", "test")]
         wanted = (config.train_layouts, config.validation_layouts, config.test_layouts)
         assert tuple(map(len, layouts)) == wanted and len(set.union(*layouts)) == sum(wanted)
@@ -98,7 +98,7 @@ def test_every_layout_belongs_to_one_split():
 
 
 def test_experts_reach_goals_in_every_layout():
-    family = maze_layouts.family(SMALL)
+    family = maze_unseen.family(SMALL)
     env = family.make_env()
     for task in family.tasks("test"):
         observation, _ = env.reset(seed=1, options={"task": task})
@@ -111,7 +111,7 @@ def test_experts_reach_goals_in_every_layout():
 
 
 def test_the_layout_stays_and_comes_back():
-    family = maze_layouts.family(SMALL)
+    family = maze_unseen.family(SMALL)
     env, push = family.make_env(), np.array([1.0, 0.3], np.float32)
     one, other = family.tasks("train")[0], family.tasks("test")[0]
 
@@ -126,7 +126,7 @@ def test_the_layout_stays_and_comes_back():
 
 
 def test_a_view_shows_the_walls_around():
-    family = maze_layouts.family(replace(SMALL, view=2))
+    family = maze_unseen.family(replace(SMALL, view=2))
     env = family.make_env()
     observation, _ = env.reset(seed=0, options={"task": family.tasks("test")[0]})
     walls = env.inner.maze.walls
@@ -143,8 +143,8 @@ def test_a_view_shows_the_walls_around():
     ("make", "sentence"),
     [
         (lambda: ant_maze.Config(map="huge"), "umaze, medium or large"),
-        (lambda: maze_layouts.Config(view=-1), "between 0 and"),
-        (lambda: maze_layouts.Config(size=3), "at least 6 cells"),
+        (lambda: maze_unseen.Config(view=-1), "between 0 and"),
+        (lambda: maze_unseen.Config(size=3), "at least 6 cells"),
     ],
 )
 def test_impossible_configs_are_refused(make, sentence):

@@ -12,7 +12,7 @@ from skillmeta.tasks.base import TaskConfig, make_family
 
 metaworld = pytest.importorskip("metaworld", reason="needs pip install 'skillmeta[metaworld]'")
 
-from skillmeta.tasks import metaworld_expert  # noqa: E402
+from skillmeta.experts import metaworld as metaworld_expert  # noqa: E402
 from skillmeta.tasks.metaworld import Config, MetaWorldEnv, family, validation  # noqa: E402
 from skillmeta.tasks.metaworld_official import official_success  # noqa: E402
 

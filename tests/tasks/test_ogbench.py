@@ -12,9 +12,10 @@ import pytest
 
 pytest.importorskip("ogbench", reason="needs pip install 'skillmeta[ogbench]'")
 
-from skillmeta.tasks import ogbench, ogbench_expert  # noqa: E402
+from skillmeta.experts import ogbench as ogbench_expert
+from skillmeta.experts.ogbench import Solver, solve_lights  # noqa: E402
+from skillmeta.tasks import ogbench  # noqa: E402
 from skillmeta.tasks.ogbench import Config, Rearrangement, Things, family  # noqa: E402
-from skillmeta.tasks.ogbench_expert import Solver, solve_lights  # noqa: E402
 
 warnings.filterwarnings("ignore", module="gymnasium")
 

@@ -1,0 +1,73 @@
+"""Environments that are arrays, in lockstep: a step of all is a few calls of numpy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Discrete
+
+from skillmeta.envs.serial import finite
+from skillmeta.types import Step
+
+
+class BatchedEnvs:
+    """Environments that are arrays already (`skillmeta.tasks.batched.Native`): a step of all is a few calls of numpy.
+
+    Args:
+        native: the environments.
+        num: how many it holds.
+        unit_actions: as for SerialEnvs.
+    """
+
+    def __init__(self, native: Any, num: int, unit_actions: bool = True):
+        self.native, self.num = native, num
+        self.observation_dim = int(native.observation_dim)
+        space = native.action_space
+        self.discrete = isinstance(space, Discrete)
+        if isinstance(space, Discrete):
+            self.action_bound = np.ones(int(space.n), np.float32)
+        else:
+            self.middle, self.half = (space.high + space.low) / 2, (space.high - space.low) / 2
+            self.unit = unit_actions
+            self.action_bound = np.maximum(np.abs(space.low), np.abs(space.high)).astype(np.float32)
+            if unit_actions:
+                self.action_bound = np.ones_like(self.action_bound)
+        self._alive, self._tasks = np.zeros(num, bool), list[object]()
+
+    def reset(self, seeds: Sequence[int], tasks: Sequence[object] | None = None) -> np.ndarray:
+        """Start an episode in every environment, from its seed and, where given, in its task. Returns [N, O]."""
+        self._tasks = self._tasks if tasks is None else list(tasks)
+        if len(self._tasks) != self.num:
+            raise ValueError(f"{self.num} environments need as many tasks at their first reset, not {len(self._tasks)}")
+        self._observation = self.native.reset(np.asarray(seeds, np.uint64), self._tasks)
+        self._alive, self._done = np.ones(self.num, bool), 0
+        return self._observation
+
+    def step(self, action: np.ndarray, limit: int | None = None) -> Step:
+        """One primitive step in every environment that has not ended; action [N, A]. `limit` changes nothing here."""
+        alive = self._alive
+        if self.discrete:
+            chosen = action.argmax(1)
+        elif self.unit:
+            chosen = self.middle + self.half * np.minimum(np.maximum(action, -1.0), 1.0)
+        else:
+            chosen = action
+        outcome = self.native.step(chosen)
+        self._done += 1
+        if alive.all():  # the usual case, without the price of masking
+            observation, reward, success = outcome.observation, outcome.reward.astype(np.float32), outcome.success
+        else:
+            observation = np.where(alive[:, None], outcome.observation, self._observation)
+            reward, success = np.where(alive, outcome.reward, 0).astype(np.float32), outcome.success & alive
+        terminated = outcome.terminated & alive
+        truncated = alive & ~terminated if self._done >= self.native.horizon else np.zeros(self.num, bool)
+        if not math.isfinite(np.add.reduce(reward)):
+            finite(reward, "reward")
+        self._observation, self._alive = observation, alive & ~(terminated | truncated)
+        return Step(observation, reward, terminated, truncated, alive.astype(np.int64), success)
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,114 @@
+"""Gymnasium environments in lockstep, one after another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete, Tuple
+
+from skillmeta.errors import UserError
+from skillmeta.types import Step
+
+
+class SerialEnvs:
+    """Gymnasium environments stepped one after another.
+
+    Args:
+        make_env: makes one environment with a Box observation (or Dict, which is flattened) and a Box action space.
+        num: how many.
+        unit_actions: rescale the action space to [-1, 1]; leave it off where a decoder speaks the environment's units.
+    """
+
+    def __init__(self, make_env: Callable[[], gym.Env], num: int = 1, unit_actions: bool = True):
+        made = [make_env() for _ in range(num)]
+        self.envs = [prepare(env, unit_actions) for env in made]
+        self.num, self.discrete = num, isinstance(made[0].action_space, Discrete)
+        observation_space, action_space = self.envs[0].observation_space, self.envs[0].action_space
+        assert isinstance(observation_space, Box) and isinstance(action_space, Box)
+        self.observation_dim = int(observation_space.shape[0])
+        self.action_bound = np.maximum(np.abs(action_space.low), np.abs(action_space.high)).astype(np.float32)
+        self._observation = np.zeros((num, self.observation_dim), np.float32)
+        self._ended, self._unit = [True] * num, unit_actions and not self.discrete
+
+    def reset(self, seeds: Sequence[int], tasks: Sequence[object] | None = None) -> np.ndarray:
+        """Start an episode in every environment, from its seed and, where given, in its task. Returns [N, O]."""
+        for i, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
+            options = None if tasks is None else {"task": tasks[i]}
+            self._observation[i] = finite(env.reset(seed=int(seed), options=options)[0], "observation at reset")
+        self._ended = [False] * self.num
+        return self._observation.copy()
+
+    def step(self, action: np.ndarray, limit: int | None = None) -> Step:
+        """One primitive step in every environment that has not ended; action [N, A], clipped to the box where it is a unit one.
+        `limit` changes nothing here."""
+        num = self.num
+        if self._unit:
+            action = np.minimum(np.maximum(action, -1.0), 1.0)
+        reward, steps = np.zeros(num, np.float32), np.zeros(num, np.int64)
+        terminated, truncated, success = np.zeros(num, bool), np.zeros(num, bool), np.zeros(num, bool)
+        for i, env in enumerate(self.envs):
+            if self._ended[i]:
+                continue
+            observation, r, end, cut, info = env.step(action[i])
+            if not math.isfinite(
+                np.add.reduce(observation)
+            ):  # one number tells it at a third of the price of looking at each
+                finite(observation, "observation")
+            self._observation[i] = observation
+            reward[i] = r if math.isfinite(r) else finite(r, "reward")
+            steps[i] = 1
+            if info.get("success") or info.get("is_success"):
+                success[i] = True
+            if end or cut:
+                terminated[i], truncated[i] = end, cut
+                self._ended[i] = True
+        return Step(self._observation.copy(), reward, terminated, truncated, steps, success)
+
+    def close(self) -> None:
+        for env in self.envs:
+            env.close()
+
+
+def prepare(env: gym.Env, unit_actions: bool) -> gym.Env:
+    """Flat float observations and, if asked, actions in [-1, 1]. Raises UserError for spaces that no agent here acts in."""
+    if isinstance(env.action_space, Discrete):
+        choices = Box(0.0, 1.0, (int(env.action_space.n),), np.float32)
+        first = int(env.action_space.start)
+        env = gym.wrappers.TransformAction(env, lambda action: first + int(np.argmax(action)), choices)
+        unit_actions = False
+    if not isinstance(env.action_space, Box) or len(env.action_space.shape) != 1:
+        raise UserError(f"{env}: the action space is {env.action_space}; a one-dimensional Box or Discrete is needed")
+    if (image := image_in(env.observation_space)) is not None:
+        raise UserError(
+            f"{env}: the observations hold an image of shape {image.shape}; networks here take vectors, so leave it out or "
+            "wrap the environment in one that encodes it"
+        )
+    if not isinstance(env.observation_space, Box) or len(env.observation_space.shape) != 1:
+        env = gym.wrappers.FlattenObservation(env)
+    space = env.action_space
+    assert isinstance(space, Box)
+    if unit_actions and not (np.all(space.low == -1) and np.all(space.high == 1)):
+        if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+            raise UserError(f"{env}: the action space {space} has no bounds; wrap it in one that has")
+        env = gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
+    return env
+
+
+def image_in(space: gym.Space) -> Box | None:
+    """A part of an observation space that is an image: three axes or more, or two of bytes."""
+    if isinstance(space, Dict | Tuple):
+        parts = space.spaces.values() if isinstance(space, Dict) else space.spaces
+        return next((image for part in parts if (image := image_in(part)) is not None), None)
+    is_image = isinstance(space, Box) and (len(space.shape) > 2 or (len(space.shape) == 2 and space.dtype == np.uint8))
+    return space if isinstance(space, Box) and is_image else None
+
+
+def finite(value: Any, what: str) -> Any:
+    """`value` if all of it is finite: a NaN is stopped before it reaches a buffer and from there the weights."""
+    if not np.isfinite(value).all():
+        raise UserError(f"the environment returned a {what} that is not finite ({value}); nothing of it was stored")
+    return value

@@ -1,0 +1,229 @@
+"""Skill space as an environment: one decision z runs up to H primitive steps.
+
+`run_skills` is the whole semi-MDP and exists once. Around it: `SkillEnvs` for the agents here (N in lockstep, one decoder
+call a step), `SkillEnv` for any Gymnasium or Stable-Baselines3 code, and `SkillVectorEnv` for Gymnasium's vector interface.
+The transition of a decision is (s when z was chosen, z, sum of the rewards, s after the last step), whatever ended it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from skillmeta.errors import UserError
+from skillmeta.skills.vae import SkillModel
+from skillmeta.types import Envs, Step
+
+
+def run_skills(
+    skills: SkillModel,
+    z: np.ndarray,
+    observation: np.ndarray,
+    alive: np.ndarray,
+    step: Callable[[np.ndarray], Step],
+    *,
+    limit: int | None = None,
+    discount: float = 1.0,
+) -> Step:
+    """Execute skills z [N, Z] from observation [N, O] in the environments that are `alive` [N].
+
+    Args:
+        step: one primitive step of all N environments; those that have ended hold still.
+        limit: at most this many primitive steps, where less than the horizon is left of a budget.
+        discount: gamma of a primitive step inside the skill; 1 sums rewards as SPiRL does.
+
+    Returns:
+        What the decision did. A skill is cut short where its environment ends; `steps` says after how many.
+    """
+    reward = np.zeros(len(z), np.float32)
+    steps = np.zeros(len(z), np.int64)
+    terminated, truncated, success = np.zeros((3, len(z)), bool)
+    alive = alive.copy()
+    with torch.inference_mode():
+        controller = skills.controller(torch.from_numpy(z))
+        for h in range(skills.horizon if limit is None else min(limit, skills.horizon)):
+            taken = step(controller(torch.from_numpy(observation), h).numpy())
+            observation = taken.observation
+            reward += taken.reward if discount == 1 else discount**h * taken.reward
+            steps += taken.steps
+            success |= taken.success
+            if True in taken.terminated.tolist() or True in taken.truncated.tolist():
+                ended = taken.terminated | taken.truncated
+                terminated |= taken.terminated
+                truncated |= taken.truncated
+                alive &= ~ended
+                if not alive.any():
+                    break
+    return Step(observation, reward, terminated, truncated, steps, success)
+
+
+class SkillEnvs:
+    """`Envs` whose action is a skill z [N, Z] in the decoder's own units, clipped to the model's latent bound."""
+
+    def __init__(self, envs: Envs, skills: SkillModel):
+        if envs.discrete:
+            raise UserError("skills are sequences of continuous actions; this family's actions are choices")
+        self.envs, self.skills, self.num, self.discrete = envs, skills, envs.num, False
+        self.observation_dim = envs.observation_dim
+        self.action_bound = skills.latent_bound.numpy()
+        skills.check_fits(envs.observation_dim, len(envs.action_bound), "skill space")
+
+    def reset(self, seeds: Sequence[int], tasks: Sequence[object] | None = None) -> np.ndarray:
+        self._observation = self.envs.reset(seeds, tasks)
+        self._alive = np.ones(self.num, bool)
+        return self._observation
+
+    def step(self, action: np.ndarray, limit: int | None = None) -> Step:
+        z = np.clip(action, -self.action_bound, self.action_bound)
+        done = run_skills(self.skills, z, self._observation, self._alive, self.envs.step, limit=limit)
+        self._observation = done.observation
+        self._alive = self._alive & ~(done.terminated | done.truncated)
+        return done
+
+    def close(self) -> None:
+        self.envs.close()
+
+
+class SkillEnv(gym.Wrapper, gym.utils.RecordConstructorArgs):
+    """A Gymnasium environment whose action is a skill.
+
+    The action is a Box(-1, 1, [Z]), scaled inside to z = action * bound, so that any learner's exploration fits. The info of
+    a step is the last primitive step's, with `env_steps` (primitive steps taken) and `success` (true at any of them) added.
+
+    Args:
+        env: an environment with a flat Box observation and the Box actions that the skills were trained on.
+        skills: a skill model, or the folder of one.
+        discount: gamma of a primitive step inside a skill; 1 (the default) sums rewards. Tell your learner gamma per
+            decision: with gamma per primitive step g it is about g ** horizon.
+        bound: half the width of the box in z, per dimension; by default four standard deviations of the skills that the
+            logs were encoded to.
+    """
+
+    def __init__(self, env: gym.Env, skills: SkillModel | str, discount: float = 1.0, bound: float | None = None):
+        gym.utils.RecordConstructorArgs.__init__(self, skills=skills, discount=discount, bound=bound)
+        gym.Wrapper.__init__(self, env)
+        if not (isinstance(env.observation_space, Box) and len(env.observation_space.shape) == 1):
+            raise UserError(f"{env}: observations are {env.observation_space}; wrap it in FlattenObservation first")
+        if not (isinstance(env.action_space, Box) and len(env.action_space.shape) == 1):
+            raise UserError(f"{env}: actions are {env.action_space}; skills need a one-dimensional Box")
+        self.skills = SkillModel.load(skills) if isinstance(skills, str) else skills
+        self.skills.check_fits(env.observation_space.shape[0], env.action_space.shape[0], str(env))
+        self.discount = discount
+        self.bound = np.full(self.skills.dim, bound, np.float32) if bound else self.skills.latent_bound.numpy()
+        self.action_space = Box(-1.0, 1.0, (self.skills.dim,), np.float32)
+        self.env_steps = 0  # primitive steps since construction
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self._observation, info = self.env.reset(seed=seed, options=options)
+        return self._observation, info
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        info: dict[str, Any] = {}
+        total = 0.0  # in double precision: float32 would lose the last digits of the environment's rewards
+        factor = 1.0
+
+        def primitive(actions: np.ndarray) -> Step:
+            nonlocal info, total, factor
+            low = actions[0].astype(self.env.action_space.dtype)
+            self._observation, reward, terminated, truncated, info = self.env.step(low)
+            total += factor * float(reward)
+            factor *= self.discount
+            success = bool(info.get("success", info.get("is_success", False)))
+            return single(self._observation, float(reward), terminated, truncated, success)
+
+        z = (np.clip(action, -1, 1) * self.bound).astype(np.float32)[None]
+        start = np.asarray(self._observation, np.float32)[None]
+        done = run_skills(self.skills, z, start, np.ones(1, bool), primitive, discount=self.discount)
+        steps = int(done.steps[0])
+        self.env_steps += steps
+        info = {**info, "env_steps": steps, "success": bool(done.success[0])}
+        return self._observation, total, bool(done.terminated[0]), bool(done.truncated[0]), info
+
+
+class SkillVectorEnv(VectorEnv):
+    """N environments in Gymnasium's vector interface, their actions skills, one decoder call a primitive step for all.
+
+    Autoreset is Gymnasium's default, next step: the step after an episode's last one resets that environment, takes no skill
+    there (reward 0, `env_steps` 0), and returns its first observation. Arguments as for `SkillEnv`.
+    """
+
+    def __init__(self, make_envs: Sequence[Callable[[], gym.Env]], skills: SkillModel | str, discount: float = 1.0):
+        self.skills = SkillModel.load(skills) if isinstance(skills, str) else skills
+        self.envs = [make() for make in make_envs]
+        self.num_envs, self.discount = len(self.envs), discount
+        first = self.envs[0]
+        assert isinstance(first.observation_space, Box) and isinstance(first.action_space, Box)
+        self.skills.check_fits(first.observation_space.shape[0], first.action_space.shape[0], str(first))
+        self.metadata = {**first.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
+        self.single_observation_space = first.observation_space
+        self.single_action_space = Box(-1.0, 1.0, (self.skills.dim,), np.float32)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self.bound = self.skills.latent_bound.numpy()
+        self._ended = np.ones(self.num_envs, bool)
+        self._observation = np.zeros((self.num_envs, *first.observation_space.shape), first.observation_space.dtype)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        seeds = [None] * self.num_envs if seed is None else seed
+        if isinstance(seeds, int):
+            seeds = [seeds + i for i in range(self.num_envs)]
+        infos: dict[str, Any] = {}
+        for i, env in enumerate(self.envs):
+            self._observation[i], info = env.reset(seed=seeds[i], options=options)
+            infos = self._add_info(infos, info, i)
+        self._ended[:] = False
+        return self._observation.copy(), infos
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        last: list[dict[str, Any]] = [{} for _ in self.envs]
+        running = ~self._ended
+        for i in np.flatnonzero(self._ended):
+            self._observation[i], last[i] = self.envs[i].reset()
+        alive = running.copy()
+
+        def primitive(low: np.ndarray) -> Step:
+            reward, steps = np.zeros(self.num_envs, np.float32), alive.astype(np.int64)
+            terminated, truncated, success = np.zeros((3, self.num_envs), bool)
+            for i in np.flatnonzero(alive):
+                env = self.envs[i]
+                self._observation[i], reward[i], terminated[i], truncated[i], last[i] = env.step(
+                    low[i].astype(env.action_space.dtype)
+                )
+                success[i] = bool(last[i].get("success", last[i].get("is_success", False)))
+            alive[terminated | truncated] = False
+            return Step(self._observation.astype(np.float32), reward, terminated, truncated, steps, success)
+
+        z = (np.clip(actions, -1, 1) * self.bound).astype(np.float32)
+        start = self._observation.astype(np.float32)
+        done = run_skills(self.skills, z, start, running, primitive, discount=self.discount)
+        self._ended = done.terminated | done.truncated
+        infos: dict[str, Any] = {}
+        for number, info in enumerate(last):
+            told = {**info, "env_steps": int(done.steps[number]), "success": bool(done.success[number])}
+            infos = self._add_info(infos, told, number)
+        return self._observation.copy(), done.reward.astype(np.float64), done.terminated, done.truncated, infos
+
+    def close_extras(self, **kwargs: Any) -> None:
+        for env in self.envs:
+            env.close()
+
+
+def single(observation: Any, reward: float, terminated: bool, truncated: bool, success: bool) -> Step:
+    """The step of one environment as a `Step` of N = 1."""
+    return Step(
+        np.asarray(observation, np.float32)[None],
+        np.array([reward], np.float32),
+        np.array([terminated]),
+        np.array([truncated]),
+        np.ones(1, np.int64),
+        np.array([success]),
+    )

@@ -1,0 +1,172 @@
+"""Is this prior any good? Answered before any reinforcement learning, in numbers and, where there is an environment, by acting.
+
+Reconstruction and likelihood say whether the model fits the logs. Whether it will help exploration shows only when skills
+drawn from the prior are executed: how much of the world they reach, next to random actions and to the logs themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from skillmeta.collect.episodes import episode
+from skillmeta.data.windows import Windows
+from skillmeta.envs.serial import SerialEnvs
+from skillmeta.envs.skill_space import SkillEnvs
+from skillmeta.nn.distributions import standard_gaussian
+from skillmeta.seeds import Seeds
+from skillmeta.skills.vae import SkillModel
+from skillmeta.tasks.base import VALIDATION, TaskFamily
+from skillmeta.types import Belief, Envs, Step
+
+ACTIVE_VARIANCE = 0.01  # a latent dimension whose posterior mean varies more than this over the data carries something
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How the model fits windows that it was not trained on. Errors are of actions scaled to [-1, 1]."""
+
+    windows: int
+    error_by_action: list[float]  # [A] mean squared error, z the posterior's mean
+    error_by_action_prior: list[float]  # [A] the same for z drawn from the prior
+    action_variance: list[float]  # [A] what predicting the mean would cost
+    kl: float  # KL(q || N(0, I)), nats a window
+    prior_kl: float  # KL(q || p(z|s)), nats a window: what the prior does not foresee
+    prior_nll: float  # -log p(z|s) at samples of q, nats a window
+    unconditional_nll: float  # -log of one Gaussian fitted to all z: a prior that ignores the state
+    active_dimensions: int
+    dimensions: int
+    latent_stddev: list[float]  # [Z] of the aggregate posterior
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """What one way of acting reaches, from the task's start."""
+
+    name: str
+    episodes: int
+    env_steps: int
+    coverage: float | None  # share of the world visited in an episode, on average, where the family can tell
+    total_coverage: float | None  # in all episodes together
+    success: float  # share of episodes in which the first validation task happened to be solved
+    paths: list[np.ndarray]  # [T, 2] each, for the picture
+
+
+@torch.no_grad()
+def fit(model: SkillModel, windows: Windows, samples: int = 4096, seed: int = 0) -> Fit:
+    """Errors, divergences and use of the latent space on a sample of windows."""
+    generator = Seeds(seed).stream("quality_windows").torch()
+    batch = windows.sample(min(samples, 4 * len(windows)), generator)
+    normalized = model.normalizer(batch.observations[:, : model.horizon])
+    actions = model.unit_actions(batch.actions)
+    posterior = model.posterior(actions, normalized)
+    prior = model.prior_of(normalized[:, 0])
+    noise = torch.randn(posterior.mean.shape, generator=generator)
+    z = posterior.at(noise)
+    whole_mean, whole_stddev = z.mean(0), z.std(0).clamp(min=1e-6)
+    whole = type(prior)(whole_mean.expand_as(z), whole_stddev.log().expand_as(z))
+
+    def error(skill: torch.Tensor) -> list[float]:
+        return ((model.reconstruct(normalized, skill) - actions) ** 2).mean((0, 1)).tolist()
+
+    return Fit(
+        windows=len(batch.actions),
+        error_by_action=error(posterior.mean),
+        error_by_action_prior=error(prior.at(torch.randn(noise.shape, generator=generator))),
+        action_variance=actions.flatten(0, 1).var(0).tolist(),
+        kl=float(posterior.kl(standard_gaussian(z)).mean()),
+        prior_kl=float(posterior.kl(prior).mean()),
+        prior_nll=float(-prior.log_prob(z).mean()),
+        unconditional_nll=float(-whole.log_prob(z).mean()),
+        active_dimensions=int((posterior.mean.var(0) > ACTIVE_VARIANCE).sum()),
+        dimensions=model.dim,
+        latent_stddev=model.latent_stddev.tolist(),
+    )
+
+
+class PriorAgent:
+    """Acts by drawing every skill from p(z|s)."""
+
+    def __init__(self, model: SkillModel):
+        self.model = model
+
+    def act(
+        self, observation: torch.Tensor, belief: Belief, generator: torch.Generator, explore: bool
+    ) -> tuple[torch.Tensor, Belief]:
+        prior = self.model.prior(observation)
+        return prior.at(torch.randn(prior.mean.shape, generator=generator)), belief
+
+    def observe(self, belief: Belief, action: torch.Tensor, step: Step) -> Belief:
+        return belief
+
+
+class RandomAgent:
+    """Acts uniformly in the box."""
+
+    def __init__(self, bound: np.ndarray):
+        self.bound = torch.from_numpy(bound)
+
+    def act(
+        self, observation: torch.Tensor, belief: Belief, generator: torch.Generator, explore: bool
+    ) -> tuple[torch.Tensor, Belief]:
+        uniform = torch.rand(len(observation), len(self.bound), generator=generator)
+        return self.bound * (2 * uniform - 1), belief
+
+    def observe(self, belief: Belief, action: torch.Tensor, step: Step) -> Belief:
+        return belief
+
+
+def rollouts(name: str, agent: Any, envs: Envs, family: TaskFamily, episodes: int, seed: int = 0) -> Rollouts:
+    """Let an agent act for some episodes in the family's first validation task and see where it gets. Nothing is learned."""
+    generator = Seeds(seed).stream("quality_acting").torch()
+    task = family.tasks(VALIDATION if VALIDATION in family.splits else "train")[0]
+    positions, paths, successes, steps = [], [], 0, 0
+    for number in range(0, episodes, envs.num):
+        seeds = Seeds(seed).stream("quality_resets", number).integers(envs.num).tolist()
+        done, _ = episode(agent, envs, None, seeds, generator, tasks=[task] * envs.num)
+        successes += int(done.succeeded.sum())
+        steps += int(done.lengths.sum())
+        if family.positions is not None:
+            for i in range(envs.num):
+                where = family.positions(done.observation[i, : int(done.valid[i].sum()) + 1])
+                positions.append(where)
+                paths.append(where[:: max(1, len(where) // 200)])
+    each = total = None
+    if positions and family.coverage is not None:
+        each = float(np.mean([family.coverage(where) for where in positions]))
+        total = family.coverage(np.concatenate(positions))
+    return Rollouts(name, episodes, steps, each, total, successes / episodes, paths)
+
+
+def compare_rollouts(model: SkillModel, family: TaskFamily, episodes: int = 20, seed: int = 0) -> list[Rollouts]:
+    """The prior next to random skills and random actions, all from the same start for the same number of episodes."""
+    with_skills = SkillEnvs(SerialEnvs(family.make_env, 1, unit_actions=False), model)
+    primitive = SerialEnvs(family.make_env, 1)
+    return [
+        rollouts("skills from the prior", PriorAgent(model), with_skills, family, episodes, seed),
+        rollouts("random skills", RandomAgent(2 * model.latent_stddev.numpy()), with_skills, family, episodes, seed),
+        rollouts("random actions", RandomAgent(primitive.action_bound), primitive, family, episodes, seed),
+    ]
+
+
+def verdict(fit: Fit, acted: list[Rollouts]) -> list[str]:
+    """What the numbers say, a sentence each, the worst first."""
+    explained = 1 - float(np.mean(fit.error_by_action)) / max(1e-12, float(np.mean(fit.action_variance)))
+    gain = fit.unconditional_nll - fit.prior_nll
+    said = []
+    if fit.active_dimensions == 0:
+        said.append("No latent dimension is used: the decoder ignores z. Lower training.beta.")
+    if gain < -0.1:
+        said.append(
+            "The prior fits held-out skills worse than one Gaussian for all states: it has overfitted. Use more logs."
+        )
+    visited = [f"{r.name} {r.coverage:.1%}" for r in acted if r.coverage is not None]
+    if visited:
+        said.append(f"Share of the world that an episode visits, nothing learned: {', '.join(visited)}.")
+    said.append(f"Decoded skills explain {explained:.0%} of the variance of held-out actions.")
+    said.append(f"Knowing the state makes held-out skills {gain:.2f} nats likelier; {fit.active_dimensions} of ")
+    said[-1] += f"{fit.dimensions} latent dimensions are in use."
+    return said

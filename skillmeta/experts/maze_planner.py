@@ -1,0 +1,87 @@
+"""Logs of a planner in the maze: breadth-first paths from a random start to a random goal, followed by a noisy PD controller.
+
+The recipe behind SPiRL's and D4RL's maze data. Nothing in it knows of the tasks that are learned later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from skillmeta.data.episodes import Episode, Recording
+from skillmeta.seeds import Seeds
+from skillmeta.tasks.base import TaskFamily
+from skillmeta.tasks.maze import ARRIVED, DERIVATIVE, NEXT_WAYPOINT, PROPORTIONAL, MazeEnv
+from skillmeta.tasks.maze_generator import distances, downhill, free_cells, to_xy
+
+
+@dataclass(frozen=True)
+class Config:
+    """How much, and how clumsy."""
+
+    steps: int = 1_000_000
+    action_noise: float = 0.5  # standard deviation, added to each force
+    waypoint_noise: float = 0.2  # way points are moved by up to this, so that no two paths are the same
+    max_episode_steps: int = 1600
+    min_episode_steps: int = 21  # shorter ones are dropped
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps is {self.steps}; it must be at least 1")
+        if self.action_noise < 0 or not 0 <= self.waypoint_noise < 0.5:
+            raise ValueError("action_noise must not be below 0, and waypoint_noise must lie between 0 and 0.5")
+
+
+def collect(
+    family: TaskFamily, config: Config, progress: Callable[[int], None] = lambda steps: None
+) -> Iterator[Recording]:
+    """Episodes until `config.steps` steps are recorded. Actions are recorded with their noise, as they were executed.
+
+    An episode ends near its goal or after `max_episode_steps`; both are truncations, for the recording ends and not the world.
+    """
+    generator = Seeds(config.seed).stream("collector").numpy()
+    env = family.make_env()
+    assert isinstance(env, MazeEnv)
+    env.reset(seed=config.seed)
+    walls = env.maze.walls
+    cells = free_cells(walls)
+    recorded = 0
+    while recorded < config.steps:
+        start, goal = (cells[i] for i in generator.choice(len(cells), 2, replace=False))
+        path = downhill(distances(walls, goal), start)
+        jitter = generator.uniform(-config.waypoint_noise, config.waypoint_noise, (len(path), 2))
+        way = np.array([to_xy(cell, walls) for cell in path]) + jitter
+        env.place(to_xy(start, walls) + generator.uniform(-0.1, 0.1, 2))
+        noise = config.action_noise * generator.normal(size=(config.max_episode_steps, 2))
+        observations, actions = [env.observe()], []
+        reached = 0
+        for t in range(config.max_episode_steps):
+            position, velocity = env.data.qpos, env.data.qvel
+            gap = way[reached] - position
+            distance = float(np.hypot(*gap))
+            if reached == len(way) - 1:
+                if distance < ARRIVED:
+                    break
+            elif distance < NEXT_WAYPOINT:
+                reached += 1
+                gap = way[reached] - position
+            action = np.clip(PROPORTIONAL * gap - DERIVATIVE * velocity + noise[t], -1, 1).astype(np.float32)
+            env.advance(action)
+            actions.append(action)
+            observations.append(env.observe())
+        if len(actions) >= config.min_episode_steps:
+            recorded += len(actions)
+            progress(recorded)
+            yield Recording(record(observations, actions), (("goal", len(actions) < config.max_episode_steps),))
+
+
+def record(observations: list[np.ndarray], actions: list[np.ndarray]) -> Episode:
+    """A reward-free episode that was cut off after its last step."""
+    steps = len(actions)
+    truncated = np.zeros(steps, bool)
+    truncated[-1] = True
+    nothing = np.zeros(steps, np.float32)
+    return Episode(np.stack(observations), np.stack(actions), nothing, np.zeros(steps, bool), truncated)

@@ -1,0 +1,146 @@
+"""Adapt a trained agent to one task and keep what it came to know: the program behind `skillmeta adapt`.
+
+An adapted agent is its parameters, which stay as they are in its run, and a belief: a value, so it can be saved.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from skillmeta.collect.trials import trial
+from skillmeta.config import build, differences, dump_yaml, read_yaml, to_plain
+from skillmeta.envs.make import make_envs
+from skillmeta.errors import UserError
+from skillmeta.programs.finetune import load_trained
+from skillmeta.run.checkpoint import load_state, save_state
+from skillmeta.run.files import locked_folder, write_whole
+from skillmeta.seeds import Seeds
+from skillmeta.skills.vae import SkillModel
+from skillmeta.tasks.base import Task, TaskConfig, chosen_task, make_family, task_id
+from skillmeta.trust import ENVIRONMENT, check_links, check_modules, modules_of_run
+from skillmeta.types import Agent, Belief, Envs, Trials
+
+ADAPTED = "adapted.yaml"  # what was adapted to what; the last file that is written
+
+
+def pack(belief: Belief) -> Any:
+    """A belief of named tuples, tuples and tensors as what a checkpoint holds."""
+    if isinstance(belief, tuple):
+        names = getattr(belief, "_fields", None) or [str(i) for i in range(len(belief))]
+        return {name: pack(part) for name, part in zip(names, belief, strict=True)}
+    return belief.contiguous() if isinstance(belief, Tensor) else belief
+
+
+def unpack(like: Belief, state: Any) -> Belief:
+    """The belief that `pack` was given, in the structure of another one of the same agent."""
+    if isinstance(like, tuple):
+        names = getattr(like, "_fields", None) or [str(i) for i in range(len(like))]
+        parts = [unpack(part, state[name]) for name, part in zip(names, like, strict=True)]
+        return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)
+    return state
+
+
+@dataclass(frozen=True)
+class AdaptedAgent:
+    """An agent that knows its task: every trial that it begins begins with what it knows."""
+
+    agent: Any
+    belief: Belief
+    exploration_episodes: int = 0
+
+    @property
+    def rollouts(self) -> int:
+        return self.agent.rollouts
+
+    def begin(self, num: int, generator: torch.Generator) -> Belief:
+        if num != 1:
+            raise ValueError(f"an adapted agent knows one task, not {num}")
+        return self.belief
+
+    def act(
+        self, observation: Tensor, belief: Belief, generator: torch.Generator, explore: bool
+    ) -> tuple[Tensor, Belief]:
+        return self.agent.act(observation, belief, generator, explore)
+
+    def observe(self, belief: Belief, action: Tensor, step: Any) -> Belief:
+        return self.agent.observe(belief, action, step)
+
+    def adapt(self, belief: Belief, episodes: Any, generator: torch.Generator) -> Belief:
+        return self.agent.adapt(belief, episodes, generator)
+
+
+def loaded(run: str | Path, config: TaskConfig, trust: bool = False) -> tuple[Agent, Envs, Task]:
+    """The agent of a run, environments for one of its rounds, and the task. `trust` is of the run, as for `load_trained`."""
+    family = make_family(config)
+    trained = load_trained(run, lambda skills, sees_task: make_envs(family, 1, skills, sees_task), trust)
+    skills = SkillModel.load(trained.skills) if trained.skills else None
+    return (
+        trained.agent,
+        make_envs(family, trained.agent.rollouts, skills, trained.sees_task),
+        chosen_task(family, config),
+    )
+
+
+def adapt(
+    run: str | Path, config: TaskConfig, episodes: int, seed: int, folder: Path, trust: bool = False
+) -> Trials | None:
+    """K rounds of episodes in the task; the belief after them is written to the folder, then `adapted.yaml`, which marks it.
+
+    Args:
+        trust: of the run, as for `load_trained`.
+
+    Returns:
+        What happened; None if the folder holds this adaptation already.
+
+    Raises:
+        UserError: the folder holds another adaptation, another process uses it, or it cannot be written.
+    """
+    about = {"run": str(Path(run).resolve()), "task": to_plain(config), "episodes": episodes, "seed": seed}
+    agent, envs, task = loaded(run, config, trust)  # what is wrong is said before the folder is taken
+    own = Seeds(seed, task_id(task))
+    resets = own.stream("adaptation_resets").integers(agent.rollouts * episodes).reshape(agent.rollouts, episodes)
+    flags = [k < agent.exploration_episodes for k in range(episodes)]
+    draws = own.stream("adaptation_acting").torch()
+    with locked_folder(folder):
+        if (folder / ADAPTED).exists():
+            changed = differences(read_yaml(folder / ADAPTED), about)
+            if changed:
+                raise UserError(
+                    f"{folder}: holds another adapted agent ({'; '.join(changed[:5])}); use another --out, or delete the folder"
+                )
+            return None
+        trials, belief = trial(agent, envs, [task] * agent.rollouts, resets, draws, flags)
+        envs.close()
+        save_state(folder / "belief", {"belief": pack(belief)}, {})
+        write_whole(folder / ENVIRONMENT, json.dumps({"modules": modules_of_run(folder, about)}))
+        write_whole(folder / ADAPTED, dump_yaml(about))
+        return trials
+
+
+def load_adapted(folder: Path, trust: bool = False) -> tuple[AdaptedAgent, Envs, Task]:
+    """What `adapt` left in a folder, ready to act in its task. The run that it names is read where it says.
+
+    Args:
+        trust: import the modules that the folder and its run name, where they are not part of skillmeta.
+
+    Raises UserError for a folder that holds no adapted agent, or one that names a module of its own without `trust`.
+    """
+    if not (folder / ADAPTED).exists():
+        raise UserError(f"{folder}: holds no adapted agent; make one with skillmeta adapt RUN TASKS --out {folder}")
+    check_links(folder, trust)
+    about = read_yaml(folder / ADAPTED)
+    check_modules({"task": about.get("task")}, folder / ADAPTED, trust)
+    config = build(TaskConfig, about.get("task"), f"{folder / ADAPTED}: task")
+    agent, envs, task = loaded(str(about.get("run")), config, trust)
+    state, _ = load_state(folder / "belief")
+    try:
+        belief = unpack(agent.begin(1, torch.Generator().manual_seed(0)), state["belief"])
+    except (KeyError, TypeError):
+        raise UserError(f"{folder / 'belief'}: is not what the agent of {about['run']} knows; adapt it again") from None
+    return AdaptedAgent(agent, belief), envs, task

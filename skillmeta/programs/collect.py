@@ -1,0 +1,161 @@
+"""Logs made here: a planner or scripted expert acts, what it did is written as a Minari data set."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box
+
+from skillmeta.config import build, module_of
+from skillmeta.data.episodes import Recording
+from skillmeta.data.minari_store import check_id, exists, write_minari, writing
+from skillmeta.errors import ConfigError, DataError
+from skillmeta.run.progress import Progress
+from skillmeta.seeds import Seeds
+from skillmeta.tasks.base import TaskConfig, environment_spec, make_family
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """What is recorded, by whom, and under which name.
+
+    `collector` names a module of skillmeta.experts, or a dotted one of your own, with a `Config` (that has `steps` and `seed`) and
+    `collect(family, config, progress)`, which yields `Recording`s.
+    """
+
+    dataset: str = "skillmeta/maze20-v0"  # Minari id
+    family: str = "maze"
+    options: dict[str, Any] = field(default_factory=dict)  # the family's Config
+    collector: str = "maze_planner"
+    expert: dict[str, Any] = field(default_factory=dict)  # the collector's Config
+    shards: int = (
+        1  # parts with seeds of their own, each in a process; the data depend on it, not on the number of cores
+    )
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.shards < 1:
+            raise ValueError(f"shards is {self.shards}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a collection came to."""
+
+    folder: Path
+    episodes: int
+    steps: int
+    seconds: float
+    bytes: int
+    success: dict[
+        str, tuple[float, int]
+    ]  # of each thing that was tried: the share that worked, and how often it was tried
+    coverage: float | None  # share of the world that was visited, where the family can tell
+
+
+def collect(config: CollectConfig) -> Collected:
+    """Record and write. The data set, or the one that it replaces, is complete at any time; an interrupted call leaves no part.
+
+    Raises:
+        DataError: the data set exists already, or its id is none.
+        ConfigError: no such family, collector or option.
+        UserError: another process is writing the data set, or it cannot be written.
+    """
+    check_id(config.dataset)
+    with writing(config.dataset):
+        return _collect(config)
+
+
+def _collect(config: CollectConfig) -> Collected:
+    if exists(config.dataset) and not config.overwrite:
+        raise DataError(
+            f"minari:{config.dataset}: exists already; add overwrite=true to replace it, or dataset=OTHER/ID-v0"
+        )
+    family = make_family(TaskConfig(family=config.family, options=config.options))
+    module = module_of("experts", config.collector, "collector")
+    expert = build(module.Config, config.expert, "expert")
+    if expert.steps < config.shards:
+        raise ConfigError(f"expert.steps is {expert.steps}; it must be at least 1 for each of {config.shards} shards")
+    started = time.monotonic()
+    with Progress(expert.steps, "collecting", "steps") as progress:
+        recordings = list(recorded(config, expert, progress))
+    seconds = time.monotonic() - started
+    episodes = [recording.episode for recording in recordings]
+    space = family.make_env().action_space
+    assert isinstance(space, Box)
+    description = f"{family.definition} Collected by {config.collector}: {config.expert or 'defaults'}."
+    folder = write_minari(
+        config.dataset,
+        episodes,
+        space.low,
+        space.high,
+        overwrite=config.overwrite,
+        description=description,
+        environment=environment_spec(TaskConfig(config.family, options=config.options)),
+    )
+    tried = defaultdict(list)
+    for recording in recordings:
+        for name, worked in recording.outcomes:
+            tried[name].append(worked)
+    coverage = None
+    if family.positions is not None and family.coverage is not None:
+        coverage = family.coverage(np.concatenate([family.positions(episode.observations) for episode in episodes]))
+    return Collected(
+        folder,
+        len(episodes),
+        sum(len(episode.actions) for episode in episodes),
+        seconds,
+        sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        {name: (float(np.mean(worked)), len(worked)) for name, worked in sorted(tried.items())},
+        coverage,
+    )
+
+
+def recorded(config: CollectConfig, expert: Any, progress: Progress) -> Iterator[Recording]:
+    """All recordings, shard after shard, whatever the number of processes."""
+    if config.shards == 1:
+        yield from run_shard(config, expert, progress.update)
+        return
+    shares = [expert.steps // config.shards + (i < expert.steps % config.shards) for i in range(config.shards)]
+    seeds = Seeds(expert.seed).stream("collector_shards").integers(config.shards).tolist()
+    parts = [replace(expert, steps=share, seed=seed) for share, seed in zip(shares, seeds, strict=True)]
+    context = multiprocessing.get_context("spawn")
+    done = [0] * config.shards
+    with context.Manager() as manager, context.Pool(min(config.shards, os.cpu_count() or 1)) as pool:
+        told = manager.Queue()
+        results = [pool.apply_async(shard, (config, part, i, told)) for i, part in enumerate(parts)]
+        while not all(result.ready() for result in results):
+            try:
+                i, steps = told.get(timeout=0.2)
+                done[i] = steps
+                progress.update(sum(done))
+            except queue.Empty:
+                continue
+        for result in results:
+            yield from result.get()
+
+
+def shard(config: CollectConfig, expert: Any, number: int, told: Any) -> list[Recording]:
+    """One part, in a process of its own; progress at most five times a second."""
+    last = [0.0]
+
+    def progress(steps: int) -> None:
+        if time.monotonic() - last[0] > 0.2:
+            told.put((number, steps))
+            last[0] = time.monotonic()
+
+    return list(run_shard(config, expert, progress))
+
+
+def run_shard(config: CollectConfig, expert: Any, progress: Any) -> Iterator[Recording]:
+    family = make_family(TaskConfig(family=config.family, options=config.options))
+    yield from module_of("experts", config.collector, "collector").collect(family, expert, progress=progress)

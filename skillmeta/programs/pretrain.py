@@ -1,0 +1,93 @@
+"""From a source of logs to a skill model and the page that says whether its prior is any good."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from skillmeta.config import to_plain
+from skillmeta.data.sources import load_source
+from skillmeta.evaluation.skill_quality import Rollouts, compare_rollouts, fit, verdict
+from skillmeta.run.files import write_npz
+from skillmeta.run.run import Run
+from skillmeta.skills.training import TrainingConfig, train_skills
+from skillmeta.skills.vae import SkillModelConfig
+from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
+
+
+@dataclass(frozen=True)
+class QualityConfig:
+    """How the prior is tried out."""
+
+    episodes: int = 20  # of rollouts in the environment, where `task` names one
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise ValueError(f"episodes is {self.episodes}; at least 1 is needed")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """One skill model."""
+
+    source: str = "minari:skillmeta/maze20-v0"
+    clip_actions: bool = False
+    model: SkillModelConfig = field(default_factory=SkillModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    task: TaskConfig | None = None  # where the prior is rolled out; null judges it on the logs alone
+
+
+def pretrain(config: PretrainConfig, folder: Path, command: str = "", quiet: bool = False) -> dict[str, Any] | None:
+    """Train, judge, write `prior.html`. Returns the result, or None if it was asked to stop before the end."""
+    torch.set_num_threads(1)
+    with Run.open(folder, to_plain(config), command=command) as run:
+        family = make_family(config.task) if config.task else None
+        if run.result is not None:
+            return run.finish(run.result, lambda: write_page(run, family))
+        dataset = load_source(config.source, clip_actions=config.clip_actions)
+        model = train_skills(dataset, config.model, config.training, run, quiet)
+        if model is None:
+            return None
+        training = config.training
+        held_out = dataset.windows(model.horizon, "held_out", held_out=training.held_out, seed=training.seed)
+        fitted = fit(model, held_out, seed=training.seed)
+        acted = compare_rollouts(model, family, config.quality.episodes, training.seed) if family else []
+        if family is not None and family.positions is not None:
+            acted.append(logged(dataset.observations, family, acted[0]))
+        result = {
+            "source": config.source,
+            "held_out": asdict(fitted),
+            "rollouts": [{k: v for k, v in asdict(r).items() if k != "paths"} for r in acted],
+            "verdict": verdict(fitted, acted),
+        }
+        save_paths(run.folder, acted)
+        return run.finish(result, lambda: write_page(run, family))
+
+
+def logged(observations: np.ndarray, family: Any, like: Rollouts) -> Rollouts:
+    """The logs themselves, as many steps as the rollouts took and in as many pieces: the bar for coverage."""
+    where = family.positions(observations)[: like.env_steps]
+    pieces = np.array_split(where, like.episodes)
+    each = float(np.mean([family.coverage(piece) for piece in pieces]))
+    return Rollouts("the logs", like.episodes, len(where), each, family.coverage(where), 0.0, [p[::10] for p in pieces])
+
+
+def save_paths(folder: Path, acted: list[Rollouts]) -> None:
+    named = {f"{r.name}/{i}": path.astype(np.float32) for r in acted for i, path in enumerate(r.paths)}
+    write_npz(folder / "paths.npz", named)
+
+
+def write_page(run: Run, family: TaskFamily | None) -> None:
+    """`prior.html`, where matplotlib is installed; without it the numbers are in result.json."""
+    try:
+        from skillmeta.reports.prior_page import write_prior_page
+    except ImportError as error:
+        if error.name != "matplotlib":
+            raise
+        return
+    write_prior_page(run.folder, family, run.command)

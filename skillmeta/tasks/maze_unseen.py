@@ -1,0 +1,201 @@
+"""The point-mass maze with layouts that were never seen: what is learned is how mazes are, not how this one is."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box
+
+from skillmeta.config import to_plain
+from skillmeta.errors import UserError
+from skillmeta.tasks import maze
+from skillmeta.tasks.base import Expert, TaskFamily, validation_generator
+from skillmeta.tasks.maze_generator import to_cell, to_xy
+
+LAYOUTS_KEPT = 8  # simulators of an environment, the last ones used
+
+
+@dataclass(frozen=True)
+class Config:
+    """Forty goals in twenty layouts to train on, ten goals in ten others to test on, ten in ten more for validation."""
+
+    size: int = 20
+    coverage: float = 0.25
+    view: int = 0  # also see the walls of so many cells around, each way; 0: nothing but place and velocity
+    max_episode_steps: int = 2000
+    goal_radius: float = 1.0
+    min_path: int = 15
+    train_layouts: int = 20
+    validation_layouts: int = 10
+    test_layouts: int = 10
+    train_tasks: int = 40
+    validation_tasks: int = 10
+    test_tasks: int = 10
+    tasks_seed: int = 0
+
+    def __post_init__(self) -> None:
+        maze.Config(self.size, self.coverage, 0, self.max_episode_steps, self.goal_radius, self.min_path)
+        for kind in ("train", "validation", "test"):
+            for name in (f"{kind}_layouts", f"{kind}_tasks"):
+                if getattr(self, name) < 1:
+                    raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.view < self.size:
+            raise ValueError(f"view is {self.view}; it must lie between 0 and the maze's size")
+
+
+@dataclass(frozen=True)
+class LayoutTask:
+    """A goal, (row, column) with the border counted, in the layout of a seed."""
+
+    layout: int
+    row: int
+    column: int
+
+
+@lru_cache(maxsize=64)
+def layout_of(config: Config, seed: int) -> maze.Maze | None:
+    """The maze of a seed; None for the few that have too little room."""
+    own = maze.Config(config.size, config.coverage, seed, config.max_episode_steps, config.goal_radius, config.min_path)
+    try:
+        return maze.Maze(own)
+    except UserError:
+        return None
+
+
+def good_layouts(config: Config, first: int, count: int) -> list[int]:
+    """So many seeds from `first` on whose mazes have room for goals."""
+    seeds: list[int] = []
+    while len(seeds) < count:
+        if layout_of(config, first) is not None:
+            seeds.append(first)
+        first += 1
+    return seeds
+
+
+class LayoutsEnv(gymnasium.Env):
+    """A `MazeEnv` for each layout that it was asked for, the last ones kept."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 100}
+
+    def __init__(self, config: Config, task: LayoutTask):
+        self.config, self.task, self.render_mode = config, task, "rgb_array"
+        self._mazes: OrderedDict[int, maze.MazeEnv] = OrderedDict()
+        self.inner = self._maze(task.layout)
+        dim = 4 + ((2 * config.view + 1) ** 2 if config.view else 0)
+        self.observation_space = Box(-np.inf, np.inf, (dim,), np.float32)
+        self.action_space = Box(-1.0, 1.0, (2,), np.float32)
+
+    def _maze(self, seed: int) -> maze.MazeEnv:
+        if seed not in self._mazes:
+            layout = layout_of(self.config, seed)
+            assert layout is not None
+            self._mazes[seed] = maze.MazeEnv(layout)
+            if len(self._mazes) > LAYOUTS_KEPT:
+                self._mazes.popitem(last=False)
+        self._mazes.move_to_end(seed)
+        return self._mazes[seed]
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.task = (options or {}).get("task") or self.task
+        self.inner = self._maze(self.task.layout)
+        goal = maze.MazeTask(self.task.row, self.task.column)
+        own = seed if seed is not None else int(self.np_random.integers(2**31))
+        observation, info = self.inner.reset(seed=own, options={"task": goal})
+        return self._seen(observation), {**info, "task": to_plain(self.task)}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.inner.step(action)
+        return self._seen(observation), reward, terminated, truncated, {**info, "task": to_plain(self.task)}
+
+    def _seen(self, observation: np.ndarray) -> np.ndarray:
+        """Place and velocity and, with a view, the walls around as 0 and 1, the maze's outside as wall."""
+        if not self.config.view:
+            return observation
+        reach = self.config.view
+        walls = np.pad(self.inner.maze.walls, reach, constant_values=True)
+        row, column = to_cell(observation[None, :2].astype(float), self.inner.maze.walls)[0]
+        around = walls[row : row + 2 * reach + 1, column : column + 2 * reach + 1]
+        return np.concatenate([observation, around.ravel()]).astype(np.float32)
+
+    def render(self) -> np.ndarray:
+        return self.inner.render()
+
+
+def family(config: Config) -> TaskFamily:
+    """Goals in layouts; every layout belongs to one split."""
+    train = good_layouts(config, 1, config.train_layouts)  # seed 0 is the maze of the family `maze`
+    test = good_layouts(config, train[-1] + 1, config.test_layouts)
+    validation = good_layouts(config, test[-1] + 1, config.validation_layouts)
+
+    def goal_in(layout: int, generator: np.random.Generator) -> LayoutTask:
+        found = layout_of(config, layout)
+        assert found is not None
+        goal = found.far[int(generator.integers(len(found.far)))]
+        return LayoutTask(layout, goal.row, goal.column)
+
+    def goals(layouts: list[int], count: int, generator: np.random.Generator) -> tuple[LayoutTask, ...]:
+        chosen: dict[LayoutTask, None] = {}
+        while len(chosen) < count:
+            chosen[goal_in(layouts[len(chosen) % len(layouts)], generator)] = None
+        return tuple(chosen)
+
+    generator = np.random.default_rng(config.tasks_seed)
+    train_tasks, test_tasks = (
+        goals(layouts, count, generator) for layouts, count in ((train, config.train_tasks), (test, config.test_tasks))
+    )
+    splits = {
+        "train": train_tasks,
+        "validation": goals(validation, config.validation_tasks, validation_generator(config.tasks_seed)),
+        "test": test_tasks,
+    }
+
+    def features(task: LayoutTask) -> np.ndarray:
+        """The goal's x and y, and the walls inside the border, float32."""
+        walls = layout_of(config, task.layout).walls  # type: ignore[union-attr]
+        return np.concatenate([to_xy((task.row, task.column), walls), walls[1:-1, 1:-1].ravel()]).astype(np.float32)
+
+    def expert(env: gymnasium.Env, own: np.random.Generator) -> Expert:
+        inner: Any = env.unwrapped
+        follow = inner.inner.maze.expert(inner.inner, own)
+        return lambda observation: follow(observation[:4])
+
+    def draw(axes: Any, task: LayoutTask | None) -> None:
+        shown = task or splits["train"][0]
+        layout = layout_of(config, shown.layout)
+        assert layout is not None
+        layout.draw(axes, maze.MazeTask(task.row, task.column) if task is not None else None)
+
+    def coverage(positions: np.ndarray) -> float:
+        return layout_of(config, train[0]).coverage(positions)  # type: ignore[union-attr]
+
+    around = f", and the walls {config.view} cells around" if config.view else ""
+    return TaskFamily(
+        name="maze_unseen",
+        version=1,
+        definition=(
+            f"A ball pushed through an unseen maze of {config.size}x{config.size} cells to a hidden goal {config.min_path} or "
+            f"more cells of path away: {len(train)} layouts to train on, {len(validation)} others for validation and {len(test)} "
+            f"others to test on. Reward 1 and the end within {config.goal_radius:g} of it, 0 before; {config.max_episode_steps} "
+            f"steps. Seen: x, y and velocities{around}. Physics and layouts as in the family maze."
+        ),
+        horizon=config.max_episode_steps,
+        splits=splits,
+        make_env=lambda: LayoutsEnv(config, splits["train"][0]),
+        draw_task=lambda own: goal_in(train[int(own.integers(len(train)))], own),
+        distance=lambda task, other: float(task.layout != other.layout),
+        margin=1.0,
+        features=features,
+        group=lambda task: f"layout {task.layout}",
+        expert=expert,
+        positions=lambda observations: observations[..., :2],
+        coverage=coverage,
+        draw=draw,
+    )

@@ -1,1 +1,0 @@
-"""Small commands about the installation itself."""

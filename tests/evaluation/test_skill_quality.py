@@ -1,0 +1,77 @@
+"""What acting by the prior is reported to reach, in a world in which everything can be counted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from skillmeta.config import build
+from skillmeta.envs.serial import SerialEnvs
+from skillmeta.envs.skill_space import SkillEnvs
+from skillmeta.evaluation.skill_quality import PriorAgent, RandomAgent, compare_rollouts, rollouts
+from skillmeta.programs.pretrain import PretrainConfig, pretrain
+from skillmeta.tasks.base import TaskFamily
+from tests.skills.fakes import CounterEnv, skill_model
+
+FAMILY = TaskFamily(
+    name="counter",
+    version=1,
+    definition="",
+    horizon=25,
+    splits={"train": (0,), "test": (0,)},
+    make_env=CounterEnv,
+    positions=lambda observations: observations[..., :2],
+    coverage=lambda positions: len(positions) / 100,
+)
+
+
+def test_rollouts_count_steps_successes_and_coverage():
+    model = skill_model()
+    with_skills = SkillEnvs(SerialEnvs(CounterEnv, unit_actions=False), model)
+    told = rollouts("prior", PriorAgent(model), with_skills, FAMILY, episodes=4, seed=1)
+    assert (told.episodes, told.env_steps, told.success) == (4, 100, 1.0)
+    assert told.coverage == pytest.approx(0.04) and told.total_coverage == pytest.approx(
+        0.16
+    )  # three decisions: 4 places
+    assert [len(path) for path in told.paths] == [4] * 4
+    primitive = rollouts("random", RandomAgent(np.ones(1, np.float32)), SerialEnvs(CounterEnv), FAMILY, 4)
+    assert primitive.coverage == pytest.approx(0.26)
+
+
+def test_the_prior_acts_by_its_own_samples_and_random_actions_fill_the_box():
+    model, observation = skill_model(), torch.randn(2000, 2)
+    action, _ = PriorAgent(model).act(observation, None, torch.Generator().manual_seed(0), True)
+    prior = model.prior(observation)
+    scaled = (action - prior.mean) / prior.stddev
+    assert float(scaled.mean()) == pytest.approx(0, abs=0.05) and float(scaled.std()) == pytest.approx(1, abs=0.05)
+    uniform, _ = RandomAgent(np.array([2.0], np.float32)).act(observation, None, torch.Generator().manual_seed(0), True)
+    assert -2 <= uniform.min() < -1.9 and 1.9 < uniform.max() <= 2
+
+
+def test_the_reports_draws_follow_the_training_seed(tmp_path):
+    rng, ends = np.random.default_rng(0), np.zeros(600, bool)
+    ends[99::100] = True
+    actions = rng.uniform(-1, 1, (600, 2)).astype(np.float32)
+    np.savez(
+        tmp_path / "log.npz", observations=rng.normal(size=(600, 4)).astype(np.float32), actions=actions, timeouts=ends
+    )
+    results = []
+    for seed in (0, 1):
+        config = {
+            "source": str(tmp_path / "log.npz"),
+            "model": {"horizon": 3, "hidden": 8},
+            "training": {"steps": 1, "seed": seed},
+            "quality": {"episodes": 2},
+            "task": {"family": "maze", "options": {"max_episode_steps": 60}},
+        }
+        results.append(pretrain(build(PretrainConfig, config), tmp_path / str(seed)))
+    assert results[0] is not None and results[1] is not None
+    random = [next(r for r in result["rollouts"] if r["name"] == "random actions") for result in results]
+    assert random[0] != random[1]
+
+
+def test_the_prior_is_compared_with_random_skills_and_random_actions_on_equal_episodes():
+    told = compare_rollouts(skill_model(), FAMILY, episodes=2)
+    assert [one.name for one in told] == ["skills from the prior", "random skills", "random actions"]
+    assert [one.env_steps for one in told] == [50, 50, 50]

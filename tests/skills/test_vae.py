@@ -1,0 +1,175 @@
+"""The skill model: its file, its units, its training, behaviour cloning. Its losses: tests/oracles."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from skillmeta.config import build
+from skillmeta.data.episodes import Episode, from_episodes
+from skillmeta.data.windows import WindowBatch
+from skillmeta.errors import CheckpointError, ConfigError
+from skillmeta.evaluation.skill_quality import fit
+from skillmeta.nn.networks import Normalizer
+from skillmeta.run.checkpoint import load_state, save_state, state_hash
+from skillmeta.run.run import Run, read_metrics
+from skillmeta.skills.training import TrainingConfig, train_skills
+from skillmeta.skills.vae import SkillModel, SkillModelConfig
+from tests.skills.fakes import skill_model
+
+
+def windows(rows: int = 16, seed: int = 0) -> WindowBatch:
+    g = torch.Generator().manual_seed(seed)
+    return WindowBatch(torch.randn(rows, 11, 2, generator=g), torch.rand(rows, 10, 1, generator=g) * 2 - 1)
+
+
+def test_encoding_does_not_depend_on_the_rest_of_the_batch():
+    model, batch = skill_model(), windows()
+    together = model.encode(batch.actions, batch.observations[:, :10])
+    alone = model.encode(batch.actions[3:4], batch.observations[3:4, :10])
+    torch.testing.assert_close(together.mean[3:4], alone.mean)
+
+
+def test_features_of_the_task_behind_an_observation_reach_neither_prior_nor_statistics():
+    model, observation, features = skill_model(), torch.randn(5, 2), torch.randn(5, 3)
+    model.normalizer.fit(torch.randn(50, 2) * 3 + 1)
+    seen = torch.cat([observation, features], -1)
+    torch.testing.assert_close(model.prior(seen).mean, model.prior(observation).mean)
+    torch.testing.assert_close(model.normalizer(seen), torch.cat([model.normalizer(observation), features], -1))
+
+
+def test_a_constant_observation_is_only_centred():
+    normalizer = Normalizer(2)
+    normalizer.fit(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
+    assert normalizer(torch.tensor([[3.0, 5.5]])).tolist() == [[1.0, 0.5]]
+
+
+def test_an_open_loop_skill_ignores_what_it_sees():
+    controller = skill_model(closed_loop=False).controller(torch.randn(2, 3))
+    one, other = controller(torch.zeros(2, 2), 4), controller(torch.ones(2, 2), 4)
+    assert torch.equal(one, other) and not torch.equal(one, controller(torch.zeros(2, 2), 5))
+
+
+def test_actions_are_in_the_environments_units_and_bounds():
+    config = SkillModelConfig(horizon=4, dim=2, hidden=8, decoder_depth=1, prior_depth=1)
+    low, high = torch.tensor([-3.0, 0.0]), torch.tensor([1.0, 10.0])
+    model = SkillModel(config, 2, 2, low, high, torch.Generator().manual_seed(0)).requires_grad_(False)
+    model.decoder.layers[-1].bias.copy_(torch.tensor([5.0, -5.0]))
+    assert model.controller(torch.zeros(1, 2))(torch.zeros(1, 2), 0).tolist() == [[1.0, 0.0]]
+    torch.testing.assert_close(model.unit_actions(torch.stack([low, high])), torch.tensor([[-1.0, -1.0], [1.0, 1.0]]))
+
+
+@pytest.mark.parametrize("closed_loop", [True, False])
+def test_a_model_comes_back_from_its_file(tmp_path, closed_loop):
+    model = skill_model(closed_loop=closed_loop)
+    model.latent_stddev.fill_(0.4)
+    model.save(tmp_path / "run" / "model", {"source": "x"})
+    for where in ("run", "run/model"):
+        loaded = SkillModel.load(tmp_path / where)
+        assert state_hash(dict(loaded.state_dict())) == state_hash(dict(model.state_dict()))
+        assert loaded.config == model.config and not any(p.requires_grad for p in loaded.parameters())
+
+
+def test_what_is_no_skill_model_is_refused(tmp_path):
+    save_state(tmp_path / "other", {"w": torch.zeros(1)}, {"kind": "policy"})
+    with pytest.raises(CheckpointError, match="holds 'policy', not a skill model"):
+        SkillModel.load(tmp_path / "other")
+    skill_model().save(tmp_path / "m")
+    weights, meta = load_state(tmp_path / "m")
+    meta["config"]["hidden"] = 17
+    save_state(tmp_path / "m", weights, meta)
+    with pytest.raises(CheckpointError, match="do not fit the model they name"):
+        SkillModel.load(tmp_path / "m")
+
+
+# -- training ----------------------------------------------------------------------------------------------------------------
+def two_skills(episodes: int = 24, steps: int = 40, seed: int = 0):
+    """Logs in which every stretch of ten steps pushes one way, up or down, at random."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for _ in range(episodes):
+        signs = rng.choice([-1.0, 1.0], steps // 10).repeat(10)
+        actions = (0.7 * signs + 0.05 * rng.normal(size=steps)).clip(-1, 1).astype(np.float32)[:, None]
+        observations = np.concatenate([[[0.0, 0.0]], np.stack([actions[:, 0].cumsum(), signs], 1)]).astype(np.float32)
+        flags = np.zeros(steps, bool)
+        made.append(Episode(observations, actions, np.zeros(steps, np.float32), flags, flags))
+    return from_episodes(made, "two skills", -np.ones(1), np.ones(1))
+
+
+MODEL = SkillModelConfig(horizon=10, dim=2, hidden=32, decoder_depth=1, prior_depth=1)
+TRAINING = TrainingConfig(
+    steps=200, batch_size=64, learning_rate=3e-3, held_out_every=50, held_out_windows=256, beta=0.01
+)
+
+
+def test_training_learns_skills_resumes_and_repeats_itself(tmp_path):
+    dataset = two_skills()
+    with Run.open(tmp_path / "whole", {}) as run:
+        whole = train_skills(dataset, MODEL, TRAINING, run)
+    assert whole is not None
+    fitted = fit(whole, dataset.windows(10, "held_out"))
+    assert np.mean(fitted.error_by_action) < 0.25 * np.mean(fitted.action_variance)
+    assert fitted.active_dimensions >= 1 and fitted.kl > 0.3
+    rows = [row for row in read_metrics(tmp_path / "whole") if row["kind"] == "held_out"]
+    assert [row["step"] for row in rows] == list(range(50, 201, 50)) and rows[-1]["score"] < rows[0]["score"]
+
+    class StopsAt(Run):
+        """A run that is asked to stop once a step is reached."""
+
+        def checkpoint(self, step, state):
+            super().checkpoint(step, state)
+            if state["step"] == 100:
+                self._signalled = True
+
+    with StopsAt.open(tmp_path / "cut", {}) as run:
+        assert train_skills(dataset, MODEL, TRAINING, run) is None
+    with Run.open(tmp_path / "cut", {}) as run:
+        resumed = train_skills(dataset, MODEL, TRAINING, run)
+    assert resumed is not None
+    assert state_hash(dict(resumed.state_dict())) == state_hash(dict(whole.state_dict()))
+    assert (tmp_path / "cut" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+    about = json.loads((tmp_path / "whole" / "model" / "state.json").read_text())["meta"]["about"]
+    assert about["source"] == "two skills"
+
+
+# -- behaviour cloning -------------------------------------------------------------------------------------------------------
+def test_cloning_learns_the_conditional_gaussian_of_the_logs_and_acts_in_the_environments_units(tmp_path):
+    rng = np.random.default_rng(0)
+    made = []
+    for _ in range(40):
+        observations = rng.normal(size=(51, 2)).astype(np.float32)
+        actions = (2.0 + 0.4 * observations[:-1, :1] + 0.1 * rng.normal(size=(50, 1))).astype(np.float32)
+        flags = np.zeros(50, bool)
+        made.append(Episode(observations, actions, np.zeros(50, np.float32), flags, flags))
+    dataset = from_episodes(made, "linear", np.array([0.0]), np.array([4.0]))  # unit actions: 0.2 s + 0.05 noise
+    config = SkillModelConfig(horizon=1, hidden=32, prior_depth=1, cloning=True)
+    with Run.open(tmp_path / "run", {}) as run:
+        assert train_skills(dataset, config, replace(TRAINING, steps=400), run) is not None
+    model = SkillModel.load(tmp_path / "run")
+    prior = model.prior(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+    assert prior.mean.flatten().tolist() == pytest.approx([0.2, -0.2], abs=0.03)
+    assert prior.stddev.flatten().tolist() == pytest.approx([0.05, 0.05], abs=0.015)
+    unit = torch.tensor([[0.5], [-2.0]])
+    assert model.controller(unit)(torch.zeros(2, 2), 0).tolist() == [[3.0], [0.0]]
+    assert model.latent_bound.tolist() == [1.0] and model.dim == 1 and model.horizon == 1
+    batch = dataset.windows(1).gather(torch.arange(5))
+    torch.testing.assert_close(
+        model.encode(batch.actions, batch.observations[:, :1]).mean, model.unit_actions(batch.actions[:, 0])
+    )
+
+
+def test_cloning_has_no_horizon():
+    with pytest.raises(ConfigError, match="a skill is one action, so set it to 1"):
+        build(SkillModelConfig, {"cloning": True, "horizon": 10}, "model")
+
+
+def test_the_marginal_prior_is_one_gaussian_with_the_spread_of_the_skills():
+    model = skill_model()
+    model.latent_stddev.copy_(torch.tensor([0.5, 1.0, 2.0]))
+    prior = model.marginal_prior(torch.randn(4, 2))
+    assert prior.mean.abs().max() == 0 and prior.mean.shape == (4, 3)
+    torch.testing.assert_close(prior.stddev, torch.tensor([0.5, 1.0, 2.0]).expand(4, 3))
