@@ -13,13 +13,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = config_parser("skillmeta finetune", "Learn one task with one method.", "downstream/maze_spirl")
     parser.add_argument("--out", type=Path, default=Path("runs/finetune"), help="run folder (default: runs/finetune)")
     arguments = parser.parse_intermixed_args(argv)
-    from skillmeta.config import build, load
-    from skillmeta.programs.finetune import FinetuneConfig, finetune
+    from skillmeta.config import load
+    from skillmeta.programs.train import train, train_config
 
-    config = build(FinetuneConfig, load(arguments.config, arguments.overrides))
-    result = finetune(config, arguments.out, command_line(parser.prog, argv))
+    config = train_config(load(arguments.config, arguments.overrides), "finetune")
+    result = train(config, arguments.out, command_line(parser.prog, argv))
     if result is None:
-        print(f"stopped; the same command goes on from the checkpoint in {arguments.out}")
+        print(f"stopped; the same command resumes from the checkpoint in {arguments.out}")
         return 130
     print(
         f"success {result['success']:.2f} (of its mode {result['mode_success']:.2f}), return {result['return']:.3g}, over "

@@ -12,18 +12,18 @@ from skillmeta.cli import command_line, config_parser, run_program
 def main(argv: Sequence[str] | None = None) -> int:
     parser = config_parser(
         "skillmeta meta-train",
-        "Learn to learn a family's tasks; judge it with `skillmeta evaluate`.",
+        "Learn to learn a family's tasks; evaluate it with `skillmeta evaluate`.",
         "meta/rl2_bandit_5",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/meta"), help="run folder (default: runs/meta)")
     arguments = parser.parse_intermixed_args(argv)
-    from skillmeta.config import build, load
-    from skillmeta.programs.meta_train import MetaTrainConfig, meta_train
+    from skillmeta.config import load
+    from skillmeta.programs.train import train, train_config
 
-    config = build(MetaTrainConfig, load(arguments.config, arguments.overrides))
-    result = meta_train(config, arguments.out, command_line(parser.prog, argv))
+    config = train_config(load(arguments.config, arguments.overrides), "meta-train")
+    result = train(config, arguments.out, command_line(parser.prog, argv))
     if result is None:
-        print(f"stopped; the same command goes on from the checkpoint in {arguments.out}")
+        print(f"stopped; the same command resumes from the checkpoint in {arguments.out}")
         return 130
     print(
         f"return {result['return']:.4g} a training episode (first of a trial {result['return_first']:.4g}, last "

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from skillmeta.cli import add_trust, run_program
 
@@ -128,12 +129,12 @@ def film(config: object, arguments: argparse.Namespace) -> int:
     from skillmeta.collect.episodes import episode
     from skillmeta.envs.make import ExpertEnvs, make_envs
     from skillmeta.evaluation.adaptation import RandomAgent
-    from skillmeta.programs.finetune import load_trained
+    from skillmeta.programs.train import load_trained
     from skillmeta.reports.film import Filmed, save_webp
     from skillmeta.seeds import Seeds
     from skillmeta.skills.vae import SkillModel
     from skillmeta.tasks.base import TaskConfig, chosen_task, make_family
-    from skillmeta.types import Agent, Envs
+    from skillmeta.types import Actor, Envs
 
     assert isinstance(config, TaskConfig)
     if config.family == "gym":  # Gymnasium's environments must be told at birth that they will be looked at
@@ -156,14 +157,14 @@ def film(config: object, arguments: argparse.Namespace) -> int:
             made.append(make_envs(watched, 1, skills, sees_task))
             return made[0]
 
-        agent: Agent = load_trained(arguments.agent, make, arguments.trust).agent
+        agent: Actor[Any] = load_trained(arguments.agent, make, arguments.trust).actor
         acting, who = made[0], arguments.agent
     elif family.expert is not None:
         acting, who = ExpertEnvs(watched, 1), "its expert"
-        agent = RandomAgent(acting.action_bound)  # whose actions the expert's environments ignore
+        agent = RandomAgent(acting.spec.action_bound)  # whose actions the expert's environments ignore
     else:
         acting, who = make_envs(watched, 1), "at random"
-        agent = RandomAgent(acting.action_bound)
+        agent = RandomAgent(acting.spec.action_bound)
     generator = Seeds(arguments.seed).stream("acting").torch()
     done, _ = episode(agent, acting, agent.begin(1, generator), [arguments.seed], generator, tasks=[task])
     save_webp(films[0].frames, arguments.video)

@@ -7,15 +7,17 @@ always primitive environment steps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar, Union
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-Belief = Any  # what an actor knows of N tasks: an explicit value, never hidden state (None for SAC)
+BeliefT = TypeVar("BeliefT")
+Metrics = Mapping[str, float]
+Task = Hashable  # a frozen dataclass; families differ in its fields
 
 
 class Step(NamedTuple):
@@ -52,6 +54,10 @@ class Episodes:
     def rows(self, which: slice) -> Episodes:
         """Those of some environments."""
         return Episodes(*(getattr(self, f.name)[which] for f in fields(self)))
+
+    def as_trials(self) -> Trials:
+        """Trials of this one episode."""
+        return Trials(*(getattr(self, f.name)[:, None] for f in fields(self)))
 
     @property
     def returns(self) -> np.ndarray:
@@ -108,25 +114,99 @@ class Trials:
         return Episodes(*(getattr(self, f.name)[:, k] for f in fields(self)))
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Trials and the tasks that they were in, each task `rollouts` times in a row."""
+
+    trials: Trials  # [tasks * rollouts, K, T]
+    tasks: tuple[Task, ...]
+
+
+# -- environments -------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class EnvSpec:
+    """What a learner is told of the environments that it learns in."""
+
+    observation_dim: int
+    action_bound: np.ndarray  # [A] float32; actions live in [-bound, bound]
+    discrete: bool = False  # the largest of an action's A numbers chooses among A discrete actions; one-hot is exact
+    shaped_reward: bool = False  # whether the family has a dense reward beside a sparse one
+
+    @property
+    def action_dim(self) -> int:
+        return len(self.action_bound)
+
+
 class Envs(Protocol):
     """N environments in lockstep, without autoreset. One that has ended holds still: same observation, reward 0, steps 0."""
 
-    num: int
-    observation_dim: int
-    action_bound: np.ndarray  # [A] actions live in [-bound, bound]
-    discrete: bool  # the largest of an action's A numbers is the choice among A; one-hot actions are exact
+    @property
+    def num(self) -> int: ...
+    @property
+    def spec(self) -> EnvSpec: ...
 
-    def reset(self, seeds: Sequence[int], tasks: Sequence[object] | None = None) -> np.ndarray: ...
-    def step(self, action: np.ndarray, limit: int | None = None) -> Step: ...
+    def reset(self, seeds: Sequence[int], tasks: Sequence[Task] | None = None) -> np.ndarray:
+        """Start an episode in each environment, from its seed and, where given, in its task. Returns [N, O]."""
+
+    def step(self, action: np.ndarray, limit: int | None = None) -> Step:
+        """One decision in each environment that has not ended; action [N, A]. It takes at most `limit` primitive steps."""
+
     def close(self) -> None: ...
 
 
-class Agent(Protocol):
-    """A learner whose knowledge of the task at hand is an explicit value, the belief.
+# -- skills -------------------------------------------------------------------------------------------------------------------
+class Prior(Protocol):
+    """A distribution over actions at each of B observations: what a policy is pulled towards. Over [B, A]."""
 
-    `rollouts` B: how many episodes it wants at once of each task before it adapts. Rows of act, observe and adapt are then
-    [tasks * B], task by task, while the belief is of `tasks` tasks. `exploration_episodes`: how many of a trial's first
-    rounds serve to find out about the task, not to do well in it.
+    def rsample(self, noise: Tensor) -> Tensor:
+        """The sample that standard normal noise [B, A] stands for."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density of x [B, A]: [B], nats."""
+
+
+class Skills(Protocol):
+    """A learned action space. A skill is a vector [Z] that stands for H primitive actions."""
+
+    @property
+    def horizon(self) -> int: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def latent_bound(self) -> Tensor:
+        """[Z] half the width of the box that skills are clipped to."""
+
+    def normalize(self, observation: Tensor) -> Tensor:
+        """Observations [..., O + F] as networks downstream see them; F features of the task pass unchanged."""
+
+    def prior(self, observation: Tensor) -> Prior:
+        """p(z given s) at observation [B, O + F]: over [B, Z]."""
+
+
+# -- what is saved ------------------------------------------------------------------------------------------------------------
+Storable = Union[Tensor, np.ndarray, int, float, str, bool, None, "list[Storable]", "State"]
+State = dict[str, Storable]
+
+
+class Stateful(Protocol):
+    """Something whose state is plain storable values; see `skillmeta.run.parts`."""
+
+    def state(self) -> State: ...
+    def restore(self, state: State) -> None: ...
+
+
+Part = nn.Module | torch.optim.Optimizer | torch.Generator | Tensor | Stateful
+Parts = Mapping[str, "Part | Sequence[Part] | Parts"]
+
+
+# -- acting and learning ------------------------------------------------------------------------------------------------------
+class Actor(Protocol[BeliefT]):
+    """What acts. A value: it is copied, sent to worker processes, saved and loaded. It has its parameters and no buffer.
+
+    A belief is what is known of M tasks at hand, an explicit value: None for SAC, a posterior for PEARL, a recurrent state for RL2,
+    adapted parameters for MAML. `rollouts` B: how many episodes of each task it wants at once before it adapts. The rows of act,
+    observe and adapt are then [M * B], task by task. `exploration_episodes`: how many of a trial's first episodes serve to find out
+    about the task, not to do well in it.
     """
 
     @property
@@ -134,9 +214,80 @@ class Agent(Protocol):
     @property
     def exploration_episodes(self) -> int: ...
 
-    def begin(self, num: int, generator: torch.Generator) -> Belief: ...
+    def begin(self, tasks: int, generator: torch.Generator) -> BeliefT:
+        """The belief of M tasks of which nothing is known."""
+
     def act(
-        self, observation: Tensor, belief: Belief, generator: torch.Generator, explore: bool
-    ) -> tuple[Tensor, Belief]: ...  # [N, O] -> [N, A]
-    def observe(self, belief: Belief, action: Tensor, step: Step) -> Belief: ...  # after every decision
-    def adapt(self, belief: Belief, episodes: Episodes, generator: torch.Generator) -> Belief: ...  # after an episode
+        self, observation: Tensor, belief: BeliefT, generator: torch.Generator, explore: bool
+    ) -> tuple[Tensor, BeliefT]:
+        """Actions [N, A] at observations [N, O]: a sample of the policy, or its mode without `explore`."""
+
+    def observe(self, belief: BeliefT, action: Tensor, step: Step) -> BeliefT:
+        """The belief after a decision."""
+
+    def adapt(self, belief: BeliefT, episodes: Episodes, generator: torch.Generator) -> BeliefT:
+        """The belief after an episode."""
+
+    def parts(self) -> Parts:
+        """What is saved and loaded of it."""
+
+
+class Experience(Stateful, Protocol):
+    """Where what is learned from comes from, and what it has cost: logs, or an environment."""
+
+    @property
+    def spent(self) -> bool:
+        """Whether the budget is used up."""
+
+    @property
+    def fraction(self) -> float:
+        """How much of the budget is used up, 0 to 1."""
+
+    def cost(self) -> Mapping[str, int]:
+        """What was used so far, by name. The budget is of the first number."""
+
+    def scores(self) -> Metrics:
+        """What the last call gave, in numbers."""
+
+
+class Source(Experience, Protocol):
+    """Online experience. What the n-th call gives is a function of the seeds, n and the actor."""
+
+    def draw_tasks(self, count: int) -> tuple[Task, ...]:
+        """Different training tasks, the same at every call. Raises ConfigError if there are not so many."""
+
+    def episode(self, actor: Actor[BeliefT]) -> Episodes:
+        """An exploring episode in each of N environments, in drawn tasks; the budget cuts the last one off."""
+
+    def trials(self, actor: Actor[BeliefT], tasks: int, episodes: int) -> Batch:
+        """K exploring episodes in each of M drawn tasks, `actor.rollouts` at a time."""
+
+    def trials_in(self, actor: Actor[BeliefT], tasks: Sequence[Task], episodes: int) -> Batch:
+        """The same in given tasks."""
+
+    def shaped_reward(self, task: Task, episodes: Episodes) -> np.ndarray:
+        """Rewards [N, T] that may be learned from in place of a task's sparse ones. Raises ConfigError where there are none."""
+
+
+ExperienceT = TypeVar("ExperienceT", bound=Experience, contravariant=True)
+
+
+class Trainable(Protocol[ExperienceT]):
+    """What the loop trains (`skillmeta.run.loop`): a skill model or a learner."""
+
+    @property
+    def updates(self) -> int:
+        """How many updates were made."""
+
+    def iterate(self, source: ExperienceT) -> Metrics:
+        """Collect or draw what it needs, update, report."""
+
+    def parts(self) -> Parts:
+        """Everything that a resumed run needs to continue as if it had not been interrupted."""
+
+
+class Learner(Trainable[Source], Protocol[BeliefT]):
+    """Learns to act. An algorithm's module has a `Config` and a class `Learner`, made as Learner(config, spec, skills, seeds)."""
+
+    def actor(self) -> Actor[BeliefT]:
+        """A copy of what acts, with no way back to the learner."""

@@ -2,8 +2,8 @@
 
 Finn, Abbeel, Levine 2017 (arXiv:1703.03400), for reinforcement learning, with TRPO outside. In each of M tasks
 
-    theta_i = theta - rate grad L_i(theta; episodes before)              inner step
-    theta  <- argmin sum_i L_i'(theta_i; episodes after)                 outer step, within KL(pi_theta_i || pi_old_i) <= radius
+    theta_i = theta - inner_lr grad L_i(theta; episodes before)              inner step
+    theta  <- argmin sum_i L_i'(theta_i; episodes after)                 outer step, within KL(pi_theta_i || pi_old_i) <= max_kl
 
 `first_order` takes the inner gradient for a constant. With a `context` only the numbers appended to the observation adapt, from
 zero in each task (CAVIA, Zintgraf et al. 2019, arXiv:1810.03642). `exploration_credit` adds E-MAML's term (Stadie et al. 2018,
@@ -17,17 +17,13 @@ information: two vector-Jacobian products of first-order graphs, and none of the
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from skillmeta.collect.meta import Batch, MetaCollector
-from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import Categorical, Gaussian
-from skillmeta.nn.networks import identity
 from skillmeta.objectives.inner_step import (
     Actor,
     Parameters,
@@ -38,40 +34,47 @@ from skillmeta.objectives.inner_step import (
     flat,
     inner_step,
     leaves,
+    make_actor,
     mean_of,
     policy_of,
-    prior_coefficient_of,
     prior_divergence,
     stack,
     unflat,
 )
 from skillmeta.objectives.on_policy import TrustRegionStep, trust_region_step
-from skillmeta.objectives.regularizer import Prior
+from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
+from skillmeta.types import Batch, EnvSpec, Metrics, Parts, Skills, Source
 
 
 @dataclass(frozen=True)
 class Config:
     """The paper's 2-D navigation."""
 
+    FORMER_KEYS: ClassVar[dict[str, str]] = {
+        "inner_rate": "is now called inner_lr",
+        "radius": "is now called max_kl",
+        "iterations": "is now called cg_iterations",
+    }
+
     tasks: int = 20  # M
     rollouts: int = 20  # episodes of each task before the inner step, and after it
-    inner_rate: float = 0.1
+    inner_lr: float = 0.1
     halve_at_test: bool = True  # the inner rate after the first step
     first_order: bool = False
     exploration_credit: bool = False
     context: int = 0
     discount: float = 0.99
     prior_coefficient: float | None = None  # of KL(pi || skill prior); null: 0.1 with skills, 0 without
-    radius: float = 0.01  # of the trust region, nats
+    max_kl: float = 0.01  # the radius of the trust region, nats
     damping: float = 1e-5
-    iterations: int = 10  # of conjugate gradients
+    cg_iterations: int = 10  # of conjugate gradients
     hidden: int = 64
     depth: int = 2
     tasks_at_once: int = 2  # in one graph; more where batches are small
 
     def __post_init__(self) -> None:
-        for name in ("tasks", "rollouts", "inner_rate", "radius", "iterations", "hidden", "depth", "tasks_at_once"):
+        for name in ("tasks", "rollouts", "inner_lr", "max_kl", "cg_iterations", "hidden", "depth", "tasks_at_once"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
         if not 0 <= self.discount <= 1 or min(self.damping, self.context, self.prior_coefficient or 0) < 0:
@@ -168,7 +171,7 @@ class Problem:
         before = self.before.tasks(rows)
         stacked = stack(parameters, len(before.valid), self.shape.context)
         return inner_step(
-            self.shape, stacked, before, self.config.inner_rate, False, self.prior_coefficient, create_graph
+            self.shape, stacked, before, self.config.inner_lr, False, self.prior_coefficient, create_graph
         )
 
     def loss_of(self, parameters: Parameters, adapted: Policy, rows: slice) -> Tensor:
@@ -191,7 +194,7 @@ class Problem:
             result = result + torch.autograd.grad(part.outputs, part.start, weighted, retain_graph=True)[0]
         return result
 
-    def judge(self, vector: Tensor) -> tuple[float, float]:
+    def loss_and_kl(self, vector: Tensor) -> tuple[float, float]:
         """Mean loss, and mean KL of the adapted policies from the old ones on the episodes after."""
         loss = divergence = 0.0
         tasks = len(self.after.valid)
@@ -211,81 +214,47 @@ class Problem:
             self.loss,
             self.gradient,
             self.product,
-            self.judge,
-            self.config.radius,
-            self.config.iterations,
+            self.loss_and_kl,
+            self.config.max_kl,
+            self.config.cg_iterations,
         )
 
 
-class Agent:
-    """The learner. Arguments as for the other meta-learners."""
+class Learner:
+    """The learner. Arguments as for SAC's (`skillmeta.algorithms.sac.Learner`)."""
 
-    def __init__(
-        self,
-        config: Config,
-        observation_dim: int,
-        action_bound: np.ndarray,
-        discrete: bool = False,
-        prior: Prior | None = None,
-        normalize: Any = None,
-        *,
-        seeds: Seeds,
-    ):
-        if discrete and prior is not None:
-            raise ConfigError("skills are continuous; this family's actions are choices")
-        bound = torch.from_numpy(np.asarray(action_bound, np.float32))
-        shape = Shape(observation_dim, len(bound), config.hidden, config.depth, discrete, config.context)
-        start = shape.start(seeds.stream("weights").torch(), zero_output=prior is not None)
-        self.config, self.updates = config, 0
-        self.acting = Actor(
-            shape, start, config.rollouts, config.inner_rate, False, config.discount, config.halve_at_test,
-            normalize or identity, prior, prior_coefficient_of(config.prior_coefficient, prior), bound,
-        )  # fmt: skip
+    def __init__(self, config: Config, spec: EnvSpec, skills: Skills | None, seeds: Seeds):
+        self.config, self.counts = config, Counts()
+        self.acting = make_actor(config, spec, skills, seeds.stream("weights").torch(), context=config.context)
+
+    @property
+    def updates(self) -> int:
+        return self.counts.updates
 
     def actor(self) -> Actor:
         return copy.deepcopy(self.acting)
 
+    def parts(self) -> Parts:
+        return {"parameters": self.acting.parameters, "counts": self.counts}
+
     # -- learning --------------------------------------------------------------------------------------------------------
-    def iterate(self, collect: MetaCollector) -> tuple[Batch, dict[str, float]]:
+    def iterate(self, source: Source) -> Metrics:
         """Episodes before and after the inner step in M tasks, and one step of TRPO."""
-        batch = collect.trials(self.acting, self.config.tasks, 2)
-        before, after, score = self.samples(batch)
         acting = self.acting
+        before, after, score = self.samples(source.trials(acting, self.config.tasks, 2))
         problem = Problem(acting.shape, self.config, acting.parameters, before, after, score, acting.prior_coefficient)
         step = problem.step()
-        self.set(unflat(step.parameters, acting.parameters))
-        self.updates += 1
-        metrics = {"outer/loss": step.loss, "outer/divergence": step.divergence, "outer/step": step.part}
-        return batch, metrics
+        for parameter, new in zip(acting.parameters, unflat(step.parameters, acting.parameters), strict=True):
+            parameter.copy_(new.detach())
+        self.counts.updates += 1
+        return {"outer/loss": step.loss, "outer/divergence": step.divergence, "outer/step": step.part}
 
     def samples(self, batch: Batch) -> tuple[Samples, Samples, Tensor]:
         """Episodes before and after the inner step, and the tasks' standardised returns after it, [M]."""
         tasks = self.config.tasks
         start = stack(self.acting.parameters, tasks, self.config.context)
         before = self.acting.samples(batch.trials.episodes(0), start)
-        adapted = self.acting.inner_step(start, before, self.config.inner_rate)
+        adapted = self.acting.inner_step(start, before, self.config.inner_lr)
         after = self.acting.samples(batch.trials.episodes(1), adapted)
         returns = torch.from_numpy(batch.trials.returns[:, 1]).float().view(tasks, -1).mean(1)
         return before, after, (returns - returns.mean()) / (returns.std(correction=0) + 1e-8)
-
-    def set(self, parameters: Parameters) -> None:
-        self.acting = replace(self.acting, parameters=tuple(p.detach().clone() for p in parameters))
-
-    # -- on disk --------------------------------------------------------------------------------------------------------
-    def acting_state(self) -> dict[str, Any]:
-        return {"parameters": {str(i): p for i, p in enumerate(self.acting.parameters)}}
-
-    def load_acting(self, state: dict[str, Any]) -> None:
-        """Raises RuntimeError if the parameters have other shapes."""
-        loaded = tuple(state["parameters"][str(i)] for i in range(len(self.acting.parameters)))
-        for new, own in zip(loaded, self.acting.parameters, strict=True):
-            if new.shape != own.shape:
-                raise RuntimeError(f"a parameter is {tuple(new.shape)}, not {tuple(own.shape)}")
-        self.set(loaded)
-
-    def state(self) -> dict[str, Any]:
-        return {**self.acting_state(), "updates": self.updates}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.load_acting(state)
-        self.updates = state["updates"]

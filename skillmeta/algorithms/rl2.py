@@ -7,7 +7,7 @@ is computed by going through the trial from its start.
     input     x_t = (s_t, a_{t-1}, r_{t-1}, first decision of an episode?)     from the true last transition
     core      h_t = core(x_1 .. x_t): GRU or LSTM; SNAIL (Mishra et al. 2018, arXiv:1707.03141); a transformer
     heads     pi(a | s_t, h_t), V(s_t, h_t)                                        one hidden layer each
-    loss      -min(rho A, clip(rho) A) + value_weight (V - R)^2 / var R + weight D(pi || prior)
+    loss      -min(rho A, clip(rho) A) + value_coefficient (V - R)^2 / var R + prior_coefficient D(pi || prior)
 
 With skills as actions the policy is a residual on the skill prior and D is the KL to it; with primitive actions the prior is
 uniform and -D the entropy, up to a constant. E-RL2 (Stadie et al. 2018, arXiv:1803.01118): the rewards of the first
@@ -19,25 +19,23 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skillmeta.collect.meta import Batch, MetaCollector
 from skillmeta.data.trials import Sequences, sequences
 from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Categorical, Gaussian
 from skillmeta.nn.memory import CORES, State, make_core
 from skillmeta.nn.networks import MLP, identity
-from skillmeta.nn.optimizers import adam, optimizer_state, restore_optimizer
+from skillmeta.nn.optimizers import adam
+from skillmeta.nn.policies import gaussian_prior, residual_on
 from skillmeta.objectives.on_policy import advantages, clipped_surrogate, normalized
-from skillmeta.objectives.regularizer import Prior
-from skillmeta.run.checkpoint import generator_state, restore_generator
+from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
-from skillmeta.types import Belief, Episodes, Step
+from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Skills, Source, Step
 
 Policy = Gaussian | Categorical
 
@@ -46,36 +44,44 @@ Policy = Gaussian | Categorical
 class Config:
     """Numbers that learn the 5-armed bandit in a minute; configs/meta has those of larger problems."""
 
+    FORMER_KEYS: ClassVar[dict[str, str]] = {
+        "trace": "is now called gae_lambda",
+        "weight": "is now called prior_coefficient",
+        "value_weight": "is now called value_coefficient",
+        "maximum_gradient": "is now called max_grad_norm",
+        "reach": "is now called receptive_field",
+    }
+
     episodes: int = 1  # K of a trial
     tasks: int = 256  # trials of an iteration
     core: str = "gru"  # gru | lstm | snail | transformer
     hidden: int = 64  # width of the core and of each head's hidden layer; of SNAIL the channels that a convolution adds
     layers: int = 2  # of a transformer
     previous_observation: bool = False  # is an input too: an attentive core then need not piece transitions together
-    reach: int = 128  # decisions that SNAIL's convolutions look back on
+    receptive_field: int = 128  # decisions that SNAIL's convolutions look back on
     free_episodes: int = 0  # of a trial, whose rewards do not count (E-RL2)
     discount: float = 0.99
-    trace: float = 0.95  # lambda of the advantages
+    gae_lambda: float = 0.95
     clip: float = 0.2
     epochs: int = 4
     minibatches: int = 4  # of trials
     learning_rate: float = 2e-3
-    value_weight: float = 0.5
-    weight: float = 0.01  # of the divergence from the prior; with a uniform one minus the entropy's
+    value_coefficient: float = 0.5
+    prior_coefficient: float = 0.01  # of the divergence from the prior; with a uniform one minus the entropy's
     reward_scale: float = 1.0  # of what is seen and learned from
-    anneal: bool = True  # learning rate and weight fall to 0 over the budget
-    maximum_gradient: float = 1.0
+    anneal: bool = True  # learning rate and prior_coefficient fall to 0 over the budget
+    max_grad_norm: float = 1.0
     initial_stddev: float = 1.0  # of continuous actions, in parts of their bound
 
     def __post_init__(self) -> None:
         if self.core not in CORES:
             raise ValueError(f"core is {self.core!r}; choose one of {', '.join(CORES)}")
-        for name in ("episodes", "tasks", "hidden", "layers", "reach", "epochs", "minibatches", "learning_rate", "clip",
+        for name in ("episodes", "tasks", "hidden", "layers", "receptive_field", "epochs", "minibatches", "learning_rate", "clip",
                      "reward_scale"):  # fmt: skip
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if not (0 <= self.discount <= 1 and 0 <= self.trace <= 1):
-            raise ValueError("discount and trace must lie between 0 and 1")
+        if not (0 <= self.discount <= 1 and 0 <= self.gae_lambda <= 1):
+            raise ValueError("discount and gae_lambda must lie between 0 and 1")
         if not 0 <= self.free_episodes < self.episodes:
             raise ValueError(
                 f"free_episodes is {self.free_episodes}; fewer than the {self.episodes} episodes are expected"
@@ -89,7 +95,7 @@ class Memory(NamedTuple):
     takes none."""
 
     state: State
-    news: Tensor  # [N, S]
+    candidate: Tensor  # [N, S]
     observation: Tensor  # [N, O] of the last decision, normalised
     previous_observation: Tensor  # [N, O] of the last one that was taken
     previous_action: Tensor  # [N, A]
@@ -117,7 +123,7 @@ class Network(nn.Module):
         self.discrete, self.residual = discrete, residual
         self.observation_dim, self.previous_observation = observation_dim, config.previous_observation
         inputs = observation_dim * (2 if config.previous_observation else 1) + len(bound) + 2
-        self.core: Any = make_core(config.core, inputs, config.hidden, config.layers, config.reach, generator)
+        self.core: Any = make_core(config.core, inputs, config.hidden, config.layers, config.receptive_field, generator)
         width, numbers = self.core.width + observation_dim, len(bound) * (1 if discrete else 2)
         self.policy_head = MLP(width, numbers, config.hidden, 1, generator)
         self.value_head = MLP(width, 1, config.hidden, 1, generator)
@@ -165,8 +171,8 @@ class Network(nn.Module):
 
     def step(self, inputs: Tensor, observation: Tensor, state: State) -> tuple[Tensor, Tensor]:
         """Inputs [N, I] and observations [N, O] -> policy's numbers [N, .] and what the core would remember."""
-        out, news = self.core.step(inputs, state)
-        return self.policy_head(torch.cat([out, observation], -1)), news
+        out, candidate = self.core.step(inputs, state)
+        return self.policy_head(torch.cat([out, observation], -1)), candidate
 
     def policy(self, numbers: Tensor, prior: Gaussian | None) -> Policy:
         if self.discrete:
@@ -174,7 +180,7 @@ class Network(nn.Module):
         mean, log_stddev = numbers.chunk(2, -1)
         if self.residual:
             assert prior is not None
-            mean, log_stddev = prior.mean + mean, prior.log_stddev + log_stddev
+            return residual_on(prior, mean, log_stddev)
         return Gaussian(mean, log_stddev.clamp(*LOG_STDDEV_RANGE))
 
 
@@ -183,38 +189,37 @@ class Actor:
     """What acts; its belief is a `Memory`."""
 
     network: Network
-    normalize: Any
-    prior: Prior | None
+    skills: Skills | None
     reward_scale: float
     rollouts: int = 1
     exploration_episodes: int = 0
 
-    def begin(self, num: int, generator: torch.Generator) -> Belief:
-        core, seen = self.network.core, torch.zeros(num, self.network.observation_dim)
-        action = torch.zeros(num, len(self.network.bound))
-        return Memory(core.begin(num), core.nothing(num), seen, seen, action, torch.zeros(num), torch.ones(num))
+    def begin(self, tasks: int, generator: torch.Generator) -> Memory:
+        core, seen = self.network.core, torch.zeros(tasks, self.network.observation_dim)
+        action = torch.zeros(tasks, len(self.network.bound))
+        return Memory(core.begin(tasks), core.nothing(tasks), seen, seen, action, torch.zeros(tasks), torch.ones(tasks))
 
     def act(
         self, observation: Tensor, belief: Memory, generator: torch.Generator, explore: bool
-    ) -> tuple[Tensor, Belief]:
+    ) -> tuple[Tensor, Memory]:
         seen = self.normalize(observation)
         inputs = self.network.inputs(
             seen, belief.previous_observation, belief.previous_action, belief.previous_reward, belief.begins
         )
-        numbers, news = self.network.step(inputs, seen, belief.state)
-        policy = self.network.policy(numbers, None if self.prior is None else self.prior(observation))
+        numbers, candidate = self.network.step(inputs, seen, belief.state)
+        policy = self.network.policy(numbers, self.prior(observation))
         if explore:
-            action = policy.at(torch.randn(observation.shape[0], len(self.network.bound), generator=generator))
+            action = policy.rsample(torch.randn(len(observation), len(self.network.bound), generator=generator))
         else:
             action = policy.mode()
-        return action, belief._replace(news=news, observation=seen)
+        return action, belief._replace(candidate=candidate, observation=seen)
 
-    def observe(self, belief: Memory, action: Tensor, step: Step) -> Belief:
+    def observe(self, belief: Memory, action: Tensor, step: Step) -> Memory:
         taken = torch.from_numpy(step.steps > 0)
         reward = torch.from_numpy(step.reward) * self.reward_scale
         return Memory(
-            self.network.core.keep(belief.state, belief.news, taken),
-            belief.news,
+            self.network.core.commit(belief.state, belief.candidate, taken),
+            belief.candidate,
             belief.observation,
             torch.where(taken[:, None], belief.observation, belief.previous_observation),
             torch.where(taken[:, None], action, belief.previous_action),
@@ -222,8 +227,23 @@ class Actor:
             torch.where(taken, torch.zeros(()), belief.begins),
         )
 
-    def adapt(self, belief: Memory, episodes: Episodes, generator: torch.Generator) -> Belief:
+    def adapt(self, belief: Memory, episodes: Episodes, generator: torch.Generator) -> Memory:
         return belief._replace(begins=torch.ones_like(belief.begins))
+
+    def normalize(self, observation: Tensor) -> Tensor:
+        return identity(observation) if self.skills is None else self.skills.normalize(observation)
+
+    def prior(self, observation: Tensor) -> Gaussian | None:
+        """The skill prior at observations [..., O]; None where actions are primitive."""
+        if self.skills is None:
+            return None
+        with torch.no_grad():
+            flat = gaussian_prior(self.skills.prior(observation.flatten(0, -2)))
+        lead = observation.shape[:-1]
+        return Gaussian(flat.mean.view(*lead, -1), flat.log_stddev.view(*lead, -1))
+
+    def parts(self) -> Parts:
+        return {"network": self.network}
 
 
 def loss(
@@ -241,7 +261,7 @@ def loss(
     else:
         divergence = -policy.entropy()
     mean_divergence = (divergence * batch.valid).sum() / count
-    total = -surrogate + config.value_weight * error + weight * mean_divergence
+    total = -surrogate + config.value_coefficient * error + weight * mean_divergence
     return total, torch.stack([surrogate.detach(), error.detach(), mean_divergence.detach()])
 
 
@@ -262,55 +282,47 @@ class Sample:
         return replace(self, **{name: getattr(self, name)[chosen] for name in self.__dataclass_fields__})
 
 
-class Agent:
-    """The learner.
+class Learner:
+    """The learner. Arguments as for SAC's (`skillmeta.algorithms.sac.Learner`); discrete actions are accepted."""
 
-    Args:
-        config: see `Config`.
-        observation_dim: O.
-        action_bound: [A]; actions live in [-bound, bound], or are choices among A where `discrete`.
-        prior: p(z|s), where actions are skills.
-        normalize: applied to observations.
-        seeds: of weights and minibatches.
-    """
-
-    def __init__(
-        self,
-        config: Config,
-        observation_dim: int,
-        action_bound: np.ndarray,
-        discrete: bool = False,
-        prior: Prior | None = None,
-        normalize: Any = None,
-        *,
-        seeds: Seeds,
-    ):
-        if discrete and prior is not None:
-            raise ConfigError("skills are continuous; this family's actions are choices")
-        self.config, bound = config, torch.from_numpy(np.asarray(action_bound, np.float32))
-        self.network = Network(
-            observation_dim, bound, discrete, prior is not None, config, seeds.stream("weights").torch()
-        )
-        self.acting = Actor(self.network, normalize or identity, prior, config.reward_scale)
+    def __init__(self, config: Config, spec: EnvSpec, skills: Skills | None, seeds: Seeds):
+        if spec.discrete and skills is not None:
+            raise ConfigError("skills are continuous; this family's actions are discrete")
+        self.config, bound = config, torch.from_numpy(spec.action_bound)
+        weights = seeds.stream("weights").torch()
+        self.network = Network(spec.observation_dim, bound, spec.discrete, skills is not None, config, weights)
+        self.acting = Actor(self.network, skills, config.reward_scale)
         self.optimizer = adam(self.network.parameters(), config.learning_rate)
-        self.draws = seeds.stream("updates").torch()
-        self.updates = 0
+        self.generator = seeds.stream("updates").torch()
+        self.counts = Counts()
+
+    @property
+    def updates(self) -> int:
+        return self.counts.updates
 
     def actor(self) -> Actor:
         return copy.deepcopy(self.acting)
 
+    def parts(self) -> Parts:
+        return {
+            "network": self.network,
+            "optimizer": self.optimizer,
+            "generator": self.generator,
+            "counts": self.counts,
+        }
+
     # -- learning --------------------------------------------------------------------------------------------------------
-    def iterate(self, collect: MetaCollector) -> tuple[Batch, dict[str, float]]:
+    def iterate(self, source: Source) -> Metrics:
         """One batch of trials, then some epochs of PPO on it."""
-        left = max(0.0, 1 - collect.env_steps / collect.budget) if self.config.anneal else 1.0
-        batch = collect.trials(self.acting, self.config.tasks, self.config.episodes)
+        left = 1 - source.fraction if self.config.anneal else 1.0
+        batch = source.trials(self.acting, self.config.tasks, self.config.episodes)
         sample = self.prepare(sequences(batch.trials))
         sums, count = torch.zeros(len(METRICS)), 0
         for _ in range(self.config.epochs):
-            for rows in torch.randperm(len(sample.valid), generator=self.draws).chunk(self.config.minibatches):
+            for rows in torch.randperm(len(sample.valid), generator=self.generator).chunk(self.config.minibatches):
                 sums += self.update(sample.rows(rows), left)
                 count += 1
-        return batch, {**dict(zip(METRICS, (sums / count).tolist(), strict=True)), "budget/left": left}
+        return {**dict(zip(METRICS, (sums / count).tolist(), strict=True)), "budget/left": left}
 
     def prepare(self, sequences: Sequences) -> Sample:
         """What PPO needs of trials, with the policy and the values of the network that acted."""
@@ -330,7 +342,9 @@ class Agent:
             policy, value = self.evaluate(inputs, seen, raw)[:2]
             log_prob = policy.log_prob(action)
         # A trial ends with its last episode: nothing comes after it, whatever ended that episode.
-        advantage = advantages(reward, value, torch.zeros(len(value)), valid, self.config.discount, self.config.trace)
+        advantage = advantages(
+            reward, value, torch.zeros(len(value)), valid, self.config.discount, self.config.gae_lambda
+        )
         returns = advantage + value
         self.network.rescale(returns, valid)
         return Sample(inputs, seen, raw, action, log_prob, normalized(advantage, valid, (0, 1)), returns, valid)
@@ -338,47 +352,22 @@ class Agent:
     def evaluate(self, inputs: Tensor, seen: Tensor, raw: Tensor) -> tuple[Policy, Tensor, Gaussian | None]:
         """Policies and values along whole trials, from their start, and the prior there."""
         numbers, value = self.network(inputs, seen)
-        prior = None
-        if self.acting.prior is not None:
-            with torch.no_grad():
-                flat = self.acting.prior(raw.flatten(0, 1))
-                prior = Gaussian(*(x.view(*raw.shape[:2], -1) for x in (flat.mean, flat.log_stddev)))
+        prior = self.acting.prior(raw)
         return self.network.policy(numbers, prior), value, prior
 
     def update(self, batch: Sample, left: float = 1.0) -> Tensor:
         """One step of Adam; `left` in [0, 1] scales its length and the weight of the divergence."""
         policy, value, prior = self.evaluate(batch.inputs, batch.observation, batch.raw)
-        weight = self.config.weight * left
+        weight = self.config.prior_coefficient * left
         total, metrics = loss(policy, value, prior, batch, self.config, weight, self.network.stddev)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * left
         self.optimizer.zero_grad()
         total.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.maximum_gradient)
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
-        self.updates += 1
+        self.counts.updates += 1
         return metrics
-
-    # -- on disk --------------------------------------------------------------------------------------------------------
-    def acting_state(self) -> dict[str, Any]:
-        return {"network": dict(self.network.state_dict())}
-
-    def load_acting(self, state: dict[str, Any]) -> None:
-        self.network.load_state_dict(state["network"])
-
-    def state(self) -> dict[str, Any]:
-        return {
-            **self.acting_state(),
-            "optimizer": optimizer_state(self.optimizer),
-            "draws": generator_state(self.draws),
-            "updates": self.updates,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.load_acting(state)
-        restore_optimizer(self.optimizer, state["optimizer"])
-        restore_generator(self.draws, state["draws"])
-        self.updates = state["updates"]
 
 
 METRICS = ("policy/surrogate", "value/error", "prior/divergence")

@@ -3,9 +3,9 @@
 With the uniform prior and primitive actions it is plain SAC; with the skill prior p(z|s) and skills as actions it is SPiRL
 (Pertsch et al. 2020, arXiv:2010.11944, Algorithm 1). One update, all gradients taken at the same parameters:
 
-    y = r + gamma (1 - terminated) (min_i Qbar_i(s', z') - weight D(pi(.|s') || prior(.|s')))     critic target
-    critics: sum_i 1/2 (Q_i(s, z) - y)^2         policy: weight D(pi || prior) - min_i Q_i(s, z~pi)
-    weight: towards the target divergence        targets: Qbar <- (1 - rate) Qbar + rate Q
+    y = r + gamma (1 - terminated) (min_i Qbar_i(s', z') - coefficient D(pi(.|s') || prior(.|s')))     critic target
+    critics: sum_i 1/2 (Q_i(s, z) - y)^2       policy: coefficient D(pi || prior) - min_i Q_i(s, z~pi)
+    coefficient: towards the target divergence         targets: Qbar <- (1 - tau) Qbar + tau Q
 
 D is the KL to the skill prior. With the uniform prior it is log pi in the coordinates of the unit box, as in SAC: the KL without
 its constant (`skillmeta.objectives.regularizer`). gamma discounts a decision, whatever number of primitive steps it takes (SPiRL).
@@ -17,25 +17,24 @@ import copy
 import shutil
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 import torch._dynamo
-from torch import Tensor, nn
+from torch import Tensor
 
-from skillmeta.collect.episodes import Collector
 from skillmeta.data.replay import Replay, Transitions
 from skillmeta.errors import ConfigError
-from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Gaussian, TanhGaussian, gaussian
-from skillmeta.nn.networks import MLP, Critics, identity
-from skillmeta.nn.optimizers import adam, descend, follow, optimizer_state, restore_optimizer
-from skillmeta.objectives.regularizer import Policy, Prior, Regularizer, RegularizerConfig
-from skillmeta.run.checkpoint import generator_state, restore_generator
+from skillmeta.nn.distributions import Gaussian
+from skillmeta.nn.networks import Critics, identity
+from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
+from skillmeta.nn.policies import PolicyNetwork, ResidualPolicy, SquashedPolicy, choose_action, gaussian_prior
+from skillmeta.objectives.regularizer import Regularizer, RegularizerConfig
+from skillmeta.objectives.soft_q import actor_loss, min_q, soft_value, td_error, td_target
+from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
-from skillmeta.types import Belief, Episodes, Step
+from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Skills, Source, Step
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,8 @@ class Config:
     """Every default is a working one; configs/downstream has the published settings."""
 
     FORMER_KEYS: ClassVar[dict[str, str]] = {
-        "discount_per": "is no longer a key; discount is per decision, so remove it"
+        "discount_per": "is no longer a key; discount is per decision, so remove it",
+        "target_rate": "is now called tau",
     }
 
     regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
@@ -55,7 +55,7 @@ class Config:
     critic_depth: int = 2
     learning_rate: float = 3e-4
     discount: float = 0.99  # of a decision, as in SPiRL, not of a primitive step
-    target_rate: float = 0.005
+    tau: float = 0.005  # of the slow critics
     batch_size: int = 256
     updates_per_decision: float = 1.0
     random_decisions: int = 0  # uniform actions at first; a policy that starts at the prior needs none
@@ -80,306 +80,180 @@ class Config:
             raise ValueError("updates_per_decision and random_decisions must not be below 0")
 
 
-class PolicyNetwork(nn.Module):
-    """Observation [B, O] (and the prior there) -> distribution over actions [B, A].
-
-    Without a prior to start from: a Gaussian squashed into the action box. With one: a Gaussian whose mean and log standard
-    deviation are the prior's plus a residual that starts at zero; unsquashed, since the decoder never saw a squashed z.
-    """
-
-    bound: Tensor
-
-    def __init__(self, observation_dim: int, bound: Tensor, config: Config, generator: torch.Generator):
-        super().__init__()
-        self.residual = config.policy_start == "prior"
-        self.net = MLP(observation_dim, 2 * len(bound), config.hidden, config.policy_depth, generator)
-        self.register_buffer("bound", bound)
-        if self.residual:
-            with torch.no_grad():
-                for parameter in self.net.layers[-1].parameters():
-                    parameter.zero_()
-
-    def forward(self, observation: Tensor, prior: Gaussian | None) -> Policy:
-        out = self.net(observation).float()
-        if not self.residual:
-            return TanhGaussian(gaussian(out), self.bound)
-        assert prior is not None
-        shift, log_ratio = out.chunk(2, -1)
-        return Gaussian(prior.mean + shift, (prior.log_stddev + log_ratio).clamp(*LOG_STDDEV_RANGE))
-
-
-# -- the losses: pure functions of (parameters, batch, weight, noise) --------------------------------------------------
-def td_target(
-    targets: Callable[[Tensor, Tensor], Tensor],
-    policy: Policy,
-    prior: Gaussian | None,
-    regularizer: Regularizer,
-    batch: Transitions,
-    discount: Tensor,
-    weight: Tensor,
-    noise: Tensor,
-) -> Tensor:
-    """SPiRL eq. 6: r + discount (min Qbar(s', z') - weight D), [B]. Policy and prior are those at s'; noise [B, A]."""
-    cost = regularizer.in_target(regularizer.divergence(policy, prior, noise))
-    value = targets(batch.next_observation, policy.at(noise)).min(0).values - weight * cost
-    return batch.reward + discount * value
-
-
-def critic_loss(critics: Callable[[Tensor, Tensor], Tensor], batch: Transitions, target: Tensor) -> Tensor:
-    """Half the squared TD error, summed over the critics and averaged over the batch; target [B]."""
-    return 0.5 * ((critics(batch.observation, batch.action) - target) ** 2).sum(0).mean()
-
-
-def actor_loss(
-    policy: Policy,
-    critics: Callable[[Tensor, Tensor], Tensor],
-    prior: Gaussian | None,
-    regularizer: Regularizer,
-    batch: Transitions,
-    weight: Tensor,
-    noise: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """SPiRL eq. 7: weight D - min Q(s, z~pi), averaged; and the divergence from the prior of each row [B]. noise [B, A] draws z."""
-    divergence = regularizer.divergence(policy, prior, noise)
-    q = critics(batch.observation, policy.at(noise)).min(0).values
-    return (weight * regularizer.cost(divergence) - q).mean(), divergence
-
-
 @dataclass(frozen=True)
 class Actor:
-    """What acts of the learner, without what learns: it goes to worker processes and to the evaluator as a copy."""
+    """What acts. It infers nothing about a task: its belief is None."""
 
     policy: PolicyNetwork
-    prior: Prior | None
-    normalize: Callable[[Tensor], Tensor]
+    skills: Skills | None  # whose prior the policy is a residual on, and whose normaliser it uses
     rollouts: int = 1
     exploration_episodes: int = 0
 
-    def begin(self, num: int, generator: torch.Generator) -> Belief:
-        return None  # one task, nothing to believe
+    def begin(self, tasks: int, generator: torch.Generator) -> None:
+        return None
 
-    def act(
-        self, observation: Tensor, belief: Belief, generator: torch.Generator, explore: bool
-    ) -> tuple[Tensor, Belief]:
+    def act(self, observation: Tensor, belief: None, generator: torch.Generator, explore: bool) -> tuple[Tensor, None]:
         """Actions [N, A] for observations [N, O]: a sample of the policy, or its mode without `explore`."""
+        inputs, prior = observation, None
+        if self.skills is not None:
+            inputs = self.skills.normalize(observation)
+            prior = self.skills.prior(observation) if isinstance(self.policy, ResidualPolicy) else None
+        return choose_action(self.policy(inputs, prior), self.policy.bound, generator, explore), None
+
+    def observe(self, belief: None, action: Tensor, step: Step) -> None:
+        return None
+
+    def adapt(self, belief: None, episodes: Episodes, generator: torch.Generator) -> None:
+        return None
+
+    def parts(self) -> Parts:
+        return {"policy": self.policy}
+
+
+@dataclass(frozen=True)
+class UniformActor(Actor):
+    """What acts at first: uniform in the action box."""
+
+    def act(self, observation: Tensor, belief: None, generator: torch.Generator, explore: bool) -> tuple[Tensor, None]:
         bound = self.policy.bound
-        prior = None if self.prior is None else self.prior(observation)
-        policy = self.policy(self.normalize(observation), prior)
-        if explore:
-            action = policy.at(torch.randn(len(observation), len(bound), generator=generator))
-        else:
-            action = policy.mode()
-        return action.clamp(-bound, bound), belief
-
-    def observe(self, belief: Belief, action: Tensor, step: Step) -> Belief:
-        return belief
-
-    def adapt(self, belief: Belief, episodes: Episodes, generator: torch.Generator) -> Belief:
-        return belief
+        return bound * (2 * torch.rand(len(observation), len(bound), generator=generator) - 1), None
 
 
-class Agent:
+class Learner:
     """The learner.
 
     Args:
         config: see `Config`.
-        observation_dim: O.
-        action_bound: [A]; actions live in [-bound, bound].
-        discrete: whether actions are discrete, which are refused.
-        prior: p(z|s) in the units of the actions, needed by `regularizer.prior: skill` and `policy_start: prior`.
-        normalize: applied to observations before policy and critics; the identity where there are no statistics.
+        spec: of the environments; discrete actions are refused.
+        skills: whose skills are the actions; None for primitive actions. `regularizer.prior: skill` and `policy_start: prior` need
+            them.
         seeds: of weights, noise and batches.
+
+    Raises ConfigError for what does not go together.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        observation_dim: int,
-        action_bound: np.ndarray,
-        discrete: bool = False,
-        prior: Prior | None = None,
-        normalize: Callable[[Tensor], Tensor] | None = None,
-        *,
-        seeds: Seeds,
-    ):
-        if discrete:
+    def __init__(self, config: Config, spec: EnvSpec, skills: Skills | None, seeds: Seeds):
+        if spec.discrete:
             raise ConfigError(
-                f"algorithm.name is sac, whose policy is continuous; the environment has {len(action_bound)} discrete "
+                f"algorithm.name is sac, whose policy is continuous; the environment has {spec.action_dim} discrete "
                 "actions: use an environment with a Box of actions, or rl2 in meta-training"
             )
-        if prior is None and (config.regularizer.prior == "skill" or config.policy_start == "prior"):
+        if skills is None and (config.regularizer.prior == "skill" or config.policy_start == "prior"):
             raise ConfigError("the algorithm asks for a skill prior; name a skill model under `skills:`")
         if config.regularizer.prior == "skill" and config.policy_start != "prior":
             raise ConfigError(
                 "regularizer.prior: skill needs policy_start: prior (an unsquashed policy near the prior)"
             )
-        self.config, self.bound = config, torch.from_numpy(np.asarray(action_bound, np.float32))
-        self.prior = prior if config.policy_start == "prior" else None
-        self.normalize = normalize or identity
+        self.config, self.bound = config, torch.from_numpy(spec.action_bound)
+        self.skills = skills if config.policy_start == "prior" else None  # whose prior is used
+        self.normalize = skills.normalize if skills is not None else identity
         weights = seeds.stream("weights").torch()
-        self.policy = PolicyNetwork(observation_dim, self.bound, config, weights)
-        self.acting = Actor(self.policy, self.prior, self.normalize)
-        self.critics = Critics(observation_dim, len(self.bound), config.hidden, config.critic_depth, weights)
+        network = ResidualPolicy if config.policy_start == "prior" else SquashedPolicy
+        self.policy = network(spec.observation_dim, self.bound, config.hidden, config.policy_depth, weights)
+        self.acting = Actor(self.policy, skills)
+        self.critics = Critics(spec.observation_dim, spec.action_dim, config.hidden, config.critic_depth, weights)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.regularizer = Regularizer(config.regularizer, self.bound)
         self.policy_optimizer = adam(self.policy.parameters(), config.learning_rate)
         self.critic_optimizer = adam(self.critics.parameters(), config.learning_rate)
-        self.replay = Replay(config.replay_capacity, observation_dim, len(self.bound))
-        self.draws = seeds.stream("updates").torch()
-        self.updates = self.decisions = 0
+        self.replay = Replay(config.replay_capacity, spec.observation_dim, spec.action_dim)
+        self.generator = seeds.stream("updates").torch()
+        self.counts = Counts()
         self.gradients = compiled(self._gradients) if config.compile else self._gradients
 
-    # -- acting -------------------------------------------------------------------------------------------------------
-    rollouts, exploration_episodes = 1, 0
-
-    def begin(self, num: int, generator: torch.Generator) -> Belief:
-        return self.acting.begin(num, generator)
-
-    def act(
-        self, observation: Tensor, belief: Belief, generator: torch.Generator, explore: bool
-    ) -> tuple[Tensor, Belief]:
-        """As the actor does, after the first `random_decisions` of exploring."""
-        if explore and self.decisions < self.config.random_decisions:
-            uniform = torch.rand(len(observation), len(self.bound), generator=generator)
-            return self.bound * (2 * uniform - 1), belief
-        return self.acting.act(observation, belief, generator, explore)
-
-    def observe(self, belief: Belief, action: Tensor, step: Step) -> Belief:
-        return self.acting.observe(belief, action, step)
-
-    def adapt(self, belief: Belief, episodes: Episodes, generator: torch.Generator) -> Belief:
-        return self.acting.adapt(belief, episodes, generator)
+    @property
+    def updates(self) -> int:
+        return self.counts.updates
 
     def actor(self) -> Actor:
-        """A copy of what acts, with no way back to the learner."""
         return copy.deepcopy(self.acting)
 
-    # -- learning: Algorithm 1 --------------------------------------------------------------------------------------------
-    def iterate(self, collect: Collector) -> tuple[Episodes, dict[str, float]]:
-        """One episode, then `updates_per_decision` updates for each of its decisions. Returns it, and mean metrics."""
-        episodes = collect.episode(self)
-        self.replay.add(episodes)
-        decisions = int(episodes.valid.sum())
-        due = int(self.config.updates_per_decision * (self.decisions + decisions)) - int(
-            self.config.updates_per_decision * self.decisions
-        )
-        self.decisions += decisions
-        if self.decisions < self.config.random_decisions:
-            return episodes, {}
-        return episodes, self.learn(due)
+    def parts(self) -> Parts:
+        return {
+            "policy": self.policy,
+            "critics": self.critics,
+            "targets": self.targets,
+            "regularizer": self.regularizer.parts(),
+            "policy_optimizer": self.policy_optimizer,
+            "critic_optimizer": self.critic_optimizer,
+            "replay": self.replay,
+            "generator": self.generator,
+            "counts": self.counts,
+        }
 
-    def learn(self, updates: int) -> dict[str, float]:
+    # -- learning: Algorithm 1 --------------------------------------------------------------------------------------------
+    def iterate(self, source: Source) -> Metrics:
+        """One episode, then `updates_per_decision` updates for each of its decisions. Metrics are means over them."""
+        before = self.counts.decisions
+        actor = self.acting if before >= self.config.random_decisions else UniformActor(self.policy, None)
+        episodes = source.episode(actor)
+        self.replay.add(episodes)
+        self.counts.decisions += int(episodes.valid.sum())
+        if self.counts.decisions < self.config.random_decisions:
+            return {}
+        rate = self.config.updates_per_decision
+        return self.learn(int(rate * self.counts.decisions) - int(rate * before))
+
+    def learn(self, updates: int) -> Metrics:
         """Some updates from the replay; metrics averaged over them."""
         sums = torch.zeros(len(METRICS))
         for _ in range(updates):
-            sums += self.update(self.replay.sample(self.config.batch_size, self.draws))
+            sums += self.update(self.replay.sample(self.config.batch_size, self.generator))
         means = (sums / max(1, updates)).tolist()
         if not updates:
             return {}
-        metrics = {**dict(zip(METRICS, means, strict=True)), "prior/coefficient": float(self.regularizer.weight())}
-        if (
-            self.config.regularizer.divergence == "none"
-        ):  # it is not computed; a 0 would look like a policy that is the prior
+        metrics = {**dict(zip(METRICS, means, strict=True)), "prior/coefficient": float(self.regularizer.coefficient())}
+        if self.config.regularizer.divergence == "none":  # a 0 would look like a policy that is the prior
             metrics = {name: value for name, value in metrics.items() if not name.startswith("prior/")}
         return metrics
 
     def update(self, batch: Transitions) -> Tensor:
-        """One update of critics, policy, weight and targets; returns the METRICS, a vector."""
-        noise = torch.randn(2, *batch.action.shape, generator=self.draws)
-        weight = self.regularizer.weight()
-        policy_gradient, critic_gradient, divergence, metrics = self.gradients(batch, weight, noise)
-        descend(self.critic_optimizer, critic_gradient)
-        descend(self.policy_optimizer, policy_gradient)
-        self.regularizer.control(divergence)
-        follow(self.targets, self.critics, self.config.target_rate)
-        self.updates += 1
+        """One update of critics, policy, coefficient and targets; returns the METRICS, a vector."""
+        noise = torch.randn(2, *batch.action.shape, generator=self.generator)
+        coefficient = self.regularizer.coefficient()
+        policy_gradient, critic_gradient, divergence, metrics = self.gradients(batch, coefficient, noise)
+        apply_gradients(self.critic_optimizer, critic_gradient)
+        apply_gradients(self.policy_optimizer, policy_gradient)
+        self.regularizer.update_coefficient(divergence)
+        polyak_update(self.targets, self.critics, self.config.tau)
+        self.counts.updates += 1
         return metrics
 
     def _gradients(
-        self, batch: Transitions, weight: Tensor, noise: Tensor
+        self, batch: Transitions, coefficient: Tensor, noise: Tensor
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor, Tensor]:
         """Gradients of both losses, each with respect to its own parameters alone; D of each row; metrics."""
+        regularizer, bound = self.regularizer, self.bound
         # Without its cache of cast weights: the two losses would share the casts, and each gradient frees what it went through.
         device, half = batch.observation.device.type, self.config.bfloat16
         with torch.autocast(device, torch.bfloat16, enabled=half, cache_enabled=False):
             with torch.no_grad():
                 here, there = self.prior_at(batch.observation, batch.next_observation)
-                seen = replace(
-                    batch,
-                    observation=self.normalize(batch.observation),
-                    next_observation=self.normalize(batch.next_observation),
-                )
-                discount = batch.discount(self.config.discount)
-                target = td_target(
-                    partial(self.q, self.targets),
-                    self.policy(seen.next_observation, there),
-                    there, self.regularizer, seen, discount, weight, noise[1],
-                )  # fmt: skip
-            critic_value = critic_loss(partial(self.q, self.critics), seen, target)
-            critic_gradient = torch.autograd.grad(critic_value, list(self.critics.parameters()))
-            policy_value, divergence = actor_loss(
-                self.policy(seen.observation, here),
-                partial(self.q, self.critics),
-                here, self.regularizer, seen, weight, noise[0],
-            )  # fmt: skip
-            policy_gradient = torch.autograd.grad(policy_value, list(self.policy.parameters()))
+                now, following = self.normalize(batch.observation), self.normalize(batch.next_observation)
+                next_policy = self.policy(following, there)
+                next_cost = regularizer.td_cost(regularizer.divergence(next_policy, there, noise[1]))
+                next_q = min_q(self.targets, following, next_policy.rsample(noise[1]), bound)
+                next_value = soft_value(next_q, next_cost, coefficient)
+                target = td_target(batch.reward, batch.discount(self.config.discount), next_value)
+            # A residual policy may leave the box: what is executed is what is valued.
+            critic_loss = 0.5 * td_error(self.critics(now, batch.action.clamp(-bound, bound)).float(), target)
+            critic_gradient = torch.autograd.grad(critic_loss, list(self.critics.parameters()))
+            policy = self.policy(now, here)
+            divergence = regularizer.divergence(policy, here, noise[0])
+            q = min_q(self.critics, now, policy.rsample(noise[0]), bound)
+            policy_loss = actor_loss(q, regularizer.cost(divergence), coefficient)
+            policy_gradient = torch.autograd.grad(policy_loss, list(self.policy.parameters()))
         divergence = divergence.detach()
-        metrics = torch.stack([critic_value.detach(), policy_value.detach(), divergence.mean(), target.mean()])
+        metrics = torch.stack([critic_loss.detach(), policy_loss.detach(), divergence.mean(), target.mean()])
         return policy_gradient, critic_gradient, divergence, metrics
 
     def prior_at(self, *observations: Tensor) -> tuple[Gaussian | None, ...]:
         """The prior at each of some batches of observations [B, O], in one pass; None where there is none."""
-        if self.prior is None:
+        if self.skills is None:
             return tuple(None for _ in observations)
-        every = self.prior(torch.cat(observations))
+        every = gaussian_prior(self.skills.prior(torch.cat(observations)))
         means, logs = (x.float().chunk(len(observations)) for x in (every.mean, every.log_stddev))
         return tuple(Gaussian(mean, log_stddev) for mean, log_stddev in zip(means, logs, strict=True))
-
-    def q(self, critics: Critics, observation: Tensor, action: Tensor) -> Tensor:
-        """Values [n, B] in float32, of the actions as they would be executed."""
-        return critics(observation, self.clip(action)).float()
-
-    def clip(self, action: Tensor) -> Tensor:
-        """What is executed is what is valued: only an unsquashed policy can leave the box."""
-        return action.clamp(-self.bound, self.bound) if self.policy.residual else action
-
-    def acting_state(self) -> dict[str, Any]:
-        """What `load_acting` needs to act as this agent does."""
-        return {"policy": dict(self.policy.state_dict()), "decisions": self.decisions}
-
-    def load_acting(self, state: dict[str, Any]) -> None:
-        """Raises RuntimeError if the parameters have other shapes."""
-        self.policy.load_state_dict(state["policy"])
-        self.decisions = state["decisions"]
-
-    # -- on disk --------------------------------------------------------------------------------------------------------
-    def state(self) -> dict[str, Any]:
-        """Everything that a resumed run needs to continue as if it had not been interrupted."""
-        return {
-            "policy": dict(self.policy.state_dict()),
-            "critics": dict(self.critics.state_dict()),
-            "targets": dict(self.targets.state_dict()),
-            "log_weight": self.regularizer.log_weight,
-            "policy_optimizer": optimizer_state(self.policy_optimizer),
-            "critic_optimizer": optimizer_state(self.critic_optimizer),
-            "weight_optimizer": optimizer_state(self.regularizer.optimizer),
-            "replay": self.replay.state(),
-            "draws": generator_state(self.draws),
-            "updates": self.updates,
-            "decisions": self.decisions,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.policy.load_state_dict(state["policy"])
-        self.critics.load_state_dict(state["critics"])
-        self.targets.load_state_dict(state["targets"])
-        self.regularizer.log_weight.copy_(state["log_weight"])
-        restore_optimizer(self.policy_optimizer, state["policy_optimizer"])
-        restore_optimizer(self.critic_optimizer, state["critic_optimizer"])
-        restore_optimizer(self.regularizer.optimizer, state["weight_optimizer"])
-        self.replay.restore(state["replay"])
-        restore_generator(self.draws, state["draws"])
-        self.updates, self.decisions = state["updates"], state["decisions"]
 
 
 def describe(config: Config, acts_in: str, prior: str) -> str:
@@ -401,7 +275,7 @@ def describe(config: Config, acts_in: str, prior: str) -> str:
     said.append("an entropy bonus" if regularizer.prior == "uniform" else f"a coefficient times {name}")
     target = "its usual target" if regularizer.target_divergence is None else f"{regularizer.target_divergence:g} nats"
     how = {
-        "fixed": f"the coefficient is fixed at {regularizer.initial_weight:g}",
+        "fixed": f"the coefficient is fixed at {regularizer.initial_coefficient:g}",
         "two_way": f"the coefficient is controlled towards {target}",
         "one_way": f"the coefficient grows while the divergence is above {target}",
     }

@@ -13,37 +13,37 @@ import torch
 
 from skillmeta.collect.episodes import episode
 from skillmeta.data.trials import stack
-from skillmeta.types import Agent, Belief, Envs, Episodes, Trials
+from skillmeta.types import Actor, BeliefT, Envs, Episodes, Task, Trials
 
 
 def trial(
-    agent: Agent,
+    actor: Actor[BeliefT],
     envs: Envs,
-    tasks: Sequence[object],
+    tasks: Sequence[Task],
     seeds: np.ndarray,
     generator: torch.Generator,
     explore: Sequence[bool] | bool = True,
-) -> tuple[Trials, Belief]:
-    """K episodes in each task, with what the agent learns in each carried to the next.
+) -> tuple[Trials, BeliefT]:
+    """K episodes in each task, with what the actor learns in each carried to the next.
 
     Args:
-        tasks: of N environments; with `agent.rollouts` B > 1 each task stands B times in a row.
+        tasks: of N environments; with `actor.rollouts` B > 1 each task stands B times in a row.
         seeds: of the resets, [N, K]; K is their number.
-        explore: for each of the K episodes, or for all: whether the agent samples or does what it thinks best.
+        explore: for each of the K episodes, or for all: whether the actor samples or does what it thinks best.
 
     Returns the trials, and the belief after the last episode.
     """
     num, rounds = seeds.shape
     flags = [explore] * rounds if isinstance(explore, bool) else list(explore)
-    if num != envs.num or len(tasks) != num or num % agent.rollouts:
+    if num != envs.num or len(tasks) != num or num % actor.rollouts:
         raise ValueError(
             f"{envs.num} environments, {len(tasks)} tasks and seeds {seeds.shape} do not go together, or are not a multiple of "
-            f"the agent's {agent.rollouts} rollouts a task"
+            f"the actor's {actor.rollouts} rollouts a task"
         )
-    belief = agent.begin(num // agent.rollouts, generator)
+    belief = actor.begin(num // actor.rollouts, generator)
     done: list[Episodes] = []
     for k in range(rounds):
-        episodes, belief = episode(agent, envs, belief, seeds[:, k].tolist(), generator, explore=flags[k], tasks=tasks)
-        belief = agent.adapt(belief, episodes, generator)
+        episodes, belief = episode(actor, envs, belief, seeds[:, k].tolist(), generator, explore=flags[k], tasks=tasks)
+        belief = actor.adapt(belief, episodes, generator)
         done.append(episodes)
     return stack(done), belief

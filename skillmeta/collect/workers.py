@@ -23,7 +23,7 @@ from skillmeta.collect.trials import trial
 from skillmeta.data.trials import join
 from skillmeta.errors import UserError
 from skillmeta.seeds import Stream
-from skillmeta.types import Agent, Envs, Trials
+from skillmeta.types import Actor, BeliefT, Envs, Task, Trials
 
 MakeEnvs = Callable[[int], Envs]  # must survive pickling where there are processes
 
@@ -49,21 +49,21 @@ class Workers:
 
     def trials(
         self,
-        agent: Agent,
-        tasks: Sequence[object],
+        actor: Actor[BeliefT],
+        tasks: Sequence[Task],
         seeds: np.ndarray,
         draws: Stream,
         explore: Sequence[bool] | bool = True,
     ) -> Trials:
-        """K episodes in each of N tasks by a copy of the agent: nothing that happens here reaches the one that was passed.
+        """K episodes in each of N tasks by a copy of the actor: nothing that happens here reaches the one that was passed.
 
         Args:
-            tasks: N of them; an agent with `rollouts` B > 1 runs each B times, and the trials are [N * B] then.
+            tasks: N of them; an actor with `rollouts` B > 1 runs each B times, and the trials are [N * B] then.
             seeds: of the resets, [N * B, K].
-            draws: of the agent; every chunk has a stream of its own.
+            draws: of the actor; every chunk has a stream of its own.
             explore: as for `skillmeta.collect.trials.trial`.
         """
-        actor, rollouts = acting_copy(agent), agent.rollouts
+        rollouts = actor.rollouts
         each = max(1, self.chunk // rollouts)
         starts = range(0, len(tasks), each)
         parts = [
@@ -85,6 +85,12 @@ class Workers:
             raise UserError(
                 "a worker process died (out of memory, or its environment crashed); run with processes=1 to see why"
             ) from None
+
+    def envs(self, num: int) -> Envs:
+        """N environments of this process, made once."""
+        if num not in self._envs:
+            self._envs[num] = self.make_envs(num)
+        return self._envs[num]
 
     def close(self) -> None:
         for envs in self._envs.values():
@@ -112,16 +118,11 @@ def interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def acting_copy(agent: Any) -> Any:
-    """What acts of an agent: its `actor()`, without buffers, critics and optimisers, where it has one; else all of it."""
-    return agent.actor() if hasattr(agent, "actor") else agent
-
-
 def run_trials(
-    actor: Agent,
+    actor: Actor[BeliefT],
     cache: dict[int, Envs],
     make_envs: MakeEnvs,
-    tasks: Sequence[object],
+    tasks: Sequence[Task],
     seeds: np.ndarray,
     draws: Stream,
     explore: Sequence[bool] | bool,
@@ -143,6 +144,6 @@ def begin_work(make_envs: MakeEnvs) -> None:
     _made = (make_envs, {})
 
 
-def work(actor: Agent, *part: Any) -> Trials:
+def work(actor: Actor[BeliefT], *part: Any) -> Trials:
     make_envs, cache = _made
     return run_trials(actor, cache, make_envs, *part)

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from skillmeta.data.replay import Replay, Transitions
 from skillmeta.errors import ConfigError
-from skillmeta.types import Episodes
+from skillmeta.types import Episodes, State
 
 
-class Visits:
+class ContextBuffer:
     """The last visits to one task. A visit is the episodes with z from the prior, if they are to be shown, and then a trial.
 
     Args:
@@ -75,10 +75,10 @@ class Visits:
             at = torch.randperm(count, generator=generator)[:size].sort().values
         return self.buffer.at((begin + at) % self.buffer.capacity), (torch.arange(size) < count).float()
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> State:
         return {"buffer": self.buffer.state(), "marks": torch.tensor(self.marks)}
 
-    def restore(self, state: dict[str, object]) -> None:
+    def restore(self, state: State) -> None:
         buffer, marks = state["buffer"], state["marks"]
         assert isinstance(buffer, dict) and isinstance(marks, Tensor)
         self.buffer.restore(buffer)

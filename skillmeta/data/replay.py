@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from skillmeta.types import Episodes
+from skillmeta.types import Episodes, State
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,11 @@ class Replay:
         """The decisions in given rows of the ring."""
         return Transitions(*(getattr(self.columns, name).index_select(0, rows) for name in FIELDS))
 
-    def state(self) -> dict[str, Tensor | int]:
+    def state(self) -> State:
         """Only the rows in use, so that a young run's checkpoint is small."""
         return {"added": self.added, **{name: getattr(self.columns, name)[: len(self)] for name in FIELDS}}
 
-    def restore(self, state: dict[str, Tensor | int]) -> None:
+    def restore(self, state: State) -> None:
         added = state["added"]
         assert isinstance(added, int)
         self.added = added

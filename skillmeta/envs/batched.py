@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.spaces import Discrete
 
 from skillmeta.envs.serial import finite
-from skillmeta.types import Step
+from skillmeta.types import EnvSpec, Step, Task
 
 
 class BatchedEnvs:
@@ -24,20 +24,19 @@ class BatchedEnvs:
 
     def __init__(self, native: Any, num: int, unit_actions: bool = True):
         self.native, self.num = native, num
-        self.observation_dim = int(native.observation_dim)
         space = native.action_space
-        self.discrete = isinstance(space, Discrete)
         if isinstance(space, Discrete):
-            self.action_bound = np.ones(int(space.n), np.float32)
+            bound = np.ones(int(space.n), np.float32)
         else:
             self.middle, self.half = (space.high + space.low) / 2, (space.high - space.low) / 2
             self.unit = unit_actions
-            self.action_bound = np.maximum(np.abs(space.low), np.abs(space.high)).astype(np.float32)
+            bound = np.maximum(np.abs(space.low), np.abs(space.high)).astype(np.float32)
             if unit_actions:
-                self.action_bound = np.ones_like(self.action_bound)
-        self._alive, self._tasks = np.zeros(num, bool), list[object]()
+                bound = np.ones_like(bound)
+        self.spec = EnvSpec(int(native.observation_dim), bound, isinstance(space, Discrete))
+        self._alive, self._tasks = np.zeros(num, bool), list[Task]()
 
-    def reset(self, seeds: Sequence[int], tasks: Sequence[object] | None = None) -> np.ndarray:
+    def reset(self, seeds: Sequence[int], tasks: Sequence[Task] | None = None) -> np.ndarray:
         """Start an episode in every environment, from its seed and, where given, in its task. Returns [N, O]."""
         self._tasks = self._tasks if tasks is None else list(tasks)
         if len(self._tasks) != self.num:
@@ -49,7 +48,7 @@ class BatchedEnvs:
     def step(self, action: np.ndarray, limit: int | None = None) -> Step:
         """One primitive step in every environment that has not ended; action [N, A]. `limit` changes nothing here."""
         alive = self._alive
-        if self.discrete:
+        if self.spec.discrete:
             chosen = action.argmax(1)
         elif self.unit:
             chosen = self.middle + self.half * np.minimum(np.maximum(action, -1.0), 1.0)

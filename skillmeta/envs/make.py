@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from skillmeta.errors import UserError
 from skillmeta.seeds import Seeds
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import Task, TaskConfig, TaskFamily, make_family
-from skillmeta.types import Envs, Step
+from skillmeta.types import Envs, EnvSpec, Step
 
 
 def make_envs(family: TaskFamily, num: int, skills: SkillModel | None = None, see_task: bool = False) -> Envs:
@@ -56,9 +56,9 @@ class TaskSeen:
 
     def __init__(self, envs: Envs, family: TaskFamily):
         self.envs, self.features = envs, family.features
-        self.num, self.action_bound, self.discrete = envs.num, envs.action_bound, envs.discrete
         some = next(iter(family.splits.values()))[0]
-        self.observation_dim = envs.observation_dim + len(family.features(some))
+        self.num = envs.num
+        self.spec = replace(envs.spec, observation_dim=envs.spec.observation_dim + len(family.features(some)))
 
     def reset(self, seeds: Sequence[int], tasks: Sequence[Task] | None = None) -> np.ndarray:
         if tasks is not None:
@@ -84,8 +84,7 @@ class ExpertEnvs:
             raise UserError(f"{family.name}: the family has no expert that knows the task")
         self.expert, self.num = family.expert, num
         self.envs = SerialEnvs(family.make_env, num, unit_actions=False)
-        self.observation_dim, self.action_bound = self.envs.observation_dim, np.ones(1, np.float32)
-        self.discrete = False
+        self.spec = EnvSpec(self.envs.spec.observation_dim, np.ones(1, np.float32))
 
     def reset(self, seeds: Sequence[int], tasks: Sequence[Task] | None = None) -> np.ndarray:
         self._observation = self.envs.reset(seeds, tasks)
@@ -96,10 +95,10 @@ class ExpertEnvs:
         return self._observation
 
     def step(self, action: np.ndarray, limit: int | None = None) -> Step:
-        chosen = np.zeros((self.num, len(self.envs.action_bound)), np.float32)
+        chosen = np.zeros((self.num, self.envs.spec.action_dim), np.float32)
         for i in np.flatnonzero(self._alive):
             told = self._experts[i](self._observation[i])
-            if self.envs.discrete:
+            if self.envs.spec.discrete:
                 chosen[i, int(told)] = 1
             else:
                 chosen[i] = told

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, Tuple
 
 from skillmeta.errors import UserError
-from skillmeta.types import Step
+from skillmeta.types import EnvSpec, Step, Task
 
 
 class SerialEnvs:
@@ -26,15 +26,15 @@ class SerialEnvs:
     def __init__(self, make_env: Callable[[], gym.Env], num: int = 1, unit_actions: bool = True):
         made = [make_env() for _ in range(num)]
         self.envs = [prepare(env, unit_actions) for env in made]
-        self.num, self.discrete = num, isinstance(made[0].action_space, Discrete)
+        discrete = isinstance(made[0].action_space, Discrete)
         observation_space, action_space = self.envs[0].observation_space, self.envs[0].action_space
         assert isinstance(observation_space, Box) and isinstance(action_space, Box)
-        self.observation_dim = int(observation_space.shape[0])
-        self.action_bound = np.maximum(np.abs(action_space.low), np.abs(action_space.high)).astype(np.float32)
-        self._observation = np.zeros((num, self.observation_dim), np.float32)
-        self._ended, self._unit = [True] * num, unit_actions and not self.discrete
+        bound = np.maximum(np.abs(action_space.low), np.abs(action_space.high)).astype(np.float32)
+        self.num, self.spec = num, EnvSpec(int(observation_space.shape[0]), bound, discrete)
+        self._observation = np.zeros((num, self.spec.observation_dim), np.float32)
+        self._ended, self._unit = [True] * num, unit_actions and not discrete
 
-    def reset(self, seeds: Sequence[int], tasks: Sequence[object] | None = None) -> np.ndarray:
+    def reset(self, seeds: Sequence[int], tasks: Sequence[Task] | None = None) -> np.ndarray:
         """Start an episode in every environment, from its seed and, where given, in its task. Returns [N, O]."""
         for i, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
             options = None if tasks is None else {"task": tasks[i]}

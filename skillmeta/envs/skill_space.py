@@ -19,7 +19,7 @@ from gymnasium.vector.utils import batch_space
 
 from skillmeta.errors import UserError
 from skillmeta.skills.vae import SkillModel
-from skillmeta.types import Envs, Step
+from skillmeta.types import Envs, EnvSpec, Step, Task
 
 
 def run_skills(
@@ -68,20 +68,19 @@ class SkillEnvs:
     """`Envs` whose action is a skill z [N, Z] in the decoder's own units, clipped to the model's latent bound."""
 
     def __init__(self, envs: Envs, skills: SkillModel):
-        if envs.discrete:
-            raise UserError("skills are sequences of continuous actions; this family's actions are choices")
-        self.envs, self.skills, self.num, self.discrete = envs, skills, envs.num, False
-        self.observation_dim = envs.observation_dim
-        self.action_bound = skills.latent_bound.numpy()
-        skills.check_fits(envs.observation_dim, len(envs.action_bound), "skill space")
+        if envs.spec.discrete:
+            raise UserError("skills are sequences of continuous actions; this family's actions are discrete")
+        self.envs, self.skills, self.num = envs, skills, envs.num
+        self.spec = EnvSpec(envs.spec.observation_dim, skills.latent_bound.numpy())
+        skills.check_fits(envs.spec.observation_dim, envs.spec.action_dim, "skill space")
 
-    def reset(self, seeds: Sequence[int], tasks: Sequence[object] | None = None) -> np.ndarray:
+    def reset(self, seeds: Sequence[int], tasks: Sequence[Task] | None = None) -> np.ndarray:
         self._observation = self.envs.reset(seeds, tasks)
         self._alive = np.ones(self.num, bool)
         return self._observation
 
     def step(self, action: np.ndarray, limit: int | None = None) -> Step:
-        z = np.clip(action, -self.action_bound, self.action_bound)
+        z = np.clip(action, -self.spec.action_bound, self.spec.action_bound)
         done = run_skills(self.skills, z, self._observation, self._alive, self.envs.step, limit=limit)
         self._observation = done.observation
         self._alive = self._alive & ~(done.terminated | done.truncated)

@@ -68,8 +68,8 @@ class RunRecord:
     seed: int
     folder: Path
     result: dict[str, Any]
-    episodes: list[dict[str, Any]]  # rows of kind "episode", in order
-    updates: list[dict[str, Any]]  # rows of kind "update", in order
+    episodes: list[dict[str, Any]]  # rows of its iterations, in order
+    updates: list[dict[str, Any]]  # those of them with updates
 
 
 @dataclass(frozen=True)
@@ -165,11 +165,11 @@ def read_ablation(folder: Path, trust: bool = False) -> Ablation:
                     raise UserError(
                         f"{where}: a line is damaged ({error}); delete this run's folder and run it again"
                     ) from None
-                if result is None or not any(row["kind"] == "episode" for row in rows):
+                if result is None or not any(row["kind"] == "iteration" for row in rows):
                     missing.append(f"{method} task {task} seed {seed}")
                     continue
-                episodes = [row for row in rows if row["kind"] == "episode"]
-                updates = [row for row in rows if row["kind"] == "update"]
+                episodes = [row for row in rows if row["kind"] == "iteration"]
+                updates = [row for row in episodes if any("/" in name for name in row)]
                 runs.append(RunRecord(method, task, seed, where, result, episodes, updates))
     try:
         environment = json.loads((folder / "environment.json").read_text())

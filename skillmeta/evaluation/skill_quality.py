@@ -20,7 +20,7 @@ from skillmeta.nn.distributions import standard_gaussian
 from skillmeta.seeds import Seeds
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import VALIDATION, TaskFamily
-from skillmeta.types import Belief, Envs, Step
+from skillmeta.types import Envs, Step
 
 ACTIVE_VARIANCE = 0.01  # a latent dimension whose posterior mean varies more than this over the data carries something
 
@@ -65,7 +65,7 @@ def fit(model: SkillModel, windows: Windows, samples: int = 4096, seed: int = 0)
     posterior = model.posterior(actions, normalized)
     prior = model.prior_of(normalized[:, 0])
     noise = torch.randn(posterior.mean.shape, generator=generator)
-    z = posterior.at(noise)
+    z = posterior.rsample(noise)
     whole_mean, whole_stddev = z.mean(0), z.std(0).clamp(min=1e-6)
     whole = type(prior)(whole_mean.expand_as(z), whole_stddev.log().expand_as(z))
 
@@ -75,7 +75,7 @@ def fit(model: SkillModel, windows: Windows, samples: int = 4096, seed: int = 0)
     return Fit(
         windows=len(batch.actions),
         error_by_action=error(posterior.mean),
-        error_by_action_prior=error(prior.at(torch.randn(noise.shape, generator=generator))),
+        error_by_action_prior=error(prior.rsample(torch.randn(noise.shape, generator=generator))),
         action_variance=actions.flatten(0, 1).var(0).tolist(),
         kl=float(posterior.kl(standard_gaussian(z)).mean()),
         prior_kl=float(posterior.kl(prior).mean()),
@@ -94,12 +94,12 @@ class PriorAgent:
         self.model = model
 
     def act(
-        self, observation: torch.Tensor, belief: Belief, generator: torch.Generator, explore: bool
-    ) -> tuple[torch.Tensor, Belief]:
+        self, observation: torch.Tensor, belief: Any, generator: torch.Generator, explore: bool
+    ) -> tuple[torch.Tensor, Any]:
         prior = self.model.prior(observation)
-        return prior.at(torch.randn(prior.mean.shape, generator=generator)), belief
+        return prior.rsample(torch.randn(prior.mean.shape, generator=generator)), belief
 
-    def observe(self, belief: Belief, action: torch.Tensor, step: Step) -> Belief:
+    def observe(self, belief: Any, action: torch.Tensor, step: Step) -> Any:
         return belief
 
 
@@ -110,12 +110,12 @@ class RandomAgent:
         self.bound = torch.from_numpy(bound)
 
     def act(
-        self, observation: torch.Tensor, belief: Belief, generator: torch.Generator, explore: bool
-    ) -> tuple[torch.Tensor, Belief]:
+        self, observation: torch.Tensor, belief: Any, generator: torch.Generator, explore: bool
+    ) -> tuple[torch.Tensor, Any]:
         uniform = torch.rand(len(observation), len(self.bound), generator=generator)
         return self.bound * (2 * uniform - 1), belief
 
-    def observe(self, belief: Belief, action: torch.Tensor, step: Step) -> Belief:
+    def observe(self, belief: Any, action: torch.Tensor, step: Step) -> Any:
         return belief
 
 
@@ -148,7 +148,7 @@ def compare_rollouts(model: SkillModel, family: TaskFamily, episodes: int = 20, 
     return [
         rollouts("skills from the prior", PriorAgent(model), with_skills, family, episodes, seed),
         rollouts("random skills", RandomAgent(2 * model.latent_stddev.numpy()), with_skills, family, episodes, seed),
-        rollouts("random actions", RandomAgent(primitive.action_bound), primitive, family, episodes, seed),
+        rollouts("random actions", RandomAgent(primitive.spec.action_bound), primitive, family, episodes, seed),
     ]
 
 

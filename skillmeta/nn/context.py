@@ -85,7 +85,7 @@ class ContextEncoder(nn.Module):
         widths = {"product": (z, z), "attention": (HEADS * h, 2 * HEADS)}.get(self.kind, (h, 1))
         return Evidence(torch.zeros(num, widths[0]), torch.zeros(num, widths[1]), torch.zeros(num))
 
-    def plus(self, evidence: Evidence, context: Tensor, valid: Tensor) -> Evidence:
+    def accumulate(self, evidence: Evidence, context: Tensor, valid: Tensor) -> Evidence:
         """With more transitions [N, C, D], of which those count that are `valid` [N, C]: the first ones of each row."""
         keep, seen = valid.unsqueeze(-1), evidence.seen + valid.sum(1)
         features = self.net(context).float()
@@ -155,7 +155,7 @@ class ContextEncoder(nn.Module):
     def infer(self, context: Tensor, valid: Tensor | None = None) -> Belief:
         """q(z | c) of contexts [N, C, D]."""
         every = torch.ones(context.shape[:2]) if valid is None else valid
-        return self.posterior(self.plus(self.nothing(len(context)), context, every))
+        return self.posterior(self.accumulate(self.nothing(len(context)), context, every))
 
 
 def belief_of(numbers: Tensor) -> tuple[Tensor, Tensor]:

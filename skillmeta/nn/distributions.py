@@ -21,10 +21,14 @@ class Gaussian:
     log_stddev: Tensor
 
     @property
+    def shape(self) -> torch.Size:
+        return self.mean.shape
+
+    @property
     def stddev(self) -> Tensor:
         return self.log_stddev.exp()
 
-    def at(self, noise: Tensor) -> Tensor:
+    def rsample(self, noise: Tensor) -> Tensor:
         """The sample that standard normal `noise` [..., dim] stands for."""
         return self.mean + self.stddev * noise
 
@@ -36,8 +40,8 @@ class Gaussian:
         scaled = (x - self.mean) / self.stddev
         return (-0.5 * scaled**2 - self.log_stddev - 0.5 * LOG_2PI).sum(-1)
 
-    def log_prob_at(self, noise: Tensor) -> Tensor:
-        """Log density of `at(noise)`, [...], without the detour through the sample."""
+    def rsample_log_prob(self, noise: Tensor) -> Tensor:
+        """Log density of `rsample(noise)`, [...], without the detour through the sample."""
         return (-0.5 * noise**2 - self.log_stddev - 0.5 * LOG_2PI).sum(-1)
 
     def entropy(self) -> Tensor:
@@ -62,13 +66,13 @@ class Mixture:
     def mean(self) -> Tensor:
         return (torch.softmax(self.logits, -1).unsqueeze(-1) * self.each.mean).sum(-2)
 
-    def at(self, noise: Tensor) -> Tensor:
+    def rsample(self, noise: Tensor) -> Tensor:
         """The sample [..., dim] that standard normal noise [..., dim + 1] stands for: the last number's quantile picks a
         Gaussian, the others a point of it."""
         quantile = 0.5 * torch.erfc(-noise[..., -1:] / math.sqrt(2))
         below = (torch.softmax(self.logits, -1).cumsum(-1) < quantile).sum(-1)
         picked = F.one_hot(below.clamp(max=self.logits.shape[-1] - 1), self.logits.shape[-1]).unsqueeze(-1)
-        return (picked * self.each.at(noise[..., None, :-1])).sum(-2)
+        return (picked * self.each.rsample(noise[..., None, :-1])).sum(-2)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density of x [..., dim]: [...], nats."""
@@ -82,10 +86,14 @@ class Categorical:
     logits: Tensor
 
     @property
+    def shape(self) -> torch.Size:
+        return self.logits.shape
+
+    @property
     def log_probabilities(self) -> Tensor:
         return torch.log_softmax(self.logits, -1)
 
-    def at(self, noise: Tensor) -> Tensor:
+    def rsample(self, noise: Tensor) -> Tensor:
         """The choice that standard normal `noise` [..., A] stands for, one-hot: Gumbel's trick on its quantiles."""
         uniform = (0.5 * torch.erfc(-noise / math.sqrt(2))).clamp(1e-7, 1 - 1e-7)
         return F.one_hot((self.logits - torch.log(-torch.log(uniform))).argmax(-1), self.logits.shape[-1]).to(
@@ -116,17 +124,24 @@ class TanhGaussian:
     base: Gaussian
     bound: Tensor  # [dim] > 0
 
-    def at(self, noise: Tensor) -> Tensor:
-        return self.bound * torch.tanh(self.base.at(noise))
+    @property
+    def shape(self) -> torch.Size:
+        return self.base.shape
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        return self.bound * torch.tanh(self.base.rsample(noise))
 
     def mode(self) -> Tensor:
         return self.bound * torch.tanh(self.base.mean)
 
-    def log_prob_at(self, noise: Tensor) -> Tensor:
-        """Log density of `at(noise)`, [...]. log(1 - tanh^2 u) is written so that it stays finite for large |u|."""
-        u = self.base.at(noise)
+    def rsample_log_prob(self, noise: Tensor) -> Tensor:
+        """Log density of `rsample(noise)`, [...]. log(1 - tanh^2 u) is written so that it stays finite for large |u|."""
+        u = self.base.rsample(noise)
         log_slope = 2 * (math.log(2) - u - F.softplus(-2 * u))
-        return self.base.log_prob_at(noise) - (log_slope + self.bound.log()).sum(-1)
+        return self.base.rsample_log_prob(noise) - (log_slope + self.bound.log()).sum(-1)
+
+
+Policy = Gaussian | TanhGaussian | Categorical  # over actions [..., A]
 
 
 def gaussian(parameters: Tensor) -> Gaussian:

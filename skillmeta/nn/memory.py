@@ -41,30 +41,32 @@ class Core(Protocol):
     def begin(self, num: int) -> State: ...
 
     def nothing(self, num: int) -> Tensor:
-        """The news of no step, to have the shape."""
+        """The candidate of no step, to have the shape."""
         ...
 
     def step(self, inputs: Tensor, state: State) -> tuple[Tensor, Tensor]:
-        """Output [N, width] for inputs [N, I], and the news to be kept of this step."""
+        """Output [N, width] for inputs [N, I], and the candidate to be kept of this step."""
         ...
 
-    def keep(self, state: State, news: Tensor, taken: Tensor) -> State:
-        """The state with the news of the rows in which `taken` [N] holds."""
+    def commit(self, state: State, candidate: Tensor, taken: Tensor) -> State:
+        """The state with the candidate of the rows in which `taken` [N] holds."""
         ...
 
 
-def make_core(name: str, inputs: int, hidden: int, layers: int, reach: int, generator: torch.Generator) -> Core:
+def make_core(
+    name: str, inputs: int, hidden: int, layers: int, receptive_field: int, generator: torch.Generator
+) -> Core:
     """A core by its name.
 
     Args:
         hidden: width of the state; of a transformer's stream; channels that each of SNAIL's convolutions adds.
         layers: of a transformer.
-        reach: decisions that SNAIL's convolutions look back on, rounded up to a power of 2.
+        receptive_field: decisions that SNAIL's convolutions look back on, rounded up to a power of 2.
     """
     if name in ("gru", "lstm"):
         return Recurrent(inputs, hidden, name == "lstm", generator)
     if name == "snail":
-        return Snail(inputs, hidden, reach, generator)
+        return Snail(inputs, hidden, receptive_field, generator)
     if name == "transformer":
         return Transformer(inputs, hidden, layers, generator)
     raise ValueError(f"core is {name!r}; choose one of {', '.join(CORES)}")
@@ -95,9 +97,9 @@ class Recurrent(nn.Module):
         out, hidden = self.cell(inputs.unsqueeze(1), state.unsqueeze(0).contiguous())
         return out[:, 0], hidden[0]
 
-    def keep(self, state: State, news: Tensor, taken: Tensor) -> Tensor:
+    def commit(self, state: State, candidate: Tensor, taken: Tensor) -> Tensor:
         assert isinstance(state, Tensor)
-        return torch.where(taken.unsqueeze(-1), news, state)
+        return torch.where(taken.unsqueeze(-1), candidate, state)
 
 
 class Remembering(nn.Module):
@@ -111,14 +113,14 @@ class Remembering(nn.Module):
     def nothing(self, num: int) -> Tensor:
         return torch.zeros(num, self.entry)
 
-    def keep(self, state: State, news: Tensor, taken: Tensor) -> History:
+    def commit(self, state: State, candidate: Tensor, taken: Tensor) -> History:
         assert isinstance(state, History)
         columns = state.entries.shape[1]
-        longer = torch.cat([state.entries, news.unsqueeze(1)], 1)
+        longer = torch.cat([state.entries, candidate.unsqueeze(1)], 1)
         if bool(taken.all()) and bool((state.length == columns).all()):  # in step with each other: the common case
             return History(longer, state.length + 1)
         own = torch.arange(columns + 1) == state.length.unsqueeze(-1)
-        entries = torch.where((own & taken.unsqueeze(-1)).unsqueeze(-1), news.unsqueeze(1), longer)
+        entries = torch.where((own & taken.unsqueeze(-1)).unsqueeze(-1), candidate.unsqueeze(1), longer)
         count = state.length + taken
         return History(entries[:, : int(count.max())], count)
 
@@ -137,12 +139,12 @@ def look_back(query: Tensor, key: Tensor, value: Tensor, past: History, keys: sl
 
 
 class Snail(Remembering):
-    """Dilated causal convolutions, twice over the whole reach, then attention to everything before (Mishra et al. 2018,
+    """Dilated causal convolutions, twice over the whole receptive_field, then attention to everything before (Mishra et al. 2018,
     arXiv:1707.03141). Each layer's channels are appended to what it saw."""
 
-    def __init__(self, inputs: int, channels: int, reach: int, generator: torch.Generator):
+    def __init__(self, inputs: int, channels: int, receptive_field: int, generator: torch.Generator):
         super().__init__()
-        levels = max(1, math.ceil(math.log2(reach)))
+        levels = max(1, math.ceil(math.log2(receptive_field)))
         self.channels, self.dilations = channels, [2**level for level in range(levels)] * 2
         self.embed = linear(inputs, channels, generator)
         widths = [channels * (1 + i) for i in range(len(self.dilations))]
@@ -217,16 +219,16 @@ class Transformer(Remembering):
 
     def step(self, inputs: Tensor, state: State) -> tuple[Tensor, Tensor]:
         assert isinstance(state, History)
-        x, news = (self.embed(inputs) + positions(state.length, self.width)).unsqueeze(1), []
+        x, candidate = (self.embed(inputs) + positions(state.length, self.width)).unsqueeze(1), []
         for i in range(len(self.attend)):
             query, key, value = self.heads_of(self.attend[i](self.norms[2 * i](x)))
             first = 2 * i * self.width
             keys, values = slice(first, first + self.width), slice(first + self.width, first + 2 * self.width)
             seen = look_back(query, key, value, state, keys, values)
-            news += [key.transpose(1, 2).flatten(1), value.transpose(1, 2).flatten(1)]
+            candidate += [key.transpose(1, 2).flatten(1), value.transpose(1, 2).flatten(1)]
             x = x + self.read[i](seen.transpose(1, 2).flatten(2))
             x = x + self.think[i](self.norms[2 * i + 1](x))
-        return self.norms[-1](x)[:, 0], torch.cat(news, -1)
+        return self.norms[-1](x)[:, 0], torch.cat(candidate, -1)
 
 
 def positions(at: Tensor, width: int) -> Tensor:

@@ -14,14 +14,14 @@ def adam(parameters: Iterable[Tensor], learning_rate: float) -> torch.optim.Adam
     return torch.optim.Adam(list(parameters), lr=learning_rate, fused=True)
 
 
-def descend(optimizer: torch.optim.Optimizer, gradients: Iterable[Tensor]) -> None:
+def apply_gradients(optimizer: torch.optim.Optimizer, gradients: Iterable[Tensor]) -> None:
     """One step along gradients that were computed elsewhere, in the order of the optimiser's parameters."""
     for parameter, gradient in zip(optimizer.param_groups[0]["params"], gradients, strict=True):
         parameter.grad = gradient
     optimizer.step()
 
 
-def follow(target: nn.Module, online: nn.Module, rate: float) -> None:
+def polyak_update(target: nn.Module, online: nn.Module, rate: float) -> None:
     """target <- (1 - rate) target + rate online."""
     with torch.no_grad():
         torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), rate)

@@ -10,23 +10,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from skillmeta.errors import ConfigError
-from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Categorical, Gaussian
+from skillmeta.nn.distributions import Categorical, Gaussian
+from skillmeta.nn.networks import identity
+from skillmeta.nn.policies import gaussian_prior, residual_on
 from skillmeta.objectives.on_policy import advantages, discounted_sums, linear_values, normalized
-from skillmeta.objectives.regularizer import Prior
-from skillmeta.types import Belief, Episodes, Step
+from skillmeta.types import EnvSpec, Episodes, Parts, Skills, Step
 
 Parameters = tuple[Tensor, ...]
-Policy = Gaussian | Categorical
+Policy = Gaussian | Categorical  # of which MAML and its relatives need log_prob and kl
 DEFAULT_PRIOR_COEFFICIENT = 0.1
 
 
-def prior_coefficient_of(configured: float | None, prior: Prior | None) -> float:
+def prior_coefficient_of(configured: float | None, skills: Skills | None) -> float:
     """The coefficient of KL(pi || prior), in nats a decision, in the inner and the outer loss: 0 where there is no prior.
 
     The default is 0.1. Advantages have a standard deviation of 1, so a direction of skill space whose correlation with the
@@ -34,7 +35,7 @@ def prior_coefficient_of(configured: float | None, prior: Prior | None) -> float
 
     Raises ConfigError for a coefficient above 0 without a prior.
     """
-    if prior is not None:
+    if skills is not None:
         return DEFAULT_PRIOR_COEFFICIENT if configured is None else configured
     if configured:
         raise ConfigError(
@@ -106,7 +107,7 @@ def policy(shape: Shape, stacked: Parameters, observation: Tensor, mean: Tensor,
             x = torch.tanh(x)
     if shape.discrete:
         return Categorical(x)
-    return Gaussian(mean + x, (log_stddev + own_log_stddev.unsqueeze(1)).clamp(*LOG_STDDEV_RANGE))
+    return residual_on(Gaussian(mean, log_stddev), x, own_log_stddev.unsqueeze(1))
 
 
 def policy_of(shape: Shape, stacked: Parameters, samples: Samples) -> Policy:
@@ -194,36 +195,38 @@ class Actor:
     shape: Shape
     parameters: Parameters
     rollouts: int
-    inner_rate: float
+    inner_lr: float
     ratio: bool
     discount: float
     halve: bool  # the step after the first one (MAML, appendix A.2)
-    normalize: Any
-    prior: Prior | None
+    skills: Skills | None
     prior_coefficient: float
     bound: Tensor
     exploration_episodes: int = 0
 
-    def begin(self, num: int, generator: torch.Generator) -> Belief:
-        return Adapted(tuple(p.detach() for p in stack(self.parameters, num, self.shape.context)), 0)
+    def begin(self, tasks: int, generator: torch.Generator) -> Adapted:
+        return Adapted(tuple(p.detach() for p in stack(self.parameters, tasks, self.shape.context)), 0)
 
     def act(
         self, observation: Tensor, belief: Adapted, generator: torch.Generator, explore: bool
-    ) -> tuple[Tensor, Belief]:
+    ) -> tuple[Tensor, Adapted]:
         tasks = len(belief.parameters[0])
         grouped = observation.view(tasks, -1, observation.shape[-1])
         chosen = policy(self.shape, belief.parameters, self.normalize(grouped), *self.base(grouped))
         noise = torch.randn(tasks, grouped.shape[1], self.shape.action_dim, generator=generator)
         # Whether to explore or not: at its own mode the gradient of log pi is zero, and nothing would be learned from it.
-        return chosen.at(noise).reshape(len(observation), -1), belief
+        return chosen.rsample(noise).reshape(len(observation), -1), belief
 
-    def observe(self, belief: Adapted, action: Tensor, step: Step) -> Belief:
+    def observe(self, belief: Adapted, action: Tensor, step: Step) -> Adapted:
         return belief
 
-    def adapt(self, belief: Adapted, episodes: Episodes, generator: torch.Generator) -> Belief:
+    def adapt(self, belief: Adapted, episodes: Episodes, generator: torch.Generator) -> Adapted:
         samples = self.samples(episodes, belief.parameters)
-        rate = self.inner_rate * (0.5 if self.halve and belief.steps else 1.0)
+        rate = self.inner_lr * (0.5 if self.halve and belief.steps else 1.0)
         return Adapted(self.inner_step(belief.parameters, samples, rate), belief.steps + 1)
+
+    def parts(self) -> Parts:
+        return {"parameters": self.parameters}
 
     def inner_step(self, stacked: Parameters, samples: Samples, rate: float) -> Parameters:
         """The parameters after one step from stacked ones, without gradients."""
@@ -232,13 +235,16 @@ class Actor:
         )
         return tuple(p.detach() for p in moved)
 
+    def normalize(self, observation: Tensor) -> Tensor:
+        return identity(observation) if self.skills is None else self.skills.normalize(observation)
+
     def base(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """What the policy is a residual on, at observations [M, n, O]."""
-        if self.prior is not None:
+        if self.skills is not None:
             with torch.no_grad():
-                flat_prior = self.prior(observation.flatten(0, 1))
+                prior = gaussian_prior(self.skills.prior(observation.flatten(0, 1)))
             lead = observation.shape[:2]
-            return flat_prior.mean.view(*lead, -1), flat_prior.log_stddev.view(*lead, -1)
+            return prior.mean.view(*lead, -1), prior.log_stddev.view(*lead, -1)
         nothing = torch.zeros(*observation.shape[:2], self.shape.action_dim)
         return nothing, nothing + self.bound.log()
 
@@ -270,3 +276,51 @@ class Actor:
         with torch.no_grad():
             log_prob = policy_of(self.shape, stacked, part).log_prob(part.action)
         return part._replace(log_prob=log_prob)
+
+
+class GradientConfig(Protocol):
+    """What the configs of MAML and its relatives have in common."""
+
+    @property
+    def rollouts(self) -> int: ...
+    @property
+    def inner_lr(self) -> float: ...
+    @property
+    def discount(self) -> float: ...
+    @property
+    def halve_at_test(self) -> bool: ...
+    @property
+    def prior_coefficient(self) -> float | None: ...
+    @property
+    def hidden(self) -> int: ...
+    @property
+    def depth(self) -> int: ...
+
+
+def make_actor(
+    config: GradientConfig,
+    spec: EnvSpec,
+    skills: Skills | None,
+    generator: torch.Generator,
+    ratio: bool = False,
+    context: int = 0,
+) -> Actor:
+    """The actor before training: a small random policy, or the skill prior itself.
+
+    Raises ConfigError for skills where actions are discrete, and for a prior coefficient without skills.
+    """
+    if spec.discrete and skills is not None:
+        raise ConfigError("skills are continuous; this family's actions are discrete")
+    shape = Shape(spec.observation_dim, spec.action_dim, config.hidden, config.depth, spec.discrete, context)
+    return Actor(
+        shape,
+        shape.start(generator, zero_output=skills is not None),
+        config.rollouts,
+        config.inner_lr,
+        ratio,
+        config.discount,
+        config.halve_at_test,
+        skills,
+        prior_coefficient_of(config.prior_coefficient, skills),
+        torch.from_numpy(spec.action_bound),
+    )

@@ -23,14 +23,14 @@ def discounted_sums(values: Tensor, factor: float | Tensor) -> Tensor:
 
 
 def advantages(
-    reward: Tensor, value: Tensor, last_value: Tensor, valid: Tensor, discount: float, trace: float
+    reward: Tensor, value: Tensor, last_value: Tensor, valid: Tensor, discount: float, gae_lambda: float
 ) -> Tensor:
     """Generalised advantage estimates (Schulman et al. 2016, arXiv:1506.02438), [..., T].
 
     Args:
         reward, value, valid: [..., T].
         last_value: [...] value of what comes after the last valid decision: 0 where the world ended there.
-        discount, trace: gamma and lambda. With lambda 1 this is the discounted return minus the value.
+        discount, gae_lambda: gamma and lambda. With lambda 1 this is the discounted return minus the value.
 
     Over a trial of RL2 the last axis is the whole trial: the ends of its episodes are not ends.
     """
@@ -38,7 +38,7 @@ def advantages(
     following = torch.cat([value[..., 1:], torch.zeros_like(value[..., :1])], -1)
     following = following.scatter(-1, last.clamp(min=0), last_value.unsqueeze(-1))
     delta = (reward + discount * following - value) * valid
-    return discounted_sums(delta, discount * trace) * valid
+    return discounted_sums(delta, discount * gae_lambda) * valid
 
 
 def normalized(values: Tensor, valid: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -102,26 +102,26 @@ def trust_region_step(
     loss: float,
     gradient: Tensor,
     product: Callable[[Tensor], Tensor],
-    judge: Callable[[Tensor], tuple[float, float]],
-    radius: float,
-    iterations: int = 10,
+    loss_and_kl: Callable[[Tensor], tuple[float, float]],
+    max_kl: float,
+    cg_iterations: int = 10,
     backtracks: int = 15,
     shrink: float = 0.8,
 ) -> TrustRegionStep:
-    """TRPO's step (Schulman et al. 2015, arXiv:1502.05477): along the natural gradient to the radius, then back until it helps.
+    """TRPO's step (Schulman et al. 2015, arXiv:1502.05477): along the natural gradient to a KL of max_kl, then back until it helps.
 
     Args:
         start, loss, gradient: parameters [P], the loss there, and its gradient [P].
         product: the KL's Hessian (with damping) times a vector.
-        judge: (loss, KL) at parameters; a step is taken if the loss is below that at the start and the KL within the radius.
+        loss_and_kl: both at parameters; a step is taken if the loss is below that at the start and the KL within max_kl.
     """
-    natural, image = conjugate_gradients(product, gradient, iterations)
-    full = natural * torch.sqrt(2 * radius / (natural @ image).clamp(min=1e-12))
+    natural, image = conjugate_gradients(product, gradient, cg_iterations)
+    full = natural * torch.sqrt(2 * max_kl / (natural @ image).clamp(min=1e-12))
     part = 1.0
     for _ in range(backtracks):
         moved = start - part * full
-        reached, divergence = judge(moved)
-        if reached < loss and divergence <= radius:
+        reached, divergence = loss_and_kl(moved)
+        if reached < loss and divergence <= max_kl:
             return TrustRegionStep(moved, part, reached, divergence)
         part *= shrink
     return TrustRegionStep(start, 0.0, loss, 0.0)

@@ -1,4 +1,4 @@
-"""Prior regularisation: a prior, a divergence from it, and a weight with its controller.
+"""Prior regularisation: a prior, a divergence from it, and a coefficient with its controller.
 
 Maximum-entropy RL is the special case of the uniform prior. With H the entropy of the policy in the coordinates of the unit
 box [-1, 1]^A, KL(pi || uniform) = A log 2 - H, whatever the units of the actions. The divergence that is reported and
@@ -11,36 +11,41 @@ algorithm is SPiRL (eq. 4 to 7).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from skillmeta.errors import ConfigError
-from skillmeta.nn.distributions import Gaussian, TanhGaussian
+from skillmeta.nn.distributions import Categorical, Gaussian, Policy
+from skillmeta.types import Parts, Prior
 
 PRIORS = ("uniform", "skill")
 DIVERGENCES = ("kl", "reverse_kl", "none")
 CONTROLLERS = ("fixed", "two_way", "one_way")
-
-Prior = Callable[[Tensor], Gaussian]  # observation [B, O] -> distribution over actions [B, A]
-Policy = Gaussian | TanhGaussian
 
 
 @dataclass(frozen=True)
 class RegularizerConfig:
     """What the policy is pulled towards, and how hard."""
 
+    FORMER_KEYS: ClassVar[dict[str, str]] = {
+        "initial_weight": "is now called initial_coefficient",
+        "minimum_weight": "is now called minimum_coefficient",
+        "maximum_weight": "is now called maximum_coefficient",
+        "target_clip": "is now called td_divergence_clip",
+    }
+
     prior: str = "uniform"  # uniform: plain SAC; skill: p(z|s) of the skill model
     divergence: str = "kl"  # kl: KL(pi || prior); reverse_kl: KL(prior || pi); none
-    controller: str = "two_way"  # fixed; two_way: towards the target; one_way: the weight can only grow (SiMPL)
-    initial_weight: float = 1.0
+    controller: str = "two_way"  # fixed; two_way: towards the target; one_way: the coefficient can only grow (SiMPL)
+    initial_coefficient: float = 1.0
     target_divergence: float | None = None  # nats a decision; null with a uniform prior: A (1 + log 2), entropy -A
-    learning_rate: float = 3e-4  # of the log weight
-    minimum_weight: float = 1e-6
-    maximum_weight: float = 1e3
-    target_clip: float | None = None  # divergence is clipped to this inside the TD target only (SiMPL: 5 to 20)
+    learning_rate: float = 3e-4  # of the log coefficient
+    minimum_coefficient: float = 1e-6
+    maximum_coefficient: float = 1e3
+    td_divergence_clip: float | None = None  # divergence is clipped to this inside the TD target only (SiMPL: 5 to 20)
 
     def __post_init__(self) -> None:
         for field, choices in (("prior", PRIORS), ("divergence", DIVERGENCES), ("controller", CONTROLLERS)):
@@ -49,20 +54,24 @@ class RegularizerConfig:
         if self.prior == "uniform" and self.divergence == "reverse_kl":
             raise ValueError("reverse_kl needs a prior with a density on all of the action space; set prior: skill")
         if self.prior == "skill" and self.controller != "fixed" and self.target_divergence is None:
-            raise ValueError("target_divergence is missing: a controlled weight needs it (nats a decision, e.g. 1.0)")
-        if not 0 < self.minimum_weight <= self.initial_weight <= self.maximum_weight:
             raise ValueError(
-                f"initial_weight is {self.initial_weight}; it must lie between minimum_weight {self.minimum_weight} "
-                f"and maximum_weight {self.maximum_weight}, all above 0"
+                "target_divergence is missing: a controlled coefficient needs it (nats a decision, e.g. 1.0)"
+            )
+        if not 0 < self.minimum_coefficient <= self.initial_coefficient <= self.maximum_coefficient:
+            raise ValueError(
+                f"initial_coefficient is {self.initial_coefficient}; it must lie between minimum_coefficient "
+                f"{self.minimum_coefficient} and maximum_coefficient {self.maximum_coefficient}, all above 0"
             )
         if self.target_divergence is not None and self.target_divergence < 0:
             raise ValueError(f"target_divergence is {self.target_divergence}; a divergence is never below 0")
-        if self.target_clip is not None and self.target_clip <= 0:
-            raise ValueError(f"target_clip is {self.target_clip}; it must be above 0, or null for no clip")
+        if self.td_divergence_clip is not None and self.td_divergence_clip <= 0:
+            raise ValueError(
+                f"td_divergence_clip is {self.td_divergence_clip}; it must be above 0, or null for no clip"
+            )
 
 
 class Regularizer:
-    """The divergence of a policy from its prior, and the weight of it.
+    """The divergence of a policy from its prior, and its coefficient.
 
     Args:
         config: see `RegularizerConfig`.
@@ -73,49 +82,56 @@ class Regularizer:
         self.config = config
         self.log_volume = float((2 * bound).log().sum())
         self.constant = len(bound) * math.log(2) if config.prior == "uniform" else 0.0  # of the KL, see above
-        self.log_weight = torch.tensor(math.log(config.initial_weight))
-        self.optimizer = torch.optim.Adam([self.log_weight], lr=config.learning_rate)
+        self.log_coefficient = torch.tensor(math.log(config.initial_coefficient))
+        self.optimizer = torch.optim.Adam([self.log_coefficient], lr=config.learning_rate)
         self.target = config.target_divergence
         if self.target is None and config.prior == "uniform":
             self.target = len(bound) + self.constant
+
+    def parts(self) -> Parts:
+        return {"log_coefficient": self.log_coefficient, "optimizer": self.optimizer}
 
     @property
     def controlled(self) -> bool:
         return self.config.controller != "fixed" and self.config.divergence != "none"
 
-    def weight(self) -> Tensor:
+    def coefficient(self) -> Tensor:
         """The coefficient of the divergence, a scalar; 0 where there is no divergence."""
-        return self.log_weight.exp() if self.config.divergence != "none" else torch.zeros(())
+        return self.log_coefficient.exp() if self.config.divergence != "none" else torch.zeros(())
 
-    def divergence(self, policy: Policy, prior: Gaussian | None, noise: Tensor) -> Tensor:
+    def divergence(self, policy: Policy, prior: Prior | None, noise: Tensor) -> Tensor:
         """Divergence of each row, [B], nats. Closed form between Gaussians; against the uniform prior the one-sample
         estimate log pi(a) + log(volume) at the action that `noise` [B, A] stands for."""
         if self.config.divergence == "none":
             return torch.zeros(noise.shape[:-1])
+        if isinstance(policy, Categorical):
+            raise ConfigError("the policy is over discrete actions, and the divergence is of continuous ones")
         if self.config.prior == "uniform":
-            return policy.log_prob_at(noise) + self.log_volume
-        if not isinstance(policy, Gaussian) or prior is None:
+            return policy.rsample_log_prob(noise) + self.log_volume
+        if not isinstance(policy, Gaussian) or not isinstance(prior, Gaussian):
             raise ConfigError("a skill prior needs an unsquashed Gaussian policy in the same latent space")
         return policy.kl(prior) if self.config.divergence == "kl" else prior.kl(policy)
 
     def cost(self, divergence: Tensor) -> Tensor:
-        """What a decision pays for a divergence [B], before the weight: all of it, but log pi in the unit box for the uniform
+        """What a decision pays for a divergence [B], before the coefficient: all of it, but log pi in the unit box for the uniform
         prior; 0 where there is no divergence."""
         return divergence - self.constant if self.config.divergence != "none" else divergence
 
-    def in_target(self, divergence: Tensor) -> Tensor:
+    def td_cost(self, divergence: Tensor) -> Tensor:
         """The cost as the TD target sees it: of a divergence that is clipped from above where the config says so."""
-        clip = self.config.target_clip
+        clip = self.config.td_divergence_clip
         return self.cost(divergence if clip is None else divergence.clamp(max=clip))
 
-    def control(self, divergence: Tensor) -> None:
-        """Move the weight towards the target: up when the divergence [B] is above it, down (two_way) when below."""
+    def update_coefficient(self, divergence: Tensor) -> None:
+        """Move the coefficient towards the target: up when the divergence [B] is above it, down (two_way) when below."""
         if not self.controlled:
             return
         assert self.target is not None  # the config guarantees it
         gradient = (self.target - divergence).mean()
         if self.config.controller == "one_way":
             gradient = gradient.clamp(max=0)
-        self.log_weight.grad = gradient
+        self.log_coefficient.grad = gradient
         self.optimizer.step()
-        self.log_weight.clamp_(math.log(self.config.minimum_weight), math.log(self.config.maximum_weight))
+        self.log_coefficient.clamp_(
+            math.log(self.config.minimum_coefficient), math.log(self.config.maximum_coefficient)
+        )

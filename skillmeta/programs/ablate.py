@@ -20,8 +20,8 @@ from skillmeta.data.minari_store import exists
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.evaluation.curves import Comparison
 from skillmeta.programs.collect import CollectConfig, collect
-from skillmeta.programs.finetune import FinetuneConfig, finetune
 from skillmeta.programs.pretrain import PretrainConfig, pretrain
+from skillmeta.programs.train import TrainConfig, train, train_config
 from skillmeta.run.files import locked_folder, write_whole
 from skillmeta.run.jobs import Job, Outcome, run_jobs
 from skillmeta.run.run import environment, read_result
@@ -46,7 +46,7 @@ class AblationConfig(Comparison):
             raise ValueError(f"workers is {self.workers}; it must be at least 1")
 
 
-def method_config(config: AblationConfig, name: str, out: Path, seed: int) -> FinetuneConfig:
+def method_config(config: AblationConfig, name: str, out: Path, seed: int) -> TrainConfig:
     """The complete fine-tuning config of a method for a training seed, before the task is filled in."""
     wanted = config.methods[name]
     wanted = {"config": wanted} if isinstance(wanted, str) else dict(wanted)
@@ -61,7 +61,7 @@ def method_config(config: AblationConfig, name: str, out: Path, seed: int) -> Fi
             f"methods.{name}.skills is cloning; there is no section `cloning:` that says how it is pretrained"
         )
     merged["seed"] = seed
-    return build(FinetuneConfig, merged, f"methods.{name}")
+    return train_config(merged, at=f"methods.{name}")
 
 
 def task_indices(config: AblationConfig, out: Path) -> list[int]:
@@ -110,7 +110,7 @@ def run_one(job: Job) -> None:
     if isinstance(config, PretrainConfig):
         pretrain(config, job.folder, command, quiet=True)
     else:
-        finetune(config, job.folder, command, quiet=True)
+        train(config, job.folder, command, quiet=True)
 
 
 def ablate(config: AblationConfig, out: Path, command: str = "") -> Outcome:

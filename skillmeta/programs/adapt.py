@@ -17,19 +17,19 @@ from skillmeta.collect.trials import trial
 from skillmeta.config import build, differences, dump_yaml, read_yaml, to_plain
 from skillmeta.envs.make import make_envs
 from skillmeta.errors import UserError
-from skillmeta.programs.finetune import load_trained
+from skillmeta.programs.train import load_trained
 from skillmeta.run.checkpoint import load_state, save_state
 from skillmeta.run.files import locked_folder, write_whole
 from skillmeta.seeds import Seeds
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import Task, TaskConfig, chosen_task, make_family, task_id
 from skillmeta.trust import ENVIRONMENT, check_links, check_modules, modules_of_run
-from skillmeta.types import Agent, Belief, Envs, Trials
+from skillmeta.types import Actor, Envs, Parts, Trials
 
 ADAPTED = "adapted.yaml"  # what was adapted to what; the last file that is written
 
 
-def pack(belief: Belief) -> Any:
+def pack(belief: Any) -> Any:
     """A belief of named tuples, tuples and tensors as what a checkpoint holds."""
     if isinstance(belief, tuple):
         names = getattr(belief, "_fields", None) or [str(i) for i in range(len(belief))]
@@ -37,7 +37,7 @@ def pack(belief: Belief) -> Any:
     return belief.contiguous() if isinstance(belief, Tensor) else belief
 
 
-def unpack(like: Belief, state: Any) -> Belief:
+def unpack(like: Any, state: Any) -> Any:
     """The belief that `pack` was given, in the structure of another one of the same agent."""
     if isinstance(like, tuple):
         names = getattr(like, "_fields", None) or [str(i) for i in range(len(like))]
@@ -51,38 +51,39 @@ class AdaptedAgent:
     """An agent that knows its task: every trial that it begins begins with what it knows."""
 
     agent: Any
-    belief: Belief
+    belief: Any
     exploration_episodes: int = 0
 
     @property
     def rollouts(self) -> int:
         return self.agent.rollouts
 
-    def begin(self, num: int, generator: torch.Generator) -> Belief:
+    def begin(self, num: int, generator: torch.Generator) -> Any:
         if num != 1:
             raise ValueError(f"an adapted agent knows one task, not {num}")
         return self.belief
 
-    def act(
-        self, observation: Tensor, belief: Belief, generator: torch.Generator, explore: bool
-    ) -> tuple[Tensor, Belief]:
+    def act(self, observation: Tensor, belief: Any, generator: torch.Generator, explore: bool) -> tuple[Tensor, Any]:
         return self.agent.act(observation, belief, generator, explore)
 
-    def observe(self, belief: Belief, action: Tensor, step: Any) -> Belief:
+    def observe(self, belief: Any, action: Tensor, step: Any) -> Any:
         return self.agent.observe(belief, action, step)
 
-    def adapt(self, belief: Belief, episodes: Any, generator: torch.Generator) -> Belief:
+    def adapt(self, belief: Any, episodes: Any, generator: torch.Generator) -> Any:
         return self.agent.adapt(belief, episodes, generator)
 
+    def parts(self) -> Parts:
+        return self.agent.parts()
 
-def loaded(run: str | Path, config: TaskConfig, trust: bool = False) -> tuple[Agent, Envs, Task]:
+
+def loaded(run: str | Path, config: TaskConfig, trust: bool = False) -> tuple[Actor[Any], Envs, Task]:
     """The agent of a run, environments for one of its rounds, and the task. `trust` is of the run, as for `load_trained`."""
     family = make_family(config)
     trained = load_trained(run, lambda skills, sees_task: make_envs(family, 1, skills, sees_task), trust)
     skills = SkillModel.load(trained.skills) if trained.skills else None
     return (
-        trained.agent,
-        make_envs(family, trained.agent.rollouts, skills, trained.sees_task),
+        trained.actor,
+        make_envs(family, trained.actor.rollouts, skills, trained.sees_task),
         chosen_task(family, config),
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,14 +25,14 @@ from skillmeta.evaluation.adaptation import (
     evaluate,
     joined,
 )
-from skillmeta.programs.finetune import Trained, load_trained
+from skillmeta.programs.train import Trained, load_trained
 from skillmeta.reports.adaptation_page import write_adaptation_page
 from skillmeta.run.files import write_npz
 from skillmeta.run.progress import Progress
 from skillmeta.run.run import Run
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
-from skillmeta.types import Agent
+from skillmeta.types import Actor
 
 
 @dataclass(frozen=True)
@@ -88,18 +88,18 @@ def run_evaluation(
     skills = trained[0].skills if trained else None
     plan: list[Planned] = []
     if trained:
-        plan.append(Planned(config.name, acting, [t.agent for t in trained], seeds_of(trained)))
+        plan.append(Planned(config.name, acting, [t.actor for t in trained], seeds_of(trained)))
     oracle, seeing = load_agents(family, config, "oracle", trust)
     if oracle and not seeing.see_task:
         raise ConfigError("oracle: these agents do not see the task; train them with see_task=true")
-    bound = make_envs(family, 1, SkillModel.load(skills) if skills else None).action_bound
+    bound = make_envs(family, 1, SkillModel.load(skills) if skills else None).spec.action_bound
     plan.append(Planned("random", acting, [RandomAgent(bound)]))
     if oracle:
-        plan.append(Planned("oracle", seeing, [t.agent for t in oracle], seeds_of(oracle)))
+        plan.append(Planned("oracle", seeing, [t.actor for t in oracle], seeds_of(oracle)))
     elif family.expert is not None:
         plan.append(Planned("oracle", EnvsFactory(config.task, expert=True), [RandomAgent(np.ones(1))]))
     if trained:
-        without: list[Agent] = [WithoutAdaptation(t.agent) for t in trained]
+        without: list[Actor[Any]] = [WithoutAdaptation(t.actor) for t in trained]
         plan.append(Planned("no adaptation", acting, without, seeds_of(trained)))
 
     results: dict[str, Adaptation] = {}
@@ -154,7 +154,7 @@ class Planned:
 
     name: str
     envs: EnvsFactory
-    agents: list[Agent]
+    agents: list[Actor[Any]]
     training_seeds: tuple[int, ...] = ()  # none for an agent without training
 
 

@@ -24,7 +24,7 @@ from skillmeta.evaluation.curves import (
     update_curve,
 )
 from skillmeta.evaluation.statistics import Estimate, estimate, paired_difference
-from skillmeta.programs.finetune import FinetuneConfig
+from skillmeta.programs.train import TrainConfig
 from skillmeta.reports import page, plots
 from skillmeta.reports.prior_page import prior_sections
 from skillmeta.run.files import write_whole
@@ -165,7 +165,7 @@ def description(run: RunRecord) -> str:
     """What a run's config makes of it, in the words of its algorithm's `describe`; a module that is not part of skillmeta is
     named and not imported."""
     file = run.folder / "config.yaml"
-    config = build(FinetuneConfig, read_yaml(file), str(file))
+    config = build(TrainConfig, read_yaml(file), str(file))
     options = dict(config.algorithm)
     name = options.pop("name")
     if not is_builtin("algorithms", name):
@@ -175,7 +175,7 @@ def description(run: RunRecord) -> str:
     return module.describe(build(module.Config, options, f"{file}: algorithm"), acts_in(config), prior)
 
 
-def acts_in(config: FinetuneConfig) -> str:
+def acts_in(config: TrainConfig) -> str:
     """What an action of a run is."""
     if config.skills is None:
         return "the environment's own actions"

@@ -74,7 +74,7 @@ def skill_losses(model: SkillModel, batch: WindowBatch, noise: Tensor) -> SkillL
     normalized = model.normalizer(batch.observations[:, : model.horizon])
     actions = model.unit_actions(batch.actions)
     posterior = model.posterior(actions, normalized)
-    z = posterior.at(noise)
+    z = posterior.rsample(noise)
     errors = model.reconstruct(normalized, z) - actions
     prior = model.prior_of(normalized[:, 0])
     return SkillLosses(

@@ -146,10 +146,9 @@ class SkillModel(nn.Module):
         """p(z | s) at observation [B, O + F], whose last F numbers, features of the task, it ignores; over [B, Z]."""
         return self.prior_of(self.normalizer(observation[:, : self.observation_dim]))
 
-    def marginal_prior(self, observation: Tensor) -> Gaussian:
-        """The aggregate posterior as one Gaussian, the same at every observation [B, O + F]: a reference for p(z | s)."""
-        mean = torch.zeros(len(observation), self.dim)
-        return Gaussian(mean, self.latent_stddev.log().expand_as(mean))
+    def normalize(self, observation: Tensor) -> Tensor:
+        """Observations [..., O + F] as networks see them; the last F numbers, features of the task, pass unchanged."""
+        return self.normalizer(observation)
 
     def controller(self, z: Tensor) -> Controller:
         """The policy that executes skill z [B, Z]: (observation [B, O], step) -> action [B, A], clipped to the bounds."""
@@ -220,3 +219,30 @@ class SkillModel(nn.Module):
                 f"{self.action_dim} numbers, the environment has {observation_dim} and {action_dim}; "
                 "pretrain skills on logs of this environment"
             )
+
+
+@dataclass(frozen=True)
+class MarginalPrior:
+    """The same skills under a prior that ignores the state: the aggregate posterior as one Gaussian, a reference for p(z | s)."""
+
+    model: SkillModel
+
+    @property
+    def horizon(self) -> int:
+        return self.model.horizon
+
+    @property
+    def dim(self) -> int:
+        return self.model.dim
+
+    @property
+    def latent_bound(self) -> Tensor:
+        return self.model.latent_bound
+
+    def normalize(self, observation: Tensor) -> Tensor:
+        return self.model.normalize(observation)
+
+    def prior(self, observation: Tensor) -> Gaussian:
+        """The same at every observation [B, O + F]; over [B, Z]."""
+        mean = torch.zeros(len(observation), self.dim)
+        return Gaussian(mean, self.model.latent_stddev.log().expand_as(mean))

@@ -214,7 +214,7 @@ def test_swapping_the_contexts_of_two_tasks_swaps_behaviour():
     envs, tasks = make_envs(FAMILY, 2), list(FAMILY.tasks("test")[:2])
     _, belief = trial(agent.acting, envs, tasks, np.array([[1, 2], [1, 2]]), generator)
     observation = torch.zeros(2, 2)
-    swapped = pearl.Believed(Evidence(*(x[[1, 0]] for x in belief.evidence)), belief.z[[1, 0]])
+    swapped = pearl.PearlBelief(Evidence(*(x[[1, 0]] for x in belief.evidence)), belief.z[[1, 0]])
     a, _ = agent.acting.act(observation, belief, generator, explore=False)
     b, _ = agent.acting.act(observation, swapped, generator, explore=False)
     torch.testing.assert_close(a[[1, 0]], b)
@@ -368,10 +368,10 @@ def test_a_teacher_sees_dense_rewards_and_the_encoder_those_that_a_test_has():
 def test_the_encoder_learns_from_foretelling_alone_and_the_teacher_not_from_it(monkeypatch):
     def gradients(scale: float) -> dict[str, list[torch.Tensor]]:
         agent, found = taught(replace(TAUGHT, updates=0)), {}
-        loss = pearl.foretelling_loss
-        monkeypatch.setattr(pearl, "foretelling_loss", lambda *told: scale * loss(*told))
+        loss = pearl.posterior_distillation_loss
+        monkeypatch.setattr(pearl, "posterior_distillation_loss", lambda *told: scale * loss(*told))
         agent.update()
-        monkeypatch.setattr(pearl, "foretelling_loss", loss)
+        monkeypatch.setattr(pearl, "posterior_distillation_loss", loss)
         for part in ("encoder", "teacher", "critics"):
             found[part] = [p.grad for p in getattr(agent, part).parameters()]
         return found
@@ -389,7 +389,7 @@ def test_how_well_the_belief_foretells_is_told():
         collect = MetaCollector(workers, lambda g: family.sample(g), Seeds(0), 10**6, family.shaped_reward)
         _, told = agent.iterate(collect)
         _, plain = learner().iterate(collect)
-    assert np.isfinite(told["belief/error"]) and set(told) - set(plain) == {"belief/error"}
+    assert np.isfinite(told["belief/nll"]) and set(told) - set(plain) == {"belief/nll"}
 
 
 def test_what_acts_has_no_teacher():
@@ -417,7 +417,7 @@ def test_a_belief_that_foretells_is_of_every_z_that_may_still_be():
         z = (torch.randint(2, (64, 1), generator=generator) * 2 - 1).float()
         context = z[:, None] * torch.tensor([0.0, 0.0, 1.0])[:, None]
         valid = (torch.arange(3) < torch.randint(4, (64, 1), generator=generator)).float()
-        loss = pearl.foretelling_loss(encoder.infer(context, valid), z, False)
+        loss = pearl.posterior_distillation_loss(encoder.infer(context, valid), z, False)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -427,7 +427,7 @@ def test_a_belief_that_foretells_is_of_every_z_that_may_still_be():
         told = encoder.infer(torch.tensor([[[0.0], [0.0], [1.0]]]))
     noise = torch.randn(400, 2, generator=generator)
     for belief, share in ((nothing, 0.5), (zeros, 0.5), (told, 1.0)):
-        z = torch.cat([belief.at(row[None]) for row in noise])  # 400 samples
+        z = torch.cat([belief.rsample(row[None]) for row in noise])  # 400 samples
         assert float((z > 0).float().mean()) == pytest.approx(share, abs=0.15)
         assert float(((z.abs() - 1).abs() < 0.3).float().mean()) > 0.95
 
@@ -437,7 +437,7 @@ def test_deterministic_latents_of_a_mixture_are_its_mean():
     belief = agent.acting.begin(2, generator)
     assert torch.equal(belief.z, agent.encoder.posterior(belief.evidence).mean)
     z = torch.randn(2, SMALL.latent_dim, generator=generator)
-    loss = pearl.foretelling_loss(agent.encoder.posterior(belief.evidence), z, True)
+    loss = pearl.posterior_distillation_loss(agent.encoder.posterior(belief.evidence), z, True)
     assert float(loss.detach()) == pytest.approx(float(((z - belief.z) ** 2).sum(1).mean()), rel=1e-5)
 
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from skillmeta.collect.meta import MetaCollector
 
 from skillmeta.algorithms.rl2 import Agent, Config
-from skillmeta.collect.meta import MetaCollector
 from skillmeta.collect.trials import trial
 from skillmeta.collect.workers import Workers
 from skillmeta.data.trials import sequences
@@ -26,7 +26,7 @@ def acted(config: TaskConfig, core: str, episodes: int = 3, previous: bool = Fal
     """Trials in which episodes end early, and the log probabilities that acting gave its own actions."""
     family = make_family(config)
     envs = make_envs(family, 5)
-    options = Config(core=core, hidden=16, reach=4, previous_observation=previous)
+    options = Config(core=core, hidden=16, receptive_field=4, previous_observation=previous)
     agent = Agent(options, envs.observation_dim, envs.action_bound, discrete=envs.discrete, seeds=Seeds(1))
     with torch.no_grad():  # a policy that listens to its memory
         agent.network.policy_head.layers[-1].weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(2))
@@ -139,7 +139,7 @@ def test_free_episodes_are_seen_but_not_learned_from():
     assert torch.equal(free.inputs, plain.inputs)
 
 
-@pytest.mark.parametrize("wrong", [{"core": "lstn"}, {"reach": 0}, {"free_episodes": 1}, {"layers": 0}])
+@pytest.mark.parametrize("wrong", [{"core": "lstn"}, {"receptive_field": 0}, {"free_episodes": 1}, {"layers": 0}])
 def test_impossible_options_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Config(**wrong)
@@ -162,7 +162,7 @@ def test_the_scale_of_rewards_does_not_decide_what_is_learned():
     for scale in (1.0, 1000.0):
         agent, trials, _ = acted(ENDS, "gru")
         sample = agent.prepare(replace(sequences(trials), reward=scale * sequences(trials).reward))
-        agent.config = replace(agent.config, maximum_gradient=1e9)
+        agent.config = replace(agent.config, max_grad_norm=1e9)
         start = agent.network.policy_head.layers[-1].weight.detach().clone()
         for group in agent.optimizer.param_groups:
             group["eps"] = 0.0

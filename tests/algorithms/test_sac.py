@@ -21,7 +21,7 @@ from skillmeta.seeds import Seeds
 from tests.skills.fakes import CounterEnv, skill_model
 
 BOUND = np.ones(3, np.float32)
-GUIDED = RegularizerConfig(prior="skill", target_divergence=1.0, initial_weight=0.3)
+GUIDED = RegularizerConfig(prior="skill", target_divergence=1.0, initial_coefficient=0.3)
 SMALL = sac.Config(hidden=16, batch_size=32, replay_capacity=500)
 
 
@@ -217,7 +217,7 @@ def test_impossible_values_are_refused(change):
             },
             "a coefficient times KL(prior || policy); the coefficient is controlled towards 2 nats",
         ),
-        ({"regularizer": {"controller": "fixed", "initial_weight": 0.5}}, "the coefficient is fixed at 0.5"),
+        ({"regularizer": {"controller": "fixed", "initial_coefficient": 0.5}}, "the coefficient is fixed at 0.5"),
     ],
 )
 def test_a_page_describes_a_method_from_its_config(changes, says):

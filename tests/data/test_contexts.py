@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from skillmeta.data.contexts import Visits
+from skillmeta.data.contexts import ContextBuffer
 from skillmeta.errors import ConfigError
 from skillmeta.types import Episodes
 
@@ -22,9 +22,9 @@ def numbered(first: int, episodes: int = 1, length: int = 6) -> Episodes:
     )  # fmt: skip
 
 
-def visited(keep: int, visits: int, capacity: int = 100, prior: bool = True) -> Visits:
+def visited(keep: int, visits: int, capacity: int = 100, prior: bool = True) -> ContextBuffer:
     """Visits of twelve transitions with z from the prior and a trial of three episodes: visit v has 100 v, ..., 100 v + 29."""
-    kept = Visits(capacity, keep, 1, 1)
+    kept = ContextBuffer(capacity, keep, 1, 1)
     for v in range(visits):
         kept.add(numbered(100 * v, 2) if prior else None, [numbered(100 * v + 12 + 6 * k) for k in range(3)])
     return kept
@@ -72,7 +72,7 @@ def test_a_visit_that_does_not_fit_is_refused():
 
 
 def test_saved_and_restored_they_give_the_same_contexts():
-    kept, again = visited(2, 3), Visits(100, 2, 1, 1)
+    kept, again = visited(2, 3), ContextBuffer(100, 2, 1, 1)
     again.restore(kept.state())
     for seed in range(5):
         ours, theirs = (v.beginning(8, torch.Generator().manual_seed(seed), True) for v in (kept, again))

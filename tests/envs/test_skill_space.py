@@ -136,7 +136,7 @@ def test_spirl_bug_5_at_the_start_the_policy_is_the_prior_and_explores_as_it_doe
     action, _ = agent.act(observation, None, torch.Generator().manual_seed(3), explore=True)
     prior = model.prior(observation)
     bound = model.latent_bound
-    torch.testing.assert_close(action, prior.at(noise).clamp(-bound, bound))
+    torch.testing.assert_close(action, prior.rsample(noise).clamp(-bound, bound))
     assert float(agent.policy(model.normalizer(observation), prior).kl(prior).abs().max()) == 0.0
 
 

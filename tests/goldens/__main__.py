@@ -14,7 +14,6 @@ import hashlib
 import json
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ NAMES = [*(f"finetune/{n}" for n in FINETUNE), *(f"meta/{n}" for n in META), *(f
 def numbers(value: Any) -> Iterator[float]:
     if isinstance(value, dict):
         for key, part in value.items():
-            if key != "seconds":
+            if key not in ("seconds", "calls"):
                 yield from numbers(part)
     elif isinstance(value, list):
         for part in value:
@@ -53,11 +52,11 @@ def measure(name: str, folder: Path) -> dict[str, list[str]]:
     run = folder / name
     metrics, result, state = programs.RUN[kind](case, run, folder)
     parameters = [hashlib.sha256(t.contiguous().numpy().tobytes()).hexdigest()[:16] for t in tensors(state) if t.ndim]
-    return {"numbers": sorted(x.hex() for x in numbers([metrics, result])), "parameters": sorted(parameters)}
+    return {"numbers": sorted({x.hex() for x in numbers([metrics, result])}), "parameters": sorted(parameters)}
 
 
 def missing(recorded: dict[str, list[str]], now: dict[str, list[str]]) -> dict[str, int]:
-    lost = {part: (Counter(recorded[part]) - Counter(now[part])).total() for part in recorded}
+    lost = {part: len(set(recorded[part]) - set(now[part])) for part in recorded}
     return {part: count for part, count in lost.items() if count}
 
 

@@ -31,8 +31,8 @@ PEARL: dict[str, Any] = {
 SKILL_PRIOR: dict[str, Any] = {
     "prior": "skill",
     "target_divergence": 1.0,
-    "initial_weight": 0.01,
-    "minimum_weight": 0.01,
+    "initial_coefficient": 0.01,
+    "minimum_coefficient": 0.01,
     "learning_rate": 1e-3,
 }
 SAC: dict[str, Any] = {
@@ -58,13 +58,13 @@ FINETUNE: dict[str, dict[str, Any]] = {
     "sac": {"task": {**MAZE, "index": 3}, "algorithm": SAC},
     "sac_one_way": {
         "task": PENDULUM,
-        "algorithm": {**SAC, "regularizer": {"controller": "one_way", "target_clip": 4.0}},
+        "algorithm": {**SAC, "regularizer": {"controller": "one_way", "td_divergence_clip": 4.0}},
     },
     "sac_skills": {"task": {**MAZE, "index": 3}, "algorithm": {**SAC, "random_decisions": 0}, "skills": True},
-    "spirl": {"task": {**MAZE, "index": 3}, "algorithm": SPIRL, "skills": True, "num_envs": 2},
+    "spirl": {"task": {**MAZE, "index": 3}, "algorithm": SPIRL, "skills": True},
     "spirl_reverse_kl": {
         "task": {**MAZE, "index": 3},
-        "algorithm": {**SPIRL, "regularizer": {**SKILL_PRIOR, "divergence": "reverse_kl", "target_clip": 0.5}},
+        "algorithm": {**SPIRL, "regularizer": {**SKILL_PRIOR, "divergence": "reverse_kl", "td_divergence_clip": 0.5}},
         "skills": True,
         "skill_prior": "marginal",
     },
@@ -85,7 +85,7 @@ META: dict[str, dict[str, Any]] = {
             "replacement": True,
             "value_network": True,
             "policy_penalty": 0.001,
-            "regularizer": {"controller": "fixed", "initial_weight": 1.0},
+            "regularizer": {"controller": "fixed", "initial_coefficient": 1.0},
             "next_observation": True,
             "encoder_hidden": 12,
         },
@@ -122,7 +122,11 @@ META: dict[str, dict[str, Any]] = {
         "env_steps": 2000,
     },
     "rl2_lstm": {"task": POINT, "algorithm": {**RL2, "core": "lstm", "episodes": 2}, "env_steps": 720},
-    "rl2_snail": {"task": POINT, "algorithm": {**RL2, "core": "snail", "reach": 32, "hidden": 4}, "env_steps": 360},
+    "rl2_snail": {
+        "task": POINT,
+        "algorithm": {**RL2, "core": "snail", "receptive_field": 32, "hidden": 4},
+        "env_steps": 360,
+    },
     "rl2_transformer": {
         "task": POINT,
         "algorithm": {**RL2, "core": "transformer", "episodes": 2, "free_episodes": 1, "previous_observation": True},

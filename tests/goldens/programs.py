@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from skillmeta.config import build
-from skillmeta.programs.finetune import FinetuneConfig, finetune
-from skillmeta.programs.meta_train import MetaTrainConfig, meta_train
 from skillmeta.programs.pretrain import PretrainConfig, pretrain
+from skillmeta.programs.train import train, train_config
 from skillmeta.run.checkpoint import load_state
 from skillmeta.run.run import read_metrics
 from tests.goldens.cases import FINETUNE, META, PRETRAIN
@@ -23,13 +22,16 @@ def with_skills(case: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def run_finetune(name: str, run: Path, folder: Path) -> Measured:
     options = {"env_steps": 240, "evaluation": {"episodes": 2}, **with_skills(FINETUNE[name], folder)}
-    result = finetune(build(FinetuneConfig, options), run, quiet=True)
-    return list(read_metrics(run)), result, load_state(run / "agent")[0]
+    return run_training("finetune", options, run)
 
 
 def run_meta(name: str, run: Path, folder: Path) -> Measured:
-    result = meta_train(build(MetaTrainConfig, with_skills(META[name], folder)), run, quiet=True)
-    return list(read_metrics(run)), result, load_state(run / "agent")[0]
+    return run_training("meta-train", with_skills(META[name], folder), run)
+
+
+def run_training(kind: str, options: dict[str, Any], run: Path) -> Measured:
+    result = train(train_config(options, kind), run, quiet=True)
+    return list(read_metrics(run)), result, load_state(run / "actor")[0]
 
 
 def run_pretrain(name: str, run: Path, folder: Path) -> Measured:

@@ -8,8 +8,8 @@ import torch
 from skillmeta.nn.memory import CORES, make_core, positions
 
 
-def core_of(name: str, reach: int = 8):
-    return make_core(name, 3, 16, 2, reach, torch.Generator().manual_seed(0))
+def core_of(name: str, receptive_field: int = 8):
+    return make_core(name, 3, 16, 2, receptive_field, torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("share", [1.0, 0.6], ids=["in lockstep", "some wait"])
@@ -23,14 +23,14 @@ def test_steps_compute_what_the_sequence_does(name, share):
     while bool((at < length).any()):
         taken = (torch.rand(num, generator=generator) < share) & (at < length)
         here = at.clamp(max=length - 1)
-        out, news = core.step(inputs[torch.arange(num), here], state)
+        out, candidate = core.step(inputs[torch.arange(num), here], state)
         assert torch.allclose(out[taken], wanted[torch.arange(num), here][taken], atol=1e-5)
-        state, at = core.keep(state, news, taken), at + taken
+        state, at = core.commit(state, candidate, taken), at + taken
 
 
 @pytest.mark.parametrize("name", CORES)
 def test_nothing_looks_ahead_and_everything_before_can_matter(name):
-    core, length = core_of(name, reach=2), 9  # beyond SNAIL's convolutions there is its attention
+    core, length = core_of(name, receptive_field=2), 9  # beyond SNAIL's convolutions there is its attention
     inputs = torch.randn(1, length, 3, generator=torch.Generator().manual_seed(1), requires_grad=True)
     (core.sequence(inputs)[0, 5] ** 2).sum().backward()
     touched = inputs.grad[0].abs().sum(-1) > 0
@@ -41,8 +41,8 @@ def test_nothing_looks_ahead_and_everything_before_can_matter(name):
 def test_a_step_leaves_the_state_as_it_was(name):
     core = core_of(name)
     state = core.begin(2)
-    _, news = core.step(torch.ones(2, 3), state)
-    state = core.keep(state, news, torch.tensor([True, False]))
+    _, candidate = core.step(torch.ones(2, 3), state)
+    state = core.commit(state, candidate, torch.tensor([True, False]))
     once, _ = core.step(torch.ones(2, 3), state)
     again, _ = core.step(torch.ones(2, 3), state)
     assert torch.equal(once, again)

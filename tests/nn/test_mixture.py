@@ -30,7 +30,7 @@ def test_samples_come_from_each_gaussian_as_often_as_its_weight_says():
     ours = drawn()
     far = Mixture(ours.logits, Gaussian(torch.arange(4.0).view(1, 4, 1).expand(3, 4, 2) * 10, torch.zeros(3, 4, 2)))
     noise = torch.randn(20_000, 3, 3, generator=torch.Generator().manual_seed(2))
-    samples = far.at(noise)
+    samples = far.rsample(noise)
     picked = (samples[..., 0] / 10).round().long().clamp(0, 3)
     shares = torch.stack([(picked == k).float().mean(0) for k in range(4)], -1)
     assert torch.allclose(shares, torch.softmax(ours.logits, -1), atol=0.02)
@@ -42,7 +42,7 @@ def test_at_the_ends_of_the_noise_the_first_and_the_last_are_picked():
     ours = drawn()
     for extreme, k in ((-9.0, 0), (9.0, 3)):
         noise = torch.cat([torch.zeros(3, 2), torch.full((3, 1), extreme)], -1)
-        assert torch.allclose(ours.at(noise), ours.each.mean[:, k])
+        assert torch.allclose(ours.rsample(noise), ours.each.mean[:, k])
 
 
 def test_a_mixture_of_one_is_that_one():

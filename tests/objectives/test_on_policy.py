@@ -118,7 +118,7 @@ def test_choices_are_torchs_categorical():
     kl = torch.distributions.kl_divergence(theirs, torch.distributions.Categorical(logits=other))
     assert torch.allclose(ours.kl(Categorical(other)), kl, atol=1e-6)
     noise = torch.randn(40_000, 4, generator=torch.Generator().manual_seed(7))
-    drawn = Categorical(logits[:1]).at(noise).mean(0)
+    drawn = Categorical(logits[:1]).rsample(noise).mean(0)
     assert torch.allclose(drawn, theirs.probs[0], atol=0.01)
     gaussian = Gaussian(logits, other)
     assert torch.allclose(gaussian.entropy(), torch.distributions.Normal(logits, other.exp()).entropy().sum(-1))

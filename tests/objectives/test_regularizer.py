@@ -29,7 +29,7 @@ def test_gaussian_matches_torch_distributions():
     noise = torch.randn(32, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     torch.testing.assert_close(p.kl(q), kl_divergence(oracle(p), oracle(q)))
     torch.testing.assert_close(p.log_prob(q.mean), oracle(p).log_prob(q.mean))
-    torch.testing.assert_close(p.log_prob_at(noise), oracle(p).log_prob(p.at(noise)))
+    torch.testing.assert_close(p.rsample_log_prob(noise), oracle(p).log_prob(p.rsample(noise)))
 
 
 def test_tanh_gaussian_matches_a_transformed_distribution_in_its_box():
@@ -43,13 +43,13 @@ def test_tanh_gaussian_matches_a_transformed_distribution_in_its_box():
     reference = TransformedDistribution(Normal(p.mean, p.stddev), transforms)
     squashed = TanhGaussian(p, bound)
     torch.testing.assert_close(
-        squashed.log_prob_at(noise), reference.log_prob(squashed.at(noise)).sum(-1), rtol=1e-6, atol=1e-6
+        squashed.rsample_log_prob(noise), reference.log_prob(squashed.rsample(noise)).sum(-1), rtol=1e-6, atol=1e-6
     )
 
 
 def test_tanh_log_prob_stays_finite_far_out():
     far = TanhGaussian(Gaussian(torch.full((1, 2), 40.0), torch.zeros(1, 2)), torch.ones(2))
-    assert torch.isfinite(far.log_prob_at(torch.zeros(1, 2))).all()
+    assert torch.isfinite(far.rsample_log_prob(torch.zeros(1, 2))).all()
 
 
 def test_kl_to_the_uniform_prior_is_minus_the_entropy_up_to_the_boxs_volume():
@@ -59,7 +59,7 @@ def test_kl_to_the_uniform_prior_is_minus_the_entropy_up_to_the_boxs_volume():
     policy = TanhGaussian(Gaussian(torch.zeros(200_000, 2), torch.full((200_000, 2), math.log(0.87))), bound)
     noise = torch.randn(200_000, 2, generator=torch.Generator().manual_seed(0))
     divergence = regularizer.divergence(policy, None, noise)
-    samples = (policy.at(noise) / bound + 1) / 2  # in the unit square
+    samples = (policy.rsample(noise) / bound + 1) / 2  # in the unit square
     histogram = torch.histogramdd(samples, bins=[40, 40], range=[0.0, 1.0, 0.0, 1.0]).hist / len(samples)
     binned = (histogram * (histogram * 1600).clamp(min=1e-12).log()).sum()
     assert float(divergence.mean()) == pytest.approx(float(binned), abs=0.02)
@@ -72,7 +72,7 @@ def test_units_of_the_actions_change_neither_the_divergence_nor_its_target_nor_i
     base = Gaussian(torch.randn(64, 3, generator=torch.Generator().manual_seed(1)), torch.full((64, 3), -0.5))
     regularizer = Regularizer(RegularizerConfig(), torch.tensor(bound))
     divergence = regularizer.divergence(TanhGaussian(base, torch.tensor(bound)), None, noise)
-    in_unit_box = TanhGaussian(base, torch.ones(3)).log_prob_at(noise)
+    in_unit_box = TanhGaussian(base, torch.ones(3)).rsample_log_prob(noise)
     torch.testing.assert_close(regularizer.cost(divergence), in_unit_box, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(divergence, in_unit_box + 3 * math.log(2), rtol=1e-4, atol=1e-4)
     assert regularizer.target is not None
@@ -101,22 +101,22 @@ def test_divergence_is_zero_and_flat_at_the_prior():
 @pytest.mark.parametrize(("controller", "down"), [("two_way", True), ("one_way", False), ("fixed", False)])
 def test_the_weight_moves_towards_the_target(controller, down):
     config = RegularizerConfig(
-        prior="skill", controller=controller, initial_weight=0.1, target_divergence=1.0, learning_rate=1e-2
+        prior="skill", controller=controller, initial_coefficient=0.1, target_divergence=1.0, learning_rate=1e-2
     )
     high, low = Regularizer(config, torch.ones(2)), Regularizer(config, torch.ones(2))
     for _ in range(50):
-        high.control(torch.full((4,), 3.0))
-        low.control(torch.full((4,), 0.1))
+        high.update_coefficient(torch.full((4,), 3.0))
+        low.update_coefficient(torch.full((4,), 0.1))
     assert (float(high.weight()) > 0.11) == (controller != "fixed")
     assert (float(low.weight()) < 0.09) == down
 
 
 def test_the_weight_keeps_its_limits():
-    config = RegularizerConfig(prior="skill", target_divergence=1.0, maximum_weight=1.1, learning_rate=0.5)
+    config = RegularizerConfig(prior="skill", target_divergence=1.0, maximum_coefficient=1.1, learning_rate=0.5)
     regularizer = Regularizer(config, torch.ones(2))
     for _ in range(20):
-        regularizer.control(torch.full((4,), 100.0))
-    assert float(regularizer.weight()) == pytest.approx(1.1)
+        regularizer.update_coefficient(torch.full((4,), 100.0))
+    assert float(regularizer.coefficient()) == pytest.approx(1.1)
 
 
 @pytest.mark.parametrize(
@@ -125,9 +125,9 @@ def test_the_weight_keeps_its_limits():
         ({"prior": "skil"}, "choose one of"),
         ({"prior": "uniform", "divergence": "reverse_kl"}, "needs a prior with a density"),
         ({"prior": "skill"}, "target_divergence is missing"),
-        ({"initial_weight": 0.0}, "above 0"),
+        ({"initial_coefficient": 0.0}, "above 0"),
         ({"target_divergence": -1.0}, "never below 0"),
-        ({"target_clip": 0.0}, "above 0"),
+        ({"td_divergence_clip": 0.0}, "above 0"),
         ({"weight": 1.0}, "unknown key 'weight'"),
     ],
 )

@@ -44,7 +44,7 @@ EVERY = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 
 def config_of(spec: Spec, **options: Any) -> Config:
     return Config(
-        tasks=3, rollouts=4, inner_rate=spec.rate, first_order=spec.first_order, exploration_credit=spec.credit,
+        tasks=3, rollouts=4, inner_lr=spec.rate, first_order=spec.first_order, exploration_credit=spec.credit,
         context=spec.context, hidden=HIDDEN, iterations=200, prior_coefficient=spec.coefficient or None, **options,
     )  # fmt: skip
 

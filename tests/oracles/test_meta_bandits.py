@@ -20,12 +20,12 @@ from skillmeta.seeds import Seeds
 from tests.oracles.bandits import BanditCollector, returns_by_round
 
 LEARNERS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "maml": (maml, {"inner_rate": 0.3, "iterations": 4}),
-    "first-order maml": (maml, {"inner_rate": 0.3, "iterations": 4, "first_order": True}),
-    "e-maml": (maml, {"inner_rate": 0.3, "iterations": 4, "exploration_credit": True}),
-    "cavia": (maml, {"inner_rate": 1.0, "iterations": 4, "context": 2}),
-    "promp": (promp, {"inner_rate": 0.1, "learning_rate": 0.02}),
-    "reptile": (reptile, {"inner_rate": 0.1}),
+    "maml": (maml, {"inner_lr": 0.3, "iterations": 4}),
+    "first-order maml": (maml, {"inner_lr": 0.3, "iterations": 4, "first_order": True}),
+    "e-maml": (maml, {"inner_lr": 0.3, "iterations": 4, "exploration_credit": True}),
+    "cavia": (maml, {"inner_lr": 1.0, "iterations": 4, "context": 2}),
+    "promp": (promp, {"inner_lr": 0.1, "learning_rate": 0.02}),
+    "reptile": (reptile, {"inner_lr": 0.1}),
 }
 
 
@@ -59,7 +59,7 @@ def learner(name: str, space: str, **options: Any) -> Any:
     ],
 )
 def test_one_inner_step_reaches_what_no_policy_reaches_without_adapting(name, space, best, without, after):
-    options = {"inner_rate": 0.1} if space == "arms" else {}
+    options = {"inner_lr": 0.1} if space == "arms" else {}
     made, collector = learner(name, space, **options), BanditCollector(best, space == "arms")
     untrained = returns_by_round(made.actor(), best, 2, space == "arms")
     for _ in range(15):
@@ -76,7 +76,7 @@ def test_in_skill_space_the_first_policy_is_the_prior_and_can_adapt(name):
     belief = actor.begin(2, torch.Generator())
     skill, _ = actor.act(observation, belief, torch.Generator().manual_seed(1), explore=False)
     noise = torch.randn(2, 20, 1, generator=torch.Generator().manual_seed(1)).view(-1, 1)
-    assert torch.equal(skill, skill_prior(observation).at(noise))
+    assert torch.equal(skill, skill_prior(observation).rsample(noise))
     before, after = returns_by_round(actor, (-1.0, 1.0), 2)
     assert after > before + 0.1
 

@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from skillmeta.collect.meta import MetaCollector
 from torch import Tensor
 
 from skillmeta.algorithms.pearl import Agent, Config, Drawn
-from skillmeta.collect.meta import MetaCollector
 from skillmeta.collect.trials import trial
 from skillmeta.collect.workers import Workers
 from skillmeta.data.replay import Transitions
@@ -50,11 +50,13 @@ class Reference:
         self.values = weights(agent.values) if agent.values else []
         online = [self.values] if self.values else self.critics
         self.targets = [[p.detach().clone() for p in member] for member in online]
-        self.log_weight = torch.tensor([math.log(self.config.regularizer.initial_weight)], dtype=torch.float64)
+        self.log_coefficient = torch.tensor(
+            [math.log(self.config.regularizer.initial_coefficient)], dtype=torch.float64
+        )
         lr = self.config.learning_rate
         self.critic_adam = Adam([*itertools.chain(*self.critics), *self.encoder, *self.teacher], lr)
         self.policy_adam, self.value_adam = Adam(self.policy, lr), Adam(self.values, lr)
-        self.weight_adam = Adam([self.log_weight], self.config.regularizer.learning_rate)
+        self.weight_adam = Adam([self.log_coefficient], self.config.regularizer.learning_rate)
 
     def product(self, w: Weights, context: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of a product of Gaussians, [Z] each, of one task's context."""
@@ -96,7 +98,7 @@ class Reference:
 
     def learn(self, drawn: Drawn) -> list[Tensor]:
         config, batch = self.config, SimpleNamespace(**{k: v.double() for k, v in vars(drawn.batch).items()})
-        weight, scale = self.log_weight.exp(), config.reward_scale
+        weight, scale = self.log_coefficient.exp(), config.reward_scale
         told, valid = drawn.context.double(), drawn.valid.bool()
         error = kl = nll = torch.zeros(()).double()
         s, a, r, s2, end = ([] for _ in range(5))
@@ -125,7 +127,7 @@ class Reference:
         kl = kl / M if config.kl_reduction == "mean" else kl
         held, noise = z.detach(), drawn.noise.double()
 
-        clip = config.regularizer.target_clip or math.inf
+        clip = config.regularizer.td_divergence_clip or math.inf
         constant = 0.0 if self.skills else A * math.log(2)  # values count log pi in the unit box: SAC's entropy bonus
         with torch.no_grad():
             if self.values:
@@ -139,7 +141,7 @@ class Reference:
         seen = torch.cat([normalize(state), z, action], 1)
         for member in self.critics:
             error = error + ((mlp(member, seen)[:, 0] - target) ** 2).mean()
-        self.critic_adam.step(error + (0 if config.deterministic else config.kl_weight) * kl + nll)
+        self.critic_adam.step(error + (0 if config.deterministic else config.kl_coefficient) * kl + nll)
 
         own, divergence, mean, log_stddev = self.act(state, held, noise[1])
         seen = torch.cat([normalize(state), held, own], 1)
@@ -157,7 +159,7 @@ class Reference:
         with torch.no_grad():
             for slow, fast in zip(self.targets, [self.values] if self.values else self.critics, strict=True):
                 for p, q_ in zip(slow, fast, strict=True):
-                    p.copy_((1 - config.target_rate) * p + config.target_rate * q_)
+                    p.copy_((1 - config.tau) * p + config.tau * q_)
         return [error, actor, kl, divergence.mean(), *([nll] if self.teacher else [])]
 
 
@@ -176,19 +178,21 @@ def random_draw(generator: torch.Generator, teacher: bool) -> Drawn:
 
 
 BASE = Config(
-    training_tasks=M, tasks=M, batch_size=B, context_size=C, latent_dim=Z, hidden=8, depth=2, kl_weight=0.7,
-    reward_scale=3.0, discount=0.8, target_rate=0.3, learning_rate=1e-2, components=K, replay_capacity=200,
+    training_tasks=M, tasks=M, batch_size=B, context_size=C, latent_dim=Z, hidden=8, depth=2, kl_coefficient=0.7,
+    reward_scale=3.0, discount=0.8, tau=0.3, learning_rate=1e-2, components=K, replay_capacity=200,
     context_capacity=200,
-    regularizer=RegularizerConfig(initial_weight=0.3, target_divergence=0.4, learning_rate=0.1),
+    regularizer=RegularizerConfig(initial_coefficient=0.3, target_divergence=0.4, learning_rate=0.1),
 )  # fmt: skip
-FIXED = RegularizerConfig(initial_weight=0.3, controller="fixed")
-SKILL = RegularizerConfig(prior="skill", initial_weight=0.3, target_divergence=0.1, learning_rate=0.1, target_clip=0.02)
+FIXED = RegularizerConfig(initial_coefficient=0.3, controller="fixed")
+SKILL = RegularizerConfig(
+    prior="skill", initial_coefficient=0.3, target_divergence=0.1, learning_rate=0.1, td_divergence_clip=0.02
+)
 TEACHER = {"teacher": True, "shaped_reward": True, "context": "trial", "encoder": "attention"}
 CASES = {
     "product of Gaussians": {},
     "the prior is a factor": {"prior_factor": True},
     "original": {"value_network": True, "policy_penalty": 0.3, "kl_reduction": "sum", "regularizer": FIXED},
-    "skills": {"regularizer": replace(SKILL, target_clip=None)},
+    "skills": {"regularizer": replace(SKILL, td_divergence_clip=None)},
     "skills, clipped divergence": {"regularizer": SKILL},
     "skills, value network": {"regularizer": SKILL, "value_network": True},
     "deterministic": {"deterministic": True},
@@ -224,13 +228,13 @@ def test_updates_are_those_of_the_reference(case):
         assert_same(member, reference.critics[i], start.critics[i], atol=5e-4)
     for i, member in enumerate(slow):
         assert_same(member, reference.targets[i], start.targets[i], atol=5e-4)
-    assert float(agent.regularizer.log_weight) == pytest.approx(float(reference.log_weight), abs=1e-4)
+    assert float(agent.regularizer.log_coefficient) == pytest.approx(float(reference.log_coefficient), abs=1e-4)
 
 
 @pytest.mark.parametrize("value_network", [False, True])
 def test_the_encoder_learns_from_critics_and_kl_alone(value_network):
     """With critics that do not look at z and no KL, it stays where it is, though policy and values do look at z and move."""
-    agent = Agent(replace(BASE, kl_weight=0.0, value_network=value_network), S, BOUND, seeds=Seeds(0))
+    agent = Agent(replace(BASE, kl_coefficient=0.0, value_network=value_network), S, BOUND, seeds=Seeds(0))
     with torch.no_grad():
         for critic in agent.critics.members:
             critic.layers[0].weight[:, S : S + Z] = 0.0
@@ -332,7 +336,7 @@ def test_two_tasks_with_opposite_actions_are_told_apart():
     config = Config(
         training_tasks=2, tasks=2, tasks_per_iteration=2, prior_episodes=1, posterior_episodes=2, first_episodes=4,
         context="trial", context_visits=5, context_size=9, updates=40, batch_size=16, latent_dim=2, hidden=32,
-        learning_rate=3e-3, discount=0.5, target_rate=0.05, regularizer=FIXED, exploration_episodes=1,
+        learning_rate=3e-3, discount=0.5, tau=0.05, regularizer=FIXED, exploration_episodes=1,
         replay_capacity=2000, context_capacity=200,
     )  # fmt: skip
     agent, clock = Agent(config, 2, Signed.action_bound, seeds=Seeds(0)), itertools.count()

@@ -39,7 +39,7 @@ NOTHING = torch.zeros(0, dtype=torch.float64)
 
 def config_of(spec: Spec, **options: Any) -> promp.Config:
     return promp.Config(
-        tasks=3, rollouts=4, inner_rate=spec.rate, hidden=HIDDEN, clip=0.1, inner_kl_weight=0.7,
+        tasks=3, rollouts=4, inner_lr=spec.rate, hidden=HIDDEN, clip=0.1, inner_kl_coefficient=0.7,
         prior_coefficient=spec.coefficient or None, **options,
     )  # fmt: skip
 
@@ -101,7 +101,7 @@ def test_reptiles_iteration_from_episodes_to_parameters(spec):
     """Two full inner steps in each task, each on its own episodes, then 0.3 of the way to the mean of where they lead."""
     skills, batch, theta = bool(spec.coefficient), trials(spec, 3), parameters(spec)
     config = reptile.Config(
-        tasks=3, rollouts=4, inner_rate=0.4, inner_steps=2, step=0.3, discount=0.8, hidden=HIDDEN,
+        tasks=3, rollouts=4, inner_lr=0.4, inner_steps=2, step=0.3, discount=0.8, hidden=HIDDEN,
         prior_coefficient=spec.coefficient or None,
     )  # fmt: skip
     agent = reptile.Agent(
@@ -118,7 +118,7 @@ def test_reptiles_iteration_from_episodes_to_parameters(spec):
     start = vector_of(theta).detach()
     ours = torch.cat([p.reshape(-1) for p in agent.acting.parameters]).double()
     assert torch.allclose(ours, start + 0.3 * (mean - start), atol=1e-4)
-    assert metrics["outer/way"] == pytest.approx(float((mean - start).norm()), rel=1e-3)
+    assert metrics["outer/step_norm"] == pytest.approx(float((mean - start).norm()), rel=1e-3)
 
 
 @pytest.mark.parametrize("halve", [True, False])

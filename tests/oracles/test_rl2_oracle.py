@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from skillmeta.collect.meta import MetaCollector
 from torch import Tensor, nn
 
 from skillmeta.algorithms.rl2 import Agent, Config, Sample, loss
-from skillmeta.collect.meta import MetaCollector
 from skillmeta.collect.trials import trial
 from skillmeta.collect.workers import Workers
 from skillmeta.data.trials import sequences
@@ -123,11 +123,11 @@ class Reference:
                 surrogate = min(ratio * advantage, clipped * advantage)
                 terms.append(torch.stack([surrogate, ((value - row["R"]) / self.stddev) ** 2, divergence]))
         surrogate, error, divergence = torch.stack(terms).mean(0)
-        total = -surrogate + config.value_weight * error + left * config.weight * divergence
+        total = -surrogate + config.value_coefficient * error + left * config.weight * divergence
         gradients = torch.autograd.grad(total, self.parameters)
         norm = torch.stack([(g**2).sum() for g in gradients]).sum().sqrt()
         self.adam.lr = left * config.learning_rate
-        self.adam.apply([g * min(1.0, float(config.maximum_gradient / norm)) for g in gradients])
+        self.adam.apply([g * min(1.0, float(config.max_grad_norm / norm)) for g in gradients])
         return [surrogate, error, divergence]
 
 
@@ -146,11 +146,11 @@ def random_trials(generator: np.random.Generator, discrete: bool) -> Trials:
 
 BASE = Config(
     episodes=K, tasks=N, minibatches=1, hidden=H, discount=0.8, trace=0.6, clip=0.1, learning_rate=1e-2,
-    value_weight=0.4, weight=0.3, maximum_gradient=0.2,
+    value_coefficient=0.4, weight=0.3, max_grad_norm=0.2,
 )  # fmt: skip
 CASES = {
     "continuous": {},
-    "discrete": {"maximum_gradient": 100.0},
+    "discrete": {"max_grad_norm": 100.0},
     "skills": {},
     "E-RL2": {"free_episodes": 1, "reward_scale": 0.5, "previous_observation": True},
 }
@@ -210,7 +210,7 @@ def test_outside_the_clip_nothing_pulls_further(ratio, advantage, moves):
 @pytest.mark.parametrize("discrete", [False, True])
 def test_without_advantages_the_policy_goes_to_its_prior_and_values_to_the_returns(discrete):
     """The uniform policy, where the prior is uniform; p(z|s) in skill space. Returns are those of what was seen: learnable."""
-    config = replace(BASE, hidden=16, weight=0.05, value_weight=1.0, maximum_gradient=1.0)
+    config = replace(BASE, hidden=16, weight=0.05, value_coefficient=1.0, max_grad_norm=1.0)
     prior = None if discrete else skill_prior
     agent = Agent(config, S, np.ones(A, np.float32), discrete, prior, seeds=Seeds(0))
     with torch.no_grad():
@@ -311,7 +311,7 @@ class TwoArms(Uneven):
 
 
 def test_it_finds_the_arm_that_pays_and_stays_with_it():
-    """Optimal: half of the first pulls pay, and all that follow, over the end of the first episode. At random: 2 of 4."""
+    """Optimal: half of the first pulls pay, and all that polyak_update, over the end of the first episode. At random: 2 of 4."""
     config = Config(episodes=2, tasks=128, hidden=16, learning_rate=1e-2, weight=0.05, minibatches=2, anneal=False)
     agent = Agent(config, 2, np.ones(2, np.float32), discrete=True, seeds=Seeds(0))
     with Workers(TwoArms, chunk=128) as workers:

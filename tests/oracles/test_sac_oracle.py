@@ -44,7 +44,7 @@ class Reference:
         self.policy = layers_of(agent.policy.net)
         self.critics = [layers_of(member) for member in agent.critics.members]
         self.targets = [layers_of(member) for member in agent.targets.members]
-        self.log_coefficient = torch.tensor(math.log(self.settings.initial_weight), dtype=torch.float64)
+        self.log_coefficient = torch.tensor(math.log(self.settings.initial_coefficient), dtype=torch.float64)
         self.policy_adam, self.critic_adam = Adam(self.config.learning_rate), Adam(self.config.learning_rate)
         self.coefficient_adam = Adam(self.settings.learning_rate)
         self.bound = agent.bound.double()
@@ -94,9 +94,11 @@ class Reference:
         coefficient = 0.0 if nothing else float(torch.exp(self.log_coefficient))
 
         next_action, next_divergence = self.act(following, noise[1])
-        if settings.target_clip is not None:
+        if settings.td_divergence_clip is not None:
             next_divergence = torch.where(
-                next_divergence > settings.target_clip, torch.full_like(r, settings.target_clip), next_divergence
+                next_divergence > settings.td_divergence_clip,
+                torch.full_like(r, settings.td_divergence_clip),
+                next_divergence,
             )
         q1, q2 = self.values(self.targets, following, next_action)
         soft_value = torch.where(q1 < q2, q1, q2) - coefficient * (next_divergence - constant)
@@ -123,11 +125,11 @@ class Reference:
             if settings.controller == "one_way":
                 excess = max(0.0, excess)
             self.coefficient_adam.step([self.log_coefficient], [torch.tensor(-excess).double()])
-            low, high = math.log(settings.minimum_weight), math.log(settings.maximum_weight)
+            low, high = math.log(settings.minimum_coefficient), math.log(settings.maximum_coefficient)
             self.log_coefficient = torch.clamp(self.log_coefficient, low, high)
         for slow, fast in zip(self.targets, self.critics, strict=True):
             for old, new in zip(flat(slow), flat(fast), strict=True):
-                old.data = (1 - config.target_rate) * old.data + config.target_rate * new.data
+                old.data = (1 - config.tau) * old.data + config.tau * new.data
         reported = 0.0 if nothing else divergence.mean().item()
         return [critic_loss.item(), policy_loss.item(), reported, target.mean().item()]
 
@@ -147,7 +149,7 @@ def make(regularizer: RegularizerConfig, policy_start: str, **changes: float) ->
     """A learner whose policy, critics and target critics differ from one another and from their start."""
     config = sac.Config(
         regularizer, policy_start, hidden=8, policy_depth=2, critic_depth=1, learning_rate=2e-3, discount=0.9,
-        target_rate=0.1, batch_size=ROWS, replay_capacity=8, **changes,
+        tau=0.1, batch_size=ROWS, replay_capacity=8, **changes,
     )  # fmt: skip
     model = skill_model()
     model.normalizer.mean.copy_(torch.tensor([0.5, -1.0]))
@@ -162,25 +164,25 @@ def make(regularizer: RegularizerConfig, policy_start: str, **changes: float) ->
 
 
 def skill(**changes: object) -> RegularizerConfig:
-    given = {"prior": "skill", "target_divergence": 1.0, "initial_weight": 0.3, "learning_rate": 2e-2, **changes}
+    given = {"prior": "skill", "target_divergence": 1.0, "initial_coefficient": 0.3, "learning_rate": 2e-2, **changes}
     return RegularizerConfig(**given)  # type: ignore[arg-type]
 
 
 CASES = {
-    "sac": (RegularizerConfig(initial_weight=0.4, learning_rate=2e-2), "random"),
-    "sac, fixed, clipped": (RegularizerConfig(initial_weight=0.4, controller="fixed", target_clip=1.5), "random"),
-    "sac, a target": (RegularizerConfig(initial_weight=0.4, target_divergence=0.2, learning_rate=2e-2), "random"),
+    "sac": (RegularizerConfig(initial_coefficient=0.4, learning_rate=2e-2), "random"),
+    "sac, fixed, clipped": (RegularizerConfig(initial_coefficient=0.4, controller="fixed", td_divergence_clip=1.5), "random"),
+    "sac, a target": (RegularizerConfig(initial_coefficient=0.4, target_divergence=0.2, learning_rate=2e-2), "random"),
     "sac, no divergence": (RegularizerConfig(divergence="none"), "random"),
     "spirl": (skill(), "prior"),
     "spirl, below the target": (skill(target_divergence=50.0), "prior"),
     "spirl, one way up": (skill(controller="one_way"), "prior"),
     "spirl, one way stays": (skill(controller="one_way", target_divergence=50.0), "prior"),
     "spirl, fixed": (skill(controller="fixed"), "prior"),
-    "spirl, clipped": (skill(target_clip=0.7), "prior"),
+    "spirl, clipped": (skill(td_divergence_clip=0.7), "prior"),
     "spirl, reverse": (skill(divergence="reverse_kl"), "prior"),
     "spirl, no divergence": (skill(divergence="none"), "prior"),
-    "spirl, at the floor": (skill(target_divergence=50.0, minimum_weight=0.295), "prior"),
-    "spirl, at the ceiling": (skill(maximum_weight=0.305), "prior"),
+    "spirl, at the floor": (skill(target_divergence=50.0, minimum_coefficient=0.295), "prior"),
+    "spirl, at the ceiling": (skill(maximum_coefficient=0.305), "prior"),
 }  # fmt: skip
 
 
@@ -198,7 +200,9 @@ def test_three_updates_equal_the_reference(case):
     for mine, theirs in ((agent.critics, reference.critics), (agent.targets, reference.targets)):
         for member, layers in zip(mine.members, theirs, strict=True):
             torch.testing.assert_close([p.double() for p in member.parameters()], flat(layers), **close)
-    torch.testing.assert_close(agent.regularizer.log_weight.double(), reference.log_coefficient, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        agent.regularizer.log_coefficient.double(), reference.log_coefficient, rtol=1e-5, atol=1e-6
+    )
     assert agent.updates == 3
 
 
@@ -253,7 +257,7 @@ class Problem:
 def learner(regularizer: RegularizerConfig, prior=None, **changes) -> sac.Agent:
     config = sac.Config(
         regularizer, "prior" if prior else "random", hidden=32, learning_rate=3e-3, batch_size=128, replay_capacity=2000,
-        **{"target_rate": 0.05, "discount": 0.5, **changes},
+        **{"tau": 0.05, "discount": 0.5, **changes},
     )  # fmt: skip
     return sac.Agent(config, 1, np.ones(1, np.float32), prior=prior, seeds=Seeds(0))
 
@@ -265,7 +269,7 @@ def uniform_actions(count: int = 2000) -> Tensor:
 def test_a_bandit_is_solved():
     """One decision, reward -(a - 0.5)^2: the best action is 0.5, whatever the signs of the others' mistakes would make of it."""
     action = uniform_actions()
-    agent = learner(RegularizerConfig(initial_weight=0.01, controller="fixed"))
+    agent = learner(RegularizerConfig(initial_coefficient=0.01, controller="fixed"))
     zeros = torch.zeros(len(action), 1)
     Problem(zeros, action, -((action[:, 0] - 0.5) ** 2), zeros, torch.ones(len(action))).fill(agent)
     agent.learn(300)
@@ -281,7 +285,7 @@ def test_the_regularised_optimum_of_a_bandit_is_the_product_of_prior_and_exponen
         mean = torch.full((len(observation), 1), -0.2)
         return Gaussian(mean, torch.full_like(mean, math.log(0.2)))
 
-    agent = learner(skill(controller="fixed", initial_weight=0.04), prior)
+    agent = learner(skill(controller="fixed", initial_coefficient=0.04), prior)
     action = uniform_actions()
     zeros = torch.zeros(len(action), 1)
     Problem(zeros, action, -((action[:, 0] - 0.3) ** 2) / 2, zeros, torch.ones(len(action))).fill(agent)
@@ -297,7 +301,7 @@ def test_values_of_a_chain_are_known():
     off. Actions change nothing, so the soft optimal policy is uniform with an entropy of log 2, and with discount 1/2 and
     coefficient c: Q(1) = 1, Q(0) = (1 + c log 2) / 2, Q(2) = 1 + (Q(2) + c log 2) / 2 = 2 + c log 2."""
     coefficient, count = 0.5, 1998
-    agent = learner(RegularizerConfig(initial_weight=coefficient, controller="fixed"))
+    agent = learner(RegularizerConfig(initial_coefficient=coefficient, controller="fixed"))
     state = torch.arange(count).remainder(3).float()[:, None]
     following = torch.where(state == 2, 2.0, 1.0)
     ended = (state[:, 0] == 1).float()

@@ -1,0 +1,323 @@
+"""Train one learner: the program behind `skillmeta finetune` and `skillmeta meta-train`.
+
+Both are one loop on one kind of config. Fine-tuning is on one task, meta-training on tasks drawn from a split; any algorithm takes
+either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from skillmeta.collect.episodes import episode
+from skillmeta.collect.source import Budget, OnlineSource
+from skillmeta.collect.workers import Workers
+from skillmeta.config import build, first_line, module_of, read_yaml, to_plain
+from skillmeta.envs.make import EnvsFactory, make_envs
+from skillmeta.errors import ConfigError, UserError
+from skillmeta.run.checkpoint import load_state, save_state
+from skillmeta.run.files import write_npz
+from skillmeta.run.loop import run_loop
+from skillmeta.run.parts import restore_parts, state_of
+from skillmeta.run.run import RUN_FORMAT, Run, check_run_format, read_metrics
+from skillmeta.seeds import Seeds
+from skillmeta.skills.vae import MarginalPrior, SkillModel
+from skillmeta.tasks.base import Task, TaskConfig, TaskFamily, chosen_task, make_family, task_id
+from skillmeta.trust import check_links, check_modules
+from skillmeta.types import Actor, Envs, EnvSpec, Episodes, Learner, Skills, State
+
+ACTOR = "actor"  # the folder of a finished run that holds what acts
+KINDS = ("finetune", "meta-train")
+EARLY_EPISODES = 5  # their paths are kept for the pictures
+SCORES = ("return", "return_first", "return_last", "success_last")  # of an iteration; the last one's end in the result
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How the trained policy is evaluated on its task, by samples of the policy and by its mode."""
+
+    episodes: int = 20
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise ValueError(f"episodes is {self.episodes}; at least 1 is needed")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One learner with one seed, on one task or on the tasks of a split."""
+
+    FORMER_KEYS: ClassVar[dict[str, str]] = {"chunk": "is now called envs_per_batch"}
+
+    kind: str = "finetune"  # finetune: the task with task.index of a split; meta-train: tasks drawn from the split
+    task: TaskConfig = field(default_factory=TaskConfig)
+    skills: str | None = None  # folder of a skill model; null acts in the environment's own actions
+    skill_prior: str = "state"  # state: p(z|s); marginal: one Gaussian for all states, a reference
+    see_task: bool = False  # append the task's features to what is observed: an oracle, a reference agent for others
+    algorithm: dict[str, Any] = field(default_factory=lambda: {"name": "sac"})
+    env_steps: int = 100_000  # primitive steps of training
+    max_episodes: int | None = None  # stop after this many episodes even if steps are left
+    num_envs: int = 1  # environments in lockstep, for learners that ask for single episodes
+    processes: int = 1  # that trials are run in
+    envs_per_batch: int = 256  # environments that share a policy's forward pass in trials
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint_seconds: float = 30.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("env_steps", "num_envs", "processes", "envs_per_batch", "checkpoint_seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if self.kind not in KINDS:
+            raise ValueError(f"kind is {self.kind!r}; choose one of {', '.join(KINDS)}")
+        if self.skill_prior not in ("state", "marginal"):
+            raise ValueError(f"skill_prior is {self.skill_prior!r}; choose state or marginal")
+        if self.skill_prior != "state" and self.skills is None:
+            raise ValueError(
+                f"skill_prior is {self.skill_prior!r} and skills is null; name a skill model, or leave it out"
+            )
+        if "name" not in self.algorithm:
+            raise ValueError("algorithm has no name; say which one, e.g. algorithm: {name: sac}")
+
+
+DEFAULTS: dict[str, dict[str, Any]] = {  # of a kind, where a config leaves them out
+    "finetune": {},
+    "meta-train": {"task": {"split": "train"}, "algorithm": {"name": "rl2"}, "env_steps": 1_000_000},
+}
+
+
+def train_config(node: DictConfig | Mapping[str, Any], kind: str | None = None, at: str = "") -> TrainConfig:
+    """A config of training, with the defaults of its kind.
+
+    Args:
+        kind: what the command expects; None takes what the config says.
+
+    Raises ConfigError if the config is of another kind.
+    """
+    found = node.get("kind")
+    if kind is not None and found not in (None, kind):
+        raise ConfigError(f"{at + '.' if at else ''}kind is {found!r}; use `skillmeta {found}`, or set kind={kind}")
+    kind = kind or found or KINDS[0]
+    defaults = {"kind": kind, **DEFAULTS.get(kind, {})}
+    merged = OmegaConf.merge(
+        OmegaConf.create(defaults), OmegaConf.create(dict(node)) if not isinstance(node, DictConfig) else node
+    )
+    assert isinstance(merged, DictConfig)
+    return build(TrainConfig, merged, at)
+
+
+def make_learner(config: TrainConfig, spec: EnvSpec, skills: SkillModel | None, seeds: Seeds) -> Learner[Any]:
+    """The learner that a config names. Raises ConfigError for options that it does not have or that do not go together."""
+    options = dict(config.algorithm)
+    module = module_of("algorithms", options.pop("name"), "algorithm.name")
+    used: Skills | None = skills
+    if skills is not None and config.skill_prior == "marginal":
+        used = MarginalPrior(skills)
+    return module.Learner(build(module.Config, options, "algorithm"), spec, used, seeds)
+
+
+def train(config: TrainConfig, folder: Path, command: str = "", quiet: bool = False) -> dict[str, Any] | None:
+    """Run, or continue, one run in a folder. Returns its result, or None if it was asked to stop before."""
+    torch.set_num_threads(1)
+    family = make_family(config.task)
+    task = task_of(family, config)
+    seeds = Seeds(config.seed) if task is None else Seeds(config.seed, task_id(task))
+    skills = SkillModel.load(config.skills) if config.skills else None
+    probe = make_envs(family, 1, skills, config.see_task)
+    learner = make_learner(config, spec_of(probe, family), skills, seeds)  # before the folder is taken: it refuses
+    probe.close()
+    with Run.open(folder, to_plain(config), command=command) as run:
+        if run.result is not None:
+            return run.finish(run.result, lambda: write_page(config, folder))
+        factory = EnvsFactory(config.task, config.skills, config.see_task)
+        with Workers(factory, config.processes, config.envs_per_batch) as workers:
+            source = OnlineSource(
+                workers,
+                (lambda generator: family.sample(generator, config.task.split)) if task is None else lambda _: task,
+                seeds,
+                Budget(config.env_steps, config.max_episodes),
+                config.num_envs,
+                family.shaped_reward,
+            )
+            early = EarlyPaths(family, source)
+            clock = run_loop(
+                run, learner, source, config.env_steps, config.checkpoint_seconds, watcher=early, quiet=quiet
+            )
+            if clock is None:
+                return None
+            result = {**source.cost(), "updates": learner.updates, "seconds": clock.seconds}
+            if task is None:
+                last = read_metrics(folder)[-1]  # after its last checkpoint a run resumes with nothing left to do
+                result |= {key: last[key] for key in SCORES}
+            else:
+                result |= evaluate(
+                    learner.actor(), workers.envs(config.num_envs), family, task, config, seeds, run, early
+                )
+        save_actor(folder, learner.actor(), source.env_steps)
+        return run.finish(result, lambda: write_page(config, folder))
+
+
+def task_of(family: TaskFamily, config: TrainConfig) -> Task | None:
+    """The task of fine-tuning; None for meta-training. Raises UserError for a split that must not be trained on."""
+    if config.kind == "finetune":
+        return chosen_task(family, config.task)
+    family.require_training_split(config.task.split)
+    return None
+
+
+def spec_of(envs: Envs, family: TaskFamily) -> EnvSpec:
+    return replace(envs.spec, shaped_reward=family.shaped_reward is not None)
+
+
+def write_page(config: TrainConfig, folder: Path) -> None:
+    """`report.html`, where matplotlib is installed; without it the numbers are in metrics.jsonl."""
+    if config.kind == "finetune":
+        return
+    try:
+        from skillmeta.reports.meta_page import read_meta_run, write_meta_page
+    except ImportError as error:
+        if error.name != "matplotlib":
+            raise
+        return
+    write_meta_page(folder, [read_meta_run(folder)], "")
+
+
+# -- the final policy on its task --------------------------------------------------------------------------------------------
+class EarlyPaths:
+    """Where the first episodes of a run went, for its pictures."""
+
+    def __init__(self, family: TaskFamily, source: OnlineSource):
+        self.family, self.source = family, source
+        self.paths: list[np.ndarray] = []
+
+    def watch(self) -> None:
+        if self.family.positions is not None and len(self.paths) < EARLY_EPISODES and self.source.last is not None:
+            self.paths.extend(paths(self.family, self.source.last.episodes(0)))
+
+    def state(self) -> State:
+        return {str(i): path for i, path in enumerate(self.paths)}
+
+    def restore(self, state: State) -> None:
+        self.paths = [np.asarray(state[str(i)]) for i in range(len(state))]
+
+
+def evaluate(
+    actor: Actor[Any],
+    envs: Envs,
+    family: TaskFamily,
+    task: Task,
+    config: TrainConfig,
+    seeds: Seeds,
+    run: Run,
+    early: EarlyPaths,
+) -> dict[str, float]:
+    """Evaluate the final policy as it samples and by its mode, on seeds of their own; nothing is learned from it.
+
+    `success` and `return` are the sampled policy's, the one that was trained; `mode_*` those of its mode.
+    """
+    count = config.evaluation.episodes
+    scores: dict[str, float] = {"num_episodes": count}
+    final: list[np.ndarray] = []
+    for prefix, explore in (("", True), ("mode_", False)):
+        successes, returns = [], []
+        for done in evaluation_episodes(actor, envs, task, count, seeds, explore):
+            successes.extend(done.succeeded.tolist())
+            returns.extend(done.returns.tolist())
+            if explore and len(final) < EARLY_EPISODES:
+                final.extend(paths(family, done))
+        scores |= {
+            f"{prefix}success": float(np.mean(successes[:count])),
+            f"{prefix}return": float(np.mean(returns[:count])),
+        }
+    named = {f"early_{i}": path for i, path in enumerate(early.paths)}
+    write_npz(run.folder / "trajectories.npz", named | {f"final_{i}": path for i, path in enumerate(final)})
+    return scores
+
+
+def evaluation_episodes(
+    actor: Actor[Any], envs: Envs, task: Task, count: int, seeds: Seeds, explore: bool
+) -> Iterator[Episodes]:
+    for first in range(0, count, envs.num):
+        resets = seeds.stream("evaluation_resets", first).integers(envs.num).tolist()
+        generator = seeds.stream("evaluation_acting", first).torch()
+        belief = actor.begin(envs.num, generator)
+        done, _ = episode(actor, envs, belief, resets, generator, explore=explore, tasks=[task] * envs.num)
+        yield done
+
+
+def paths(family: TaskFamily, episodes: Episodes) -> list[np.ndarray]:
+    """Where each episode went, [T, 2] and at most 200 points; nothing for a family that has no positions."""
+    if family.positions is None:
+        return []
+    found = []
+    for i, valid in enumerate(episodes.valid):
+        where = family.positions(episodes.observation[i, : int(valid.sum()) + 1])
+        found.append(where[:: max(1, len(where) // 200)].astype(np.float32))
+    return found
+
+
+# -- what acts, on disk ------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Trained:
+    """What acts of a finished run."""
+
+    actor: Actor[Any]
+    env_steps: int  # that training took
+    training_seed: int
+    skills: str | None
+    sees_task: bool = False  # the task's features are part of what it observes
+
+
+def save_actor(folder: Path, actor: Actor[Any], env_steps: int) -> None:
+    save_state(folder / ACTOR, {"actor": state_of(actor.parts()), "env_steps": env_steps}, {"run_format": RUN_FORMAT})
+
+
+def load_trained(folder: str | Path, make: Callable[[SkillModel | None, bool], Envs], trust: bool = False) -> Trained:
+    """The actor of a finished run of `train`.
+
+    Args:
+        make: the environments that it shall act in, given its skills and whether it sees the task.
+        trust: import the module that the run's config names as its algorithm, where that is not part of skillmeta.
+
+    Raises UserError for a folder that holds no finished run, one whose actor does not fit the environments, or one that names a
+    module of its own without `trust`.
+    """
+    folder = Path(folder)
+    if not (folder / "config.yaml").exists():
+        raise UserError(f"{folder}: holds no run; name the --out of `skillmeta finetune` or `skillmeta meta-train`")
+    if (folder / "agent").exists():
+        raise UserError(
+            f"{folder}: was made by an earlier version of skillmeta, which kept what acts in `agent`; run its command again in "
+            "another --out"
+        )
+    if not (folder / ACTOR).exists():
+        raise UserError(f"{folder}: the run is not finished; run its command again first")
+    check_links(folder, trust)
+    node = read_yaml(folder / "config.yaml")
+    check_modules({"algorithm": node.get("algorithm")}, folder / "config.yaml", trust)
+    state, meta = load_state(folder / ACTOR)
+    check_run_format(folder / ACTOR, meta)
+    config = build(TrainConfig, node, str(folder / "config.yaml"))
+    skills = SkillModel.load(config.skills) if config.skills else None
+    envs = make(skills, config.see_task)
+    spec = replace(envs.spec, shaped_reward=True)  # of training alone: acting needs none
+    actor = make_learner(config, spec, skills, Seeds(config.seed)).actor()
+    try:
+        restore_parts(actor.parts(), state["actor"])
+        env_steps = int(state["env_steps"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{folder / ACTOR}: holds no actor of its algorithm ({error!r}); run its command again"
+        ) from None
+    except RuntimeError as error:
+        raise UserError(
+            f"{folder}: its actor was trained on other dimensions than {spec.observation_dim} observed numbers and "
+            f"{spec.action_dim} actions; use a family like its own ({first_line(error)})"
+        ) from None
+    return Trained(actor, env_steps, config.seed, config.skills, config.see_task)

@@ -1,0 +1,106 @@
+"""The loop that trains everything: a skill model from logs, one task, a family of tasks.
+
+It shows progress, logs a row for each iteration, evaluates on held-out data every so often, saves checkpoints, and stops at the
+next iteration when asked to (Ctrl-C, SIGTERM, or a scheduler). A run that was stopped or killed resumes to the same bits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from skillmeta.run.parts import restore_parts, state_of
+from skillmeta.run.progress import Progress
+from skillmeta.run.run import Run
+from skillmeta.types import Experience, Metrics, Part, Parts, State, Stateful, Trainable
+
+ExperienceT = TypeVar("ExperienceT", bound=Experience)
+SHOWN = ("success", "return_last", "score", "prior/divergence")  # beside the progress bar, where they are logged
+
+
+@dataclass
+class Clock:
+    """How long a run has taken, over all its sessions, and how many evaluations it has made."""
+
+    seconds: float = 0.0
+    evaluations: int = 0
+
+    def state(self) -> State:
+        return {"seconds": self.seconds, "evaluations": self.evaluations}
+
+    def restore(self, state: State) -> None:
+        seconds, evaluations = state["seconds"], state["evaluations"]
+        assert isinstance(seconds, float) and isinstance(evaluations, int)
+        self.seconds, self.evaluations = seconds, evaluations
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is evaluated while training, and how often: every `every` of the source's cost, and at the end."""
+
+    scores: Callable[[], Metrics]
+    every: int
+
+
+class Watcher(Stateful, Protocol):
+    """Looks at what each iteration collected, and keeps something of it for the result."""
+
+    def watch(self) -> None: ...
+
+
+def run_loop(
+    run: Run,
+    trainable: Trainable[ExperienceT],
+    source: ExperienceT,
+    total: int,
+    checkpoint_seconds: float = 30.0,
+    evaluation: Evaluation | None = None,
+    watcher: Watcher | None = None,
+    quiet: bool = False,
+) -> Clock | None:
+    """Train until the source is spent, from the newest checkpoint if there is one.
+
+    Args:
+        total: of the source's first cost, for the progress.
+
+    Returns how long it took; None if the run was asked to stop before the end (its state is saved then).
+    """
+    clock = Clock()
+    parts: dict[str, Part | Parts] = {"trainable": trainable.parts(), "source": source, "clock": clock}
+    if watcher is not None:
+        parts["watcher"] = watcher
+    if (state := run.restore()) is not None:
+        restore_parts(parts, state)
+    before, started = clock.seconds, time.monotonic()
+    saved = started
+
+    def save() -> None:
+        clock.seconds = before + time.monotonic() - started
+        run.checkpoint(next(iter(source.cost().values())), state_of(parts))
+
+    unit = next(iter(source.cost())).removeprefix("env_")
+    with Progress(total, run.folder.name, unit, quiet=quiet) as progress:
+        while not source.spent:
+            if run.stop_requested:
+                save()
+                return None
+            metrics = trainable.iterate(source)
+            row = {**source.scores(), **metrics}
+            cost = source.cost()
+            done = next(iter(cost.values()))
+            if row:
+                run.log("iteration", **cost, updates=trainable.updates, **row)
+            if watcher is not None:
+                watcher.watch()
+            if evaluation is not None and (source.spent or done // evaluation.every > clock.evaluations):
+                clock.evaluations = done // evaluation.every
+                run.log("evaluation", **cost, updates=trainable.updates, **evaluation.scores())
+            progress.update(min(done, total), **{name: row[name] for name in SHOWN if name in row})
+            run.report_progress(source.fraction, f"{done:,} of {total:,} {unit}")
+            if time.monotonic() - saved > checkpoint_seconds:
+                save()
+                saved = time.monotonic()
+    save()
+    return clock
