@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from skillmeta.types import Belief, Episodes, Step
+from skillmeta.types import Episodes, Step
 
 
 class Trilateration:
@@ -17,26 +19,24 @@ class Trilateration:
 
     rollouts, exploration_episodes = 1, 1
 
-    def begin(self, num: int, generator: torch.Generator) -> Belief:
+    def begin(self, num: int, generator: torch.Generator) -> Any:
         return torch.zeros(num, 3, 3, dtype=torch.float64), torch.zeros(num, 3, dtype=torch.float64), torch.zeros(num)
 
-    def goal(self, belief: Belief) -> Tensor:
+    def goal(self, belief: Any) -> Tensor:
         matrix, right, _ = belief
         return torch.linalg.solve(matrix + 1e-9 * torch.eye(3), right)[:, :2].float()
 
-    def act(
-        self, observation: Tensor, belief: Belief, generator: torch.Generator, explore: bool
-    ) -> tuple[Tensor, Belief]:
+    def act(self, observation: Tensor, belief: Any, generator: torch.Generator, explore: bool) -> tuple[Tensor, Any]:
         wander = 2 * torch.rand(observation.shape, generator=generator) - 1
         homing = ((self.goal(belief) - observation) / 0.1).clamp(-1, 1)
         return torch.where(belief[2][:, None] > 0, homing, wander), belief
 
-    def observe(self, belief: Belief, action: Tensor, step: Step) -> Belief:
+    def observe(self, belief: Any, action: Tensor, step: Step) -> Any:
         matrix, right, seen = belief
         position = torch.from_numpy(step.observation).double()
         row = torch.cat([2 * position, -torch.ones(len(position), 1)], 1) * torch.from_numpy(step.steps)[:, None]
         known = (position**2).sum(1) - torch.from_numpy(step.reward).double() ** 2
         return matrix + row[:, :, None] * row[:, None], right + row * known[:, None], seen
 
-    def adapt(self, belief: Belief, episodes: Episodes, generator: torch.Generator) -> Belief:
+    def adapt(self, belief: Any, episodes: Episodes, generator: torch.Generator) -> Any:
         return belief[0], belief[1], belief[2] + 1

@@ -7,23 +7,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-
-from skillmeta.algorithms.maml import Agent, Config
 from skillmeta.collect.meta import Batch, MetaCollector
+
+from skillmeta.algorithms import maml
+from skillmeta.algorithms.maml import Config, Learner
 from skillmeta.collect.workers import Workers
 from skillmeta.envs.make import EnvsFactory
 from skillmeta.evaluation.adaptation import WithoutAdaptation, evaluate
 from skillmeta.objectives.inner_step import flat
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, make_family
+from tests.learners import make_learner
 
 POINTS = TaskConfig("point", split="any", options={"extent": 0.5, "start_extent": 0.0, "horizon": 12})
-SMALL = Config(tasks=3, rollouts=4, hidden=8, iterations=5)
+SMALL = Config(tasks=3, rollouts=4, hidden=8, cg_iterations=5)
 
 
-def iterated(config: Config) -> tuple[Agent, Batch, dict[str, float]]:
+def iterated(config: Config) -> tuple[Learner, Batch, dict[str, float]]:
     """A learner after one iteration."""
-    family, agent = make_family(POINTS), Agent(config, 2, np.ones(2, np.float32), seeds=Seeds(0))
+    family, agent = make_family(POINTS), make_learner(maml, config, 2, np.ones(2, np.float32), seeds=Seeds(0))
     with Workers(EnvsFactory(POINTS), chunk=12) as workers:
         collect = MetaCollector(workers, lambda g: family.sample(g, "any"), Seeds(0), 10_000)
         return agent, *agent.iterate(collect)
@@ -43,7 +45,7 @@ def test_exploration_credit_needs_two_tasks():
 
 
 def test_an_evaluation_by_modes_adapts_all_the_same():
-    family, agent = make_family(POINTS), Agent(SMALL, 2, np.ones(2, np.float32), seeds=Seeds(0))
+    family, agent = make_family(POINTS), make_learner(maml, SMALL, 2, np.ones(2, np.float32), seeds=Seeds(0))
     with Workers(EnvsFactory(POINTS), chunk=12) as workers:
         judged = evaluate(agent.actor(), workers, [family.sample(np.random.default_rng(0), "any")], 1, 0, sample=False)
         still = evaluate(
@@ -56,5 +58,5 @@ def test_an_evaluation_by_modes_adapts_all_the_same():
 def test_a_step_of_trpo_helps_within_its_radius():
     agent, batch, metrics = iterated(SMALL)
     assert metrics["outer/step"] > 0 and 0 < metrics["outer/divergence"] <= SMALL.radius
-    start = Agent(SMALL, 2, np.ones(2, np.float32), seeds=Seeds(0)).acting.parameters
+    start = make_learner(maml, SMALL, 2, np.ones(2, np.float32), seeds=Seeds(0)).acting.parameters
     assert not torch.equal(flat(agent.acting.parameters), flat(start)) and batch.trials.reward.shape[:2] == (12, 2)

@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from skillmeta.collect.meta import MetaCollector
 
 from skillmeta.algorithms import pearl
-from skillmeta.algorithms.pearl import Agent, Config, kl_loss
+from skillmeta.algorithms.pearl import Config, Learner, kl_loss
 from skillmeta.collect.episodes import episode
-from skillmeta.collect.meta import MetaCollector
 from skillmeta.collect.trials import trial
 from skillmeta.collect.workers import Workers
 from skillmeta.data.replay import Replay
@@ -25,6 +25,7 @@ from skillmeta.objectives.regularizer import RegularizerConfig
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, make_family
 from skillmeta.types import Episodes
+from tests.learners import make_learner
 
 POINTS = TaskConfig("point", split="train", options={"horizon": 6})
 FAMILY = make_family(POINTS)
@@ -34,11 +35,11 @@ SMALL = Config(
 )  # fmt: skip
 
 
-def learner(config: Config = SMALL, seed: int = 0) -> Agent:
-    return Agent(config, 2, np.ones(2, np.float32), seeds=Seeds(seed))
+def learner(config: Config = SMALL, seed: int = 0) -> Learner:
+    return make_learner(pearl, config, 2, np.ones(2, np.float32), seeds=Seeds(seed))
 
 
-def collected(agent: Agent) -> Agent:
+def collected(agent: Learner) -> Learner:
     with Workers(EnvsFactory(POINTS), chunk=32) as workers:
         collect = MetaCollector(workers, lambda g: FAMILY.sample(g), Seeds(0), 10**6)
         agent.iterate(collect)
@@ -182,7 +183,7 @@ def test_only_executed_actions_are_valued():
         return Gaussian(torch.full((len(observation), 2), 5.0), torch.zeros(len(observation), 2))
 
     config = replace(SMALL, regularizer=RegularizerConfig(prior="skill", target_divergence=1.0))
-    agent = collected(Agent(config, 2, np.ones(2, np.float32), prior=far, seeds=Seeds(0)))
+    agent = collected(make_learner(pearl, config, 2, np.ones(2, np.float32), prior=far, seeds=Seeds(0)))
     valued: list[torch.Tensor] = []
     for critics in (agent.critics, agent.targets):
         critics.register_forward_hook(lambda module, inputs, output: valued.append(inputs[1].detach()))
@@ -299,7 +300,7 @@ def test_impossible_configs_are_refused():
     with pytest.raises(ValueError, match="kl_reduction is 'max'"):
         Config(kl_reduction="max")
     with pytest.raises(ConfigError, match="actions are choices"):
-        Agent(SMALL, 2, np.ones(2, np.float32), discrete=True, seeds=Seeds(0))
+        make_learner(pearl, SMALL, 2, np.ones(2, np.float32), discrete=True, seeds=Seeds(0))
     with Workers(EnvsFactory(POINTS)) as workers, pytest.raises(ConfigError, match="has 80 different tasks"):
         learner(replace(SMALL, training_tasks=81)).iterate(
             MetaCollector(workers, lambda g: FAMILY.sample(g), Seeds(0), 10)
@@ -350,7 +351,7 @@ TAUGHT = replace(SMALL, teacher=True, shaped_reward=True, context="trial", conte
 SPARSE = TaskConfig("point", split="train", options={"sparse": True, "horizon": 6, "goal_radius": 0.01})
 
 
-def taught(config: Config = TAUGHT) -> Agent:
+def taught(config: Config = TAUGHT) -> Learner:
     agent, family = learner(config), make_family(SPARSE)
     with Workers(EnvsFactory(SPARSE), chunk=32) as workers:
         agent.iterate(MetaCollector(workers, lambda g: family.sample(g), Seeds(0), 10**6, family.shaped_reward))

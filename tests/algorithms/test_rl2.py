@@ -9,7 +9,8 @@ import pytest
 import torch
 from skillmeta.collect.meta import MetaCollector
 
-from skillmeta.algorithms.rl2 import Agent, Config
+from skillmeta.algorithms import rl2
+from skillmeta.algorithms.rl2 import Config
 from skillmeta.collect.trials import trial
 from skillmeta.collect.workers import Workers
 from skillmeta.data.trials import sequences
@@ -17,6 +18,7 @@ from skillmeta.envs.make import EnvsFactory, make_envs
 from skillmeta.nn.distributions import Gaussian
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, make_family
+from tests.learners import make_learner
 
 BANDIT = TaskConfig("bandit", split="any", options={"arms": 3, "pulls": 6})
 ENDS = TaskConfig("point", split="any", options={"end_within": 0.5, "extent": 0.5, "horizon": 9})
@@ -27,7 +29,9 @@ def acted(config: TaskConfig, core: str, episodes: int = 3, previous: bool = Fal
     family = make_family(config)
     envs = make_envs(family, 5)
     options = Config(core=core, hidden=16, receptive_field=4, previous_observation=previous)
-    agent = Agent(options, envs.observation_dim, envs.action_bound, discrete=envs.discrete, seeds=Seeds(1))
+    agent = learner(
+        rl2, options, envs.spec.observation_dim, envs.spec.action_bound, discrete=envs.spec.discrete, seeds=Seeds(1)
+    )
     with torch.no_grad():  # a policy that listens to its memory
         agent.network.policy_head.layers[-1].weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(2))
     told: list[torch.Tensor] = []
@@ -72,11 +76,13 @@ def test_learning_sees_what_acting_saw(config, previous, core):
 
 
 def test_the_first_policy_is_uniform_and_a_residual_is_the_prior():
-    agent = Agent(Config(hidden=8), 1, np.ones(4, np.float32), discrete=True, seeds=Seeds(0))
+    agent = make_learner(rl2, Config(hidden=8), 1, np.ones(4, np.float32), discrete=True, seeds=Seeds(0))
     belief = agent.acting.begin(2000, torch.Generator().manual_seed(0))
     action, _ = agent.acting.act(torch.zeros(2000, 1), belief, torch.Generator().manual_seed(1), True)
     assert action.mean(0).tolist() == pytest.approx([0.25] * 4, abs=0.04)
-    wide = Agent(Config(hidden=8, initial_stddev=0.5), 1, np.array([2.0, 4.0], np.float32), seeds=Seeds(0)).acting
+    wide = learner(
+        rl2, Config(hidden=8, initial_stddev=0.5), 1, np.array([2.0, 4.0], np.float32), seeds=Seeds(0)
+    ).acting
     belief = wide.begin(2000, torch.Generator())
     action, _ = wide.act(torch.zeros(2000, 1), belief, torch.Generator().manual_seed(1), True)
     assert action.std(0).tolist() == pytest.approx([1.0, 2.0], rel=0.1)  # in parts of the bound
@@ -84,14 +90,14 @@ def test_the_first_policy_is_uniform_and_a_residual_is_the_prior():
     def prior(observation: torch.Tensor) -> Gaussian:
         return Gaussian(observation[..., :2] + 3.0, torch.full((*observation.shape[:-1], 2), -1.0))
 
-    guided = Agent(Config(hidden=8), 2, np.full(2, 5.0, np.float32), prior=prior, seeds=Seeds(0))
+    guided = make_learner(rl2, Config(hidden=8), 2, np.full(2, 5.0, np.float32), prior=prior, seeds=Seeds(0))
     action, _ = guided.acting.act(torch.zeros(1, 2), guided.acting.begin(1, None), torch.Generator(), False)
     assert action.tolist() == [[3.0, 3.0]]
 
 
 def test_the_policy_is_not_linear_in_state_and_memory():
     """One hidden layer, as published policies have: a linear head could not act by whether a state and a memory agree."""
-    network = Agent(Config(hidden=8), 2, np.ones(3, np.float32), seeds=Seeds(0)).network
+    network = make_learner(rl2, Config(hidden=8), 2, np.ones(3, np.float32), seeds=Seeds(0)).network
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         network.policy_head.layers[-1].weight.normal_(generator=generator)
@@ -104,7 +110,7 @@ def test_the_policy_is_not_linear_in_state_and_memory():
 def test_a_trial_ends_with_its_last_episode_and_not_before():
     """The advantage of a trial's first decision sums rewards over the ends of its episodes."""
     agent, trials, _ = acted(ENDS, "gru")
-    agent.config = replace(agent.config, discount=1.0, trace=1.0)
+    agent.config = replace(agent.config, discount=1.0, gae_lambda=1.0)
     sample = agent.prepare(sequences(trials))
     assert np.allclose(sample.returns[:, 0].numpy(), trials.returns.sum(1), atol=1e-4)
 
@@ -122,7 +128,7 @@ def test_padding_changes_nothing():
     longer = replace(longer, valid=torch.cat([sample.valid, torch.zeros(5, 2)], 1))
     copies = []
     for batch in (sample, longer):
-        other = Agent(Config(hidden=16), 2, np.ones(2, np.float32), seeds=Seeds(1))
+        other = make_learner(rl2, Config(hidden=16), 2, np.ones(2, np.float32), seeds=Seeds(1))
         other.network.load_state_dict(agent.network.state_dict())
         other.update(batch)
         copies.append(torch.cat([p.detach().ravel() for p in other.network.parameters()]))
@@ -133,7 +139,7 @@ def test_free_episodes_are_seen_but_not_learned_from():
     """E-RL2: only the rewards of later episodes make returns; the inputs are those of RL2."""
     agent, trials, _ = acted(ENDS, "gru")
     plain = agent.prepare(sequences(trials))
-    agent.config = replace(agent.config, episodes=3, free_episodes=2, discount=1.0, trace=1.0)
+    agent.config = replace(agent.config, episodes=3, free_episodes=2, discount=1.0, gae_lambda=1.0)
     free = agent.prepare(sequences(trials))
     assert np.allclose(free.returns[:, 0].numpy(), trials.returns[:, 2], atol=1e-4)
     assert torch.equal(free.inputs, plain.inputs)
@@ -177,7 +183,7 @@ def test_steps_shrink_with_the_budget():
     with Workers(EnvsFactory(BANDIT), chunk=64) as workers:
         for anneal in (True, False):
             options = Config(tasks=64, hidden=8, epochs=1, minibatches=1, anneal=anneal)
-            agent = Agent(options, 1, np.ones(3, np.float32), discrete=True, seeds=Seeds(0))
+            agent = make_learner(rl2, options, 1, np.ones(3, np.float32), discrete=True, seeds=Seeds(0))
             collect = MetaCollector(workers, lambda g: family.sample(g, "any"), Seeds(0), 4 * 64 * 6)
             for _ in range(4):
                 _, metrics = agent.iterate(collect)

@@ -18,6 +18,7 @@ from skillmeta.errors import ConfigError, UserError
 from skillmeta.objectives.regularizer import RegularizerConfig
 from skillmeta.run.checkpoint import load_state, save_state, state_hash
 from skillmeta.seeds import Seeds
+from tests.learners import make_learner
 from tests.skills.fakes import CounterEnv, skill_model
 
 BOUND = np.ones(3, np.float32)
@@ -39,8 +40,8 @@ def batch(rows: int = 32, observation_dim: int = 2, action_dim: int = 3, seed: i
 def guided(seed: int = 0, **changes) -> sac.Agent:
     model = skill_model()
     config = replace(SMALL, policy_start="prior", regularizer=GUIDED, **changes)
-    return sac.Agent(
-        config, 2, model.latent_bound.numpy(), prior=model.prior, normalize=model.normalizer, seeds=Seeds(seed)
+    return learner(
+        sac, config, 2, model.latent_bound.numpy(), prior=model.prior, normalize=model.normalizer, seeds=Seeds(seed)
     )
 
 
@@ -74,7 +75,7 @@ def test_the_same_seed_gives_the_same_bits(start):
         agent = (
             guided(seed=3)
             if start == "prior"
-            else sac.Agent(SMALL, 2, skill_model().latent_bound.numpy(), seeds=Seeds(3))
+            else make_learner(sac, SMALL, 2, skill_model().latent_bound.numpy(), seeds=Seeds(3))
         )
         train(agent, collector(3), 10)
         hashes.add(state_hash(agent.state()))
@@ -111,7 +112,7 @@ def test_the_budget_of_steps_is_used_exactly_and_counts_primitive_steps():
 
 def test_updates_per_decision_is_kept_on_average():
     collect = Collector(SerialEnvs(CounterEnv), Seeds(0), 250)
-    agent = sac.Agent(replace(SMALL, updates_per_decision=0.3), 2, np.ones(1, np.float32), seeds=Seeds(0))
+    agent = make_learner(sac, replace(SMALL, updates_per_decision=0.3), 2, np.ones(1, np.float32), seeds=Seeds(0))
     while not collect.spent:
         agent.iterate(collect)
     assert agent.decisions == 250 and agent.updates == 75
@@ -119,7 +120,7 @@ def test_updates_per_decision_is_kept_on_average():
 
 def test_random_decisions_come_before_the_first_update():
     collect = Collector(SerialEnvs(CounterEnv), Seeds(0), 1000)
-    agent = sac.Agent(replace(SMALL, random_decisions=30), 2, np.ones(1, np.float32), seeds=Seeds(0))
+    agent = make_learner(sac, replace(SMALL, random_decisions=30), 2, np.ones(1, np.float32), seeds=Seeds(0))
     assert agent.iterate(collect)[1] == {} and (agent.decisions, agent.updates) == (25, 0)
     assert agent.iterate(collect)[1] and (agent.decisions, agent.updates) == (50, 25)
 
@@ -155,7 +156,7 @@ def test_a_reward_that_is_not_finite_stops_before_the_buffer():
             observation, _, *rest = super().step(action)
             return (observation, float("nan"), *rest)
 
-    agent = sac.Agent(SMALL, 2, np.ones(1, np.float32), seeds=Seeds(0))
+    agent = make_learner(sac, SMALL, 2, np.ones(1, np.float32), seeds=Seeds(0))
     with pytest.raises(UserError, match="reward that is not finite"):
         agent.iterate(Collector(SerialEnvs(Broken), Seeds(0), 100))
     assert len(agent.replay) == 0
@@ -163,6 +164,7 @@ def test_a_reward_that_is_not_finite_stops_before_the_buffer():
 
 def test_discrete_actions_are_refused(tmp_path):
     from skillmeta.programs.finetune import FinetuneConfig, finetune
+
     from skillmeta.tasks.base import TaskConfig
 
     config = FinetuneConfig(TaskConfig("gym", options={"id": "CartPole-v1"}), env_steps=10)
@@ -182,7 +184,7 @@ def test_discrete_actions_are_refused(tmp_path):
 )
 def test_a_prior_that_is_not_there_is_missed_at_once(config, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        sac.Agent(config, 2, BOUND, seeds=Seeds(0))
+        make_learner(sac, config, 2, BOUND, seeds=Seeds(0))
 
 
 def test_a_removed_key_is_one_sentence():

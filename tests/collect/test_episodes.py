@@ -92,7 +92,7 @@ def test_actions_are_scaled_to_the_environments_and_observations_flattened():
             return self._observe(), {}
 
     envs = SerialEnvs(Wide)
-    assert envs.reset([0]).tolist() == [[0, 0, 1]] and envs.action_bound.tolist() == [1.0]
+    assert envs.reset([0]).tolist() == [[0, 0, 1]] and envs.spec.action_bound.tolist() == [1.0]
     envs.step(np.array([[0.5]], np.float32))
     assert envs.envs[0].unwrapped.actions == [7.5]
 
@@ -152,7 +152,7 @@ def test_choices_are_the_largest_of_the_actions_numbers():
             return super().step(np.zeros(1))
 
     envs = SerialEnvs(Choices, 1)
-    assert envs.discrete and envs.action_bound.tolist() == [1, 1, 1]
+    assert envs.spec.discrete and envs.spec.action_bound.tolist() == [1, 1, 1]
     envs.reset([0])
     for row in ([0, 1, 0], [0.1, 0.2, 0.3]):
         envs.step(np.array([row], np.float32))

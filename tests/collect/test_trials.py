@@ -22,7 +22,7 @@ class Uneven(CounterEnv):
 
 def run(seeds):
     envs = SerialEnvs(Uneven, len(seeds))
-    agent = RandomAgent(envs.action_bound)
+    agent = RandomAgent(envs.spec.action_bound)
     return trial(agent, envs, [None] * len(seeds), np.array(seeds), torch.Generator().manual_seed(0))[0]
 
 

@@ -128,8 +128,8 @@ def test_spirl_bug_5_at_the_start_the_policy_is_the_prior_and_explores_as_it_doe
     model = skill_model()
     regularizer = RegularizerConfig(prior="skill", target_divergence=1.0)
     config = sac.Config(regularizer=regularizer, policy_start="prior", hidden=16, replay_capacity=10)
-    agent = sac.Agent(
-        config, 2, model.latent_bound.numpy(), prior=model.prior, normalize=model.normalizer, seeds=Seeds(0)
+    agent = learner(
+        sac, config, 2, model.latent_bound.numpy(), prior=model.prior, normalize=model.normalizer, seeds=Seeds(0)
     )
     observation = torch.randn(64, 2)
     noise = torch.randn(64, 3, generator=torch.Generator().manual_seed(3))

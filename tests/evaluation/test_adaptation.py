@@ -31,6 +31,7 @@ from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, make_family
 from skillmeta.tasks.batched import Outcome
 from tests.agents import Trilateration
+from tests.learners import make_learner
 
 POINTS = TaskConfig("point")
 FAMILY = make_family(POINTS)
@@ -159,7 +160,7 @@ def test_repeats_have_other_resets():
 
 def small_sac() -> sac.Agent:
     config = sac.Config(hidden=16, batch_size=8, replay_capacity=1000)
-    return sac.Agent(config, 2, np.ones(2, np.float32), seeds=Seeds(3))
+    return make_learner(sac, config, 2, np.ones(2, np.float32), seeds=Seeds(3))
 
 
 def arrays(result) -> list[np.ndarray]:

@@ -25,6 +25,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from skillmeta.programs.finetune import FinetuneConfig, load_trained
+from skillmeta.programs.meta_train import MetaTrainConfig, make_meta_agent, meta_train
 
 from skillmeta.cli import main
 from skillmeta.config import build, dump_yaml, load, module_of, read_yaml, to_plain
@@ -36,8 +38,6 @@ from skillmeta.errors import ConfigError, UserError
 from skillmeta.evaluation.curves import paths, read_ablation
 from skillmeta.programs.ablate import AblationConfig, ablate
 from skillmeta.programs.adapt import load_adapted, pack
-from skillmeta.programs.finetune import FinetuneConfig, load_trained
-from skillmeta.programs.meta_train import MetaTrainConfig, make_meta_agent, meta_train
 from skillmeta.reports import plots
 from skillmeta.reports.ablation_page import task_config, write_ablation_report
 from skillmeta.run.checkpoint import save_state
@@ -763,7 +763,7 @@ def test_no_sentence_steers_the_terminal(place, capsys):
 
 
 # -- and what is trusted ---------------------------------------------------------------------------------------------------------
-OWN = "from skillmeta.algorithms.rl2 import Agent, Config\n"
+OWN = "from skillmeta.algorithms.rl2 import Learner, Config\n"
 
 
 @pytest.fixture

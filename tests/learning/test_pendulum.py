@@ -11,6 +11,7 @@ from skillmeta.collect.episodes import Collector
 from skillmeta.envs.serial import SerialEnvs
 from skillmeta.objectives.regularizer import RegularizerConfig
 from skillmeta.seeds import Seeds
+from tests.learners import make_learner
 
 
 @pytest.mark.slow  # tests/oracles/test_sac_oracle.py is the fast check
@@ -20,7 +21,7 @@ def test_sac_swings_the_pendulum_up(seed):
     regularizer = RegularizerConfig(learning_rate=1e-3)
     config = sac.Config(hidden=64, batch_size=128, learning_rate=1e-3, random_decisions=500, regularizer=regularizer)
     envs = SerialEnvs(lambda: gym.make("Pendulum-v1"))
-    agent = sac.Agent(config, envs.observation_dim, envs.action_bound, seeds=Seeds(seed))
+    agent = make_learner(sac, config, envs.spec.observation_dim, envs.spec.action_bound, seeds=Seeds(seed))
     collect = Collector(envs, Seeds(seed), 7_000)
     returns = []
     while not collect.spent:

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from skillmeta.algorithms.maml import Agent, Config, Problem
+from skillmeta.algorithms import maml
+from skillmeta.algorithms.maml import Config, Learner, Problem
 from skillmeta.objectives.inner_step import Actor
 from skillmeta.seeds import Seeds
+from tests.learners import make_learner
 from tests.oracles import maml_reference as reference
 from tests.oracles.batches import (
     ACTIONS,
@@ -45,7 +47,7 @@ EVERY = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 def config_of(spec: Spec, **options: Any) -> Config:
     return Config(
         tasks=3, rollouts=4, inner_lr=spec.rate, first_order=spec.first_order, exploration_credit=spec.credit,
-        context=spec.context, hidden=HIDDEN, iterations=200, prior_coefficient=spec.coefficient or None, **options,
+        context=spec.context, hidden=HIDDEN, cg_iterations=200, prior_coefficient=spec.coefficient or None, **options,
     )  # fmt: skip
 
 
@@ -79,7 +81,7 @@ def test_loss_and_divergence_elsewhere(spec):
     theta = parameters(spec)
     away = [(p + 0.1 * torch.sin(torch.arange(p.numel()).view(p.shape))).detach().requires_grad_(True) for p in theta]
     before, after = rows(samples(spec, 1)), rows(samples(spec, 2))
-    loss, divergence = problem(spec).judge(vector_of(away))
+    loss, divergence = problem(spec).loss_and_kl(vector_of(away))
     wanted = float(reference.outer_loss(spec, away, before, after, SCORE).detach())
     assert loss == pytest.approx(wanted, abs=1e-10)
     wanted = float(reference.mean_kl(spec, away, theta, before, after).detach())
@@ -90,7 +92,7 @@ def test_loss_and_divergence_elsewhere(spec):
 @pytest.mark.parametrize("name", ["maml", "first order", "cavia", "discrete", "skills"])
 def test_the_outer_step_is_that_of_a_dense_solve(name, radius):
     spec = SPECS[name]
-    step = problem(spec, radius=radius, damping=0.1).step()
+    step = problem(spec, max_kl=radius, damping=0.1).step()
     wanted, part = reference.trust_region(
         spec, parameters(spec), rows(samples(spec, 1)), rows(samples(spec, 2)), SCORE, radius, 0.1
     )
@@ -98,10 +100,9 @@ def test_the_outer_step_is_that_of_a_dense_solve(name, radius):
     assert np.allclose(step.parameters.detach().numpy(), wanted, atol=1e-7)
 
 
-def agent_of(spec: Spec, **options: Any) -> Agent:
+def agent_of(spec: Spec, **options: Any) -> Learner:
     """A learner at the reference's parameters."""
-    agent = Agent(
-        config_of(spec, **options), OBSERVED, np.ones(ACTIONS, np.float32), spec.discrete,
+    agent = make_learner(maml, config_of(spec, **options), OBSERVED, np.ones(ACTIONS, np.float32), spec.discrete,
         prior if spec.coefficient else None, normalize, seeds=Seeds(0),
     )  # fmt: skip
     agent.set(tuple(p.detach().float() for p in parameters(spec)))

@@ -39,8 +39,8 @@ def learner(name: str, space: str, **options: Any) -> Any:
     chunks = {} if module is reptile else {"tasks_at_once": 4}
     config = module.Config(**{"tasks": 4, "rollouts": 20, "hidden": 8, "depth": 1, **chunks, **own, **options})
     prior = skill_prior if space == "skills" else None
-    return module.Agent(
-        config, 1, np.ones(2 if space == "arms" else 1, np.float32), space == "arms", prior, seeds=Seeds(0)
+    return learner(
+        module, config, 1, np.ones(2 if space == "arms" else 1, np.float32), space == "arms", prior, seeds=Seeds(0)
     )
 
 

@@ -15,7 +15,8 @@ import torch
 from skillmeta.collect.meta import MetaCollector
 from torch import Tensor
 
-from skillmeta.algorithms.pearl import Agent, Config, Drawn
+from skillmeta.algorithms import pearl
+from skillmeta.algorithms.pearl import Config, Drawn, Learner
 from skillmeta.collect.trials import trial
 from skillmeta.collect.workers import Workers
 from skillmeta.data.replay import Transitions
@@ -23,6 +24,7 @@ from skillmeta.nn.distributions import Gaussian
 from skillmeta.objectives.regularizer import RegularizerConfig
 from skillmeta.seeds import Seeds
 from skillmeta.types import Step
+from tests.learners import make_learner
 from tests.oracles.by_hand import Adam, Weights, assert_same, kl_normal, log_normal, mlp, weights
 
 S, A, Z, M, B, C, K = 3, 2, 2, 3, 4, 5, 3  # state, action, latent; tasks, transitions, context; components
@@ -42,7 +44,7 @@ def skill_prior(observation: Tensor) -> Gaussian:
 class Reference:
     """Parameters, targets and optimisers in double precision; `learn` is one update of algorithm 1."""
 
-    def __init__(self, agent: Agent):
+    def __init__(self, agent: Learner):
         self.config, self.skills = agent.config, agent.acting.prior is not None
         self.encoder, self.policy = weights(agent.encoder), weights(agent.policy)
         self.critics = [weights(member) for member in agent.critics.members]
@@ -205,7 +207,9 @@ CASES = {
 def test_updates_are_those_of_the_reference(case):
     config = replace(BASE, **CASES[case])
     skills = config.regularizer.prior == "skill"
-    agent = Agent(config, S, BOUND, prior=skill_prior if skills else None, normalize=normalize, seeds=Seeds(4))
+    agent = make_learner(
+        pearl, config, S, BOUND, prior=skill_prior if skills else None, normalize=normalize, seeds=Seeds(4)
+    )
     generator = torch.Generator().manual_seed(0)
     if skills:  # a policy that has left the prior
         with torch.no_grad():
@@ -234,7 +238,9 @@ def test_updates_are_those_of_the_reference(case):
 @pytest.mark.parametrize("value_network", [False, True])
 def test_the_encoder_learns_from_critics_and_kl_alone(value_network):
     """With critics that do not look at z and no KL, it stays where it is, though policy and values do look at z and move."""
-    agent = Agent(replace(BASE, kl_coefficient=0.0, value_network=value_network), S, BOUND, seeds=Seeds(0))
+    agent = make_learner(
+        pearl, replace(BASE, kl_coefficient=0.0, value_network=value_network), S, BOUND, seeds=Seeds(0)
+    )
     with torch.no_grad():
         for critic in agent.critics.members:
             critic.layers[0].weight[:, S : S + Z] = 0.0
@@ -279,7 +285,7 @@ VISITS = replace(
 @pytest.mark.parametrize("change", [{}, {"posterior_to_context": True}, {"context": "trial"}, TEACHER])
 def test_transitions_and_contexts_are_of_the_same_task_and_contexts_of_its_last_visit(change):
     config, clock = replace(VISITS, **change), itertools.count()
-    agent = Agent(config, 2, Labelled.action_bound, normalize=lambda x: 10 * x, seeds=Seeds(0))
+    agent = make_learner(pearl, config, 2, Labelled.action_bound, normalize=lambda x: 10 * x, seeds=Seeds(0))
     shaped = (lambda task, episodes: np.full_like(episodes.reward, -task)) if config.shaped_reward else None
     began = [0] * 6
     with Workers(lambda num: Labelled(num, clock), chunk=64) as workers:
@@ -314,7 +320,7 @@ def test_transitions_and_contexts_are_of_the_same_task_and_contexts_of_its_last_
 
 
 def test_tasks_are_drawn_with_replacement_where_asked():
-    agent = Agent(replace(VISITS, replacement=True), 2, Labelled.action_bound, seeds=Seeds(0))
+    agent = make_learner(pearl, replace(VISITS, replacement=True), 2, Labelled.action_bound, seeds=Seeds(0))
     assert {len(set(agent.drawn(4, 6))) for _ in range(50)} >= {2, 3, 4}
 
 
@@ -339,7 +345,7 @@ def test_two_tasks_with_opposite_actions_are_told_apart():
         learning_rate=3e-3, discount=0.5, tau=0.05, regularizer=FIXED, exploration_episodes=1,
         replay_capacity=2000, context_capacity=200,
     )  # fmt: skip
-    agent, clock = Agent(config, 2, Signed.action_bound, seeds=Seeds(0)), itertools.count()
+    agent, clock = make_learner(pearl, config, 2, Signed.action_bound, seeds=Seeds(0)), itertools.count()
     with Workers(lambda num: Signed(num, clock), chunk=64) as workers:
         collect = MetaCollector(workers, lambda g: int(g.choice([-1, 1])), Seeds(0), 10**6)
         for _ in range(7):

@@ -11,6 +11,7 @@ import torch
 from skillmeta.algorithms import promp, reptile
 from skillmeta.objectives.inner_step import leaves
 from skillmeta.seeds import Seeds
+from tests.learners import make_learner
 from tests.oracles import maml_reference as reference
 from tests.oracles.batches import (
     ACTIONS,
@@ -75,8 +76,7 @@ def test_the_fixed_batch_clips_both_ways():
 def test_an_iteration_from_episodes_to_parameters(spec):
     """Three steps of Adam on the same episodes, from the arrays of a batch; the third is away from where they were collected."""
     skills, batch, theta = bool(spec.coefficient), trials(spec, 3), parameters(spec)
-    agent = promp.Agent(
-        config_of(spec, steps=3, learning_rate=0.02, discount=0.8), OBSERVED, np.ones(ACTIONS, np.float32),
+    agent = make_learner(promp, config_of(spec, steps=3, learning_rate=0.02, discount=0.8), OBSERVED, np.ones(ACTIONS, np.float32),
         spec.discrete, prior if skills else None, normalize, seeds=Seeds(0),
     )  # fmt: skip
     agent.load_acting({"parameters": {str(i): p.detach().float() for i, p in enumerate(theta)}})
@@ -104,8 +104,7 @@ def test_reptiles_iteration_from_episodes_to_parameters(spec):
         tasks=3, rollouts=4, inner_lr=0.4, inner_steps=2, step=0.3, discount=0.8, hidden=HIDDEN,
         prior_coefficient=spec.coefficient or None,
     )  # fmt: skip
-    agent = reptile.Agent(
-        config, OBSERVED, np.ones(ACTIONS, np.float32), spec.discrete, prior if skills else None, normalize,
+    agent = make_learner(reptile, config, OBSERVED, np.ones(ACTIONS, np.float32), spec.discrete, prior if skills else None, normalize,
         seeds=Seeds(0),
     )  # fmt: skip
     agent.load_acting({"parameters": {str(i): p.detach().float() for i, p in enumerate(theta)}})
@@ -131,6 +130,6 @@ def test_reptile_collects_at_the_full_rate_and_acts_with_the_configured_one(halv
             return super().trials(actor, tasks, episodes)
 
     config = reptile.Config(tasks=3, rollouts=4, hidden=HIDDEN, halve_at_test=halve)
-    agent = reptile.Agent(config, OBSERVED, np.ones(ACTIONS, np.float32), seeds=Seeds(0))
+    agent = make_learner(reptile, config, OBSERVED, np.ones(ACTIONS, np.float32), seeds=Seeds(0))
     agent.iterate(Looking(trials(Spec(), 3)))
     assert seen == [False] and agent.actor().halve is halve

@@ -12,13 +12,15 @@ import torch
 from skillmeta.collect.meta import MetaCollector
 from torch import Tensor, nn
 
-from skillmeta.algorithms.rl2 import Agent, Config, Sample, loss
+from skillmeta.algorithms import rl2
+from skillmeta.algorithms.rl2 import Config, Learner, Sample, loss
 from skillmeta.collect.trials import trial
 from skillmeta.collect.workers import Workers
 from skillmeta.data.trials import sequences
 from skillmeta.nn.distributions import Categorical, Gaussian
 from skillmeta.seeds import Seeds
 from skillmeta.types import Step, Trials
+from tests.learners import make_learner
 from tests.oracles.by_hand import Adam, assert_same, kl_normal, log_normal, mlp, weights
 
 S, A, N, K, T, H = 2, 3, 4, 2, 3, 6  # state, action; trials, episodes, decisions; hidden units
@@ -36,7 +38,7 @@ def skill_prior(observation: Tensor) -> Gaussian:
 class Reference:
     """Network and optimiser in double precision. A trial is a list of its valid decisions."""
 
-    def __init__(self, agent: Agent, discrete: bool):
+    def __init__(self, agent: Learner, discrete: bool):
         self.config, self.discrete, self.skills = agent.config, discrete, agent.acting.prior is not None
         self.parameters = weights(agent.network)
         self.gru, self.policy, self.value = self.parameters[:4], self.parameters[4:8], self.parameters[8:]
@@ -145,7 +147,7 @@ def random_trials(generator: np.random.Generator, discrete: bool) -> Trials:
 
 
 BASE = Config(
-    episodes=K, tasks=N, minibatches=1, hidden=H, discount=0.8, trace=0.6, clip=0.1, learning_rate=1e-2,
+    episodes=K, tasks=N, minibatches=1, hidden=H, discount=0.8, gae_lambda=0.6, clip=0.1, learning_rate=1e-2,
     value_coefficient=0.4, weight=0.3, max_grad_norm=0.2,
 )  # fmt: skip
 CASES = {
@@ -160,7 +162,7 @@ CASES = {
 def test_updates_are_those_of_the_reference(case):
     discrete, config = case == "discrete", replace(BASE, **CASES[case])
     prior = skill_prior if case == "skills" else None
-    agent = Agent(config, S, np.full(A, 0.7, np.float32), discrete, prior, normalize, seeds=Seeds(0))
+    agent = make_learner(rl2, config, S, np.full(A, 0.7, np.float32), discrete, prior, normalize, seeds=Seeds(0))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():  # a policy that acts on what it remembers
         agent.network.policy_head.layers[-1].weight.normal_(0, 0.5, generator=generator)
@@ -212,7 +214,7 @@ def test_without_advantages_the_policy_goes_to_its_prior_and_values_to_the_retur
     """The uniform policy, where the prior is uniform; p(z|s) in skill space. Returns are those of what was seen: learnable."""
     config = replace(BASE, hidden=16, weight=0.05, value_coefficient=1.0, max_grad_norm=1.0)
     prior = None if discrete else skill_prior
-    agent = Agent(config, S, np.ones(A, np.float32), discrete, prior, seeds=Seeds(0))
+    agent = make_learner(rl2, config, S, np.ones(A, np.float32), discrete, prior, seeds=Seeds(0))
     with torch.no_grad():
         agent.network.policy_head.layers[-1].weight.normal_(0, 0.5, generator=torch.Generator().manual_seed(1))
     sample = agent.prepare(sequences(random_trials(np.random.default_rng(0), discrete)))
@@ -232,7 +234,7 @@ def test_without_advantages_the_policy_goes_to_its_prior_and_values_to_the_retur
 
 def test_every_trial_is_in_one_minibatch_of_each_epoch(monkeypatch):
     config = Config(tasks=10, minibatches=3, epochs=2, hidden=4, episodes=2)
-    agent, seen = Agent(config, 2, np.ones(2, np.float32), discrete=True, seeds=Seeds(0)), []
+    agent, seen = make_learner(rl2, config, 2, np.ones(2, np.float32), discrete=True, seeds=Seeds(0)), []
     monkeypatch.setattr(agent, "update", lambda batch, left: seen.append(batch.raw[:, 0, 0].tolist()) or torch.zeros(3))
     counter = iter(range(1, 11))
     with Workers(Uneven, chunk=64) as workers:
@@ -277,7 +279,7 @@ class Uneven:
 def test_acting_sees_the_true_last_transition(previous):
     """Also over the end of an episode, and in an environment that ended before the others."""
     config = Config(episodes=3, hidden=4, reward_scale=0.5, previous_observation=previous)
-    agent = Agent(config, 2, np.ones(2, np.float32), discrete=True, seeds=Seeds(0))
+    agent = make_learner(rl2, config, 2, np.ones(2, np.float32), discrete=True, seeds=Seeds(0))
     core: nn.Module = agent.network.core
     calls, step = [], core.step
     core.step = lambda inputs, state: calls.append(inputs.clone()) or step(inputs, state)
@@ -313,7 +315,7 @@ class TwoArms(Uneven):
 def test_it_finds_the_arm_that_pays_and_stays_with_it():
     """Optimal: half of the first pulls pay, and all that polyak_update, over the end of the first episode. At random: 2 of 4."""
     config = Config(episodes=2, tasks=128, hidden=16, learning_rate=1e-2, weight=0.05, minibatches=2, anneal=False)
-    agent = Agent(config, 2, np.ones(2, np.float32), discrete=True, seeds=Seeds(0))
+    agent = make_learner(rl2, config, 2, np.ones(2, np.float32), discrete=True, seeds=Seeds(0))
     with Workers(TwoArms, chunk=128) as workers:
         collect = MetaCollector(workers, lambda g: int(g.integers(2)), Seeds(0), 10**6)
         first = agent.iterate(collect)[0].trials.returns.sum(1).mean()

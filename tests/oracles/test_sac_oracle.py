@@ -18,6 +18,7 @@ from skillmeta.data.replay import Transitions
 from skillmeta.nn.distributions import Gaussian
 from skillmeta.objectives.regularizer import RegularizerConfig
 from skillmeta.seeds import Seeds
+from tests.learners import make_learner
 from tests.oracles.reference import (
     Adam,
     Layers,
@@ -155,7 +156,7 @@ def make(regularizer: RegularizerConfig, policy_start: str, **changes: float) ->
     model.normalizer.mean.copy_(torch.tensor([0.5, -1.0]))
     model.normalizer.stddev.copy_(torch.tensor([2.0, 0.25]))
     start = {"prior": model.prior, "normalize": model.normalizer} if policy_start == "prior" else {}
-    agent = sac.Agent(config, 2, BOUND.numpy(), **start, seeds=Seeds(3))
+    agent = make_learner(sac, config, 2, BOUND.numpy(), **start, seeds=Seeds(3))
     g = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in [*agent.policy.net.layers[-1].parameters(), *agent.targets.parameters()]:
@@ -191,7 +192,7 @@ def test_three_updates_equal_the_reference(case):
     agent = make(*CASES[case])
     reference = Reference(agent)
     for seed in range(3):
-        noise = torch.randn(2, ROWS, 3, generator=torch.Generator().set_state(agent.draws.get_state()))
+        noise = torch.randn(2, ROWS, 3, generator=torch.Generator().set_state(agent.generator.get_state()))
         expected = reference.update(batch(seed), noise)
         assert agent.update(batch(seed)).tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5)
     # An update moves a parameter by up to 6e-3; the tolerances are thousandths of it.
@@ -259,7 +260,7 @@ def learner(regularizer: RegularizerConfig, prior=None, **changes) -> sac.Agent:
         regularizer, "prior" if prior else "random", hidden=32, learning_rate=3e-3, batch_size=128, replay_capacity=2000,
         **{"tau": 0.05, "discount": 0.5, **changes},
     )  # fmt: skip
-    return sac.Agent(config, 1, np.ones(1, np.float32), prior=prior, seeds=Seeds(0))
+    return make_learner(sac, config, 1, np.ones(1, np.float32), prior=prior, seeds=Seeds(0))
 
 
 def uniform_actions(count: int = 2000) -> Tensor:

@@ -20,7 +20,7 @@ def quadratic(seed: int, size: int = 6) -> tuple[np.ndarray, np.ndarray]:
 def test_conjugate_gradients_are_numpys_solve(size):
     matrix, right = quadratic(size, size)
     h, b = torch.from_numpy(matrix), torch.from_numpy(right)
-    x, image = conjugate_gradients(lambda v: h @ v, b, iterations=3 * size)
+    x, image = conjugate_gradients(lambda v: h @ v, b, cg_iterations=3 * size)
     assert np.allclose(x.numpy(), np.linalg.solve(matrix, right), atol=1e-7) and torch.allclose(image, b, atol=1e-7)
 
 
@@ -46,7 +46,7 @@ def test_on_a_linear_loss_the_step_is_the_closed_form(radius):
     best = -np.sqrt(2 * radius / (slope @ natural)) * natural
     step = trust_region_step(
         torch.zeros(6, dtype=torch.float64), 0.0, g, lambda v: h @ v,
-        lambda x: (float(g @ x), float(x @ h @ x / 2) - 1e-9), radius, iterations=20,
+        lambda x: (float(g @ x), float(x @ h @ x / 2) - 1e-9), radius, cg_iterations=20,
     )  # fmt: skip
     assert step.part == 1 and np.allclose(step.parameters.numpy(), best, atol=1e-6)
     assert step.divergence == pytest.approx(radius, rel=1e-5)
@@ -71,7 +71,7 @@ def test_the_line_search_takes_the_first_step_that_improves_within_the_radius(lo
         part = -float(x[0]) / full
         return loss(part), divergence(part)
 
-    step = trust_region_step(torch.zeros(1), 0.0, torch.ones(1), lambda v: v, judge, radius=0.01)
+    step = trust_region_step(torch.zeros(1), 0.0, torch.ones(1), lambda v: v, judge, max_kl=0.01)
     assert step.part == pytest.approx(parts) and float(step.parameters[0]) == pytest.approx(-parts * full, abs=1e-7)
     assert step.loss == (-1.0 if parts else 0.0)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from skillmeta.seeds import Seeds
-from skillmeta.types import Belief, Episodes, Step
+from skillmeta.types import Episodes, Step
 
 PER_EPISODE = 0.125  # what an action grows by for every episode that the belief has seen
 
@@ -38,12 +38,10 @@ class Actor:
     def exploration_episodes(self) -> int:
         return self.config.exploration_episodes
 
-    def begin(self, num: int, generator: torch.Generator) -> Belief:
+    def begin(self, num: int, generator: torch.Generator) -> Any:
         return torch.zeros(num, 2)
 
-    def act(
-        self, observation: Tensor, belief: Tensor, generator: torch.Generator, explore: bool
-    ) -> tuple[Tensor, Belief]:
+    def act(self, observation: Tensor, belief: Tensor, generator: torch.Generator, explore: bool) -> tuple[Tensor, Any]:
         action = observation[:, -1:] if self.config.follow else torch.full((len(observation), 1), self.config.action)
         if self.config.adapt:
             action = action + PER_EPISODE * belief[:, :1]
@@ -51,10 +49,10 @@ class Actor:
             action = action + self.config.noise * torch.rand(action.shape, generator=generator)
         return action.clone(), belief
 
-    def observe(self, belief: Tensor, action: Tensor, step: Step) -> Belief:
+    def observe(self, belief: Tensor, action: Tensor, step: Step) -> Any:
         return torch.stack([belief[:, 0], torch.from_numpy(step.reward)], 1)
 
-    def adapt(self, belief: Tensor, episodes: Episodes, generator: torch.Generator) -> Belief:
+    def adapt(self, belief: Tensor, episodes: Episodes, generator: torch.Generator) -> Any:
         return belief + torch.tensor([1.0, 0.0])
 
 
