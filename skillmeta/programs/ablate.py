@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from skillmeta.config import build, differences, dump_yaml, load, read_yaml, to_plain
+from skillmeta.config import differences, dump_yaml, load, read_yaml, to_plain
 from skillmeta.data.minari_store import exists
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.evaluation.curves import Comparison

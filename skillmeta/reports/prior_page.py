@@ -98,10 +98,10 @@ def _training(folder: Path) -> page.Section:
 
     rows = read_metrics(folder)
     lines = {}
-    for kind, name in (("train", "training batch"), ("held_out", "held out")):
+    for kind, name in (("iteration", "training batch"), ("evaluation", "held out")):
         chosen = [row for row in rows if row["kind"] == kind]
         values = np.array([row["score"] for row in chosen]).reshape(-1, 1, 1)
-        lines[name] = Curve(np.array([row["step"] for row in chosen]), values)
+        lines[name] = Curve(np.array([row["steps"] for row in chosen]), values)
     label = "reconstruction + beta KL(q || prior)"
     figure = plots.curves_figure(lines, plots.palette(["held out", "training batch"]), "updates", label)
     plots.save_png(figure, folder / "pictures" / "training.png")

@@ -6,6 +6,7 @@ does not depend on sizes: SPiRL's 5e-4 for the kitchen (means over every element
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import asdict, dataclass
 
@@ -14,14 +15,14 @@ from torch import Tensor
 
 from skillmeta.data.episodes import EpisodeDataset
 from skillmeta.data.windows import WindowBatch, Windows
-from skillmeta.errors import UserError
 from skillmeta.nn.distributions import standard_gaussian
-from skillmeta.nn.optimizers import adam, optimizer_state, restore_optimizer
-from skillmeta.run.checkpoint import generator_state, restore_generator
-from skillmeta.run.progress import Progress
+from skillmeta.nn.optimizers import adam
+from skillmeta.run.loop import Evaluation, run_loop
+from skillmeta.run.parts import Counts
 from skillmeta.run.run import Run
 from skillmeta.seeds import Seeds, Stream
 from skillmeta.skills.vae import SkillModel, SkillModelConfig
+from skillmeta.types import Metrics, Parts, State
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,96 @@ def skill_losses(model: SkillModel, batch: WindowBatch, noise: Tensor) -> SkillL
     )
 
 
+class LogSource:
+    """Windows of logs, drawn with replacement, for so many steps (`skillmeta.types.Experience`)."""
+
+    def __init__(self, windows: Windows, steps: int, batch_size: int):
+        self.windows, self.steps, self.batch_size = windows, steps, batch_size
+        self.drawn = 0
+
+    @property
+    def spent(self) -> bool:
+        return self.drawn >= self.steps
+
+    @property
+    def fraction(self) -> float:
+        return min(1.0, self.drawn / self.steps)
+
+    def sample(self, generator: torch.Generator) -> WindowBatch:
+        """The windows of one step, [B, ...]."""
+        self.drawn += 1
+        return self.windows.sample(self.batch_size, generator)
+
+    def cost(self) -> dict[str, int]:
+        return {"steps": self.drawn}
+
+    def scores(self) -> Metrics:
+        return {}
+
+    def state(self) -> State:
+        return {"drawn": self.drawn}
+
+    def restore(self, state: State) -> None:
+        drawn = state["drawn"]
+        assert isinstance(drawn, int)
+        self.drawn = drawn
+
+
+class SkillTrainer:
+    """Trains a skill model on windows, and keeps the one with the best held-out score (`skillmeta.types.Trainable`).
+
+    Args:
+        model: what is trained.
+        held_out: windows and noise [B, Z] that it is scored on.
+        seeds: of what is drawn.
+    """
+
+    def __init__(self, model: SkillModel, config: TrainingConfig, held_out: tuple[WindowBatch, Tensor], seeds: Seeds):
+        self.model, self.config, self.held_out = model, config, held_out
+        self.best, self.best_score = copy.deepcopy(model), torch.tensor(math.inf, dtype=torch.float64)
+        self.optimizer = adam(model.parameters(), config.learning_rate)
+        self.generator = seeds.stream("skill_updates").torch()
+        self.counts = Counts()
+
+    @property
+    def updates(self) -> int:
+        return self.counts.updates
+
+    def parts(self) -> Parts:
+        return {
+            "model": self.model,
+            "best": self.best,
+            "best_score": self.best_score,
+            "optimizer": self.optimizer,
+            "generator": self.generator,
+            "counts": self.counts,
+        }
+
+    def iterate(self, source: LogSource) -> Metrics:
+        """One update. Its losses are reported at the steps whose model is scored on held-out windows."""
+        set_learning_rate(self.optimizer, self.config, self.updates)
+        batch = source.sample(self.generator)
+        noise = torch.randn(len(batch.actions), self.model.dim, generator=self.generator)
+        losses = skill_losses(self.model, batch, noise)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.total(self.config.beta).backward()
+        self.optimizer.step()
+        self.counts.updates += 1
+        if self.updates % self.config.held_out_every and not source.spent:
+            return {}
+        return {"score": float(losses.score(self.config.beta).detach()), **scalars(losses)}
+
+    @torch.no_grad()
+    def held_out_metrics(self) -> Metrics:
+        """Losses on the held-out windows; the model is kept if its score is the best so far."""
+        losses = skill_losses(self.model, *self.held_out)
+        score = float(losses.score(self.config.beta))
+        if score < self.best_score:
+            self.best_score.fill_(score)
+            self.best.load_state_dict(self.model.state_dict())
+        return {"score": score, **scalars(losses)}
+
+
 def train_skills(
     dataset: EpisodeDataset, model_config: SkillModelConfig, config: TrainingConfig, run: Run, quiet: bool = False
 ) -> SkillModel | None:
@@ -106,67 +197,19 @@ def train_skills(
         seeds.stream("skill_weights").torch(),
     )
     model.normalizer.fit(train.frames())
-    optimizer = adam(model.parameters(), config.learning_rate)
-    draws = seeds.stream("skill_updates").torch()
     fixed = fixed_windows(held_out, config, model.dim, seeds.stream("held_out_windows"))
-
-    step, best = 0, math.inf
-    best_model = {name: value.clone() for name, value in model.state_dict().items()}
-    if (state := run.restore()) is not None:
-        step, best, best_model = state["step"], state["best"], state["best_model"]
-        model.load_state_dict(state["model"])
-        restore_optimizer(optimizer, state["optimizer"])
-        restore_generator(draws, state["draws"])
-
-    def checkpoint() -> None:
-        run.checkpoint(
-            step,
-            {
-                "step": step,
-                "best": best,
-                "model": dict(model.state_dict()),
-                "best_model": best_model,
-                "optimizer": optimizer_state(optimizer),
-                "draws": generator_state(draws),
-            },
-        )
-
-    with Progress(config.steps, "skills", "updates", quiet=quiet) as progress:
-        while step < config.steps:
-            if run.stop_requested:
-                checkpoint()
-                return None
-            set_learning_rate(optimizer, config, step)
-            losses = skill_losses(
-                model, train.sample(config.batch_size, draws), normal(config.batch_size, model, draws)
-            )
-            total = losses.total(config.beta)
-            optimizer.zero_grad(set_to_none=True)
-            total.backward()
-            optimizer.step()
-            step += 1
-            if step % config.held_out_every == 0 or step == config.steps:
-                with torch.no_grad():
-                    test = skill_losses(model, *fixed)
-                score, latest = float(test.score(config.beta)), float(total.detach())
-                if not (math.isfinite(score) and math.isfinite(latest)):
-                    raise UserError(
-                        f"{run.folder}: the loss is not finite at update {step} (training {latest}, held out {score}); "
-                        "lower training.learning_rate or look at the data with `skillmeta inspect`"
-                    )
-                if score < best:
-                    best, best_model = score, {name: value.clone() for name, value in model.state_dict().items()}
-                run.log("held_out", step=step, score=score, **scalars(test))
-                run.log("train", step=step, score=float(losses.score(config.beta).detach()), **scalars(losses))
-                progress.update(step, held_out=score, error=float(test.reconstruction), prior_kl=float(test.prior_kl))
-                run.report_progress(step / config.steps, f"held-out score {score:.3f}")
-                checkpoint()
-    model.load_state_dict(best_model)
-    some = fixed_windows(train, config, model.dim, seeds.stream("latent_windows"))
-    model.latent_stddev.copy_(aggregate_stddev(model, some))
-    model.requires_grad_(False)
-    model.save(run.folder / "model", {"source": dataset.source, "training": asdict(config), "held_out_score": best})
-    return model
+    trainer = SkillTrainer(model, config, fixed, seeds)
+    source = LogSource(train, config.steps, config.batch_size)
+    evaluation = Evaluation(trainer.held_out_metrics, config.held_out_every)
+    if run_loop(run, trainer, source, config.steps, evaluation=evaluation, quiet=quiet) is None:
+        return None
+    best = trainer.best
+    some = fixed_windows(train, config, best.dim, seeds.stream("latent_windows"))
+    best.latent_stddev.copy_(aggregate_stddev(best, some))
+    best.requires_grad_(False)
+    about = {"source": dataset.source, "training": asdict(config), "held_out_score": float(trainer.best_score)}
+    best.save(run.folder / "model", about)
+    return best
 
 
 def fixed_windows(windows: Windows, config: TrainingConfig, dim: int, stream: Stream) -> tuple[WindowBatch, Tensor]:
@@ -182,10 +225,6 @@ def aggregate_stddev(model: SkillModel, fixed: tuple[WindowBatch, Tensor]) -> Te
     batch, _ = fixed
     posterior = model.encode(batch.actions, batch.observations[:, : model.horizon])
     return (posterior.mean**2 + posterior.stddev**2).mean(0).sqrt()
-
-
-def normal(batch_size: int, model: SkillModel, generator: torch.Generator) -> Tensor:
-    return torch.randn(batch_size, model.dim, generator=generator)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainingConfig, step: int) -> None:
