@@ -3,7 +3,7 @@
 Rakelly et al. 2019 (arXiv:1903.08254). An encoder gives each transition of the context a Gaussian factor over z; their product is
 the posterior. SAC learns off-policy with z beside the observation; the encoder learns from the critics and from a KL.
 
-    q(z | c) ~ prod_n N(mu(c_n), sigma(c_n)^2)        precision sum_n 1 / sigma_n^2, mean by precision (nn/context.py)
+    q(z | c) ~ prod_n N(mu(c_n), sigma(c_n)^2)        precision sum_n 1 / sigma_n^2, mean by precision (nn/encoders.py)
     encoder: critics' TD error + kl_coefficient KL(q || N(0, I))
     critics: TD error        policy: coefficient D - min Q, z a constant
     acting:  z ~ N(0, I) at first, then z ~ q(z | everything seen in this trial), held over an episode
@@ -39,9 +39,9 @@ from torch import Tensor, nn
 from skillmeta.data.contexts import ContextBuffer
 from skillmeta.data.replay import Replay, Transitions, stack
 from skillmeta.errors import ConfigError
-from skillmeta.nn.context import ENCODERS, ORDERED, ContextEncoder, Evidence
-from skillmeta.nn.context import Belief as ContextBelief
 from skillmeta.nn.distributions import Gaussian, Mixture, TanhGaussian, standard_gaussian
+from skillmeta.nn.encoders import ENCODERS, Evidence, ProductEncoder, SummaryEncoder, infer, make_encoder
+from skillmeta.nn.encoders import Belief as ContextBelief
 from skillmeta.nn.networks import MLP, Critics, identity
 from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
 from skillmeta.nn.policies import PolicyNetwork, ResidualPolicy, SquashedPolicy, choose_action
@@ -151,7 +151,7 @@ class Actor:
     """What acts. The context is this trial's alone: there is no way from here to a buffer."""
 
     policy: PolicyNetwork
-    encoder: ContextEncoder
+    encoder: ProductEncoder | SummaryEncoder
     config: Config
     skills: Skills | None
     adapts: bool = True  # false: z ~ N(0, I) in every episode, as the context is collected
@@ -259,16 +259,13 @@ class Learner:
         inputs = observation_dim + action_dim + 1 + (observation_dim if config.next_observation else 0)
         seen = observation_dim + config.latent_dim
         width = config.encoder_hidden or config.hidden
-
-        def encoder(kind: str, components: int = 0) -> ContextEncoder:
-            shape = (inputs, config.latent_dim, width, config.depth, config.prior_factor)
-            return ContextEncoder(kind, *shape, weights, components)
-
-        self.encoder = encoder(config.encoder, config.components if config.teacher else 0)
+        shape = (inputs, config.latent_dim, width, config.depth, weights)
+        components = config.components if config.teacher else 0
+        self.encoder = make_encoder(config.encoder, *shape, config.prior_factor, components)
         network = SquashedPolicy if skills is None else ResidualPolicy
         self.policy = network(seen, self.bound, config.hidden, config.depth, weights)
         self.critics = Critics(seen, action_dim, config.hidden, config.depth, weights)
-        self.teacher = encoder("product") if config.teacher else None
+        self.teacher = ProductEncoder(*shape, config.prior_factor) if config.teacher else None
         self.values = MLP(seen, 1, config.hidden, config.depth, weights) if config.value_network else None
         self.targets = copy.deepcopy(self.values or self.critics).requires_grad_(False)
         self.regularizer = Regularizer(config.regularizer, self.bound)
@@ -386,10 +383,10 @@ class Learner:
         bound, noise, coefficient = self.bound, drawn.noise, self.regularizer.coefficient()
         # Without autocast's cache: two losses would share cast weights, and each gradient frees what it went through.
         with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16, cache_enabled=False):
-            belief = self.encoder.infer(drawn.context, drawn.valid)
+            belief = infer(self.encoder, drawn.context, drawn.valid)
             posterior = belief
             if self.teacher is not None and drawn.privileged is not None:
-                posterior = self.teacher.infer(drawn.privileged)
+                posterior = infer(self.teacher, drawn.privileged)
             assert isinstance(posterior, Gaussian)
             inferred = posterior.mean if config.deterministic else posterior.rsample(drawn.latent_noise)
             z = inferred.unsqueeze(1).expand(-1, config.batch_size, -1).flatten(0, 1)  # one for a task's transitions
@@ -436,7 +433,7 @@ class Learner:
     def contexts_of(self, chosen: list[int]) -> tuple[Tensor, Tensor]:
         """A context [M, C, D] of each task, and which of its transitions there are [M, C]."""
         config = self.config
-        size, ordered = config.context_size, config.encoder in ORDERED
+        size, ordered = config.context_size, self.encoder.ordered
         if config.context == "recent":
             drawn = [
                 self.contexts[i].recent(size, self.generator, ordered, config.posterior_to_context) for i in chosen
