@@ -24,7 +24,7 @@ import torch
 
 from skillmeta.algorithms import sac
 from skillmeta.collect.episodes import episode
-from skillmeta.data.episodes import Episode, from_episodes
+from skillmeta.data.episodes import from_episodes, single_episode
 from skillmeta.data.replay import FIELDS, Replay
 from skillmeta.envs.serial import SerialEnvs
 from skillmeta.envs.skill_space import SkillEnvs
@@ -79,7 +79,7 @@ def kitchen_logs(steps: int = 137_000, length: int = 230) -> object:
         o = rng.normal(size=(length + 1, KITCHEN["observation_dim"])).astype(np.float32)
         a = rng.uniform(-1, 1, (length, KITCHEN["action_dim"])).astype(np.float32)
         flags = np.zeros(length, bool)
-        episodes.append(Episode(o, a, np.zeros(length, np.float32), flags, flags))
+        episodes.append(single_episode(o, a, np.zeros(length, np.float32), flags, flags))
     return from_episodes(episodes, "random").windows(10, "train")
 
 

@@ -32,24 +32,50 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Episodes:
-    """One episode in each of N environments: what happened, never what an algorithm thought of it."""
+class EpisodeArrays:
+    """What happened, never what an algorithm thought of it. The leading axes `...` are [N] of episodes, [N, K] of trials."""
 
-    observation: np.ndarray  # [N, T+1, O]
-    action: np.ndarray  # [N, T, A]
-    reward: np.ndarray  # [N, T]
-    terminated: np.ndarray  # [N, T] bool
-    truncated: np.ndarray  # [N, T] bool
-    steps: np.ndarray  # [N, T] int64
-    success: np.ndarray  # [N, T] bool
-    valid: np.ndarray  # [N, T] bool: False after the end of a shorter episode
+    observation: np.ndarray  # [..., T+1, O]; an environment that has ended holds still
+    action: np.ndarray  # [..., T, A]
+    reward: np.ndarray  # [..., T]
+    terminated: np.ndarray  # [..., T] bool
+    truncated: np.ndarray  # [..., T] bool
+    steps: np.ndarray  # [..., T] int64, primitive steps
+    success: np.ndarray  # [..., T] bool
+    valid: np.ndarray  # [..., T] bool: False after the end of a shorter episode
 
     def __post_init__(self) -> None:
-        n, t = self.reward.shape
-        for name in ("observation", "action", "terminated", "truncated", "steps", "success", "valid"):
-            lead = (n, t + 1) if name == "observation" else (n, t)
-            if getattr(self, name).shape[:2] != lead:
-                raise ValueError(f"Episodes.{name} starts with {getattr(self, name).shape[:2]}; reward says {lead}")
+        lead, time = self.reward.shape[:-1], self.reward.shape[-1]
+        for f in fields(self):
+            expected = (*lead, time + 1) if f.name == "observation" else (*lead, time)
+            if (found := getattr(self, f.name).shape[: len(expected)]) != expected:
+                raise ValueError(f"{type(self).__name__}.{f.name} starts with {found}; {expected} is expected")
+
+    @property
+    def returns(self) -> np.ndarray:
+        """Undiscounted return of each episode, [...]."""
+        return (self.reward * self.valid).sum(-1)
+
+    @property
+    def succeeded(self) -> np.ndarray:
+        """Success at any step, [...] bool: what Meta-World counts."""
+        return (self.success & self.valid).any(-1)
+
+    @property
+    def succeeded_at_end(self) -> np.ndarray:
+        """Success at the last decision, [...] bool: reached and kept."""
+        last = self.valid.sum(-1, keepdims=True) - 1
+        return np.take_along_axis(self.success, last, -1)[..., 0]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Primitive steps of each episode, [...]."""
+        return (self.steps * self.valid).sum(-1)
+
+
+@dataclass(frozen=True)
+class Episodes(EpisodeArrays):
+    """One episode in each of N environments, [N, T, ...], or one of a log, N = 1: what collectors, logs and replay exchange."""
 
     def rows(self, which: slice) -> Episodes:
         """Those of some environments."""
@@ -59,55 +85,10 @@ class Episodes:
         """Trials of this one episode."""
         return Trials(*(getattr(self, f.name)[:, None] for f in fields(self)))
 
-    @property
-    def returns(self) -> np.ndarray:
-        """Undiscounted return of each episode, [N]."""
-        return (self.reward * self.valid).sum(1)
-
-    @property
-    def succeeded(self) -> np.ndarray:
-        """Success at any step, [N] bool."""
-        return (self.success & self.valid).any(1)
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Primitive steps of each episode, [N]."""
-        return (self.steps * self.valid).sum(1)
-
 
 @dataclass(frozen=True)
-class Trials:
-    """K episodes in each of N trials: what happened, never what an algorithm thought of it."""
-
-    observation: np.ndarray  # [N, K, T+1, O]
-    action: np.ndarray  # [N, K, T, A]
-    reward: np.ndarray  # [N, K, T]
-    terminated: np.ndarray  # [N, K, T] bool
-    truncated: np.ndarray  # [N, K, T] bool
-    steps: np.ndarray  # [N, K, T] int64
-    success: np.ndarray  # [N, K, T] bool
-    valid: np.ndarray  # [N, K, T] bool: False after the end of a shorter episode
-
-    @property
-    def returns(self) -> np.ndarray:
-        """Undiscounted return of each episode, [N, K]."""
-        return (self.reward * self.valid).sum(2)
-
-    @property
-    def succeeded(self) -> np.ndarray:
-        """Success at any step, [N, K] bool: what Meta-World counts."""
-        return (self.success & self.valid).any(2)
-
-    @property
-    def succeeded_at_end(self) -> np.ndarray:
-        """Success at the last decision, [N, K] bool: reached and kept."""
-        last = self.valid.sum(2, keepdims=True) - 1
-        return np.take_along_axis(self.success, last, 2)[:, :, 0]
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Primitive steps of each episode, [N, K]."""
-        return (self.steps * self.valid).sum(2)
+class Trials(EpisodeArrays):
+    """K episodes in each of N trials, [N, K, T, ...]."""
 
     def episodes(self, k: int) -> Episodes:
         """The k-th episode of every trial."""

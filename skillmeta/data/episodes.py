@@ -1,14 +1,15 @@
-"""What a log is once it is in memory: flat arrays and where each episode starts."""
+"""What a log is once it is in memory: flat arrays and where each episode starts. Episode by episode it is `Episodes`, N = 1."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from skillmeta.errors import DataError
+from skillmeta.types import Episodes
 
 if TYPE_CHECKING:
     from skillmeta.data.windows import Windows
@@ -16,34 +17,86 @@ if TYPE_CHECKING:
 RANGE_TOLERANCE = 1e-4  # of an action's range, for values that float32 has rounded past the edge
 
 
-@dataclass(frozen=True)
-class Episode:
-    """One recorded episode of T steps, as a source or a collector hands it over."""
-
-    observations: np.ndarray  # [T+1, O]
-    actions: np.ndarray  # [T, A]
-    rewards: np.ndarray  # [T]
-    terminated: np.ndarray  # [T] bool: the MDP ended
-    truncated: np.ndarray  # [T] bool: the recording was cut off
-    success: np.ndarray | None = None  # [T] bool: what the task asks for was true after this step, where that is known
-
-
 class Recording(NamedTuple):
-    """What a collector yields: an episode, and what became of each thing that was tried in it."""
+    """What a collector of logs yields: an episode (N = 1), and what became of each thing that was tried in it."""
 
-    episode: Episode
+    episode: Episodes
     outcomes: tuple[tuple[str, bool], ...]  # e.g. (("kettle", True), ("microwave", False))
+
+
+def single_episode(
+    observation: np.ndarray,
+    action: np.ndarray,
+    reward: np.ndarray,
+    terminated: np.ndarray | None = None,
+    truncated: np.ndarray | None = None,
+    success: np.ndarray | None = None,
+    where: str = "episode",
+) -> Episodes:
+    """One recorded episode of T primitive steps as `Episodes` with N = 1, whose arrays are views of these.
+
+    Args:
+        observation: [T+1, O].
+        action: [T, A].
+        reward: [T].
+        terminated, truncated: [T], the MDP ended, the recording was cut off. Without both it is cut off after its last step: the
+            recording ends, the world does not.
+        success: [T], what the task asks for was true after this step; without it, never.
+        where: named in errors, e.g. source and number.
+
+    Raises:
+        DataError: shapes do not agree; names the array as files do ("observations").
+    """
+    steps = len(action)
+    nothing = np.zeros(steps, bool)
+    if terminated is None and truncated is None:
+        truncated = np.arange(steps) == steps - 1
+    flags = {"terminated": terminated, "truncated": truncated, "success": success}
+    columns = {
+        "observations": observation,
+        "actions": action,
+        "rewards": reward,
+        **{name: nothing if values is None else np.asarray(values, bool) for name, values in flags.items()},
+    }
+    for name, values in columns.items():
+        expected = steps + 1 if name == "observations" else steps
+        if len(values) != expected:
+            raise DataError(
+                f"{where}, {name}: has {len(values)} rows, actions have {steps}; {expected} rows are expected"
+            )
+        dims = 2 if name in ("observations", "actions") else 1
+        if values.ndim != dims:
+            raise DataError(f"{where}, {name}: has shape {values.shape}; {dims} dimensions are expected")
+    return _single(*columns.values())
+
+
+def _single(*columns: np.ndarray) -> Episodes:
+    """Columns of primitive steps, from observation [T+1, O] to success [T], as `Episodes` with N = 1: views."""
+    observation, action, reward, terminated, truncated, success = (column[None] for column in columns)
+    ones = np.broadcast_to(np.int64(1), reward.shape)
+    return Episodes(observation, action, reward, terminated, truncated, ones, success, ones.astype(bool))
+
+
+def one_by_one(episodes: Iterable[Episodes]) -> list[Episodes]:
+    """Each episode by itself, N = 1, without padding: views."""
+    found = []
+    for some in episodes:
+        for n, steps in enumerate(some.valid.sum(1).tolist()):
+            ends = {f.name: steps + (f.name == "observation") for f in fields(some)}
+            found.append(Episodes(*(getattr(some, name)[n : n + 1, :end] for name, end in ends.items())))
+    return found
 
 
 @dataclass(frozen=True)
 class EpisodeDataset:
     """All episodes of a source, float32, one after another. Build it with `from_episodes`, which checks everything."""
 
-    observations: np.ndarray  # [N + E, O]: each episode has one observation more than steps
-    actions: np.ndarray  # [N, A]
-    rewards: np.ndarray  # [N]
+    observation: np.ndarray  # [N + E, O]: each episode has one observation more than steps
+    action: np.ndarray  # [N, A]
+    reward: np.ndarray  # [N]
     terminated: np.ndarray  # [N] bool
     truncated: np.ndarray  # [N] bool
+    success: np.ndarray  # [N] bool; False where the source does not say
     offsets: np.ndarray  # [E + 1] int64: episode e is steps offsets[e] to offsets[e + 1]; its observations start at + e
     action_low: np.ndarray  # [A]
     action_high: np.ndarray  # [A]
@@ -52,7 +105,7 @@ class EpisodeDataset:
 
     @property
     def num_steps(self) -> int:
-        return len(self.actions)
+        return len(self.action)
 
     @property
     def num_episodes(self) -> int:
@@ -60,30 +113,27 @@ class EpisodeDataset:
 
     @property
     def observation_dim(self) -> int:
-        return self.observations.shape[1]
+        return self.observation.shape[1]
 
     @property
     def action_dim(self) -> int:
-        return self.actions.shape[1]
+        return self.action.shape[1]
 
     @property
     def lengths(self) -> np.ndarray:
-        """Steps of each episode, [E]."""
+        """Steps of each episode, [E]; as `episode(e).lengths`."""
         return np.diff(self.offsets)
 
     @property
     def returns(self) -> np.ndarray:
-        """Undiscounted return of each episode, [E]."""
-        return np.add.reduceat(self.rewards.astype(np.float64), self.offsets[:-1])
+        """Undiscounted return of each episode, [E], in double precision; else as `episode(e).returns`."""
+        return np.add.reduceat(self.reward.astype(np.float64), self.offsets[:-1])
 
-    def episode(self, e: int) -> Episode:
-        """Episode e as views into the flat arrays."""
+    def episode(self, e: int) -> Episodes:
+        """Episode e, N = 1, as views into the flat arrays."""
         start, end = self.offsets[e], self.offsets[e + 1]
-        steps = slice(start, end)
-        observations = self.observations[start + e : end + e + 1]
-        return Episode(
-            observations, self.actions[steps], self.rewards[steps], self.terminated[steps], self.truncated[steps]
-        )
+        columns = (self.action, self.reward, self.terminated, self.truncated, self.success)
+        return _single(self.observation[start + e : end + e + 1], *(column[start:end] for column in columns))
 
     def windows(self, horizon: int, split: str = "all", held_out: float = 0.1, seed: int = 0) -> Windows:
         """The windows of `horizon` steps; see `skillmeta.data.windows.Windows`."""
@@ -93,48 +143,54 @@ class EpisodeDataset:
 
 
 def from_episodes(
-    episodes: Sequence[Episode],
+    episodes: Sequence[Episodes],
     source: str,
     action_low: np.ndarray | None = None,
     action_high: np.ndarray | None = None,
     clip_actions: bool = False,
     notes: tuple[str, ...] = (),
 ) -> EpisodeDataset:
-    """Check episodes and lay them out flat.
+    """Check episodes of primitive steps and lay them out flat.
 
     Args:
+        episodes: of any N each; a log's have N = 1.
         source: named in every error.
         action_low, action_high: [A], the action space; without them it is [-1, 1] where all actions lie in it, else what the
             actions span, and a note says so.
         clip_actions: pull actions into the space instead of refusing them.
 
     Raises:
-        DataError: no episodes, an empty one, shapes that do not agree, values that are not finite, actions out of range. The
-            sentence names source, episode and field.
+        DataError: no episodes, an empty one, decisions of several steps, columns that do not agree, values that are not finite,
+            actions out of range. The sentence names source, episode and field.
     """
-    if not episodes:
+    singles = one_by_one(episodes)
+    if not singles:
         raise DataError(f"{source}: holds no episodes; nothing can be learned from it")
-    first = episodes[0]
-    for e, episode in enumerate(episodes):
-        _check_episode(episode, first, f"{source}: episode {e}")
-    actions = np.concatenate([episode.actions for episode in episodes]).astype(np.float32)
-    low, high, assumed = _action_space(actions, action_low, action_high)
-    outside = np.maximum(low - actions, actions - high).max(1)
+    for e, episode in enumerate(singles):
+        _check_episode(episode, singles[0], f"{source}: episode {e}")
+
+    def flat(name: str, dtype: type) -> np.ndarray:
+        return np.concatenate([getattr(episode, name)[0] for episode in singles]).astype(dtype)
+
+    action = flat("action", np.float32)
+    low, high, assumed = _action_space(action, action_low, action_high)
+    outside = np.maximum(low - action, action - high).max(1)
     tolerance = RANGE_TOLERANCE * float((high - low).max())
-    offsets = np.concatenate([[0], np.cumsum([len(episode.actions) for episode in episodes])]).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum([episode.reward.shape[1] for episode in singles])]).astype(np.int64)
     if outside.max() > tolerance and not clip_actions:
         step = int(outside.argmax())
         e = int(np.searchsorted(offsets, step, side="right") - 1)
         raise DataError(
-            f"{source}: episode {e}, actions: step {step - offsets[e]} is {np.round(actions[step], 4).tolist()}, outside "
+            f"{source}: episode {e}, actions: step {step - offsets[e]} is {np.round(action[step], 4).tolist()}, outside "
             f"[{low.tolist()}, {high.tolist()}]; pass clip_actions=true to pull actions into the space"
         )
     return EpisodeDataset(
-        observations=np.concatenate([episode.observations for episode in episodes]).astype(np.float32),
-        actions=np.clip(actions, low, high),
-        rewards=np.concatenate([episode.rewards for episode in episodes]).astype(np.float32),
-        terminated=np.concatenate([episode.terminated for episode in episodes]).astype(bool),
-        truncated=np.concatenate([episode.truncated for episode in episodes]).astype(bool),
+        observation=flat("observation", np.float32),
+        action=np.clip(action, low, high),
+        reward=flat("reward", np.float32),
+        terminated=flat("terminated", bool),
+        truncated=flat("truncated", bool),
+        success=flat("success", bool),
         offsets=offsets,
         action_low=low,
         action_high=high,
@@ -143,30 +199,24 @@ def from_episodes(
     )
 
 
-def _check_episode(episode: Episode, first: Episode, where: str) -> None:
-    steps = len(episode.actions)
-    if steps == 0:
+def _check_episode(episode: Episodes, first: Episodes, where: str) -> None:
+    """Raises DataError for what cannot be learned from. Arrays are named as files name them."""
+    if episode.reward.shape[1] == 0:
         raise DataError(f"{where}: has no steps; remove it from the recording")
-    for name in ("observations", "actions", "rewards", "terminated", "truncated"):
-        values = np.asarray(getattr(episode, name))
-        expected = steps + 1 if name == "observations" else steps
-        if len(values) != expected:
+    if (episode.steps != 1).any():
+        raise DataError(f"{where}: has decisions of several steps; a log holds primitive steps")
+    for name in ("observation", "action", "reward"):
+        values = getattr(episode, name)[0]
+        if values.ndim == 2 and values.shape[1] != getattr(first, name).shape[2]:
             raise DataError(
-                f"{where}, {name}: has {len(values)} rows, actions have {steps}; {expected} rows are expected"
-            )
-        dims = 2 if name in ("observations", "actions") else 1
-        if values.ndim != dims:
-            raise DataError(f"{where}, {name}: has shape {values.shape}; {dims} dimensions are expected")
-        if dims == 2 and values.shape[1] != getattr(first, name).shape[1]:
-            raise DataError(
-                f"{where}, {name}: has {values.shape[1]} columns, episode 0 has {getattr(first, name).shape[1]}; "
+                f"{where}, {name}s: has {values.shape[1]} columns, episode 0 has {getattr(first, name).shape[2]}; "
                 "all episodes must record the same quantities"
             )
-        if values.dtype.kind not in ("f" if dims == 2 else "fiub"):
-            raise DataError(f"{where}, {name}: is of type {values.dtype}; floating point numbers are expected")
+        if values.dtype.kind not in ("f" if values.ndim == 2 else "fiub"):
+            raise DataError(f"{where}, {name}s: is of type {values.dtype}; floating point numbers are expected")
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             row = int(np.argwhere(~np.isfinite(values))[0][0])
-            raise DataError(f"{where}, {name}: step {row} is not finite ({values[row]}); repair or drop this episode")
+            raise DataError(f"{where}, {name}s: step {row} is not finite ({values[row]}); repair or drop this episode")
 
 
 def _action_space(

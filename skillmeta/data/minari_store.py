@@ -14,9 +14,10 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box
 
-from skillmeta.data.episodes import Episode
+from skillmeta.data.episodes import one_by_one
 from skillmeta.errors import DataError, UserError
 from skillmeta.run.files import acquire_lock, replacing_folder, settle, sha256, whole, write_synced
+from skillmeta.types import Episodes
 
 MANIFEST = "manifest.json"  # SHA-256 of the files of a data set of ours, beside Minari's own folder `data`
 NAMESPACE = "namespace_metadata.json"
@@ -114,7 +115,7 @@ def verify(dataset_id: str) -> None:
 
 def write_minari(
     dataset_id: str,
-    episodes: Sequence[Episode],
+    episodes: Sequence[Episodes],
     action_low: np.ndarray,
     action_high: np.ndarray,
     *,
@@ -122,7 +123,7 @@ def write_minari(
     description: str = "",
     environment: EnvSpec | None = None,
 ) -> Path:
-    """Write episodes as the Minari data set `NAMESPACE/name-vN` and return its folder.
+    """Write episodes of primitive steps as the Minari data set `NAMESPACE/name-vN` and return its folder.
 
     It is written beside its place, with a manifest of checksums, and renamed: readers see the old data set or the new one.
     The caller holds `writing(dataset_id)` where several processes may write.
@@ -138,6 +139,7 @@ def write_minari(
     from minari.dataset.minari_storage import MinariStorage
 
     check_id(dataset_id)
+    episodes = one_by_one(episodes)
     if not episodes:
         raise DataError(f"minari:{dataset_id}: there are no episodes to write")
     if exists(dataset_id) and not overwrite:
@@ -149,7 +151,7 @@ def write_minari(
     if description:
         metadata["description"] = description
     metadata["total_episodes"] = len(episodes)
-    metadata["total_steps"] = sum(len(episode.actions) for episode in episodes)
+    metadata["total_steps"] = sum(episode.reward.size for episode in episodes)
     image = _hdf5(episodes)
     metadata["dataset_size"] = round(len(image) / 1e6, 1)  # Minari's unit is 1e6 bytes
     try:
@@ -158,7 +160,7 @@ def write_minari(
             (temporary / "data").mkdir()
             storage = MinariStorage.new(
                 temporary / "data",
-                observation_space=Box(-np.inf, np.inf, episodes[0].observations.shape[1:], np.float32),
+                observation_space=Box(-np.inf, np.inf, episodes[0].observation.shape[2:], np.float32),
                 action_space=Box(
                     np.asarray(action_low, np.float32), np.asarray(action_high, np.float32), dtype=np.float32
                 ),
@@ -178,20 +180,24 @@ def write_minari(
     return folder
 
 
-def _hdf5(episodes: Sequence[Episode]) -> bytes:
-    """The HDF5 file of Minari's storage, made in memory: on a disk that is full, HDF5 ends the process by a segmentation fault."""
+def _hdf5(episodes: Sequence[Episodes]) -> bytes:
+    """The HDF5 file of Minari's storage, made in memory: on a disk that is full, HDF5 ends the process by a segmentation fault.
+
+    Infos have `success` if any episode has it at some step: where nothing ever succeeds there may be nothing to succeed at.
+    """
+    with_success = any(episode.success.any() for episode in episodes)
     with h5py.File("episodes", "w", driver="core", backing_store=False, track_order=True) as file:
         for number, episode in enumerate(episodes):
             group = file.create_group(f"episode_{number}")
-            group.attrs["id"], group.attrs["total_steps"] = number, len(episode.actions)
-            _write_column(group, "observations", episode.observations.astype(np.float32))
-            _write_column(group, "actions", episode.actions.astype(np.float32))
-            _write_column(group, "rewards", episode.rewards.astype(np.float64))
-            _write_column(group, "terminations", episode.terminated.astype(bool))
-            _write_column(group, "truncations", episode.truncated.astype(bool))
+            group.attrs["id"], group.attrs["total_steps"] = number, episode.reward.size
+            _write_column(group, "observations", episode.observation[0].astype(np.float32))
+            _write_column(group, "actions", episode.action[0].astype(np.float32))
+            _write_column(group, "rewards", episode.reward[0].astype(np.float64))
+            _write_column(group, "terminations", episode.terminated[0].astype(bool))
+            _write_column(group, "truncations", episode.truncated[0].astype(bool))
             infos = group.create_group("infos")
-            if episode.success is not None:
-                _write_column(infos, "success", np.concatenate([[False], episode.success]))
+            if with_success:
+                _write_column(infos, "success", np.concatenate([[False], episode.success[0]]))
         file.flush()
         return file.id.get_file_image()
 

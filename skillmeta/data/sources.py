@@ -19,10 +19,11 @@ import h5py
 import numpy as np
 
 from skillmeta.data.d4rl_table import dataset_url
-from skillmeta.data.episodes import Episode, EpisodeDataset, from_episodes
+from skillmeta.data.episodes import EpisodeDataset, from_episodes, single_episode
 from skillmeta.data.minari_store import check_id, dataset_folder, exists, recover, verify
 from skillmeta.errors import DataError, UserError
 from skillmeta.trust import check_links
+from skillmeta.types import Episodes
 
 # Names that files in circulation use for the same things; the first one found is taken.
 ALIASES = {
@@ -108,7 +109,7 @@ def _box(space: str | None, source: str) -> tuple[np.ndarray | None, np.ndarray 
     return low, high
 
 
-def _minari_episode(group: h5py.Group, key: str, source: str, number: int, path: Path) -> Episode:
+def _minari_episode(group: h5py.Group, key: str, source: str, number: int, path: Path) -> Episodes:
     observations = _member(group, "observations", path)
     if isinstance(observations, h5py.Group):
         chosen = key or "observation"
@@ -121,13 +122,28 @@ def _minari_episode(group: h5py.Group, key: str, source: str, number: int, path:
     else:
         seen = _hdf5_array(group, "observations", path)
     actions = _hdf5_array(group, "actions", path)
-    return Episode(
+    return single_episode(
         seen.reshape(len(seen), -1),
         actions.reshape(len(actions), -1),
         _hdf5_array(group, "rewards", path),
-        np.asarray(_hdf5_array(group, "terminations", path), bool),
-        np.asarray(_hdf5_array(group, "truncations", path), bool),
+        _hdf5_array(group, "terminations", path),
+        _hdf5_array(group, "truncations", path),
+        _success(group, len(actions), path),
+        f"{source}: episode {number}",
     )
+
+
+def _success(group: h5py.Group, steps: int, path: Path) -> np.ndarray | None:
+    """What the infos call success [T], without that of the reset; None where they have none that can be read as flags."""
+    if "infos" not in list(group):
+        return None
+    infos = _member(group, "infos", path)
+    if not isinstance(infos, h5py.Group) or "success" not in list(infos):
+        return None
+    flags = np.asarray(_hdf5_array(infos, "success", path))
+    if flags.dtype.kind not in "biuf" or flags.size not in (steps, steps + 1):
+        return None
+    return flags.reshape(-1)[-steps:] > 0.5
 
 
 # -- D4RL ----------------------------------------------------------------------------------------------------------------
@@ -229,11 +245,11 @@ def _flat(
         # D4RL's kitchen marks the last step of each demonstration; the world did not end there
         notes.append("terminals are 0/1 numbers without timeouts (kitchen layout): read as the end of a recording")
         terminals = np.zeros(steps, bool)
-    episodes = []
-    begin = 0
-    for end in ends:
-        episodes.append(_flat_episode(arrays, begin, end, terminals))
-        begin = end
+    begins = [0, *ends[:-1]]
+    episodes = [
+        _flat_episode(arrays, begin, end, terminals, f"{source}: episode {number}")
+        for number, (begin, end) in enumerate(zip(begins, ends, strict=True))
+    ]
     if "next_observations" not in arrays:
         notes.append("no next_observations in the file: the last observation of each episode is repeated")
     return from_episodes(episodes, source, clip_actions=clip_actions, notes=tuple(notes))
@@ -267,16 +283,17 @@ def _ends(path: Path, arrays: dict[str, np.ndarray], flags: np.ndarray, notes: l
     return np.array([steps])
 
 
-def _flat_episode(arrays: dict[str, np.ndarray], begin: int, end: int, terminals: np.ndarray) -> Episode:
+def _flat_episode(arrays: dict[str, np.ndarray], begin: int, end: int, terminals: np.ndarray, where: str) -> Episodes:
     span = slice(begin, end)
     observations = arrays["observations"][span]
     last = arrays["next_observations"][end - 1 : end] if "next_observations" in arrays else observations[-1:]
     truncated = np.zeros(end - begin, bool)
     truncated[-1] = not terminals[end - 1]
-    return Episode(
+    return single_episode(
         np.concatenate([observations, last]),
         arrays["actions"][span],
         arrays["rewards"][span],
         terminals[span],
         truncated,
+        where=where,
     )

@@ -28,11 +28,11 @@ def summarize(dataset: EpisodeDataset, horizon: int) -> dict[str, Any]:
         "episodes_shorter_than_horizon": int((~usable).sum()),
         "observation_dim": dataset.observation_dim,
         "action_dim": dataset.action_dim,
-        "observation_range": ranges(dataset.observations),
-        "action_range": ranges(dataset.actions),
+        "observation_range": ranges(dataset.observation),
+        "action_range": ranges(dataset.action),
         "action_low": dataset.action_low.tolist(),
         "action_high": dataset.action_high.tolist(),
-        "constant_observations": np.flatnonzero(np.ptp(dataset.observations, axis=0) < 1e-6).tolist(),
+        "constant_observations": np.flatnonzero(np.ptp(dataset.observation, axis=0) < 1e-6).tolist(),
         "notes": list(dataset.notes),
     }
     if dataset.source.startswith("d4rl:"):

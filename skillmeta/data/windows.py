@@ -20,18 +20,20 @@ SPLITS = ("all", "train", "held_out")
 
 @dataclass(frozen=True)
 class WindowBatch:
-    """B windows of H steps."""
+    """B windows of H steps. Ends are those of the environment: at most a window's last step has one."""
 
-    observations: Tensor  # [B, H+1, O]
-    actions: Tensor  # [B, H, A]
+    observation: Tensor  # [B, H+1, O]
+    action: Tensor  # [B, H, A]
+    reward: Tensor  # [B, H]
+    terminated: Tensor  # [B, H] bool
+    truncated: Tensor  # [B, H] bool
 
 
 class Windows:
     """All windows of H consecutive steps within episodes, the last one of each included.
 
     Args:
-        observations: [N + E, O] flat, as in `EpisodeDataset`.
-        actions: [N, A] flat.
+        dataset: where they lie; its arrays are not copied.
         starts: [W] first step of each window.
         episodes: [W] the episode that it lies in.
         horizon: H.
@@ -39,15 +41,12 @@ class Windows:
     """
 
     def __init__(
-        self,
-        observations: Tensor,
-        actions: Tensor,
-        starts: Tensor,
-        episodes: Tensor,
-        horizon: int,
-        weights: Tensor | None = None,
+        self, dataset: EpisodeDataset, starts: Tensor, episodes: Tensor, horizon: int, weights: Tensor | None = None
     ):
-        self.observations, self.actions, self.starts, self.episodes = observations, actions, starts, episodes
+        self.observation = torch.from_numpy(dataset.observation)
+        columns = (dataset.action, dataset.reward, dataset.terminated, dataset.truncated)
+        self.columns = tuple(torch.from_numpy(column) for column in columns)
+        self.starts, self.episodes = starts, episodes
         self.horizon, self.weights = horizon, weights
         self._ahead = torch.arange(horizon + 1)
 
@@ -82,31 +81,26 @@ class Windows:
         episodes = np.repeat(chosen, counts)
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         starts = dataset.offsets[episodes] + within
-        return cls(
-            torch.from_numpy(dataset.observations),
-            torch.from_numpy(dataset.actions),
-            torch.from_numpy(starts),
-            torch.from_numpy(episodes.astype(np.int64)),
-            horizon,
-        )
+        return cls(dataset, torch.from_numpy(starts), torch.from_numpy(episodes.astype(np.int64)), horizon)
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def frames(self) -> Tensor:
         """Every observation that lies in some window, once: [F, O]."""
-        inside = torch.zeros(len(self.observations), dtype=torch.bool)
+        inside = torch.zeros(len(self.observation), dtype=torch.bool)
         for ahead in self._ahead:
             inside[self.starts + self.episodes + ahead] = True
-        return self.observations[inside]
+        return self.observation[inside]
 
     def gather(self, index: Tensor) -> WindowBatch:
         """The windows with the numbers `index` [B]."""
-        start = self.starts[index]
+        start, size = self.starts[index], len(index)
         steps = (start[:, None] + self._ahead[:-1]).flatten()
         frames = ((start + self.episodes[index])[:, None] + self._ahead).flatten()  # one more observation an episode
-        observations = self.observations.index_select(0, frames).unflatten(0, (len(index), self.horizon + 1))
-        return WindowBatch(observations, self.actions.index_select(0, steps).unflatten(0, (len(index), self.horizon)))
+        observation = self.observation.index_select(0, frames).unflatten(0, (size, self.horizon + 1))
+        columns = (column.index_select(0, steps).unflatten(0, (size, self.horizon)) for column in self.columns)
+        return WindowBatch(observation, *columns)
 
     def sample(self, batch_size: int, generator: torch.Generator) -> WindowBatch:
         """B windows with replacement, uniformly or by `weights`."""

@@ -60,8 +60,8 @@ def fit(model: SkillModel, windows: Windows, samples: int = 4096, seed: int = 0)
     """Errors, divergences and use of the latent space on a sample of windows."""
     generator = Seeds(seed).stream("quality_windows").torch()
     batch = windows.sample(min(samples, 4 * len(windows)), generator)
-    normalized = model.normalizer(batch.observations[:, : model.horizon])
-    actions = model.unit_actions(batch.actions)
+    normalized = model.normalizer(batch.observation[:, : model.horizon])
+    actions = model.unit_actions(batch.action)
     posterior = model.posterior(actions, normalized)
     prior = model.prior_of(normalized[:, 0])
     noise = torch.randn(posterior.mean.shape, generator=generator)
@@ -73,7 +73,7 @@ def fit(model: SkillModel, windows: Windows, samples: int = 4096, seed: int = 0)
         return ((model.reconstruct(normalized, skill) - actions) ** 2).mean((0, 1)).tolist()
 
     return Fit(
-        windows=len(batch.actions),
+        windows=len(batch.action),
         error_by_action=error(posterior.mean),
         error_by_action_prior=error(prior.rsample(torch.randn(noise.shape, generator=generator))),
         action_variance=actions.flatten(0, 1).var(0).tolist(),

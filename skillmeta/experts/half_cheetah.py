@@ -13,7 +13,7 @@ import mujoco
 import numpy as np
 from mujoco import rollout
 
-from skillmeta.data.episodes import Episode, Recording
+from skillmeta.data.episodes import Recording, single_episode
 from skillmeta.errors import ConfigError
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import Task, TaskFamily
@@ -162,7 +162,7 @@ def collect(
     while recorded < config.steps:
         task, quality, policy = policies[episodes % len(policies)]
         recording = record(env, task, policy, config, int(generator.integers(2**31)), f"trained {quality:.0%}")
-        recorded, episodes = recorded + len(recording.episode.actions), episodes + 1
+        recorded, episodes = recorded + recording.episode.reward.size, episodes + 1
         progress(int(0.9 * config.steps + 0.1 * min(recorded, config.steps)))
         yield recording
 
@@ -183,10 +183,7 @@ def record(env: LocomotionEnv, task: Task, policy: Linear, config: Config, seed:
         speeds.append(info["x_velocity"])
     speed = float(np.mean(speeds[len(speeds) // 2 :]))
     worked = abs(speed - task.velocity) <= 0.5 if isinstance(task, Velocity) else task.direction * speed >= 1.0
-    ends = np.zeros(len(actions), bool)
-    last = ends.copy()
-    last[-1] = True
-    episode = Episode(
-        np.stack(observations), np.stack(actions), np.array(rewards, np.float32), ends, last, np.array(success)
+    episode = single_episode(
+        np.stack(observations), np.stack(actions), np.array(rewards, np.float32), success=np.array(success)
     )
     return Recording(episode, ((name, bool(worked)),))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import mujoco
 import numpy as np
 
-from skillmeta.data.episodes import Episode, Recording
+from skillmeta.data.episodes import Recording, single_episode
 from skillmeta.errors import ConfigError
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskFamily
@@ -186,7 +186,7 @@ def collect(
     while recorded < config.steps:
         chosen = [config.subtasks[i] for i in generator.permutation(len(config.subtasks))[: config.per_episode]]
         recording = record(env, chosen, config, generator)
-        recorded += len(recording.episode.actions)
+        recorded += recording.episode.reward.size
         progress(recorded)
         yield recording
     env.close()
@@ -207,9 +207,7 @@ def record(env: KitchenEnv, subtasks: list[str], config: Config, generator: np.r
         rewards.append(reward)
         success.append(info["success"])
         done.update(subtask for subtask in subtasks if is_done(env.data.qpos, subtask))
-    ends, last = np.zeros(len(taken), bool), np.zeros(len(taken), bool)
-    last[-1] = True  # the recording ends, the world does not
-    episode = Episode(
-        np.stack(observations), np.stack(taken), np.array(rewards, np.float32), ends, last, np.array(success)
+    episode = single_episode(
+        np.stack(observations), np.stack(taken), np.array(rewards, np.float32), success=np.array(success)
     )
     return Recording(episode, tuple((subtask, subtask in done) for subtask in subtasks))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from skillmeta.data.episodes import Episode, Recording
+from skillmeta.data.episodes import Recording, single_episode
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskFamily
 from skillmeta.tasks.maze import ARRIVED, DERIVATIVE, NEXT_WAYPOINT, PROPORTIONAL, MazeEnv
@@ -75,13 +75,6 @@ def collect(
         if len(actions) >= config.min_episode_steps:
             recorded += len(actions)
             progress(recorded)
-            yield Recording(record(observations, actions), (("goal", len(actions) < config.max_episode_steps),))
-
-
-def record(observations: list[np.ndarray], actions: list[np.ndarray]) -> Episode:
-    """A reward-free episode that was cut off after its last step."""
-    steps = len(actions)
-    truncated = np.zeros(steps, bool)
-    truncated[-1] = True
-    nothing = np.zeros(steps, np.float32)
-    return Episode(np.stack(observations), np.stack(actions), nothing, np.zeros(steps, bool), truncated)
+            rewards = np.zeros(len(actions), np.float32)
+            episode = single_episode(np.stack(observations), np.stack(actions), rewards)
+            yield Recording(episode, (("goal", len(actions) < config.max_episode_steps),))

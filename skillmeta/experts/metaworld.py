@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from skillmeta.data.episodes import Episode, Recording
+from skillmeta.data.episodes import Recording, single_episode
 from skillmeta.errors import ConfigError
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskFamily
@@ -49,7 +49,7 @@ def collect(
     while recorded < config.steps:
         tasks = list(classes.values())[episodes % len(classes)]
         recording = record(family, env, tasks[int(generator.integers(len(tasks)))], config, generator)
-        recorded, episodes = recorded + len(recording.episode.actions), episodes + 1
+        recorded, episodes = recorded + recording.episode.reward.size, episodes + 1
         progress(recorded)
         yield recording
     env.close()
@@ -79,10 +79,8 @@ def record(
         success.append(info["success"])
         left -= any(success)
         over = terminated or truncated or left < 0
-    ends, last = np.zeros(len(actions), bool), np.zeros(len(actions), bool)
-    last[-1] = True  # the recording ends, the world does not
-    episode = Episode(
-        np.stack(observations), np.stack(actions), np.array(rewards, np.float32), ends, last, np.array(success)
+    episode = single_episode(
+        np.stack(observations), np.stack(actions), np.array(rewards, np.float32), success=np.array(success)
     )
     return Recording(episode, ((task.name, any(success)),))
 

@@ -9,7 +9,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from skillmeta.data.episodes import Episode, Recording
+from skillmeta.data.episodes import Recording, single_episode
 from skillmeta.errors import ConfigError
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskFamily
@@ -86,9 +86,9 @@ def collect(
     while recorded < config.steps:
         stack = generator.uniform(*STACKED.get(env.config.scene, (0.0, 0.0)))
         recording = record(scene, acting, config, stack, generator)
-        if env.config.scene == "scene" and lost(recording.episode.observations):
+        if env.config.scene == "scene" and lost(recording.episode.observation[0]):
             continue
-        recorded += len(recording.episode.actions)
+        recorded += recording.episode.reward.size
         progress(recorded)
         yield recording
 
@@ -115,11 +115,8 @@ def record(
             outcomes.append((kind_of(info), reached))
             observation, info = scene.set_new_target(p_stack=stack)
             oracle, reached = begun(acting, observation, info, generator), False
-    nothing, last = np.zeros(len(actions), bool), np.zeros(len(actions), bool)
-    last[-1] = True  # the recording ends, the world does not
-    rewards = np.zeros(len(actions), np.float32)
-    seen = np.stack(observations).astype(np.float32)
-    return Recording(Episode(seen, np.stack(actions), rewards, nothing, last), tuple(outcomes))
+    seen, rewards = np.stack(observations).astype(np.float32), np.zeros(len(actions), np.float32)
+    return Recording(single_episode(seen, np.stack(actions), rewards), tuple(outcomes))
 
 
 def lost(observations: np.ndarray) -> bool:

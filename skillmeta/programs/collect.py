@@ -108,11 +108,11 @@ def _collect(config: CollectConfig) -> Collected:
             tried[name].append(worked)
     coverage = None
     if family.positions is not None and family.coverage is not None:
-        coverage = family.coverage(np.concatenate([family.positions(episode.observations) for episode in episodes]))
+        coverage = family.coverage(np.concatenate([family.positions(episode.observation[0]) for episode in episodes]))
     return Collected(
         folder,
         len(episodes),
-        sum(len(episode.actions) for episode in episodes),
+        sum(episode.reward.size for episode in episodes),
         seconds,
         sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         {name: (float(np.mean(worked)), len(worked)) for name, worked in sorted(tried.items())},

@@ -58,7 +58,7 @@ def pretrain(config: PretrainConfig, folder: Path, command: str = "", quiet: boo
         fitted = fit(model, held_out, seed=training.seed)
         acted = compare_rollouts(model, family, config.quality.episodes, training.seed) if family else []
         if family is not None and family.positions is not None:
-            acted.append(logged(dataset.observations, family, acted[0]))
+            acted.append(logged(dataset.observation, family, acted[0]))
         result = {
             "source": config.source,
             "held_out": asdict(fitted),

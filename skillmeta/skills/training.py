@@ -72,8 +72,8 @@ class SkillLosses:
 
 def skill_losses(model: SkillModel, batch: WindowBatch, noise: Tensor) -> SkillLosses:
     """The three losses of a batch of windows; noise [B, Z] draws z from the posterior."""
-    normalized = model.normalizer(batch.observations[:, : model.horizon])
-    actions = model.unit_actions(batch.actions)
+    normalized = model.normalizer(batch.observation[:, : model.horizon])
+    actions = model.unit_actions(batch.action)
     posterior = model.posterior(actions, normalized)
     z = posterior.rsample(noise)
     errors = model.reconstruct(normalized, z) - actions
@@ -216,14 +216,14 @@ def fixed_windows(windows: Windows, config: TrainingConfig, dim: int, stream: St
     """`held_out_windows` windows and noise [B, Z], drawn once: the same at every evaluation, so that losses compare."""
     generator = stream.torch()
     batch = windows.sample(min(config.held_out_windows, 4 * len(windows)), generator)
-    return batch, torch.randn(len(batch.actions), dim, generator=generator)
+    return batch, torch.randn(len(batch.action), dim, generator=generator)
 
 
 @torch.no_grad()
 def aggregate_stddev(model: SkillModel, fixed: tuple[WindowBatch, Tensor]) -> Tensor:
     """Standard deviation of z over data and posterior together, around zero, [Z]."""
     batch, _ = fixed
-    posterior = model.encode(batch.actions, batch.observations[:, : model.horizon])
+    posterior = model.encode(batch.action, batch.observation[:, : model.horizon])
     return (posterior.mean**2 + posterior.stddev**2).mean(0).sqrt()
 
 

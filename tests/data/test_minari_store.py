@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from skillmeta.cli import main
-from skillmeta.data.episodes import Episode
+from skillmeta.data.episodes import single_episode
 from skillmeta.data.minari_store import dataset_folder, exists, write_minari, writing
 from skillmeta.data.sources import load_source
 from skillmeta.errors import DataError
+from skillmeta.types import Episodes
 
 NAME = "test/some-v0"
 
@@ -24,7 +25,7 @@ def datasets(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
 
 
-def episodes(seed: int = 0) -> list[Episode]:
+def episodes(seed: int = 0) -> list[Episodes]:
     rng = np.random.default_rng(seed)
     found = []
     for steps, success in ((5, None), (8, np.eye(8, dtype=bool)[-1])):
@@ -32,7 +33,7 @@ def episodes(seed: int = 0) -> list[Episode]:
         actions = rng.uniform(-1, 1, (steps, 2)).astype(np.float32)
         rewards = rng.normal(size=steps).astype(np.float32)
         truncated = np.eye(steps, dtype=bool)[-1]
-        found.append(Episode(observations, actions, rewards, np.zeros(steps, bool), truncated, success))
+        found.append(single_episode(observations, actions, rewards, np.zeros(steps, bool), truncated, success))
     return found
 
 
@@ -41,7 +42,7 @@ def write(seed: int = 0, overwrite: bool = False) -> None:
 
 
 def rewards() -> list[float]:
-    return load_source(f"minari:{NAME}").episode(0).rewards.tolist()
+    return load_source(f"minari:{NAME}").episode(0).reward[0].tolist()
 
 
 def hdf5(name: str) -> list[Any]:
@@ -65,9 +66,9 @@ def test_the_files_are_those_of_minaris_own_storage():
     write()
     buffers = [
         EpisodeBuffer(
-            id=number, observations=e.observations, actions=e.actions, rewards=e.rewards.astype(np.float64).tolist(),
-            terminations=e.terminated.tolist(), truncations=e.truncated.tolist(),
-            infos={} if e.success is None else {"success": np.concatenate([[False], e.success])},
+            id=number, observations=e.observation[0], actions=e.action[0], rewards=e.reward[0].astype(np.float64).tolist(),
+            terminations=e.terminated[0].tolist(), truncations=e.truncated[0].tolist(),
+            infos={"success": np.concatenate([[False], e.success[0]])},
         )
         for number, e in enumerate(episodes())
     ]  # fmt: skip
@@ -100,7 +101,7 @@ def test_damage_is_found_and_the_file_is_named(name):
 def test_a_data_set_without_a_manifest_is_not_ours_and_is_read():
     write()
     (dataset_folder(NAME) / "manifest.json").unlink()
-    assert rewards() == episodes()[0].rewards.tolist()
+    assert rewards() == episodes()[0].reward[0].tolist()
 
 
 def test_what_a_killed_writer_of_minari_leaves_is_not_a_data_set():
@@ -114,7 +115,7 @@ def test_what_a_killed_writer_of_minari_leaves_is_not_a_data_set():
     with pytest.raises(DataError, match="not found"):
         load_source(f"minari:{NAME}")
     write()
-    assert rewards() == episodes()[0].rewards.tolist()
+    assert rewards() == episodes()[0].reward[0].tolist()
 
 
 def test_a_folder_that_holds_something_else_is_not_replaced():
@@ -130,7 +131,7 @@ def test_a_writer_that_was_killed_between_its_two_renames_loses_nothing():
     os.replace(folder, folder.parent / f".old-{folder.name}-123")
     (folder.parent / f".tmp-{folder.name}-123").mkdir()
     (folder.parent / ".tmp-some-v0-b-v1-123").mkdir()  # of another data set's writer, which may be alive
-    assert rewards() == episodes()[0].rewards.tolist()
+    assert rewards() == episodes()[0].reward[0].tolist()
     left = sorted(path.name for path in folder.parent.iterdir())
     assert left == [".tmp-some-v0-b-v1-123", "namespace_metadata.json", "some-v0"]
 
@@ -139,9 +140,9 @@ def test_an_error_keeps_the_old_data_set(monkeypatch):
     write()
     with pytest.raises(ValueError, match="broadcast|shape"):
         write_minari(NAME, episodes(1), -np.ones(2), np.ones(3), overwrite=True)
-    assert rewards() == episodes()[0].rewards.tolist()
+    assert rewards() == episodes()[0].reward[0].tolist()
     write(seed=1, overwrite=True)
-    assert rewards() == episodes(1)[0].rewards.tolist()
+    assert rewards() == episodes(1)[0].reward[0].tolist()
 
 
 def test_a_second_writer_is_refused_at_once(capsys):

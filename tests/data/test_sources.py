@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import h5py
@@ -12,11 +13,12 @@ import pytest
 
 from pretrain.inspect import main as inspect
 from skillmeta.data import d4rl_table
-from skillmeta.data.episodes import Episode
-from skillmeta.data.minari_store import exists, write_minari
+from skillmeta.data.episodes import single_episode
+from skillmeta.data.minari_store import dataset_folder, exists, write_minari
 from skillmeta.data.sources import load_source
 from skillmeta.data.summary import summarize
 from skillmeta.errors import DataError, UserError
+from skillmeta.types import Episodes
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -52,15 +54,15 @@ def test_d4rls_flat_layout_ends_episodes_at_terminals_or_timeouts(tmp_path, suff
     assert dataset.lengths.tolist() == [10, 10, 10]
     assert dataset.terminated.nonzero()[0].tolist() == [9]
     assert dataset.truncated.nonzero()[0].tolist() == [19, 29]
-    np.testing.assert_array_equal(dataset.episode(1).observations[:-1], content["observations"][10:20])
-    np.testing.assert_array_equal(dataset.actions, content["actions"])
+    np.testing.assert_array_equal(dataset.episode(1).observation[0, :-1], content["observations"][10:20])
+    np.testing.assert_array_equal(dataset.action, content["actions"])
 
 
 def test_next_observations_give_each_episode_its_last_one(tmp_path):
     content = arrays()
     content["next_observations"] = content["observations"] + 1
     dataset = load_source(write(tmp_path / "log.hdf5", content))
-    np.testing.assert_array_equal(dataset.episode(0).observations[-1], content["next_observations"][9])
+    np.testing.assert_array_equal(dataset.episode(0).observation[0, -1], content["next_observations"][9])
 
 
 def test_kitchen_terminals_are_the_end_of_a_recording_not_of_the_world(tmp_path):
@@ -144,12 +146,12 @@ def test_a_broken_log_is_refused_in_one_sentence(tmp_path, suffix, broken, words
 
 def test_actions_outside_their_space_are_refused_or_clipped(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    wild = Episode(np.zeros((6, 2)), np.full((5, 1), 0.5), np.zeros(5), np.zeros(5, bool), np.zeros(5, bool))
-    wild.actions[3] = 1.5
+    wild = single_episode(np.zeros((6, 2)), np.full((5, 1), 0.5), np.zeros(5), np.zeros(5, bool), np.zeros(5, bool))
+    wild.action[0, 3] = 1.5
     write_minari("test/wild-v0", [wild], np.array([-1.0]), np.array([1.0]))
     with pytest.raises(DataError, match=r"minari:test/wild-v0: episode 0, actions: step 3 is \[1.5\]"):
         load_source("minari:test/wild-v0")
-    assert load_source("minari:test/wild-v0", clip_actions=True).actions.max() == 1.0
+    assert load_source("minari:test/wild-v0", clip_actions=True).action.max() == 1.0
 
 
 def test_an_unknown_range_of_actions_is_what_they_span(tmp_path):
@@ -228,7 +230,7 @@ def test_minari_data_sets_come_back_as_they_were_written(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     rng = np.random.default_rng(0)
     episodes = [
-        Episode(
+        single_episode(
             rng.normal(size=(n + 1, 3)).astype(np.float32),
             rng.uniform(-1, 1, (n, 2)).astype(np.float32),
             rng.normal(size=n).astype(np.float32),
@@ -241,12 +243,31 @@ def test_minari_data_sets_come_back_as_they_were_written(tmp_path, monkeypatch):
     write_minari("test/some-v0", episodes, -np.ones(2), np.ones(2))
     dataset = load_source("minari:test/some-v0")
     for e, episode in enumerate(episodes):
-        for name in ("observations", "actions", "rewards", "terminated", "truncated"):
-            np.testing.assert_array_equal(getattr(dataset.episode(e), name), getattr(episode, name))
+        for f in fields(Episodes):
+            np.testing.assert_array_equal(getattr(dataset.episode(e), f.name), getattr(episode, f.name))
+    with h5py.File(dataset_folder("test/some-v0") / "data" / "main_data.hdf5") as file:
+        assert "success" not in file["episode_0/infos"]  # there was nothing to succeed at
     with pytest.raises(DataError, match="exists already"):
         write_minari("test/some-v0", episodes, -np.ones(2), np.ones(2))
     write_minari("test/some-v0", episodes[:1], -np.ones(2), np.ones(2), overwrite=True)
     assert load_source("minari:test/some-v0").num_episodes == 1
+
+
+def test_minari_says_which_steps_succeeded_and_which_columns_are_short(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    reached = np.array([False, True, True, False])
+    some = [single_episode(np.zeros((5, 3)), np.zeros((4, 2)), np.zeros(4), success=s) for s in (reached, None)]
+    folder = write_minari("test/some-v0", some, -np.ones(2), np.ones(2))
+    dataset = load_source("minari:test/some-v0")
+    assert dataset.success.tolist() == [*reached.tolist(), False, False, False, False]
+    assert [bool(dataset.episode(e).succeeded[0]) for e in range(2)] == [True, False]
+    (folder / "manifest.json").unlink()
+    with h5py.File(folder / "data" / "main_data.hdf5", "r+") as file:
+        file["episode_0/infos/success"].resize(2, 0)  # of infos nothing depends: what cannot be read is not known
+        assert not load_source("minari:test/some-v0").success.any()
+        file["episode_1/rewards"].resize(3, 0)
+    with pytest.raises(DataError, match="test/some-v0: episode 1, rewards: has 3 rows, actions have 4; 4 rows are"):
+        load_source("minari:test/some-v0")
 
 
 def test_a_mapping_of_observations_gives_the_one_that_is_named(tmp_path, monkeypatch):

@@ -67,8 +67,8 @@ def test_logs_are_of_every_stage_and_the_same_again():
     first, again = (list(collect(FAMILY, QUICK, told.append)) for _ in range(2))
     assert [r.outcomes[0][0] for r in first] == ["trained 0%", "trained 100%"] * 2 and told[-1] == QUICK.steps
     for a, b in zip(first, again, strict=True):
-        assert np.array_equal(a.episode.actions, b.episode.actions) and a.episode.observations.shape == (61, 20)
-        assert a.episode.truncated[-1] and a.episode.rewards.shape == (60,)
+        assert np.array_equal(a.episode.action[0], b.episode.action[0]) and a.episode.observation.shape == (1, 61, 20)
+        assert a.episode.truncated[0, -1] and a.episode.reward.shape == (1, 60)
 
 
 def test_other_families_are_refused():

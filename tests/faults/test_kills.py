@@ -106,7 +106,7 @@ def test_while_a_data_set_is_replaced_one_is_always_there(references, tmp_path, 
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "there" / "logs"))
 
     def load() -> list[float]:
-        return load_source("minari:test/tiny-v0").actions.tolist()
+        return load_source("minari:test/tiny-v0").action.tolist()
 
     there = Command(command.arguments, tmp_path / "there" / "logs")
     assert run_forked(there)[0] == 0

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from skillmeta.data.episodes import Episode, EpisodeDataset, from_episodes
+from skillmeta.data.episodes import EpisodeDataset, from_episodes, single_episode
 from skillmeta.data.windows import WindowBatch
 from skillmeta.evaluation.skill_quality import fit
 from skillmeta.seeds import Seeds
@@ -47,8 +47,8 @@ class Reference:
         return mlp(layers, x)
 
     def posterior(self, batch: WindowBatch) -> tuple[Tensor, Tensor]:
-        seen = (batch.observations[:, :H].double() - self.mean) / self.stddev
-        actions = (batch.actions.double() - (LOW + HIGH) / 2) / ((HIGH - LOW) / 2)
+        seen = (batch.observation[:, :H].double() - self.mean) / self.stddev
+        actions = (batch.action.double() - (LOW + HIGH) / 2) / ((HIGH - LOW) / 2)
         inputs = torch.cat([actions, seen], -1) if self.closed_loop else actions
         return split(lstm_outputs(self.part("encoder"), inputs)[-1])
 
@@ -56,7 +56,7 @@ class Reference:
         return split(self.mlp("prior_network", (observation.double() - self.mean) / self.stddev))
 
     def decode(self, batch: WindowBatch, z: Tensor) -> Tensor:
-        seen = (batch.observations[:, :H].double() - self.mean) / self.stddev
+        seen = (batch.observation[:, :H].double() - self.mean) / self.stddev
         if self.closed_loop:
             return torch.stack([self.mlp("decoder", torch.cat([seen[:, t], z], -1)) for t in range(H)], 1)
         embedded = self.mlp("decoder.embed", z)
@@ -65,8 +65,8 @@ class Reference:
     def losses(self, batch: WindowBatch, noise: Tensor) -> dict[str, Tensor]:
         mean, stddev = self.posterior(batch)
         z = mean + stddev * noise.double()
-        actions = (batch.actions.double() - (LOW + HIGH) / 2) / ((HIGH - LOW) / 2)
-        prior_mean, prior_stddev = self.prior(batch.observations[:, 0])
+        actions = (batch.action.double() - (LOW + HIGH) / 2) / ((HIGH - LOW) / 2)
+        prior_mean, prior_stddev = self.prior(batch.observation[:, 0])
         return {
             "reconstruction": 0.5 * ((self.decode(batch, z) - actions) ** 2).sum((1, 2)).mean(),
             "kl": gaussian_kl(mean, stddev, torch.zeros_like(mean), torch.ones_like(mean)).mean(),
@@ -99,9 +99,12 @@ def model(closed_loop: bool = True) -> SkillModel:
 
 def windows(rows: int = 12, seed: int = 0) -> WindowBatch:
     g = torch.Generator().manual_seed(seed)
-    return WindowBatch(
-        torch.randn(rows, H + 1, 3, generator=g), LOW + (HIGH - LOW) * torch.rand(rows, H, 2, generator=g)
+    observation, action = (
+        torch.randn(rows, H + 1, 3, generator=g),
+        LOW + (HIGH - LOW) * torch.rand(rows, H, 2, generator=g),
     )
+    none = torch.zeros(rows, H)
+    return WindowBatch(observation, action, none, none.bool(), none.bool())
 
 
 @pytest.mark.parametrize("closed_loop", [True, False])
@@ -130,15 +133,15 @@ def test_encoding_prior_and_execution_equal_the_reference(closed_loop):
     reference = Reference(made)
     z = torch.randn(12, 2, generator=torch.Generator().manual_seed(5))
     for mine, (mean, stddev) in (
-        (made.encode(batch.actions, batch.observations[:, :H]), reference.posterior(batch)),
-        (made.prior(batch.observations[:, 0]), reference.prior(batch.observations[:, 0])),
+        (made.encode(batch.action, batch.observation[:, :H]), reference.posterior(batch)),
+        (made.prior(batch.observation[:, 0]), reference.prior(batch.observation[:, 0])),
     ):
         torch.testing.assert_close(mine.mean.double(), mean, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(mine.stddev.double(), stddev, rtol=1e-4, atol=1e-5)
     controller, expected = made.controller(z), reference.decode(batch, z.double())
     for t in range(H):
         low = (LOW + HIGH) / 2 + (HIGH - LOW) / 2 * expected[:, t].clamp(-1, 1)
-        torch.testing.assert_close(controller(batch.observations[:, t], t).double(), low, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(controller(batch.observation[:, t], t).double(), low, rtol=1e-4, atol=1e-5)
 
 
 # -- training ----------------------------------------------------------------------------------------------------------------
@@ -180,7 +183,7 @@ def logs(sign_held_out: float = 1.0, shift: float = 0.0, seed: int = 0) -> Episo
                 observations += np.float32(shift)
             actions = (unit * (HIGH - LOW).numpy() / 2 + (HIGH + LOW).numpy() / 2).astype(np.float32)
             flags = np.zeros(12, bool)
-            episodes.append(Episode(observations, actions, np.zeros(12, np.float32), flags, flags))
+            episodes.append(single_episode(observations, actions, np.zeros(12, np.float32), flags, flags))
         return from_episodes(episodes, "made up", LOW.numpy(), HIGH.numpy())
 
     plain = make(set())
@@ -209,7 +212,7 @@ def test_four_steps_equal_the_reference(tmp_path):
     start = SkillModel(MODEL, 3, 2, LOW, HIGH, Seeds(0).stream("skill_weights").torch())
     split_of = {name: dataset.windows(H, name, held_out=0.25) for name in ("train", "held_out")}
     inside = [e for e in range(8) if e in set(split_of["train"].episodes.tolist())]
-    frames = np.concatenate([dataset.episode(e).observations for e in inside]).astype(np.float64)
+    frames = np.concatenate([dataset.episode(e).observation[0] for e in inside]).astype(np.float64)
     reference, draws, adam = Reference(start), Seeds(0).stream("skill_updates").torch(), Adam(math.nan)
     reference.mean, reference.stddev = torch.from_numpy(frames.mean(0)), torch.from_numpy(frames.std(0))
     for step in range(4):
@@ -276,15 +279,15 @@ def test_the_quality_report_equals_the_reference():
     told = fit(made, held_out, samples=60, seed=3)
     generator, reference = Seeds(3).stream("quality_windows").torch(), Reference(made)
     batch = held_out.sample(min(60, 4 * len(held_out)), generator)
-    noise = torch.randn(len(batch.actions), 2, generator=generator)
-    from_prior = torch.randn(len(batch.actions), 2, generator=generator).double()
+    noise = torch.randn(len(batch.action), 2, generator=generator)
+    from_prior = torch.randn(len(batch.action), 2, generator=generator).double()
     losses = {name: value.item() for name, value in reference.losses(batch, noise).items()}
     assert (told.kl, told.prior_kl, told.prior_nll) == pytest.approx(
         (losses["kl"], losses["prior_kl"], losses["prior_nll"]), rel=1e-4
     )
     mean, stddev = reference.posterior(batch)
-    prior_mean, prior_stddev = reference.prior(batch.observations[:, 0])
-    actions = (batch.actions.double() - (LOW + HIGH) / 2) / ((HIGH - LOW) / 2)
+    prior_mean, prior_stddev = reference.prior(batch.observation[:, 0])
+    actions = (batch.action.double() - (LOW + HIGH) / 2) / ((HIGH - LOW) / 2)
     for mine, z in ((told.error_by_action, mean), (told.error_by_action_prior, prior_mean + prior_stddev * from_prior)):
         expected = ((reference.decode(batch, z) - actions) ** 2).mean((0, 1)).tolist()
         assert mine == pytest.approx(expected, rel=1e-4)

@@ -105,7 +105,7 @@ def test_no_held_out_episode_is_trained_on(seed, logs, tmp_path, monkeypatch):
 
     def recorded(self, *arguments):
         batch = sample(self, *arguments)
-        drawn.setdefault(len(self), set()).update(codes(batch.observations.numpy()))
+        drawn.setdefault(len(self), set()).update(codes(batch.observation.numpy()))
         return batch
 
     monkeypatch.setattr(Windows, "sample", recorded)

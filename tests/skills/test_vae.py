@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from skillmeta.config import build
-from skillmeta.data.episodes import Episode, from_episodes
+from skillmeta.data.episodes import from_episodes, single_episode
 from skillmeta.data.windows import WindowBatch
 from skillmeta.errors import CheckpointError, ConfigError
 from skillmeta.evaluation.skill_quality import fit
@@ -24,13 +24,15 @@ from tests.skills.fakes import skill_model
 
 def windows(rows: int = 16, seed: int = 0) -> WindowBatch:
     g = torch.Generator().manual_seed(seed)
-    return WindowBatch(torch.randn(rows, 11, 2, generator=g), torch.rand(rows, 10, 1, generator=g) * 2 - 1)
+    observation, action = torch.randn(rows, 11, 2, generator=g), torch.rand(rows, 10, 1, generator=g) * 2 - 1
+    none = torch.zeros(rows, 10)
+    return WindowBatch(observation, action, none, none.bool(), none.bool())
 
 
 def test_encoding_does_not_depend_on_the_rest_of_the_batch():
     model, batch = skill_model(), windows()
-    together = model.encode(batch.actions, batch.observations[:, :10])
-    alone = model.encode(batch.actions[3:4], batch.observations[3:4, :10])
+    together = model.encode(batch.action, batch.observation[:, :10])
+    alone = model.encode(batch.action[3:4], batch.observation[3:4, :10])
     torch.testing.assert_close(together.mean[3:4], alone.mean)
 
 
@@ -96,7 +98,7 @@ def two_skills(episodes: int = 24, steps: int = 40, seed: int = 0):
         actions = (0.7 * signs + 0.05 * rng.normal(size=steps)).clip(-1, 1).astype(np.float32)[:, None]
         observations = np.concatenate([[[0.0, 0.0]], np.stack([actions[:, 0].cumsum(), signs], 1)]).astype(np.float32)
         flags = np.zeros(steps, bool)
-        made.append(Episode(observations, actions, np.zeros(steps, np.float32), flags, flags))
+        made.append(single_episode(observations, actions, np.zeros(steps, np.float32), flags, flags))
     return from_episodes(made, "two skills", -np.ones(1), np.ones(1))
 
 
@@ -144,7 +146,7 @@ def test_cloning_learns_the_conditional_gaussian_of_the_logs_and_acts_in_the_env
         observations = rng.normal(size=(51, 2)).astype(np.float32)
         actions = (2.0 + 0.4 * observations[:-1, :1] + 0.1 * rng.normal(size=(50, 1))).astype(np.float32)
         flags = np.zeros(50, bool)
-        made.append(Episode(observations, actions, np.zeros(50, np.float32), flags, flags))
+        made.append(single_episode(observations, actions, np.zeros(50, np.float32), flags, flags))
     dataset = from_episodes(made, "linear", np.array([0.0]), np.array([4.0]))  # unit actions: 0.2 s + 0.05 noise
     config = SkillModelConfig(horizon=1, hidden=32, prior_depth=1, cloning=True)
     with Run.open(tmp_path / "run", {}) as run:
@@ -158,7 +160,7 @@ def test_cloning_learns_the_conditional_gaussian_of_the_logs_and_acts_in_the_env
     assert model.latent_bound.tolist() == [1.0] and model.dim == 1 and model.horizon == 1
     batch = dataset.windows(1).gather(torch.arange(5))
     torch.testing.assert_close(
-        model.encode(batch.actions, batch.observations[:, :1]).mean, model.unit_actions(batch.actions[:, 0])
+        model.encode(batch.action, batch.observation[:, :1]).mean, model.unit_actions(batch.action[:, 0])
     )
 
 

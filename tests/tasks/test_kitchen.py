@@ -175,9 +175,11 @@ def test_logs_are_episodes_of_the_environment():
     config = kitchen_expert.Config(steps=60, per_episode=2, max_episode_steps=80, seed=4)
     first, again = (list(kitchen_expert.collect(found, config)) for _ in range(2))
     for a, b in zip(first, again, strict=True):
-        assert np.array_equal(a.episode.actions, b.episode.actions)
-        assert a.episode.observations.shape == (len(a.episode.actions) + 1, 60) and np.abs(a.episode.actions).max() <= 1
-        assert len(a.outcomes) == 2 and a.episode.truncated[-1] and not a.episode.terminated.any()
+        assert np.array_equal(a.episode.action[0], b.episode.action[0])
+        assert (
+            a.episode.observation.shape == (1, a.episode.reward.size + 1, 60) and np.abs(a.episode.action[0]).max() <= 1
+        )
+        assert len(a.outcomes) == 2 and a.episode.truncated[0, -1] and not a.episode.terminated.any()
 
 
 def test_recorded_actions_replay_to_the_recorded_observations():
@@ -186,8 +188,8 @@ def test_recorded_actions_replay_to_the_recorded_observations():
     config = kitchen_expert.Config(max_episode_steps=60, action_noise=[0.3, 0.3])
     episode = kitchen_expert.record(env, ["kettle", "microwave"], config, np.random.default_rng(8)).episode
     observation, _ = env.reset(seed=int(np.random.default_rng(8).integers(2**31)))
-    assert np.array_equal(observation, episode.observations[0])
-    for action, expected in zip(episode.actions, episode.observations[1:], strict=True):
+    assert np.array_equal(observation, episode.observation[0, 0])
+    for action, expected in zip(episode.action[0], episode.observation[0, 1:], strict=True):
         assert np.array_equal(env.step(action)[0], expected)
 
 

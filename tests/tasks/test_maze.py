@@ -226,23 +226,23 @@ def test_the_planner_arrives_and_repeats_itself(family, maze):
     config = PlannerConfig(steps=12_000, seed=5)
     episodes = [recording.episode for recording in collect(family, config)]
     assert len(episodes) >= 30
-    arrived = sum(len(episode.actions) < config.max_episode_steps for episode in episodes)
+    arrived = sum(episode.reward.size < config.max_episode_steps for episode in episodes)
     assert arrived >= 0.95 * len(episodes)
     for episode in episodes:
-        assert len(episode.observations) == len(episode.actions) + 1 > 20
-        assert episode.truncated.nonzero()[0].tolist() == [len(episode.actions) - 1] and not episode.terminated.any()
-        cells = to_cell(episode.observations[:, :2], maze.walls)
+        assert episode.observation.shape[1] == episode.reward.size + 1 > 20
+        assert episode.truncated[0].nonzero()[0].tolist() == [episode.reward.size - 1] and not episode.terminated.any()
+        cells = to_cell(episode.observation[0, :, :2], maze.walls)
         assert not maze.walls[cells[:, 0], cells[:, 1]].any()
     again = [recording.episode for recording in collect(family, config)]
-    assert all((a.actions == b.actions).all() for a, b in zip(episodes, again, strict=True))
+    assert all((a.action == b.action).all() for a, b in zip(episodes, again, strict=True))
 
 
 def test_recorded_actions_replay_to_the_recorded_observations(family):
     episode = next(iter(collect(family, PlannerConfig(steps=100, seed=1)))).episode
     env = family.make_env()
     env.reset(seed=0)
-    env.place(episode.observations[0, :2].astype(np.float64))
-    for action, expected in zip(episode.actions[:30], episode.observations[1:31], strict=True):
+    env.place(episode.observation[0, 0, :2].astype(np.float64))
+    for action, expected in zip(episode.action[0, :30], episode.observation[0, 1:31], strict=True):
         env.advance(action)
         np.testing.assert_allclose(env.observe(), expected, atol=1e-4)  # the start was rounded to float32
 

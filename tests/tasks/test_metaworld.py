@@ -107,13 +107,13 @@ def test_experts_solve_with_the_goal_in_view_and_are_recorded_without_it():
     found = push()
     config = metaworld_expert.Config(steps=400, action_noise=0.0, random_stretches=0.0, after_success=4)
     recordings = list(metaworld_expert.collect(found, config))
-    assert sum(len(r.episode.actions) for r in recordings) >= 400
+    assert sum(r.episode.reward.size for r in recordings) >= 400
     for episode, outcomes in recordings:
         assert outcomes == (("push-v3", True),)
-        assert (episode.observations[:, 36:] == 0).all() and len(episode.observations) == len(episode.actions) + 1
-        assert episode.success.any() and len(episode.success) - int(episode.success.argmax()) - 1 == 4
+        assert (episode.observation[0, :, 36:] == 0).all() and episode.observation.shape[1] == episode.reward.size + 1
+        assert episode.succeeded.all() and episode.success.size - int(episode.success.argmax()) - 1 == 4
     again = list(metaworld_expert.collect(found, config))
-    assert all(np.array_equal(a.episode.actions, b.episode.actions) for a, b in zip(recordings, again, strict=True))
+    assert all(np.array_equal(a.episode.action[0], b.episode.action[0]) for a, b in zip(recordings, again, strict=True))
 
 
 def test_the_expert_ends_an_episode_where_it_may():

@@ -248,12 +248,12 @@ def test_play_is_recorded_and_leaves_numpys_generator_alone(scene):
     first = list(ogbench_expert.collect(found, config))
     again = next(iter(ogbench_expert.collect(found, config)))
     assert np.random.get_state()[1].tolist() == before
-    assert [len(r.episode.actions) for r in first] == [150, 150]
-    assert all(r.episode.success is None and r.outcomes for r in first)
-    assert np.array_equal(first[0].episode.observations, again.episode.observations)
+    assert [r.episode.reward.size for r in first] == [150, 150]
+    assert all(not r.episode.succeeded and r.outcomes for r in first)
+    assert np.array_equal(first[0].episode.observation[0], again.episode.observation[0])
     assert first[0].outcomes == again.outcomes
     for r in first:
-        assert np.abs(r.episode.actions).max() <= 1 and r.episode.observations.shape[1] == 40
+        assert np.abs(r.episode.action[0]).max() <= 1 and r.episode.observation.shape[2] == 40
 
 
 def test_play_stacks_as_seldom_as_ogbenchs(monkeypatch):
@@ -274,13 +274,13 @@ def test_play_stacks_as_seldom_as_ogbenchs(monkeypatch):
     logs = list(ogbench_expert.collect(family(Config(scene="cube-double", train_tasks=1)), config))
     chances = {chance for chance in asked if chance is not None}  # the first target of an episode is the reset's
     assert len(logs) == 2 and 1 <= len(chances) <= 2 and all(0 <= chance <= 0.25 for chance in chances)
-    assert all(np.abs(r.episode.actions).max() <= 1 for r in logs)
+    assert all(np.abs(r.episode.action[0]).max() <= 1 for r in logs)
 
 
 def test_puzzles_are_played_with_a_closed_gripper():
     config = ogbench_expert.Config(steps=120, episode_steps=120, seed=0)
     (log,) = ogbench_expert.collect(family(Config(scene="puzzle-3x3", train_tasks=1)), config)
-    opening = log.episode.observations[20:, 17] / 3
+    opening = log.episode.observation[0, 20:, 17] / 3
     assert opening.min() > 0.7 and dict(log.outcomes) == {"button": True}
 
 
