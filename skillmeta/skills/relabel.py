@@ -54,7 +54,7 @@ def decisions(episodes: Episodes, skills: SkillModel, noise: torch.Generator | N
     posterior = skills.encode(action, torch.from_numpy(windows(episodes.observation)).float())
     z = posterior.mean
     if noise is not None:
-        z = posterior.at(torch.randn(z.shape, generator=noise))
+        z = posterior.rsample(torch.randn(z.shape, generator=noise))
     return Episodes(
         observation=episodes.observation[row, begins],
         action=spread(z.numpy()),

@@ -155,7 +155,7 @@ class SkillTrainer:
         """One update. Its losses are reported at the steps whose model is scored on held-out windows."""
         set_learning_rate(self.optimizer, self.config, self.updates)
         batch = source.sample(self.generator)
-        noise = torch.randn(len(batch.actions), self.model.dim, generator=self.generator)
+        noise = torch.randn(len(batch.action), self.model.dim, generator=self.generator)
         losses = skill_losses(self.model, batch, noise)
         self.optimizer.zero_grad(set_to_none=True)
         losses.total(self.config.beta).backward()
