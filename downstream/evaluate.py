@@ -18,14 +18,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_intermixed_args(argv)
     from omegaconf import OmegaConf
 
-    from skillmeta.config import build, load, parse_overrides
+    from skillmeta.config import build, load, override
     from skillmeta.programs.evaluate import EvaluateConfig, run_evaluation
     from skillmeta.reports.adaptation_page import scores_text
 
     node = load(arguments.config)
     if "family" in node:  # a preset of a family: the evaluation's own keys come from the command line
         node = OmegaConf.create({"task": node})
-    config = build(EvaluateConfig, OmegaConf.merge(node, parse_overrides(arguments.overrides)))
+    config = build(EvaluateConfig, override(node, arguments.overrides))
     evaluation = run_evaluation(config, arguments.out, command_line(parser.prog, argv), trust=arguments.trust)
     if evaluation is None:
         print(f"stopped; the same command goes on with what is in {arguments.out}")

@@ -15,3 +15,8 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint or model that cannot be loaded: missing, damaged, or made for something else."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its type's name where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -55,14 +55,14 @@ def test_values_are_filled_in_and_converted():
         ({"inner": {"gama": 1}}, "inner: unknown key 'gama'; did you mean 'gamma'"),
         ({"inner": {"zzz": 1}}, "it has gamma, depth"),
         ({"inner": {"gamma": "fast"}}, "inner.gamma: is 'fast'; a number is expected"),
-        ({"inner": {"depth": 1.5}}, "inner.depth: is 1.5; a whole number is expected"),
+        ({"inner": {"depth": 1.5}}, "inner.depth: is 1.5; an integer is expected"),
         ({"inner": {"depth": True}}, "inner.depth: is True"),
         ({"inner": 3}, "inner: is 3; a mapping"),
         ({"inner": {"gamma": 2}}, "inner.gamma is 2.0; at most 1"),
         ({"seeds": 3}, "seeds: is 3; a list"),
         ({"seeds": [1, "x"]}, r"seeds\[1\]: is 'x'"),
         ({"flag": "yes"}, "flag: is 'yes'; true or false"),
-        ({"name": 3}, "name: is 3; a text"),
+        ({"name": 3}, "name: is 3; a string"),
     ],
 )
 def test_what_is_wrong_is_one_sentence_with_the_path(node, sentence):

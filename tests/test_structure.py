@@ -28,7 +28,7 @@ ROOMS = [
     "programs",
 ]
 EXCEPTIONS = {("tasks", "experts"), ("reports", "programs")}  # a family makes its expert when it is asked for one
-BELOW_ROOMS = ["types", "config", "errors", "seeds", "trust"]
+BELOW_ROOMS = ["types", "config", "errors", "seeds", "trust"]  # files, or packages
 NEVER = {
     "algorithms": ["tasks", "experts", "skills", "envs"],
     "data": ["nn"],
@@ -73,9 +73,18 @@ def test_rooms_know_only_the_rooms_below(room):
 
 
 def test_the_ground_knows_no_room():
-    for name in BELOW_ROOMS:
-        for module in imports(ROOT / "skillmeta" / f"{name}.py"):
-            assert not any(f"{module}.".startswith(f"skillmeta.{room}.") for room in ROOMS), f"{name} imports {module}"
+    ground = [path for name in BELOW_ROOMS for path in (ROOT / "skillmeta").glob(f"{name}/*.py")]
+    ground += [path for name in BELOW_ROOMS for path in (ROOT / "skillmeta").glob(f"{name}.py")]
+    assert len(ground) >= len(BELOW_ROOMS)
+    for path in ground:
+        for module in imports(path):
+            assert not any(f"{module}.".startswith(f"skillmeta.{room}.") for room in ROOMS), f"{path} imports {module}"
+
+
+def test_configs_know_nothing_but_errors():
+    for path in (ROOT / "skillmeta" / "config").glob("*.py"):
+        ours = {module for module in imports(path) if module.startswith("skillmeta.")}
+        assert all(module.startswith(("skillmeta.config.", "skillmeta.errors")) for module in ours), path
 
 
 def test_nothing_names_a_machine_or_a_registry():

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from skillmeta.config import build, check_file_name, read_yaml, to_plain
+from skillmeta.config import NonNegativeInt, PositiveInt, build, check_file_name, checked, read_yaml, to_plain
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.evaluation.statistics import Scores, interval
 from skillmeta.run.run import read_metrics, read_result
@@ -20,30 +20,24 @@ WINDOW = 10  # training episodes that success and return are averaged over
 POINTS = 60  # of a curve
 
 
-@dataclass(frozen=True)
+@checked
 class Spaced:
     """Tasks by a rule that looks at no result: at evenly spaced ranks of one of the family's facts, within the methods' split."""
 
-    count: int
+    count: PositiveInt  # how many
     by: str  # e.g. path_cells of the maze; `skillmeta tasks PRESET` lists the facts
 
-    def __post_init__(self) -> None:
-        if self.count < 1:
-            raise ValueError(f"count is {self.count}; it must be at least 1")
 
-
-@dataclass(frozen=True)
+@checked
 class Comparison:
     """What an ablation compares: the part of its config that its page needs."""
 
-    title: str = "Ablation"
+    title: str = "Ablation"  # of the page
     claim: str = ""  # what the page's reader should look for, a sentence or two
-    methods: dict[str, Any] = field(
-        default_factory=dict
-    )  # name -> a config of downstream.finetune, or changes with `config:`
-    reference: str | None = None  # the method that the others are compared with; default: the last of `methods`
-    tasks: list[int] | Spaced = field(default_factory=lambda: [0])  # indices, or {count: 3, by: path_cells}
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])  # training seeds
+    methods: dict[str, Any] = field(default_factory=dict)  # name: a config of `finetune`, or changes and `config:`
+    reference: str | None = None  # the method that the others are compared with; null: the last of `methods`
+    tasks: list[NonNegativeInt] | Spaced = field(default_factory=lambda: [0])  # indices, or {count: 3, by: path_cells}
+    seeds: list[NonNegativeInt] = field(default_factory=lambda: [0, 1, 2])  # training seeds
 
     def __post_init__(self) -> None:
         for name in ("methods", "tasks", "seeds"):

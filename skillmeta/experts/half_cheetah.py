@@ -13,6 +13,7 @@ import mujoco
 import numpy as np
 from mujoco import rollout
 
+from skillmeta.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share, checked
 from skillmeta.data.episodes import Recording, single_episode
 from skillmeta.errors import ConfigError
 from skillmeta.seeds import Seeds
@@ -23,30 +24,27 @@ from skillmeta.tasks.locomotion import HALF_CHEETAH, LocomotionEnv, compiled
 OBSERVED, MOTORS = 17, 6
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """Five tasks, about a minute of training each on two cores."""
 
-    steps: int = 100_000  # to record
-    tasks: int = 5  # the first so many of the family's training tasks
-    iterations: int = 150  # of the search, for each task
-    directions: int = 32
-    best: int = 16  # directions that are followed
-    exploration: float = 0.03  # standard deviation of the directions
-    step_size: float = 0.02
-    qualities: list[float] = field(default_factory=lambda: [0.3, 1.0])  # stages of training that act, in turn
-    action_noise: float = 0.1  # standard deviation, added to each action
-    threads: int = 2
-    seed: int = 0
+    steps: PositiveInt = 100_000  # environment steps to record
+    tasks: PositiveInt = 5  # the first so many of the family's training tasks
+    iterations: PositiveInt = 150  # of the search, for each task
+    directions: PositiveInt = 32  # that an iteration of the search tries
+    best: PositiveInt = 16  # directions that are followed
+    exploration: PositiveFloat = 0.03  # standard deviation of the directions
+    step_size: PositiveFloat = 0.02  # of the search
+    qualities: list[Share] = field(default_factory=lambda: [0.3, 1.0])  # stages of training that act, in turn
+    action_noise: NonNegativeFloat = 0.1  # standard deviation, added to each action
+    threads: PositiveInt = 2  # of the search
+    seed: NonNegativeInt = 0  # of the search and of the noise
 
     def __post_init__(self) -> None:
-        for name in ("steps", "tasks", "iterations", "directions", "best", "exploration", "step_size", "threads"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if self.best > self.directions or self.action_noise < 0:
-            raise ValueError("best must not be above directions, and action_noise not below 0")
-        if not self.qualities or not all(0 <= quality <= 1 for quality in self.qualities):
-            raise ValueError(f"qualities is {self.qualities}; some numbers between 0 and 1 are expected")
+        if self.best > self.directions:
+            raise ValueError(f"best is {self.best}; it must not be above directions, which is {self.directions}")
+        if not self.qualities:
+            raise ValueError("qualities is empty; at least one is needed")
 
 
 @dataclass(frozen=True)

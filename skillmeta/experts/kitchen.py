@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import mujoco
 import numpy as np
 
+from skillmeta.config import NonNegativeFloat, NonNegativeInt, OneOf, PositiveInt, checked
 from skillmeta.data.episodes import Recording, single_episode
 from skillmeta.errors import ConfigError
 from skillmeta.seeds import Seeds
@@ -150,28 +152,24 @@ def script(
         yield arm.action(np.zeros(7), 0.0)
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """How much, what, and how clumsy."""
 
-    steps: int = 100_000
-    subtasks: list[str] = field(default_factory=lambda: list(WAYS))
-    per_episode: int = 4  # subtasks of an episode, in random order
-    action_noise: list[float] = field(default_factory=lambda: [0.02, 0.08])  # range that an episode's deviation is from
-    waypoint_noise: float = 0.003  # metres
-    max_episode_steps: int = 500
-    seed: int = 0
+    steps: PositiveInt = 100_000  # environment steps to record
+    subtasks: list[Annotated[str, OneOf(tuple(WAYS))]] = field(default_factory=lambda: list(WAYS))  # that are done
+    per_episode: PositiveInt = 4  # subtasks of an episode, in random order
+    # lowest and highest standard deviation of an episode's noise
+    action_noise: list[NonNegativeFloat] = field(default_factory=lambda: [0.02, 0.08])
+    waypoint_noise: NonNegativeFloat = 0.003  # metres that way points are moved by
+    max_episode_steps: PositiveInt = 500  # an episode ends after so many
+    seed: NonNegativeInt = 0  # of orders and noise
 
     def __post_init__(self) -> None:
-        unknown = [subtask for subtask in self.subtasks if subtask not in WAYS]
-        if unknown:
-            raise ValueError(f"subtasks has {unknown[0]!r}; there are scripts for {', '.join(WAYS)}")
-        if not 1 <= self.per_episode <= len(set(self.subtasks)):
+        if self.per_episode > len(set(self.subtasks)):
             raise ValueError(f"per_episode is {self.per_episode}; it must lie between 1 and the number of subtasks")
-        if len(self.action_noise) != 2 or not 0 <= self.action_noise[0] <= self.action_noise[1]:
-            raise ValueError(f"action_noise is {self.action_noise}; two numbers are expected, the lower one first")
-        if self.steps < 1 or self.max_episode_steps < 1 or self.waypoint_noise < 0:
-            raise ValueError("steps and max_episode_steps must be at least 1, waypoint_noise not below 0")
+        if len(self.action_noise) != 2 or self.action_noise[0] > self.action_noise[1]:
+            raise ValueError(f"action_noise is {self.action_noise}; two numbers, the lower one first, are expected")
 
 
 def collect(

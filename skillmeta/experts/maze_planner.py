@@ -6,10 +6,11 @@ The recipe behind SPiRL's and D4RL's maze data. Nothing in it knows of the tasks
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
+from skillmeta.config import Bound, NonNegativeFloat, NonNegativeInt, PositiveInt, checked
 from skillmeta.data.episodes import Recording, single_episode
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskFamily
@@ -17,22 +18,16 @@ from skillmeta.tasks.maze import ARRIVED, DERIVATIVE, NEXT_WAYPOINT, PROPORTIONA
 from skillmeta.tasks.maze_generator import distances, downhill, free_cells, to_xy
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """How much, and how clumsy."""
 
-    steps: int = 1_000_000
-    action_noise: float = 0.5  # standard deviation, added to each force
-    waypoint_noise: float = 0.2  # way points are moved by up to this, so that no two paths are the same
-    max_episode_steps: int = 1600
-    min_episode_steps: int = 21  # shorter ones are dropped
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; it must be at least 1")
-        if self.action_noise < 0 or not 0 <= self.waypoint_noise < 0.5:
-            raise ValueError("action_noise must not be below 0, and waypoint_noise must lie between 0 and 0.5")
+    steps: PositiveInt = 1_000_000  # environment steps to record
+    action_noise: NonNegativeFloat = 0.5  # standard deviation, added to each force
+    waypoint_noise: Annotated[float, Bound(at_least=0, below=0.5)] = 0.2  # that way points are moved by, at most
+    max_episode_steps: PositiveInt = 1600  # an episode ends after so many
+    min_episode_steps: NonNegativeInt = 21  # shorter ones are dropped
+    seed: NonNegativeInt = 0  # of paths and noise
 
 
 def collect(

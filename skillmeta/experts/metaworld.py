@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
+from skillmeta.config import NonNegativeFloat, NonNegativeInt, PositiveInt, Share, checked
 from skillmeta.data.episodes import Recording, single_episode
 from skillmeta.errors import ConfigError
 from skillmeta.seeds import Seeds
@@ -14,24 +14,17 @@ from skillmeta.tasks.base import TaskFamily
 from skillmeta.tasks.metaworld import MetaWorldEnv, Setting
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """How much, and how clumsy."""
 
-    steps: int = 100_000
-    split: str = "train"
-    action_noise: float = 0.1  # standard deviation, added to each action
-    random_stretches: float = 0.2  # share of episodes that have a stretch of random actions
-    stretch_steps: int = 15
-    after_success: int = 10  # steps that are still recorded: what an expert does after it is of no use
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "stretch_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.action_noise < 0 or self.after_success < 0 or not 0 <= self.random_stretches <= 1:
-            raise ValueError("action_noise and after_success must not be below 0, random_stretches between 0 and 1")
+    steps: PositiveInt = 100_000  # environment steps to record
+    split: str = "train"  # whose tasks are done
+    action_noise: NonNegativeFloat = 0.1  # standard deviation, added to each action
+    random_stretches: Share = 0.2  # share of episodes that have a stretch of random actions
+    stretch_steps: PositiveInt = 15  # of such a stretch
+    after_success: NonNegativeInt = 10  # steps that are still recorded: what an expert does after it is of no use
+    seed: NonNegativeInt = 0  # of placements and noise
 
 
 def collect(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import mujoco
 import numpy as np
 
+from skillmeta.config import NonNegativeFloat, NonNegativeInt, PositiveInt, Share, checked
 from skillmeta.data.episodes import Recording, single_episode
 from skillmeta.errors import ConfigError
 from skillmeta.seeds import Seeds
@@ -23,25 +23,19 @@ STACKED = {
 NOISE_SHAPE = np.array([1.0, 1.0, 1.0, 3.0, 10.0])  # of the noisy style: moves, yaw, opening
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """As OGBench's `generate_manipspace.py`: random goals one after another, noise on the oracles. Its episodes have 1001 steps,
     its noisy ones random_actions 0.1 (cubes, scene) or 0.2 (puzzles)."""
 
-    steps: int = 100_000
-    episode_steps: int = 500
-    style: str = "play"  # play: planned motions with smooth noise | noisy: reactive motions with independent noise
-    noise: float = 0.1  # play: of the plan | noisy: of the action, at most; each episode draws its own level
-    random_actions: float = 0.0  # chance of a uniformly random action at each step
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.style not in ("play", "noisy"):
-            raise ValueError(f"style is {self.style!r}; choose play or noisy")
-        if self.steps < 1 or self.episode_steps < 1:
-            raise ValueError("steps and episode_steps must be at least 1")
-        if self.noise < 0 or not 0 <= self.random_actions <= 1:
-            raise ValueError("noise must not be below 0, random_actions between 0 and 1")
+    steps: PositiveInt = 100_000  # environment steps to record
+    episode_steps: PositiveInt = 500  # of each episode
+    style: Literal["play", "noisy"] = (
+        "play"  # planned motions with smooth noise, or reactive ones with independent noise
+    )
+    noise: NonNegativeFloat = 0.1  # play: of the plan; noisy: of the action, at most; each episode draws its own level
+    random_actions: Share = 0.0  # chance of a uniformly random action at each step
+    seed: NonNegativeInt = 0  # of goals and noise
 
 
 def oracles(scene: Any, style: str, noise: float) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def infer(encoder: ContextEncoder, context: Tensor, valid: Tensor | None = None)
 
 # -- PEARL's: a product of Gaussians -------------------------------------------------------------------------------------------
 class ProductEncoder(nn.Module):
-    """Each transition gives a Gaussian factor over z; their product is the posterior (PEARL, eq. 1), N(0, I) before anything was seen.
+    """Each transition gives a Gaussian factor over z, whose product is the posterior (PEARL, eq. 1).
 
     Args:
         prior_factor: N(0, I) is a factor of the product too, and the network gives precisions instead of variances: a transition

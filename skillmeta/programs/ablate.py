@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from skillmeta.config import differences, dump_yaml, load, read_yaml, to_plain
+from skillmeta.config import PositiveInt, checked, differences, dump_yaml, load, read_yaml, to_plain
 from skillmeta.data.minari_store import exists
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.evaluation.curves import Comparison
@@ -28,22 +28,15 @@ from skillmeta.run.run import environment, read_result
 from skillmeta.tasks.base import TaskConfig, evenly_spaced, make_family
 
 
-@dataclass(frozen=True)
+@checked
 class AblationConfig(Comparison):
     """What is compared with what, and where the logs and the skills come from."""
 
     logs: CollectConfig | None = None  # collected into OUT/logs first; null: skills.source exists already
-    skills: PretrainConfig | None = (
-        None  # one model a training seed, in OUT/skills/seed-S; null: each method names its own
-    )
+    skills: PretrainConfig | None = None  # one model a training seed, in OUT/skills; null: each method names its own
     cloning: PretrainConfig | None = None  # likewise in OUT/cloning, for the methods that say `skills: cloning`
     changes: dict[str, Any] = field(default_factory=dict)  # to every method: env_steps, task, evaluation, ...
-    workers: int = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.workers < 1:
-            raise ValueError(f"workers is {self.workers}; it must be at least 1")
+    workers: PositiveInt = 2  # runs at once; no result depends on it
 
 
 def method_config(config: AblationConfig, name: str, out: Path, seed: int) -> TrainConfig:

@@ -10,12 +10,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from gymnasium.spaces import Box
 
-from skillmeta.config import build, module_of
+from skillmeta.config import OptionsOf, PositiveInt, build, checked, module_of
 from skillmeta.data.episodes import Recording
 from skillmeta.data.minari_store import check_id, exists, write_minari, writing
 from skillmeta.errors import ConfigError, DataError
@@ -24,27 +24,21 @@ from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, environment_spec, make_family
 
 
-@dataclass(frozen=True)
+@checked
 class CollectConfig:
     """What is recorded, by whom, and under which name.
 
-    `collector` names a module of skillmeta.experts, or a dotted one of your own, with a `Config` (that has `steps` and `seed`) and
+    `collector` names a module of skillmeta.experts, or one of your own, with a `Config` (that has `steps` and `seed`) and
     `collect(family, config, progress)`, which yields `Recording`s.
     """
 
     dataset: str = "skillmeta/maze20-v0"  # Minari id
-    family: str = "maze"
-    options: dict[str, Any] = field(default_factory=dict)  # the family's Config
-    collector: str = "maze_planner"
-    expert: dict[str, Any] = field(default_factory=dict)  # the collector's Config
-    shards: int = (
-        1  # parts with seeds of their own, each in a process; the data depend on it, not on the number of cores
-    )
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        if self.shards < 1:
-            raise ValueError(f"shards is {self.shards}; it must be at least 1")
+    family: str = "maze"  # module of skillmeta.tasks, or yours
+    options: Annotated[dict[str, Any], OptionsOf("tasks", named_by="family")] = field(default_factory=dict)
+    collector: str = "maze_planner"  # module of skillmeta.experts, or yours
+    expert: Annotated[dict[str, Any], OptionsOf("experts", named_by="collector")] = field(default_factory=dict)
+    shards: PositiveInt = 1  # parts with seeds of their own, each in a process; the data depend on it, not on the cores
+    overwrite: bool = False  # replace a data set of that name
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from skillmeta.collect.workers import Workers
-from skillmeta.config import check_file_name, to_plain
+from skillmeta.config import NonNegativeInt, PositiveInt, check_file_name, checked, to_plain
 from skillmeta.envs.make import EnvsFactory, make_envs
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.evaluation.adaptation import (
@@ -35,7 +35,7 @@ from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
 from skillmeta.types import Actor
 
 
-@dataclass(frozen=True)
+@checked
 class EvaluateConfig:
     """Which agents, on which tasks, for how long."""
 
@@ -45,29 +45,18 @@ class EvaluateConfig:
     }
 
     task: TaskConfig = field(default_factory=TaskConfig)  # its split is evaluated; `index` is ignored
-    agents: list[str] = field(
-        default_factory=list
-    )  # run folders, one a training seed; none: the reference agents alone
-    oracle: list[str] = field(
-        default_factory=list
-    )  # runs of meta-train with see_task=true: a reference agent where no expert is
+    agents: list[str] = field(default_factory=list)  # run folders, one a training seed; none: reference agents alone
+    oracle: list[str] = field(default_factory=list)  # runs with see_task=true: a reference agent where no expert is
     name: str = "agent"  # what tables call them
-    episodes: int = 2  # K, that are adapted on; K + 1 are run
-    tasks: int | None = None  # only the first so many of the split
-    evaluation_seed: int = 0  # of resets and of what agents draw when they act; the same resets for every agent
-    repeats: int = 1  # trials of each agent in each task, with other resets; averaged within a training seed
+    episodes: NonNegativeInt = 2  # K, that are adapted on; K + 1 are run
+    tasks: PositiveInt | None = None  # only the first so many of the split
+    evaluation_seed: NonNegativeInt = 0  # of resets and of what agents draw when they act; the same for every agent
+    repeats: PositiveInt = 1  # trials of each agent in each task, with other resets; averaged within a training seed
     sample: bool = False  # act by samples of the policy after exploration too, not by its mode
-    processes: int = 1
-    chunk: int = 16  # environments that share a policy's forward pass
+    processes: PositiveInt = 1  # that run environments; no result depends on it
+    chunk: PositiveInt = 16  # environments that share a policy's forward pass
 
     def __post_init__(self) -> None:
-        if self.episodes < 0:
-            raise ValueError(f"episodes is {self.episodes}; it must be at least 0")
-        for name in ("tasks", "repeats"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.evaluation_seed < 0:
-            raise ValueError(f"evaluation_seed is {self.evaluation_seed}; it must be at least 0")
         check_file_name(self.name, "name")
         if self.name in ("random", "oracle", "no_adaptation"):
             raise ValueError(f"name is {self.name!r}, which is a reference agent's; choose another")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from skillmeta.config import to_plain
+from skillmeta.config import PositiveInt, checked, to_plain
 from skillmeta.data.sources import load_source
 from skillmeta.evaluation.skill_quality import Rollouts, compare_rollouts, fit, verdict
 from skillmeta.run.files import write_npz
@@ -19,26 +19,22 @@ from skillmeta.skills.vae import SkillModelConfig
 from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
 
 
-@dataclass(frozen=True)
+@checked
 class QualityConfig:
     """How the prior is tried out."""
 
-    episodes: int = 20  # of rollouts in the environment, where `task` names one
-
-    def __post_init__(self) -> None:
-        if self.episodes < 1:
-            raise ValueError(f"episodes is {self.episodes}; at least 1 is needed")
+    episodes: PositiveInt = 20  # of rollouts in the environment, where `task` names one
 
 
-@dataclass(frozen=True)
+@checked
 class PretrainConfig:
     """One skill model."""
 
-    source: str = "minari:skillmeta/maze20-v0"
-    clip_actions: bool = False
-    model: SkillModelConfig = field(default_factory=SkillModelConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    quality: QualityConfig = field(default_factory=QualityConfig)
+    source: str = "minari:skillmeta/maze20-v0"  # of the logs; `skillmeta inspect --help` says what there is
+    clip_actions: bool = False  # pull actions that are out of bounds into them, instead of refusing the logs
+    model: SkillModelConfig = field(default_factory=SkillModelConfig)  # its sizes
+    training: TrainingConfig = field(default_factory=TrainingConfig)  # how long and how fast
+    quality: QualityConfig = field(default_factory=QualityConfig)  # how the prior is tried out
     task: TaskConfig | None = None  # where the prior is rolled out; null judges it on the logs alone
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,18 @@ from omegaconf import DictConfig, OmegaConf
 from skillmeta.collect.episodes import episode
 from skillmeta.collect.source import Budget, OnlineSource
 from skillmeta.collect.workers import Workers
-from skillmeta.config import build, first_line, module_of, read_yaml, to_plain
+from skillmeta.config import (
+    NonNegativeInt,
+    OptionsOf,
+    PositiveFloat,
+    PositiveInt,
+    build,
+    checked,
+    first_line,
+    module_of,
+    read_yaml,
+    to_plain,
+)
 from skillmeta.envs.make import EnvsFactory, make_envs
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.run.checkpoint import load_state, save_state
@@ -33,51 +44,39 @@ from skillmeta.trust import check_links, check_modules
 from skillmeta.types import Actor, Envs, EnvSpec, Episodes, Learner, Skills, State
 
 ACTOR = "actor"  # the folder of a finished run that holds what acts
-KINDS = ("finetune", "meta-train")
 EARLY_EPISODES = 5  # their paths are kept for the pictures
 SCORES = ("return", "return_first", "return_last", "success_last")  # of an iteration; the last one's end in the result
 
 
-@dataclass(frozen=True)
+@checked
 class EvaluationConfig:
-    """How the trained policy is evaluated on its task, by samples of the policy and by its mode."""
+    """How the trained policy is evaluated on its task."""
 
-    episodes: int = 20
-
-    def __post_init__(self) -> None:
-        if self.episodes < 1:
-            raise ValueError(f"episodes is {self.episodes}; at least 1 is needed")
+    episodes: PositiveInt = 20  # of the policy as it samples, and as many of its mode
 
 
-@dataclass(frozen=True)
+@checked
 class TrainConfig:
     """One learner with one seed, on one task or on the tasks of a split."""
 
     FORMER_KEYS: ClassVar[dict[str, str]] = {"chunk": "is now called envs_per_batch"}
 
-    kind: str = "finetune"  # finetune: the task with task.index of a split; meta-train: tasks drawn from the split
-    task: TaskConfig = field(default_factory=TaskConfig)
+    kind: Literal["finetune", "meta-train"] = "finetune"  # on the task task.index of a split, or on tasks drawn from it
+    task: TaskConfig = field(default_factory=TaskConfig)  # what is learned
     skills: str | None = None  # folder of a skill model; null acts in the environment's own actions
-    skill_prior: str = "state"  # state: p(z|s); marginal: one Gaussian for all states, a reference
+    skill_prior: Literal["state", "marginal"] = "state"  # p(z|s), or one Gaussian for all states, a reference
     see_task: bool = False  # append the task's features to what is observed: an oracle, a reference agent for others
-    algorithm: dict[str, Any] = field(default_factory=lambda: {"name": "sac"})
-    env_steps: int = 100_000  # primitive steps of training
-    max_episodes: int | None = None  # stop after this many episodes even if steps are left
-    num_envs: int = 1  # environments in lockstep, for learners that ask for single episodes
-    processes: int = 1  # that trials are run in
-    envs_per_batch: int = 256  # environments that share a policy's forward pass in trials
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    checkpoint_seconds: float = 30.0
-    seed: int = 0
+    algorithm: Annotated[dict[str, Any], OptionsOf("algorithms")] = field(default_factory=lambda: {"name": "sac"})
+    env_steps: PositiveInt = 100_000  # primitive steps of training, all methods alike
+    max_episodes: PositiveInt | None = None  # stop after this many episodes even if steps are left
+    num_envs: PositiveInt = 1  # environments in lockstep, for learners that ask for single episodes
+    processes: PositiveInt = 1  # that trials are run in
+    envs_per_batch: PositiveInt = 256  # environments that share a policy's forward pass in trials
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)  # how the trained policy is evaluated
+    checkpoint_seconds: PositiveFloat = 30.0  # between two checkpoints
+    seed: NonNegativeInt = 0  # training seed
 
     def __post_init__(self) -> None:
-        for name in ("env_steps", "num_envs", "processes", "envs_per_batch", "checkpoint_seconds"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if self.kind not in KINDS:
-            raise ValueError(f"kind is {self.kind!r}; choose one of {', '.join(KINDS)}")
-        if self.skill_prior not in ("state", "marginal"):
-            raise ValueError(f"skill_prior is {self.skill_prior!r}; choose state or marginal")
         if self.skill_prior != "state" and self.skills is None:
             raise ValueError(
                 f"skill_prior is {self.skill_prior!r} and skills is null; name a skill model, or leave it out"
@@ -103,7 +102,7 @@ def train_config(node: DictConfig | Mapping[str, Any], kind: str | None = None, 
     found = node.get("kind")
     if kind is not None and found not in (None, kind):
         raise ConfigError(f"{at + '.' if at else ''}kind is {found!r}; use `skillmeta {found}`, or set kind={kind}")
-    kind = kind or found or KINDS[0]
+    kind = kind or found or "finetune"
     defaults = {"kind": kind, **DEFAULTS.get(kind, {})}
     merged = OmegaConf.merge(
         OmegaConf.create(defaults), OmegaConf.create(dict(node)) if not isinstance(node, DictConfig) else node

@@ -9,10 +9,12 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from skillmeta.config import Bound, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, checked
 from skillmeta.data.episodes import EpisodeDataset
 from skillmeta.data.windows import WindowBatch, Windows
 from skillmeta.nn.distributions import standard_gaussian
@@ -25,28 +27,19 @@ from skillmeta.skills.vae import SkillModel, SkillModelConfig
 from skillmeta.types import Metrics, Parts, State
 
 
-@dataclass(frozen=True)
+@checked
 class TrainingConfig:
     """How long and how fast."""
 
-    steps: int = 10_000
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    final_learning_rate: float = 1e-4  # reached by a cosine
-    beta: float = 4.5e-3  # weight of KL(q || N(0, I))
-    held_out: float = 0.1  # share of the episodes that is not trained on
-    held_out_every: int = 500
-    held_out_windows: int = 2_048
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "held_out_every", "held_out_windows", "learning_rate"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if self.beta < 0:
-            raise ValueError(f"beta is {self.beta}; it must not be below 0")
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"held_out is {self.held_out}; it must lie between 0 and 1")
+    steps: PositiveInt = 10_000  # gradient steps
+    batch_size: PositiveInt = 128  # windows of a gradient step
+    learning_rate: PositiveFloat = 1e-3  # of Adam, at the beginning
+    final_learning_rate: NonNegativeFloat = 1e-4  # reached by a cosine
+    beta: NonNegativeFloat = 4.5e-3  # coefficient of KL(q || N(0, I))
+    held_out: Annotated[float, Bound(above=0, below=1)] = 0.1  # share of the episodes that is not trained on
+    held_out_every: PositiveInt = 500  # gradient steps between two looks at the held-out episodes
+    held_out_windows: PositiveInt = 2_048  # windows of a look, at most
+    seed: NonNegativeInt = 0  # training seed
 
 
 @dataclass(frozen=True)

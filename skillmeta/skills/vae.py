@@ -18,7 +18,7 @@ import torch
 from einops import repeat
 from torch import Tensor, nn
 
-from skillmeta.config import build
+from skillmeta.config import PositiveInt, build, checked
 from skillmeta.errors import CheckpointError, ConfigError
 from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Gaussian, gaussian
 from skillmeta.nn.networks import MLP, Normalizer, SequenceEncoder
@@ -27,22 +27,19 @@ from skillmeta.run.checkpoint import load_state, save_state
 Controller = Callable[[Tensor, int], Tensor]  # (observation [B, O], step within the skill) -> action [B, A]
 
 
-@dataclass(frozen=True)
+@checked
 class SkillModelConfig:
     """Sizes; the defaults are SPiRL's for the kitchen, closed loop."""
 
-    horizon: int = 10  # H, primitive steps in a skill
-    dim: int = 10  # Z
+    horizon: PositiveInt = 10  # H, primitive steps of a skill
+    dim: PositiveInt = 10  # Z, numbers that a skill is
     closed_loop: bool = True  # the decoder sees the state at every step, and so does the encoder
-    hidden: int = 128
-    decoder_depth: int = 6
-    prior_depth: int = 7
+    hidden: PositiveInt = 128  # width of every hidden layer
+    decoder_depth: PositiveInt = 6  # hidden layers of the decoder
+    prior_depth: PositiveInt = 7  # hidden layers of the prior
     cloning: bool = False  # a skill is one action and only the prior is learned; needs horizon 1, dim becomes A
 
     def __post_init__(self) -> None:
-        for name in ("horizon", "dim", "hidden", "decoder_depth", "prior_depth"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.cloning and self.horizon != 1:
             raise ValueError(f"horizon is {self.horizon}; with cloning: true a skill is one action, so set it to 1")
 

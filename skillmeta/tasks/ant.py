@@ -9,11 +9,12 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import mujoco
 import numpy as np
 
+from skillmeta.config import NonNegativeInt, PositiveFloat, PositiveInt, Range, checked
 from skillmeta.tasks.base import TaskFamily, draw_tasks, validation_generator
 from skillmeta.tasks.locomotion import (
     ANT,
@@ -30,36 +31,25 @@ from skillmeta.tasks.point import covered
 LEGS = ("front_left_leg", "front_right_leg", "back_leg", "right_back_leg")
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """PEARL's ant-dir by default; configs/tasks has the others."""
 
-    goal: str = "direction"  # direction | forward_back | place | leg: walk forward with a changed leg
-    train_range: list[float] = field(default_factory=lambda: [0.0, 1.0])  # of directions, in full turns
-    test_range: list[float] | None = None  # another range to test on; null: the same
-    radius: float = 3.0  # of the disc, or of the half circle, that places lie in or on
+    goal: Literal["direction", "forward_back", "place", "leg"] = "direction"  # leg: walk forward with a changed leg
+    train_range: Range = field(default_factory=lambda: [0.0, 1.0])  # of directions, in full turns
+    test_range: Range | None = None  # another range to test on; null: the same
+    radius: PositiveFloat = 3.0  # of the disc, or of the half circle, that places lie in or on
     half_circle: bool = False  # places on the half circle instead of in the disc (MetaCURE)
     sparse: bool = False  # reward 1 - distance within `success_radius` and 0 outside, instead of minus the L1 distance
-    success_radius: float = 0.5
+    success_radius: PositiveFloat = 0.5  # metres from a place that count as success
     contact_cost: bool = True  # false: as MuJoCo 2.0 had it, whose contact forces were always 0
     contact_observation: bool = False  # see the contact forces too, 78 numbers (PEARL's ant-goal)
-    leg_range: list[float] = field(default_factory=lambda: [0.5, 1.5])  # factors of a leg's mass and of its length
-    horizon: int = 200
-    train_tasks: int = 150
-    validation_tasks: int = 30
-    test_tasks: int = 30
-    tasks_seed: int = 1337
-
-    def __post_init__(self) -> None:
-        if self.goal not in ("direction", "forward_back", "place", "leg"):
-            raise ValueError(f"goal is {self.goal!r}; choose direction, forward_back, place or leg")
-        for name in ("train_range", "test_range", "leg_range"):
-            limits = getattr(self, name)
-            if limits is not None and not (len(limits) == 2 and limits[0] < limits[1]):
-                raise ValueError(f"{name} is {limits}; two numbers are expected, the lower one first")
-        for name in ("radius", "success_radius", "horizon", "train_tasks", "validation_tasks", "test_tasks"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+    leg_range: Range = field(default_factory=lambda: [0.5, 1.5])  # factors of a leg's mass and of its length
+    horizon: PositiveInt = 200  # steps of an episode
+    train_tasks: PositiveInt = 150  # tasks of the split `train`
+    validation_tasks: PositiveInt = 30  # tasks of the split `validation`
+    test_tasks: PositiveInt = 30  # tasks of the split `test`
+    tasks_seed: NonNegativeInt = 1337  # that the tasks are drawn by
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ import contextlib
 import io
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import mujoco
 import numpy as np
 
+from skillmeta.config import NonNegativeInt, PositiveInt, checked
 from skillmeta.errors import UserError
 from skillmeta.tasks.ant import Place
 from skillmeta.tasks.base import TaskFamily, draw_tasks, validation_generator
@@ -29,27 +30,18 @@ SHAKEN = 0.25  # of a cell: how far starts and goals lie from the middle of thei
 START = (1, 1)
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """The U-shaped maze by default."""
 
-    map: str = "umaze"  # umaze | medium | large
-    reward: str = "sparse"  # sparse: 1 within 0.45 m | dense: exp(-distance), as gymnasium-robotics has it
-    min_path: int = 2  # cells of path from the start to a goal, at least
-    horizon: int | None = None  # null: 700 for umaze, 1000 for the others
-    train_tasks: int = 40
-    validation_tasks: int = 10
-    test_tasks: int = 10
-    tasks_seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.map not in MAPS:
-            raise ValueError(f"map is {self.map!r}; choose umaze, medium or large")
-        if self.reward not in ("sparse", "dense"):
-            raise ValueError(f"reward is {self.reward!r}; choose sparse or dense")
-        for name in ("min_path", "train_tasks", "validation_tasks", "test_tasks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+    map: Literal["umaze", "medium", "large"] = "umaze"  # D4RL's and gymnasium-robotics' mazes
+    reward: Literal["sparse", "dense"] = "sparse"  # sparse: 1 within 0.45 m; dense: exp(-distance)
+    min_path: PositiveInt = 2  # cells of path from the start to a goal, at least
+    horizon: PositiveInt | None = None  # steps of an episode; null: 700 for umaze, 1000 for the others
+    train_tasks: PositiveInt = 40  # tasks of the split `train`
+    validation_tasks: PositiveInt = 10  # tasks of the split `validation`
+    test_tasks: PositiveInt = 10  # tasks of the split `test`
+    tasks_seed: NonNegativeInt = 0  # that the tasks are drawn by
 
 
 @lru_cache(maxsize=3)

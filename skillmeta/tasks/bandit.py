@@ -9,25 +9,21 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
+from skillmeta.config import NonNegativeInt, PositiveInt, checked
 from skillmeta.tasks.base import Expert, TaskFamily, draw_tasks, validation_generator
 from skillmeta.tasks.batched import NativeEnv, Outcome, uniform
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """RL2's smallest setting by default."""
 
-    arms: int = 5
-    pulls: int = 10
-    train_tasks: int = 1000
-    validation_tasks: int = 200
-    test_tasks: int = 1000
-    tasks_seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("arms", "pulls", "train_tasks", "validation_tasks", "test_tasks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+    arms: PositiveInt = 5  # to choose from
+    pulls: PositiveInt = 10  # steps of an episode
+    train_tasks: PositiveInt = 1000  # tasks of the split `train`
+    validation_tasks: PositiveInt = 200  # tasks of the split `validation`
+    test_tasks: PositiveInt = 1000  # tasks of the split `test`
+    tasks_seed: NonNegativeInt = 0  # that the tasks are drawn by
 
 
 @dataclass(frozen=True)

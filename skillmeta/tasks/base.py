@@ -12,14 +12,14 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
 
-from skillmeta.config import build, module_of, to_plain
+from skillmeta.config import NonNegativeInt, OptionsOf, build, checked, module_of, to_plain
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.seeds import Seeds
 
@@ -214,18 +214,14 @@ def numbers(task: Task) -> np.ndarray:
     return np.array([n for f in dataclasses.fields(task) for n in walk(getattr(task, f.name))], np.float32)
 
 
-@dataclass(frozen=True)
+@checked
 class TaskConfig:
-    """Which task. `family` names a module of skillmeta.tasks, or a dotted module of your own with `Config` and `family`."""
+    """Which task. `family` names a module of skillmeta.tasks, or a module of your own with `Config` and `family`."""
 
-    family: str = "maze"
-    split: str = "test"
-    index: int = 0
-    options: dict[str, Any] = field(default_factory=dict)  # the family's Config
-
-    def __post_init__(self) -> None:
-        if self.index < 0:
-            raise ValueError(f"index is {self.index}; tasks are counted from 0")
+    family: str = "maze"  # module of skillmeta.tasks, or yours
+    split: str = "test"  # which of the family's tasks
+    index: NonNegativeInt = 0  # of the task in its split, where one task is asked for
+    options: Annotated[dict[str, Any], OptionsOf("tasks", named_by="family")] = field(default_factory=dict)
 
 
 def make_family(config: TaskConfig) -> TaskFamily:

@@ -8,29 +8,24 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from skillmeta.config import import_module, to_plain
+from skillmeta.config import NonNegativeInt, PositiveInt, Range, checked, import_module, to_plain
 from skillmeta.errors import ConfigError
 from skillmeta.tasks.base import TaskFamily, draw_tasks, validation_generator
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """What to make, and what a task changes of it."""
 
-    id: str = "Pendulum-v1"
+    id: str = "Pendulum-v1"  # as it is registered with Gymnasium
     kwargs: dict[str, Any] = field(default_factory=dict)  # for gymnasium.make
     imports: list[str] = field(default_factory=list)  # modules that register the id, e.g. [gymnasium_robotics]
-    vary: dict[str, list[float]] = field(default_factory=dict)  # attribute of the environment, or keyword: [low, high]
-    train_tasks: int = 20
-    validation_tasks: int = 10
-    test_tasks: int = 10
-    tasks_seed: int = 0
-    max_episode_steps: int | None = None  # where another horizon than the registered one is wanted
-
-    def __post_init__(self) -> None:
-        for name, limits in self.vary.items():
-            if len(limits) != 2 or not limits[0] < limits[1]:
-                raise ValueError(f"vary.{name} is {limits}; two numbers are expected, the lower one first")
+    vary: dict[str, Range] = field(default_factory=dict)  # attribute of the environment, or keyword: [low, high]
+    train_tasks: PositiveInt = 20  # tasks of the split `train`
+    validation_tasks: PositiveInt = 10  # tasks of the split `validation`
+    test_tasks: PositiveInt = 10  # tasks of the split `test`
+    tasks_seed: NonNegativeInt = 0  # that the tasks are drawn by
+    max_episode_steps: PositiveInt | None = None  # where another horizon than the registered one is wanted
 
 
 @dataclass(frozen=True)

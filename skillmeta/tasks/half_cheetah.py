@@ -10,45 +10,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from skillmeta.config import NonNegativeInt, PositiveFloat, PositiveInt, Range, checked
 from skillmeta.tasks.base import TaskFamily, draw_tasks, validation_generator
 from skillmeta.tasks.locomotion import HALF_CHEETAH, LocomotionEnv, Motion, planar_with_torso
 
 JOINTS = 6
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """PEARL's cheetah-vel by default; configs/tasks has the others."""
 
-    goal: str = "velocity"  # velocity | direction | negated: run forward with some motors negated
-    train_range: list[float] = field(default_factory=lambda: [0.0, 3.0])  # of velocities, metres a second
-    test_range: list[float] | None = None  # another range to test on; null: the same
+    goal: Literal["velocity", "direction", "negated"] = "velocity"  # negated: run forward with some motors negated
+    train_range: Range = field(default_factory=lambda: [0.0, 3.0])  # of velocities, metres a second
+    test_range: Range | None = None  # another range to test on; null: the same
     sparse: bool = False  # reward 2 - |v - v*| within `radius` and 0 outside (MetaCURE)
-    radius: float = 0.5  # of the sparse reward, and of success
-    control_cost: float = 0.05
-    observation: int = 17  # numbers: v5's 17; 20 appends the torso's place, as PEARL does
-    horizon: int = 200
-    train_tasks: int = 100
-    validation_tasks: int = 30
-    test_tasks: int = 30
-    tasks_seed: int = 1337
-
-    def __post_init__(self) -> None:
-        if self.goal not in ("velocity", "direction", "negated"):
-            raise ValueError(f"goal is {self.goal!r}; choose velocity, direction or negated")
-        if self.observation not in (17, 20):
-            raise ValueError(f"observation is {self.observation}; choose 17 or 20 numbers")
-        for name in ("train_range", "test_range"):
-            limits = getattr(self, name)
-            if limits is not None and not (len(limits) == 2 and limits[0] < limits[1]):
-                raise ValueError(f"{name} is {limits}; two numbers are expected, the lower one first")
-        for name in ("radius", "horizon", "train_tasks", "validation_tasks", "test_tasks"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+    radius: PositiveFloat = 0.5  # of the sparse reward, and of success
+    control_cost: float = 0.05  # coefficient of the squared actions in the reward
+    observation: Literal[17, 20] = 17  # numbers: v5's 17; 20 appends the torso's place, as PEARL does
+    horizon: PositiveInt = 200  # steps of an episode
+    train_tasks: PositiveInt = 100  # tasks of the split `train`
+    validation_tasks: PositiveInt = 30  # tasks of the split `validation`
+    test_tasks: PositiveInt = 30  # tasks of the split `test`
+    tasks_seed: NonNegativeInt = 1337  # that the tasks are drawn by
 
 
 @dataclass(frozen=True)

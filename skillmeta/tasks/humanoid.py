@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
+from skillmeta.config import NonNegativeInt, PositiveInt, checked
 from skillmeta.tasks.ant import Heading, features
 from skillmeta.tasks.base import TaskFamily, draw_tasks, validation_generator
 from skillmeta.tasks.locomotion import HUMANOID, LocomotionEnv, Motion, heading
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """PEARL's numbers."""
 
     contact_cost: bool = True  # false: as MuJoCo 2.0 had it, whose contact forces were always 0
-    horizon: int = 200
-    train_tasks: int = 100
-    validation_tasks: int = 30
-    test_tasks: int = 30
-    tasks_seed: int = 1337
-
-    def __post_init__(self) -> None:
-        for name in ("horizon", "train_tasks", "validation_tasks", "test_tasks"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+    horizon: PositiveInt = 200  # steps of an episode
+    train_tasks: PositiveInt = 100  # tasks of the split `train`
+    validation_tasks: PositiveInt = 30  # tasks of the split `validation`
+    test_tasks: PositiveInt = 30  # tasks of the split `test`
+    tasks_seed: NonNegativeInt = 1337  # that the tasks are drawn by
 
 
 def reward(motion: Motion, task: Heading, config: Config) -> tuple[float, bool]:

@@ -12,14 +12,14 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, permutations
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import gymnasium
 import mujoco
 import numpy as np
 from gymnasium.spaces import Box
 
-from skillmeta.config import to_plain
+from skillmeta.config import NonNegativeInt, OneOf, PositiveInt, checked, to_plain
 from skillmeta.errors import UserError
 from skillmeta.tasks import picture
 from skillmeta.tasks.base import Expert, TaskFamily
@@ -46,42 +46,35 @@ DONE_AT = {  # where they are to be
 DONE_WITHIN = 0.3  # of it, Euclidean
 NOISE = {"d4rl": (0.1, 0.1), "gymnasium": (0.01, 0.0005), "none": (0.0, 0.0)}  # of what is seen of robot and objects
 
+Subtask = Annotated[str, OneOf(SUBTASKS)]
 
-@dataclass(frozen=True)
+
+@checked
 class Config:
     """SiMPL's setting: 23 training and 10 test orders, D4RL's observation and noise; 10 more for validation."""
 
-    observation: int = 60  # numbers: 60 as D4RL's (robot 9, objects 21, goals 30), 59 as Gymnasium's (with velocities)
-    noise: str = "d4rl"  # d4rl | gymnasium | none
+    observation: Literal[59, 60] = (
+        60  # numbers: D4RL's (robot 9, objects 21, goals 30) or Gymnasium's (with velocities)
+    )
+    noise: Literal["d4rl", "gymnasium", "none"] = "d4rl"  # whose noise of what is seen
     # subtasks whose goals stand in D4RL's last 30 numbers, the others' are zeros; the same in every task, so they tell nothing of
     # it. SiMPL shows microwave, kettle, bottom burner and light switch, for that is what its logs (kitchen-mixed) show
-    shown_goals: list[str] = field(default_factory=list)
-    subtasks: list[str] = field(default_factory=lambda: list(SUBTASKS[:6]))  # that orders are made of
-    length: int = 4  # subtasks in an order
-    horizon: int = 280
-    train_tasks: int = 23
-    validation_tasks: int = 10
-    test_tasks: int = 10
-    tasks_seed: int = 0
+    shown_goals: list[Subtask] = field(default_factory=list)
+    subtasks: list[Subtask] = field(default_factory=lambda: list(SUBTASKS[:6]))  # that orders are made of
+    length: PositiveInt = 4  # subtasks in an order
+    horizon: PositiveInt = 280  # steps of an episode
+    train_tasks: PositiveInt = 23  # tasks of the split `train`
+    validation_tasks: PositiveInt = 10  # tasks of the split `validation`
+    test_tasks: PositiveInt = 10  # tasks of the split `test`
+    tasks_seed: NonNegativeInt = 0  # that the tasks are drawn by
 
     def __post_init__(self) -> None:
-        if self.observation not in (59, 60):
-            raise ValueError(f"observation is {self.observation}; choose 59 or 60 numbers")
-        if self.noise not in NOISE:
-            raise ValueError(f"noise is {self.noise!r}; choose d4rl, gymnasium or none")
-        for name in ("shown_goals", "subtasks"):
-            unknown = [subtask for subtask in getattr(self, name) if subtask not in SUBTASKS]
-            if unknown:
-                raise ValueError(f"{name} has {unknown[0]!r}; there are {', '.join(SUBTASKS)}")
         if self.shown_goals and self.observation == 59:
             raise ValueError("shown_goals needs observation=60; Gymnasium's 59 numbers have no place for goals")
-        if not 1 <= self.length <= len(set(self.subtasks)):
+        if self.length > len(set(self.subtasks)):
             raise ValueError(
                 f"length is {self.length}; it must lie between 1 and the {len(set(self.subtasks))} subtasks"
             )
-        for name in ("horizon", "train_tasks", "validation_tasks", "test_tasks"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ import io
 import tempfile
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium
 import mujoco
 import numpy as np
 from gymnasium.spaces import Box
 
+from skillmeta.config import Bound, NonNegativeInt, PositiveFloat, PositiveInt, checked
 from skillmeta.errors import UserError
 from skillmeta.tasks.base import ANY, Expert, TaskFamily
 from skillmeta.tasks.maze_generator import Cell, distances, downhill, free_cells, random_layout, to_cell, to_xy
@@ -29,27 +30,21 @@ VALIDATION_TASKS = 5  # the most that leave the default layout its 40 training g
 PROPORTIONAL, DERIVATIVE = 10.0, 1.0  # gains of the controller, as in D4RL's waypoint controller
 NEXT_WAYPOINT, ARRIVED = 0.5, 0.3  # distances at which a way point, and the goal, count as reached
 
+Size = Annotated[int, Bound(at_least=6)]
+Coverage = Annotated[float, Bound(at_least=0, at_most=0.4)]
 
-@dataclass(frozen=True)
+
+@checked
 class Config:
     """The maze and the rules."""
 
-    size: int = 20
-    coverage: float = 0.25
-    layout_seed: int = 0
-    max_episode_steps: int = 2000
-    goal_radius: float = 1.0
-    min_path: int = 15  # cells of path from the start to a goal, at least
-    goals_seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("size", "max_episode_steps", "goal_radius"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if self.size < 6:
-            raise ValueError(f"size is {self.size}; walls with doors need at least 6 cells")
-        if not 0 <= self.coverage <= 0.4:
-            raise ValueError(f"coverage is {self.coverage}; between 0 and 0.4 a connected maze can be found")
+    size: Size = 20  # cells along each side; walls with doors need at least 6
+    coverage: Coverage = 0.25  # share of cells that are walls; up to 0.4 a connected maze can be found
+    layout_seed: NonNegativeInt = 0  # that the walls are drawn by
+    max_episode_steps: PositiveInt = 2000  # an episode ends after so many
+    goal_radius: PositiveFloat = 1.0  # distance to the goal that counts as arrival
+    min_path: NonNegativeInt = 15  # cells of path from the start to a goal, at least
+    goals_seed: NonNegativeInt = 0  # that the goals are drawn by
 
 
 @dataclass(frozen=True)

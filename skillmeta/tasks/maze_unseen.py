@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
 
-from skillmeta.config import to_plain
+from skillmeta.config import NonNegativeInt, PositiveFloat, PositiveInt, checked, to_plain
 from skillmeta.errors import UserError
 from skillmeta.tasks import maze
 from skillmeta.tasks.base import Expert, TaskFamily, validation_generator
@@ -20,32 +20,27 @@ from skillmeta.tasks.maze_generator import to_cell, to_xy
 LAYOUTS_KEPT = 8  # simulators of an environment, the last ones used
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """Forty goals in twenty layouts to train on, ten goals in ten others to test on, ten in ten more for validation."""
 
-    size: int = 20
-    coverage: float = 0.25
-    view: int = 0  # also see the walls of so many cells around, each way; 0: nothing but place and velocity
-    max_episode_steps: int = 2000
-    goal_radius: float = 1.0
-    min_path: int = 15
-    train_layouts: int = 20
-    validation_layouts: int = 10
-    test_layouts: int = 10
-    train_tasks: int = 40
-    validation_tasks: int = 10
-    test_tasks: int = 10
-    tasks_seed: int = 0
+    size: maze.Size = 20  # cells along each side; walls with doors need at least 6
+    coverage: maze.Coverage = 0.25  # share of cells that are walls; up to 0.4 a connected maze can be found
+    view: NonNegativeInt = 0  # also see the walls of so many cells around, each way; 0: nothing but place and velocity
+    max_episode_steps: PositiveInt = 2000  # an episode ends after so many
+    goal_radius: PositiveFloat = 1.0  # distance to the goal that counts as arrival
+    min_path: NonNegativeInt = 15  # cells of path from the start to a goal, at least
+    train_layouts: PositiveInt = 20  # of the split `train`
+    validation_layouts: PositiveInt = 10  # of the split `validation`
+    test_layouts: PositiveInt = 10  # of the split `test`
+    train_tasks: PositiveInt = 40  # tasks of the split `train`
+    validation_tasks: PositiveInt = 10  # tasks of the split `validation`
+    test_tasks: PositiveInt = 10  # tasks of the split `test`
+    tasks_seed: NonNegativeInt = 0  # that the tasks are drawn by
 
     def __post_init__(self) -> None:
-        maze.Config(self.size, self.coverage, 0, self.max_episode_steps, self.goal_radius, self.min_path)
-        for kind in ("train", "validation", "test"):
-            for name in (f"{kind}_layouts", f"{kind}_tasks"):
-                if getattr(self, name) < 1:
-                    raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 <= self.view < self.size:
-            raise ValueError(f"view is {self.view}; it must lie between 0 and the maze's size")
+        if self.view >= self.size:
+            raise ValueError(f"view is {self.view}; it must be below the maze's size, {self.size}")
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import gymnasium
 import numpy as np
 from filelock import FileLock
 from gymnasium.spaces import Box
 
-from skillmeta.config import to_plain
+from skillmeta.config import Bound, NonNegativeInt, checked, to_plain
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.tasks import picture
 from skillmeta.tasks.base import Expert, TaskFamily
@@ -35,32 +35,24 @@ VECTOR = 6  # numbers that place object and goal, at most
 HAND_LOW, HAND_HIGH = np.array([-0.525, 0.348]), np.array([0.525, 1.025])  # x and y that the hand can reach
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """Meta-World's ML10 by default."""
 
-    benchmark: str = "ML10"  # ML1 | ML10 | ML45 | custom
+    benchmark: Literal["ML1", "ML10", "ML45", "custom"] = "ML10"  # custom: the classes that are named below
     name: str = "reach-v3"  # the class of ML1
     train_classes: list[str] = field(default_factory=list)  # of custom
-    test_classes: list[str] = field(default_factory=list)
-    goals_per_class: int = GOALS
-    seed: int = 1  # of Meta-World's own draws
-    goal_visible: bool = False
-    reward_version: str = "v2"  # v2: 0 to 10; v1 is not normalised and ruins some learners
-    end_at_success: bool = False
-    horizon: int = 500
+    test_classes: list[str] = field(default_factory=list)  # of custom
+    goals_per_class: Annotated[int, Bound(at_least=1, at_most=GOALS)] = GOALS  # the first so many of Meta-World's
+    seed: NonNegativeInt = 1  # of Meta-World's own draws
+    goal_visible: bool = False  # the observation has the goal
+    reward_version: Literal["v1", "v2"] = "v2"  # v2: 0 to 10; v1 is not normalised and ruins some learners
+    end_at_success: bool = False  # an episode ends at its first success
+    horizon: Annotated[int, Bound(at_least=1, at_most=500)] = 500  # steps of an episode; the simulators run 500
 
     def __post_init__(self) -> None:
-        if self.benchmark not in ("ML1", "ML10", "ML45", "custom"):
-            raise ValueError(f"benchmark is {self.benchmark!r}; choose ML1, ML10, ML45 or custom")
         if self.benchmark == "custom" and not (self.train_classes and self.test_classes):
             raise ValueError("benchmark: custom needs train_classes and test_classes")
-        if self.reward_version not in ("v1", "v2"):
-            raise ValueError(f"reward_version is {self.reward_version!r}; choose v1 or v2")
-        if not 1 <= self.horizon <= 500:
-            raise ValueError(f"horizon is {self.horizon}; Meta-World's simulators run 1 to 500 steps")
-        if not 1 <= self.goals_per_class <= GOALS:
-            raise ValueError(f"goals_per_class is {self.goals_per_class}; it must lie between 1 and {GOALS}")
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import gymnasium
 import mujoco
 import numpy as np
 from gymnasium.spaces import Box
 
-from skillmeta.config import to_plain
+from skillmeta.config import NonNegativeInt, OneOf, PositiveInt, checked, to_plain
 from skillmeta.errors import UserError
 from skillmeta.tasks import picture
 from skillmeta.tasks.base import TaskFamily, draw_tasks, validation_generator
@@ -40,25 +40,17 @@ DRAWER_SCALE, WINDOW_SCALE = 18.0, 15.0  # of how far they are open
 WORK_LOW, WORK_HIGH = np.array([0.25, -0.35]), np.array([0.6, 0.35])  # metres that the effector can reach
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """Two cubes by default."""
 
-    scene: str = "cube-double"
-    reward: str = "sparse"  # sparse: 1 at success | singletask: minus the number of things that are not in place
+    scene: Annotated[str, OneOf(tuple(SCENES))] = "cube-double"  # OGBench's environment
+    reward: Literal["sparse", "singletask"] = "sparse"  # 1 at success, or minus the number of things not in place
     goal_visible: bool = False  # append the goal to the observation, as OGBench's oracle representation has it
-    horizon: int | None = None  # null: OGBench's
-    train_tasks: int = 40
-    validation_tasks: int = 10
-    tasks_seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.scene not in SCENES:
-            raise ValueError(f"scene is {self.scene!r}; choose one of {', '.join(SCENES)}")
-        if self.reward not in ("sparse", "singletask"):
-            raise ValueError(f"reward is {self.reward!r}; choose sparse or singletask")
-        if min(self.train_tasks, self.validation_tasks) < 1 or (self.horizon is not None and self.horizon < 1):
-            raise ValueError("train_tasks, validation_tasks and horizon must be at least 1")
+    horizon: PositiveInt | None = None  # steps of an episode; null: OGBench's
+    train_tasks: PositiveInt = 40  # tasks of the split `train`
+    validation_tasks: PositiveInt = 10  # tasks of the split `validation`
+    tasks_seed: NonNegativeInt = 0  # that the tasks are drawn by
 
 
 @dataclass(frozen=True)

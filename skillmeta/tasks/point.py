@@ -8,39 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
 
+from skillmeta.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, checked
 from skillmeta.tasks.base import Expert, TaskFamily, draw_tasks, validation_generator
 from skillmeta.tasks.batched import NativeEnv, Outcome, uniform
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """PEARL's dense point robot by default; configs/tasks has the others."""
 
-    goals: str = "square"  # square: uniform in [-extent, extent]^2 | half_circle: on radius `extent`, angles of 0 to pi
-    extent: float = 1.0
-    start_extent: float = 1.0  # starts are uniform in [-start_extent, start_extent]^2; 0: always the origin
-    max_step: float = 0.1  # how far a step goes along each axis, at most
+    goals: Literal["square", "half_circle"] = "square"  # uniform in [-extent, extent]^2, or on radius `extent`, 0 to pi
+    extent: PositiveFloat = 1.0  # half width of the square, or radius of the half circle
+    start_extent: NonNegativeFloat = 1.0  # starts are uniform in [-start_extent, start_extent]^2; 0: always the origin
+    max_step: PositiveFloat = 0.1  # how far a step goes along each axis, at most
     sparse: bool = False  # reward 1 - distance within goal_radius and 0 outside, instead of minus the distance
-    goal_radius: float = 0.2  # of success, and of the sparse reward
-    end_within: float = 0.0  # the episode ends where both coordinates are this near to the goal; 0: it never does
-    horizon: int = 20
-    train_tasks: int = 80
-    validation_tasks: int = 20
-    test_tasks: int = 20
-    tasks_seed: int = 1337
-
-    def __post_init__(self) -> None:
-        if self.goals not in ("square", "half_circle"):
-            raise ValueError(f"goals is {self.goals!r}; choose square or half_circle")
-        for name in ("extent", "max_step", "goal_radius", "horizon", "train_tasks", "validation_tasks", "test_tasks"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+    goal_radius: PositiveFloat = 0.2  # of success, and of the sparse reward
+    end_within: NonNegativeFloat = 0.0  # the episode ends this near to the goal in both coordinates; 0: it never does
+    horizon: PositiveInt = 20  # steps of an episode
+    train_tasks: PositiveInt = 80  # tasks of the split `train`
+    validation_tasks: PositiveInt = 20  # tasks of the split `validation`
+    test_tasks: PositiveInt = 20  # tasks of the split `test`
+    tasks_seed: NonNegativeInt = 1337  # that the tasks are drawn by
 
 
 @dataclass(frozen=True)

@@ -7,36 +7,31 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Literal
 
 import mujoco
 import numpy as np
 
+from skillmeta.config import NonNegativeInt, PositiveFloat, PositiveInt, checked
 from skillmeta.tasks.base import TaskFamily, draw_tasks, validation_generator
 from skillmeta.tasks.locomotion import HOPPER, WALKER, LocomotionEnv, Motion, Robot, compiled
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """PEARL's Walker by default."""
 
-    robot: str = "walker"  # walker | hopper
-    log_scale: float = 3.0  # exponents are uniform in [-log_scale, log_scale]
-    timestep: float = 0.004  # seconds of a substep, the old models'; Gymnasium's own is 0.002
+    robot: Literal["walker", "hopper"] = "walker"  # whose body is changed
+    log_scale: PositiveFloat = 3.0  # exponents are uniform in [-log_scale, log_scale]
+    timestep: PositiveFloat = 0.004  # seconds of a substep, the old models'; Gymnasium's own is 0.002
     set_const: bool = (
-        False  # let MuJoCo derive its constants (invweight0, ...) from the new masses; the old code never did
+        False  # MuJoCo derives its constants (invweight0, ...) from the new masses; the old code never did
     )
-    horizon: int = 200
-    train_tasks: int = 40
-    validation_tasks: int = 10
-    test_tasks: int = 10
-    tasks_seed: int = 1337
-
-    def __post_init__(self) -> None:
-        if self.robot not in ("walker", "hopper"):
-            raise ValueError(f"robot is {self.robot!r}; choose walker or hopper")
-        for name in ("log_scale", "timestep", "horizon", "train_tasks", "validation_tasks", "test_tasks"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+    horizon: PositiveInt = 200  # steps of an episode
+    train_tasks: PositiveInt = 40  # tasks of the split `train`
+    validation_tasks: PositiveInt = 10  # tasks of the split `validation`
+    test_tasks: PositiveInt = 10  # tasks of the split `test`
+    tasks_seed: NonNegativeInt = 1337  # that the tasks are drawn by
 
 
 @dataclass(frozen=True)

@@ -74,5 +74,5 @@ def test_logs_are_of_every_stage_and_the_same_again():
 def test_other_families_are_refused():
     with pytest.raises(ConfigError, match="half_cheetah only"):
         next(collect(point.family(point.Config()), QUICK))
-    with pytest.raises(ValueError, match="best must not be above"):
+    with pytest.raises(ValueError, match="must not be above directions"):
         Config(best=100)

@@ -283,5 +283,5 @@ def test_any_gymnasium_environment_is_a_family():
     assert isinstance(env, gym_family.VariedEnv) and env.inner.unwrapped.g == 5.0 and len(family.tasks("test")) == 1
     with pytest.raises(UserError, match="gymnasium.make.*failed"):
         gym_family.family(gym_family.Config(id="Pendulam-v1")).make_env()
-    with pytest.raises(UserError, match="there is no module no_such_module"):
+    with pytest.raises(UserError, match="there is no module no_such_module beside the config or in the working folder"):
         gym_family.family(gym_family.Config(imports=["no_such_module"]))

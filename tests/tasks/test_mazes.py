@@ -143,8 +143,8 @@ def test_a_view_shows_the_walls_around():
     ("make", "sentence"),
     [
         (lambda: ant_maze.Config(map="huge"), "umaze, medium or large"),
-        (lambda: maze_unseen.Config(view=-1), "between 0 and"),
-        (lambda: maze_unseen.Config(size=3), "at least 6 cells"),
+        (lambda: maze_unseen.Config(view=-1), "view is -1; it must be at least 0"),
+        (lambda: maze_unseen.Config(size=3), "size is 3; it must be at least 6"),
     ],
 )
 def test_impossible_configs_are_refused(make, sentence):

@@ -99,7 +99,7 @@ def test_the_horizon_is_ours_and_step_501_is_never_taken():
     env = found.make_env()
     env.reset(options={"task": found.tasks("train")[0]})
     assert [env.step(np.zeros(4, np.float32))[3] for _ in range(3)] == [False, False, True]
-    with pytest.raises(ValueError, match="1 to 500"):
+    with pytest.raises(ValueError, match="between 1 and 500"):
         Config(horizon=501)
 
 

@@ -297,7 +297,7 @@ def test_episodes_whose_cube_goes_out_of_sight_are_left_out(scene, place, gone):
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"), [({"scene": "sink"}, "choose one of"), ({"reward": "none"}, "sparse or singletask")]
+    ("options", "sentence"), [({"scene": "sink"}, "choose cube-single"), ({"reward": "none"}, "sparse or singletask")]
 )
 def test_impossible_configs_are_refused(options, sentence):
     with pytest.raises(ValueError, match=sentence):
