@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import queue
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +17,7 @@ from skillmeta.config import OptionsOf, PositiveInt, build, checked, module_of
 from skillmeta.data.episodes import Recording
 from skillmeta.data.minari_store import check_id, exists, write_minari, writing
 from skillmeta.errors import ConfigError, DataError
+from skillmeta.run.pool import Pool, report
 from skillmeta.run.progress import Progress
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, environment_spec, make_family
@@ -121,35 +120,23 @@ def recorded(config: CollectConfig, expert: Any, progress: Progress) -> Iterator
         return
     shares = [expert.steps // config.shards + (i < expert.steps % config.shards) for i in range(config.shards)]
     seeds = Seeds(expert.seed).stream("collector_shards").integers(config.shards).tolist()
-    parts = [replace(expert, steps=share, seed=seed) for share, seed in zip(shares, seeds, strict=True)]
-    context = multiprocessing.get_context("spawn")
+    parts = [(config, replace(expert, steps=share, seed=seed)) for share, seed in zip(shares, seeds, strict=True)]
     done = [0] * config.shards
-    with context.Manager() as manager, context.Pool(min(config.shards, os.cpu_count() or 1)) as pool:
-        told = manager.Queue()
-        results = [pool.apply_async(shard, (config, part, i, told)) for i, part in enumerate(parts)]
-        while not all(result.ready() for result in results):
-            try:
-                i, steps = told.get(timeout=0.2)
-                done[i] = steps
-                progress.update(sum(done))
-            except queue.Empty:
-                continue
-        for result in results:
-            yield from result.get()
+
+    def told(number: int, steps: int) -> None:
+        done[number] = steps
+        progress.update(sum(done))
+
+    with Pool(shard, min(config.shards, os.cpu_count() or 1)) as pool:
+        for recordings in pool.results(parts, told):
+            yield from recordings
 
 
-def shard(config: CollectConfig, expert: Any, number: int, told: Any) -> list[Recording]:
-    """One part, in a process of its own; progress at most five times a second."""
-    last = [0.0]
-
-    def progress(steps: int) -> None:
-        if time.monotonic() - last[0] > 0.2:
-            told.put((number, steps))
-            last[0] = time.monotonic()
-
-    return list(run_shard(config, expert, progress))
+def shard(part: tuple[CollectConfig, Any]) -> list[Recording]:
+    """One part, in a worker process."""
+    return list(run_shard(*part, report))
 
 
-def run_shard(config: CollectConfig, expert: Any, progress: Any) -> Iterator[Recording]:
+def run_shard(config: CollectConfig, expert: Any, progress: Callable[[int], None]) -> Iterator[Recording]:
     family = make_family(TaskConfig(family=config.family, options=config.options))
     yield from module_of("experts", config.collector, "collector").collect(family, expert, progress=progress)

@@ -7,28 +7,22 @@ worker, and no other job notices. On Ctrl-C the jobs that run are asked to save 
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import signal
 import sys
 import threading
 import time
-import traceback
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from skillmeta.errors import UserError
+from skillmeta.run.pool import LOOK_SECONDS, End, Pool, TaskFailed, WorkerDied
 from skillmeta.run.run import STOP_FILE, is_finished, read_result
 
 RETRIES = 2  # of a job whose worker died
 LINE_SECONDS = 10.0
-LOOK_SECONDS = 0.5  # how often the display and a Ctrl-C are looked at
-LEAVE_SECONDS = 10.0  # for an idle worker to end
 
 
 @dataclass(frozen=True)
@@ -61,50 +55,49 @@ def run_jobs(jobs: Sequence[Job], target: Callable[[Job], None], workers: int, l
     Raises:
         KeyboardInterrupt: on a second Ctrl-C; the workers are killed, and their jobs go on from checkpoints another time.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     outcome = Outcome(done=[job.name for job in jobs if is_finished(job.folder)])
     left = [job for job in jobs if job.name not in outcome.done]
     _forget_stop(left)
-    crew = _Crew(target, min(workers, len(left)))
+    pool: Pool[Job, None] = Pool(partial(_work, target), workers, retries=RETRIES)
+    pool.give(left)
     try:
         with _Interrupts() as asked, Display(jobs, label) as display:
-            _run(deque(left), crew, outcome, asked, display)
+            while pool.busy:
+                if asked.to_stop and not outcome.stopped:
+                    outcome.stopped = True
+                    pool.give_no_more()
+                    _ask_to_stop(pool.running)
+                for end in pool.ended(LOOK_SECONDS):
+                    _settle(end, outcome)
+                display.show(outcome)
     finally:
-        crew.close()
+        pool.close()
         _forget_stop(left)
     return outcome
 
 
-def _run(waiting: deque[Job], crew: _Crew, outcome: Outcome, asked: _Interrupts, display: Display) -> None:
-    attempts: dict[str, int] = {}
-    while waiting or crew.busy:
-        if asked.to_stop and not outcome.stopped:
-            outcome.stopped = True
-            waiting.clear()
-            _ask_to_stop(crew.busy)
-        while waiting and crew.has_room:
-            crew.give(waiting.popleft())
-        for end in crew.returned():
-            name = end.job.name
-            attempts[name] = attempts.get(name, 0) + 1
-            if end.died and not outcome.stopped and attempts[name] <= RETRIES:
-                waiting.appendleft(end.job)
-            else:
-                _settle(end, attempts[name], outcome)
-        display.show(outcome)
+def _work(target: Callable[[Job], None], job: Job) -> None:
+    """One job, in a worker."""
+    if not (job.folder / STOP_FILE).exists():
+        target(job)
 
 
-def _settle(end: _End, attempts: int, outcome: Outcome) -> None:
-    if end.problem is not None:
-        outcome.failed[end.job.name] = end.problem
-    elif read_result(end.job.folder) is not None:
-        outcome.done.append(end.job.name)
+def _settle(end: End[Job, None], outcome: Outcome) -> None:
+    name, folder = end.task.name, end.task.folder
+    if isinstance(end.error, TaskFailed):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "error.txt").write_text(end.error.trace)
+        outcome.failed[name] = f"{end.error} (traceback in {folder / 'error.txt'})"
+    elif end.error is not None and not isinstance(end.error, WorkerDied):
+        outcome.failed[name] = str(end.error)
+    elif read_result(folder) is not None:
+        outcome.done.append(name)
     elif outcome.stopped:
         return  # it saved its state
-    elif end.died:
-        outcome.failed[end.job.name] = f"its worker died {attempts} times, killed perhaps for want of memory"
+    elif end.error is not None:
+        outcome.failed[name] = str(end.error)
     else:
-        outcome.failed[end.job.name] = (
+        outcome.failed[name] = (
             "it ended without a result: its worker was told to stop from outside; run the command again"
         )
 
@@ -145,128 +138,6 @@ class _Interrupts:
         if self.to_stop:
             raise KeyboardInterrupt
         self.to_stop = True
-
-
-@dataclass(frozen=True)
-class _End:
-    """A job's end in a worker: with a problem, without one, or because the worker died."""
-
-    job: Job
-    problem: str | None = None
-    died: bool = False
-
-
-class _Worker:
-    """A process that runs one job after another; jobs and what became of them go through a pipe."""
-
-    def __init__(self, target: Callable[[Job], None]):
-        context = multiprocessing.get_context("spawn")
-        self.job: Job | None = None
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, target, os.getpid()))
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the worker itself ignores it
-        try:
-            self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        theirs.close()
-
-    def give(self, job: Job) -> None:
-        self.job = job
-        try:
-            self.pipe.send(job)
-        except OSError:  # it is dead, which `returned` says
-            pass
-
-    def returned(self) -> _End | None:
-        """How its job ended; None if it died without one. Call it when the pipe has something."""
-        job, self.job = self.job, None
-        try:
-            problem = self.pipe.recv()
-        except (EOFError, OSError):
-            self.process.join()
-            return _End(job, died=True) if job else None
-        return _End(job, problem) if job else None
-
-    @property
-    def lives(self) -> bool:
-        return self.process.is_alive()
-
-
-class _Crew:
-    """At most `size` workers, started when there is something to do."""
-
-    def __init__(self, target: Callable[[Job], None], size: int):
-        self.target, self.size = target, size
-        self.workers: list[_Worker] = []
-
-    @property
-    def busy(self) -> list[Job]:
-        return [worker.job for worker in self.workers if worker.job is not None]
-
-    @property
-    def has_room(self) -> bool:
-        return len(self.busy) < self.size
-
-    def give(self, job: Job) -> None:
-        idle = next((worker for worker in self.workers if worker.job is None), None)
-        if idle is None:
-            idle = _Worker(self.target)
-            self.workers.append(idle)
-        idle.give(job)
-
-    def returned(self) -> list[_End]:
-        """The jobs that came to an end; waits a moment for one."""
-        ready = wait([worker.pipe for worker in self.workers], LOOK_SECONDS)
-        ends = [worker.returned() for worker in self.workers if worker.pipe in ready]
-        self.workers = [worker for worker in self.workers if worker.lives]
-        return [end for end in ends if end is not None]
-
-    def close(self) -> None:
-        """End all workers: the idle ones are told, one that still has a job is killed."""
-        for worker in self.workers:
-            if worker.job is not None:
-                worker.process.kill()
-            worker.pipe.close()  # which an idle one sees
-        for worker in self.workers:
-            worker.process.join(LEAVE_SECONDS)
-            worker.process.kill()
-            worker.process.join()
-
-
-def _work(pipe: Connection, target: Callable[[Job], None], parent: int) -> None:
-    """What a worker does until its pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    threading.Thread(target=_follow_parent, args=(parent,), daemon=True).start()
-    while True:
-        try:
-            job = pipe.recv()
-        except EOFError:
-            return
-        pipe.send(_guarded(target, job))
-
-
-def _guarded(target: Callable[[Job], None], job: Job) -> str | None:
-    """Run one job in a worker; a failure comes back as a sentence, with the traceback in the job's folder."""
-    if (job.folder / STOP_FILE).exists():
-        return None
-    try:
-        target(job)
-        return None
-    except UserError as error:
-        return str(error)
-    except Exception as error:
-        job.folder.mkdir(parents=True, exist_ok=True)
-        (job.folder / "error.txt").write_text(traceback.format_exc())
-        return f"{type(error).__name__}: {error} (traceback in {job.folder / 'error.txt'})"
-
-
-def _follow_parent(parent: int) -> None:
-    """End this worker when its parent is gone, killed perhaps; its jobs go on from their checkpoints another time."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
 
 
 class Display:

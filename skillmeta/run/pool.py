@@ -1,0 +1,301 @@
+"""Worker processes: collection of logs, trials and whole runs go through this one pool.
+
+Workers are spawned, use one thread, ignore Ctrl-C (the parent decides what it means) and end when their parent is gone. A worker
+that dies is replaced and its task given again, since a task is a pure function of its arguments or resumes from its own files.
+Nothing that comes back depends on the number of processes.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import threading
+import time
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.util import Finalize
+from typing import Any, Generic, TypeVar
+
+from skillmeta.errors import UserError
+
+LOOK_SECONDS = 0.5  # how often a dead worker is looked for, beside the moment in which its pipe closes
+LEAVE_SECONDS = 10.0  # for an idle worker to end
+REPORT_SECONDS = 0.2  # between two reports of a task
+DONE, FAILED, TOLD = range(3)  # what a worker's message is
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class TaskFailed(UserError):
+    """A task raised something that is not a UserError; `trace` is the traceback in its worker."""
+
+    def __init__(self, sentence: str, trace: str):
+        super().__init__(sentence, trace)
+        self.trace = trace
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class WorkerDied(UserError):
+    """Each worker that a task was given to died."""
+
+
+@dataclass(frozen=True)
+class End(Generic[T, R]):
+    """How a task ended: with a result, with an error, or because its workers died."""
+
+    number: int  # tasks are numbered as they are given, from 0
+    task: T
+    result: R | None = None
+    error: UserError | None = None  # TaskFailed, WorkerDied, or what the task itself raised
+
+
+class Pool(Generic[T, R]):
+    """At most `processes` workers that run `work(task)`, started when there is something to do. Use it as a context manager.
+
+    Args:
+        work: an importable function. It, `begin`, `value`, tasks and results must survive pickling.
+        processes: how many tasks run at once.
+        begin: called once in each worker, `begin(value)`, before its first task.
+        retries: how often a task is given again when its worker died.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[T], R],
+        processes: int,
+        begin: Callable[[Any], None] | None = None,
+        value: Any = None,
+        retries: int = 1,
+    ):
+        self.processes, self.retries = processes, retries
+        self._setup = pickle.dumps((work, begin, value))
+        self._workers: list[_Worker[T]] = []
+        self._waiting: deque[tuple[int, T]] = deque()
+        self._given = 0
+        self._deaths: Counter[int] = Counter()
+        self._finalizer = Finalize(self, _end_workers, (self._workers,), exitpriority=10)  # before processes are joined
+
+    def give(self, tasks: Iterable[T]) -> None:
+        """Append tasks to those that wait for a worker. Raises ValueError in a pool that was closed."""
+        if not self._finalizer.still_active():
+            raise ValueError("this pool is closed; make another one")
+        for task in tasks:
+            self._waiting.append((self._given, task))
+            self._given += 1
+
+    @property
+    def running(self) -> list[T]:
+        """The tasks that workers have."""
+        return [worker.task[1] for worker in self._workers if worker.task is not None]
+
+    @property
+    def busy(self) -> bool:
+        """Whether any task has not ended."""
+        return bool(self._waiting or self.running)
+
+    def give_no_more(self) -> None:
+        """Drop the tasks that wait, and do not give again what a dying worker had."""
+        self._waiting.clear()
+        self.retries = 0
+
+    def ended(self, seconds: float = LOOK_SECONDS, told: Callable[[int, Any], None] | None = None) -> list[End[T, R]]:
+        """The tasks that came to an end, as they do; waits so many seconds for one.
+
+        `told(number, value)` gets what tasks report.
+        """
+        self._start()
+        busy = [worker for worker in self._workers if worker.task is not None]
+        ready = wait([end for worker in busy for end in (worker.pipe, worker.process.sentinel)], seconds)
+        ends = []
+        for worker in busy:
+            if worker.pipe not in ready and worker.process.is_alive():
+                continue
+            assert worker.task is not None
+            number, task = worker.task
+            kind, value = worker.receive() or (None, None)
+            if kind == TOLD:
+                if told is not None:
+                    told(number, value)
+                continue
+            worker.task = None
+            if kind == DONE:
+                ends.append(End[T, R](number, task, result=value))
+            elif kind == FAILED:
+                ends.append(End[T, R](number, task, error=value))
+            else:
+                ends += self._died(worker, number, task)
+        return ends
+
+    def results(self, tasks: Iterable[T], told: Callable[[int, Any], None] | None = None) -> list[R]:
+        """What the tasks return, in their order. Only in a pool that is not busy.
+
+        Raises:
+            UserError: what a task raised; a WorkerDied or TaskFailed where it was something else. The other tasks are dropped.
+        """
+        first = self._given
+        self.give(tasks)
+        found: dict[int, Any] = {}
+        try:
+            while self.busy:
+                for end in self.ended(told=told and (lambda number, value: told(number - first, value))):
+                    if end.error is not None:
+                        raise end.error
+                    found[end.number] = end.result
+        except BaseException:
+            self._waiting.clear()
+            self._stop([worker for worker in self._workers if worker.task is not None])
+            raise
+        return [found[number] for number in sorted(found)]
+
+    def close(self) -> None:
+        """End all workers: the idle ones are told, one that still has a task is killed."""
+        self._waiting.clear()
+        self._finalizer()
+
+    def __enter__(self) -> Pool[T, R]:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.close()
+
+    def _start(self) -> None:
+        """Give what waits to idle workers, after starting those that are missing, so that they start side by side."""
+        self._stop([worker for worker in self._workers if worker.task is None and not worker.process.is_alive()])
+        while len(self._workers) < min(self.processes, len(self.running) + len(self._waiting)):
+            self._workers.append(_Worker(self._setup))
+        for worker in self._workers:
+            if worker.task is None and self._waiting:
+                worker.give(self._waiting.popleft())
+
+    def _died(self, worker: _Worker[T], number: int, task: T) -> list[End[T, R]]:
+        self._stop([worker])
+        self._deaths[number] += 1
+        if (times := self._deaths[number]) <= self.retries:
+            self._waiting.appendleft((number, task))
+            return []
+        often = "once" if times == 1 else f"{times} times"
+        sentence = f"its worker process died {often}, killed perhaps for want of memory, or crashed by a library"
+        return [End(number, task, error=WorkerDied(sentence))]
+
+    def _stop(self, workers: list[_Worker[T]]) -> None:
+        for worker in workers:
+            worker.process.kill()
+            worker.process.join()
+            worker.pipe.close()
+            self._workers.remove(worker)
+
+
+class _Worker(Generic[T]):
+    """A process that does one task after another; tasks and what became of them go through a pipe."""
+
+    def __init__(self, setup: bytes):
+        context = get_context("spawn")
+        self.task: tuple[int, T] | None = None
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, setup, os.getpid()))
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the worker itself ignores it
+        threads = os.environ.get("OMP_NUM_THREADS")
+        os.environ["OMP_NUM_THREADS"] = "1"  # inherited: torch and numpy count their threads when they are imported
+        try:
+            self.process.start()
+        finally:
+            del os.environ["OMP_NUM_THREADS"]
+            os.environ.update({} if threads is None else {"OMP_NUM_THREADS": threads})
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        theirs.close()
+
+    def give(self, task: tuple[int, T]) -> None:
+        message = pickle.dumps(
+            task[1]
+        )  # multiprocessing's own pickler would share tensors with the worker, not copy them
+        self.task = task
+        try:
+            self.pipe.send_bytes(message)
+        except OSError:  # it is dead, which `receive` says
+            pass
+
+    def receive(self) -> tuple[int, Any] | None:
+        """Its next message; None if it died without one. Call it when there is one or it is dead."""
+        try:
+            return pickle.loads(self.pipe.recv_bytes()) if self.pipe.poll() else None
+        except (EOFError, OSError):
+            return None
+
+
+def _end_workers(workers: list[_Worker[Any]]) -> None:
+    for worker in workers:
+        if worker.task is not None:
+            worker.process.kill()
+        worker.pipe.close()  # which an idle one sees
+    for worker in workers:
+        worker.process.join(LEAVE_SECONDS)
+        worker.process.kill()
+        worker.process.join()
+    workers.clear()
+
+
+# -- in a worker ---------------------------------------------------------------------------------------------------------
+_pipe: Connection | None = None
+_reported = 0.0
+
+
+def report(value: Any) -> None:
+    """Tell the parent how far this task is, if the last time was not just now. Nothing happens outside of a worker."""
+    global _reported
+    if _pipe is not None and time.monotonic() - _reported > REPORT_SECONDS:
+        _pipe.send_bytes(pickle.dumps((TOLD, value)))
+        _reported = time.monotonic()
+
+
+def _serve(pipe: Connection, setup: bytes, parent: int) -> None:
+    """What a worker does until its pipe closes."""
+    global _pipe
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    _pipe = pipe
+    work: Callable[[Any], Any] | None = None
+    while True:
+        try:
+            message = pipe.recv_bytes()
+        except (EOFError, OSError):
+            return
+        try:
+            if work is None:
+                work = _prepared(setup)
+            answer = pickle.dumps((DONE, work(pickle.loads(message))))
+        except Exception as error:
+            answer = pickle.dumps((FAILED, _as_user_error(error)))
+        pipe.send_bytes(answer)
+
+
+def _as_user_error(error: Exception) -> UserError:
+    """The error as it can be sent: itself where it is a UserError that survives pickling."""
+    if isinstance(error, UserError):
+        try:
+            return pickle.loads(pickle.dumps(error))
+        except Exception:
+            return UserError(str(error))
+    return TaskFailed(f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
+def _prepared(setup: bytes) -> Callable[[Any], Any]:
+    work, begin, value = pickle.loads(setup)
+    if begin is not None:
+        begin(value)
+    return work
+
+
+def _follow(parent: int) -> None:
+    """End this worker when its parent is gone, killed perhaps."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
