@@ -42,10 +42,9 @@ def make_learner(
     *,
     seeds: Seeds,
 ) -> Any:
-    """An algorithm's learner; with a prior it acts by skills."""
+    """An algorithm's learner. With a prior its actions are skills, and only then are observations normalised."""
     bound = np.asarray(action_bound, np.float32)
     spec = EnvSpec(observation_dim, bound, discrete, shaped_reward=True)
-    skills = None
-    if prior is not None or normalize is not None:
-        skills = GivenSkills(prior or (lambda observation: None), torch.from_numpy(bound), normalize)
+    assert prior is not None or normalize is None
+    skills = None if prior is None else GivenSkills(prior, torch.from_numpy(bound), normalize)
     return module.Learner(config, spec, skills, seeds)

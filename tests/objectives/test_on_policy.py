@@ -92,7 +92,7 @@ def test_a_trust_region_step_helps_and_stays_inside_or_does_nothing():
         return float(((at - wanted) ** 2).sum()), float(0.5 * at @ curvature @ at)
 
     def step(gradient: torch.Tensor) -> TrustRegionStep:
-        return trust_region_step(start, judge(start)[0], gradient, lambda v: curvature @ v, judge, radius=0.01)
+        return trust_region_step(start, judge(start)[0], gradient, lambda v: curvature @ v, judge, max_kl=0.01)
 
     moved = step(2 * (start - wanted))
     assert (moved.loss, moved.divergence) == judge(moved.parameters)

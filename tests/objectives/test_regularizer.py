@@ -87,7 +87,7 @@ def test_divergences_and_their_directions():
     )
     torch.testing.assert_close(make("kl").divergence(p, q, noise), kl_divergence(oracle(p), oracle(q)))
     torch.testing.assert_close(make("reverse_kl").divergence(p, q, noise), kl_divergence(oracle(q), oracle(p)))
-    assert make("none").divergence(p, q, noise).abs().sum() == 0 and make("none").weight() == 0
+    assert make("none").divergence(p, q, noise).abs().sum() == 0 and make("none").coefficient() == 0
 
 
 def test_divergence_is_zero_and_flat_at_the_prior():
@@ -99,7 +99,7 @@ def test_divergence_is_zero_and_flat_at_the_prior():
 
 
 @pytest.mark.parametrize(("controller", "down"), [("two_way", True), ("one_way", False), ("fixed", False)])
-def test_the_weight_moves_towards_the_target(controller, down):
+def test_the_coefficient_moves_towards_the_target(controller, down):
     config = RegularizerConfig(
         prior="skill", controller=controller, initial_coefficient=0.1, target_divergence=1.0, learning_rate=1e-2
     )
@@ -107,11 +107,11 @@ def test_the_weight_moves_towards_the_target(controller, down):
     for _ in range(50):
         high.update_coefficient(torch.full((4,), 3.0))
         low.update_coefficient(torch.full((4,), 0.1))
-    assert (float(high.weight()) > 0.11) == (controller != "fixed")
-    assert (float(low.weight()) < 0.09) == down
+    assert (float(high.coefficient()) > 0.11) == (controller != "fixed")
+    assert (float(low.coefficient()) < 0.09) == down
 
 
-def test_the_weight_keeps_its_limits():
+def test_the_coefficient_keeps_its_limits():
     config = RegularizerConfig(prior="skill", target_divergence=1.0, maximum_coefficient=1.1, learning_rate=0.5)
     regularizer = Regularizer(config, torch.ones(2))
     for _ in range(20):

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from skillmeta.collect.meta import Batch
 from skillmeta.collect.trials import trial
-from skillmeta.types import Step, Trials
+from skillmeta.types import Batch, EnvSpec, Step, Trials
 
 
 class Bandits:
@@ -18,8 +17,7 @@ class Bandits:
     `discrete` an arm out of two that pays 1 where the other pays 0."""
 
     def __init__(self, num: int, discrete: bool = False):
-        self.num, self.discrete, self.observation_dim = num, discrete, 1
-        self.action_bound = np.ones(2 if discrete else 1, np.float32)
+        self.num, self.spec = num, EnvSpec(1, np.ones(2 if discrete else 1, np.float32), discrete)
 
     def reset(self, seeds: Sequence[int], tasks: Sequence[Any] | None = None) -> np.ndarray:
         assert tasks is not None
@@ -27,7 +25,7 @@ class Bandits:
         return np.ones((self.num, 1), np.float32)
 
     def step(self, action: np.ndarray, limit: int | None = None) -> Step:
-        if self.discrete:
+        if self.spec.discrete:
             reward = action[np.arange(self.num), self.tasks]
         else:
             reward = -((action[:, 0] - self.tasks) ** 2)
@@ -38,16 +36,18 @@ class Bandits:
         pass
 
 
-class BanditCollector:
-    """Stands for `MetaCollector`: the given tasks in turn, as many as are asked for."""
+class BanditSource:
+    """Stands for `OnlineSource`: the given tasks in turn, as many as are asked for."""
 
     def __init__(self, tasks: Sequence[Any], discrete: bool = False):
         self.tasks, self.discrete, self.calls = tasks, discrete, 0
+        self.last: Trials | None = None
 
     def trials(self, actor: Any, tasks: int, episodes: int) -> Batch:
         drawn = tuple(self.tasks[i % len(self.tasks)] for i in range(tasks))
         self.calls += 1
-        return Batch(run(actor, drawn, episodes, self.calls, self.discrete), drawn)
+        self.last = run(actor, drawn, episodes, self.calls, self.discrete)
+        return Batch(self.last, drawn)
 
 
 def run(actor: Any, tasks: Sequence[Any], episodes: int, seed: int, discrete: bool = False) -> Trials:

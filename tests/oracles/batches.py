@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skillmeta.collect.meta import Batch
 from skillmeta.nn.distributions import Gaussian
 from skillmeta.objectives.inner_step import Samples, Shape
-from skillmeta.types import Trials
+from skillmeta.run.parts import restore_parts
+from skillmeta.types import Batch, Trials
 from tests.oracles import maml_reference as reference
 from tests.oracles.maml_reference import Data, Spec, Theta
 
@@ -78,6 +78,12 @@ def trials(spec: Spec, seed: int, tasks: int = 3, rollouts: int = 4, rounds: int
     return Trials(observation, action, reward, ~valid & False, last, valid.astype(np.int64), ~valid & False, valid)
 
 
+def put(learner: Any, theta: Theta) -> None:
+    """Give a learner these parameters."""
+    own = {"parameters": learner.parts()["parameters"]}
+    restore_parts(own, {"parameters": {str(i): p.detach().float() for i, p in enumerate(theta)}})
+
+
 def normalize(observation: Tensor) -> Tensor:
     return (observation - 0.3) / 2
 
@@ -97,7 +103,7 @@ def data_of(
         numbers = range(task * rollouts, (task + 1) * rollouts)
         lengths = [int(batch.valid[n, k].sum()) for n in numbers]
         raw = [batch.observation[n, k, :t].astype(float) for n, t in zip(numbers, lengths, strict=True)]
-        seen = [(o - 0.3) / 2 for o in raw]
+        seen = [(o - 0.3) / 2 if skills else o for o in raw]
         rewards = [batch.reward[n, k, :t].astype(float) for n, t in zip(numbers, lengths, strict=True)]
         action = np.concatenate([batch.action[n, k, :t] for n, t in zip(numbers, lengths, strict=True)]).astype(float)
         joined = np.concatenate(raw)
@@ -112,8 +118,8 @@ def data_of(
     return found
 
 
-class FixedCollector:
-    """Stands for `MetaCollector`: always the same trials."""
+class FixedSource:
+    """Stands for `OnlineSource`: always the same trials."""
 
     def __init__(self, batch: Trials):
         self.batch = batch

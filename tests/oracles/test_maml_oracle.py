@@ -19,11 +19,12 @@ from tests.oracles.batches import (
     ACTIONS,
     HIDDEN,
     OBSERVED,
-    FixedCollector,
+    FixedSource,
     data_of,
     normalize,
     parameters,
     prior,
+    put,
     rows,
     samples,
     shape_of,
@@ -100,13 +101,13 @@ def test_the_outer_step_is_that_of_a_dense_solve(name, radius):
     assert np.allclose(step.parameters.detach().numpy(), wanted, atol=1e-7)
 
 
-def agent_of(spec: Spec, **options: Any) -> Learner:
+def learner_of(spec: Spec, **options: Any) -> Learner:
     """A learner at the reference's parameters."""
-    agent = make_learner(maml, config_of(spec, **options), OBSERVED, np.ones(ACTIONS, np.float32), spec.discrete,
-        prior if spec.coefficient else None, normalize, seeds=Seeds(0),
+    learner = make_learner(maml, config_of(spec, **options), OBSERVED, np.ones(ACTIONS, np.float32), spec.discrete,
+        *((prior, normalize) if spec.coefficient else ()), seeds=Seeds(0),
     )  # fmt: skip
-    agent.set(tuple(p.detach().float() for p in parameters(spec)))
-    return agent
+    put(learner, parameters(spec))
+    return learner
 
 
 def start_of(spec: Spec) -> tuple[reference.Theta, torch.Tensor]:
@@ -116,9 +117,9 @@ def start_of(spec: Spec) -> tuple[reference.Theta, torch.Tensor]:
 @EVERY
 def test_an_iteration_from_episodes_to_parameters(spec):
     """Discounted returns, baseline, normalisation, inner step, credit and outer step, from the arrays of a batch."""
-    options = {"discount": 0.8, "damping": 0.1, "radius": 0.02}
-    agent, batch, theta = agent_of(spec, **options), trials(spec, 3), parameters(spec)
-    _, metrics = agent.iterate(FixedCollector(batch))
+    options = {"discount": 0.8, "damping": 0.1, "max_kl": 0.02}
+    learner, batch, theta = learner_of(spec, **options), trials(spec, 3), parameters(spec)
+    metrics = learner.iterate(FixedSource(batch))
     skills = bool(spec.coefficient)
     before = data_of(spec, batch, 0, [start_of(spec)] * 3, 0.8, skills)
     after = data_of(spec, batch, 1, [reference.adapt(spec, theta, data) for data in before], 0.8, skills)
@@ -127,7 +128,7 @@ def test_an_iteration_from_episodes_to_parameters(spec):
     wanted, part = reference.trust_region(spec, theta, before, after, score, 0.02, 0.1)
     assert part > 0 and metrics["outer/step"] == pytest.approx(part)
     start = vector_of(theta).detach().numpy()
-    moved = torch.cat([p.reshape(-1) for p in agent.acting.parameters]).double().numpy()
+    moved = torch.cat([p.reshape(-1) for p in learner.acting.parameters]).double().numpy()
     assert np.linalg.norm(moved - wanted) < 0.01 * np.linalg.norm(wanted - start)
 
 
@@ -135,7 +136,7 @@ def test_an_iteration_from_episodes_to_parameters(spec):
 @pytest.mark.parametrize("halve", [True, False])
 def test_adaptation_at_test_halves_its_rate_from_the_second_step(name, halve):
     spec = SPECS[name]
-    actor: Actor = agent_of(spec, discount=0.8, halve_at_test=halve).actor()
+    actor: Actor = learner_of(spec, discount=0.8, halve_at_test=halve).actor()
     batch, skills = trials(spec, 4), bool(spec.coefficient)
     belief = actor.begin(3, torch.Generator())
     tasks = [start_of(spec)] * 3
@@ -157,7 +158,7 @@ def test_adaptation_at_test_halves_its_rate_from_the_second_step(name, halve):
 @pytest.mark.parametrize("explore", [True, False])
 def test_it_acts_by_samples_of_each_tasks_policy(name, explore):
     spec = SPECS[name]
-    actor = agent_of(spec).actor()
+    actor = learner_of(spec).actor()
     batch = trials(spec, 5)
     belief = actor.adapt(actor.begin(3, torch.Generator()), batch.episodes(0), torch.Generator())
     seen = batch.observation[:, 1, 0]
@@ -171,7 +172,8 @@ def test_it_acts_by_samples_of_each_tasks_policy(name, explore):
             observation=normalize(raw[task]), base_mean=base.mean, base_log_stddev=base.log_stddev
         )
         if not spec.coefficient:
-            one = one._replace(base_mean=torch.zeros(4, ACTIONS), base_log_stddev=torch.zeros(4, ACTIONS))
+            nothing = torch.zeros(4, ACTIONS)
+            one = one._replace(observation=raw[task], base_mean=nothing, base_log_stddev=nothing)
         adapted: Any = reference.policy(spec, *reference.adapt(spec, parameters(spec), data[task]), one)
         assert torch.allclose(
             action.view(3, 4, -1)[task].double(), adapted.mean + adapted.stddev * noise[task], atol=1e-3

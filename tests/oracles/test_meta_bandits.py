@@ -17,13 +17,14 @@ from skillmeta.algorithms import maml, promp, reptile
 from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import Gaussian
 from skillmeta.seeds import Seeds
-from tests.oracles.bandits import BanditCollector, returns_by_round
+from tests.learners import make_learner
+from tests.oracles.bandits import BanditSource, returns_by_round
 
 LEARNERS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "maml": (maml, {"inner_lr": 0.3, "iterations": 4}),
-    "first-order maml": (maml, {"inner_lr": 0.3, "iterations": 4, "first_order": True}),
-    "e-maml": (maml, {"inner_lr": 0.3, "iterations": 4, "exploration_credit": True}),
-    "cavia": (maml, {"inner_lr": 1.0, "iterations": 4, "context": 2}),
+    "maml": (maml, {"inner_lr": 0.3, "cg_iterations": 4}),
+    "first-order maml": (maml, {"inner_lr": 0.3, "cg_iterations": 4, "first_order": True}),
+    "e-maml": (maml, {"inner_lr": 0.3, "cg_iterations": 4, "exploration_credit": True}),
+    "cavia": (maml, {"inner_lr": 1.0, "cg_iterations": 4, "context": 2}),
     "promp": (promp, {"inner_lr": 0.1, "learning_rate": 0.02}),
     "reptile": (reptile, {"inner_lr": 0.1}),
 }
@@ -34,12 +35,12 @@ def skill_prior(observation: Tensor) -> Gaussian:
     return Gaussian(torch.full((len(observation), 1), 0.3), torch.full((len(observation), 1), -0.7))
 
 
-def learner(name: str, space: str, **options: Any) -> Any:
+def made(name: str, space: str, **options: Any) -> Any:
     module, own = LEARNERS[name]
     chunks = {} if module is reptile else {"tasks_at_once": 4}
     config = module.Config(**{"tasks": 4, "rollouts": 20, "hidden": 8, "depth": 1, **chunks, **own, **options})
     prior = skill_prior if space == "skills" else None
-    return learner(
+    return make_learner(
         module, config, 1, np.ones(2 if space == "arms" else 1, np.float32), space == "arms", prior, seeds=Seeds(0)
     )
 
@@ -60,18 +61,18 @@ def learner(name: str, space: str, **options: Any) -> Any:
 )
 def test_one_inner_step_reaches_what_no_policy_reaches_without_adapting(name, space, best, without, after):
     options = {"inner_lr": 0.1} if space == "arms" else {}
-    made, collector = learner(name, space, **options), BanditCollector(best, space == "arms")
-    untrained = returns_by_round(made.actor(), best, 2, space == "arms")
+    learner, source = made(name, space, **options), BanditSource(best, space == "arms")
+    untrained = returns_by_round(learner.actor(), best, 2, space == "arms")
     for _ in range(15):
-        made.iterate(collector)
-    before, adapted = returns_by_round(made.actor(), best, 2, space == "arms")
+        learner.iterate(source)
+    before, adapted = returns_by_round(learner.actor(), best, 2, space == "arms")
     assert before < without + 0.05 and adapted > after > without
     assert adapted > untrained[1]
 
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_in_skill_space_the_first_policy_is_the_prior_and_can_adapt(name):
-    actor = learner(name, "skills").actor()
+    actor = made(name, "skills").actor()
     observation = torch.linspace(-2, 2, 40).unsqueeze(-1)
     belief = actor.begin(2, torch.Generator())
     skill, _ = actor.act(observation, belief, torch.Generator().manual_seed(1), explore=False)
@@ -85,11 +86,10 @@ def test_in_skill_space_the_first_policy_is_the_prior_and_can_adapt(name):
 def test_the_prior_coefficient_holds_the_adapted_policy_near_the_prior(name):
     def distance(coefficient: float) -> float:
         """Mean squared distance of an adapted policy's skills from the prior's, in deviations of the prior."""
-        made = learner(name, "skills", prior_coefficient=coefficient)
-        collector = BanditCollector((3.0, 4.0))
-        for _ in range(6):
-            made.iterate(collector)
-        actions = made.iterate(collector)[0].trials.action[:, 1]
+        learner, source = made(name, "skills", prior_coefficient=coefficient), BanditSource((3.0, 4.0))
+        for _ in range(7):
+            learner.iterate(source)
+        actions = source.last.action[:, 1]
         return float((((actions - 0.3) / np.exp(-0.7)) ** 2).mean())
 
     assert distance(1.0) < 0.75 * distance(0.0)
@@ -98,6 +98,6 @@ def test_the_prior_coefficient_holds_the_adapted_policy_near_the_prior(name):
 @pytest.mark.parametrize("name", ["maml", "promp", "reptile"])
 def test_a_coefficient_without_a_prior_is_refused(name):
     with pytest.raises(ConfigError, match="prior_coefficient is 0.2, but actions are primitive and have no prior"):
-        learner(name, "box", prior_coefficient=0.2)
+        made(name, "box", prior_coefficient=0.2)
     with pytest.raises(ValueError, match="prior_coefficient"):
-        learner(name, "box", prior_coefficient=-0.2)
+        made(name, "box", prior_coefficient=-0.2)

@@ -12,18 +12,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from skillmeta.collect.meta import MetaCollector
 from torch import Tensor
 
 from skillmeta.algorithms import pearl
 from skillmeta.algorithms.pearl import Config, Drawn, Learner
+from skillmeta.collect.source import Budget, OnlineSource
 from skillmeta.collect.trials import trial
 from skillmeta.collect.workers import Workers
 from skillmeta.data.replay import Transitions
 from skillmeta.nn.distributions import Gaussian
 from skillmeta.objectives.regularizer import RegularizerConfig
 from skillmeta.seeds import Seeds
-from skillmeta.types import Step
+from skillmeta.types import EnvSpec, Step
 from tests.learners import make_learner
 from tests.oracles.by_hand import Adam, Weights, assert_same, kl_normal, log_normal, mlp, weights
 
@@ -45,7 +45,7 @@ class Reference:
     """Parameters, targets and optimisers in double precision; `learn` is one update of algorithm 1."""
 
     def __init__(self, agent: Learner):
-        self.config, self.skills = agent.config, agent.acting.prior is not None
+        self.config, self.skills = agent.config, agent.acting.skills is not None
         self.encoder, self.policy = weights(agent.encoder), weights(agent.policy)
         self.critics = [weights(member) for member in agent.critics.members]
         self.teacher = weights(agent.teacher) if agent.teacher else []
@@ -59,6 +59,9 @@ class Reference:
         self.critic_adam = Adam([*itertools.chain(*self.critics), *self.encoder, *self.teacher], lr)
         self.policy_adam, self.value_adam = Adam(self.policy, lr), Adam(self.values, lr)
         self.weight_adam = Adam([self.log_coefficient], self.config.regularizer.learning_rate)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        return normalize(x) if self.skills else x
 
     def product(self, w: Weights, context: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of a product of Gaussians, [Z] each, of one task's context."""
@@ -87,7 +90,7 @@ class Reference:
 
     def act(self, observation: Tensor, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Executed actions, divergences from the prior, and the policy's means and log deviations."""
-        mean, log_stddev = mlp(self.policy, torch.cat([normalize(observation), z], 1)).chunk(2, 1)
+        mean, log_stddev = mlp(self.policy, torch.cat([self.normalize(observation), z], 1)).chunk(2, 1)
         bound = torch.from_numpy(BOUND).double()
         if self.skills:
             prior = skill_prior(observation)
@@ -133,20 +136,20 @@ class Reference:
         constant = 0.0 if self.skills else A * math.log(2)  # values count log pi in the unit box: SAC's entropy bonus
         with torch.no_grad():
             if self.values:
-                later = mlp(self.targets[0], torch.cat([normalize(following), held], 1))[:, 0]
+                later = mlp(self.targets[0], torch.cat([self.normalize(following), held], 1))[:, 0]
             else:
                 later_action, divergence, _, _ = self.act(following, held, noise[0])
-                seen = torch.cat([normalize(following), held, later_action], 1)
+                seen = torch.cat([self.normalize(following), held, later_action], 1)
                 later = torch.minimum(*(mlp(member, seen)[:, 0] for member in self.targets))
                 later = later - weight * (divergence.clamp(max=clip) - constant)
             target = scale * reward + config.discount * (1 - ended) * later
-        seen = torch.cat([normalize(state), z, action], 1)
+        seen = torch.cat([self.normalize(state), z, action], 1)
         for member in self.critics:
             error = error + ((mlp(member, seen)[:, 0] - target) ** 2).mean()
         self.critic_adam.step(error + (0 if config.deterministic else config.kl_coefficient) * kl + nll)
 
         own, divergence, mean, log_stddev = self.act(state, held, noise[1])
-        seen = torch.cat([normalize(state), held, own], 1)
+        seen = torch.cat([self.normalize(state), held, own], 1)
         q = torch.minimum(*(mlp(member, seen)[:, 0] for member in self.critics))
         penalty = (mean**2).mean() + (log_stddev**2).mean()
         actor = (weight * divergence - q).mean() + config.policy_penalty * penalty
@@ -154,7 +157,7 @@ class Reference:
         if self.values:
             wanted = (q - weight * (divergence.clamp(max=clip) - constant)).detach()
             self.value_adam.step(
-                ((mlp(self.values, torch.cat([normalize(state), held], 1))[:, 0] - wanted) ** 2).mean()
+                ((mlp(self.values, torch.cat([self.normalize(state), held], 1))[:, 0] - wanted) ** 2).mean()
             )
         if config.regularizer.controller == "two_way":
             self.weight_adam.apply([(config.regularizer.target_divergence - divergence.detach()).mean()])
@@ -207,9 +210,8 @@ CASES = {
 def test_updates_are_those_of_the_reference(case):
     config = replace(BASE, **CASES[case])
     skills = config.regularizer.prior == "skill"
-    agent = make_learner(
-        pearl, config, S, BOUND, prior=skill_prior if skills else None, normalize=normalize, seeds=Seeds(4)
-    )
+    given = {"prior": skill_prior, "normalize": normalize} if skills else {}
+    agent = make_learner(pearl, config, S, BOUND, **given, seeds=Seeds(4))
     generator = torch.Generator().manual_seed(0)
     if skills:  # a policy that has left the prior
         with torch.no_grad():
@@ -254,8 +256,7 @@ def test_the_encoder_learns_from_critics_and_kl_alone(value_network):
 class Labelled:
     """Environments whose every reward is the number of the task, and whose observation is when the episode began."""
 
-    observation_dim, discrete = 2, False
-    action_bound = np.array([0.5, 2.0], np.float32)
+    spec = EnvSpec(2, np.array([0.5, 2.0], np.float32))
 
     def __init__(self, num: int, clock: itertools.count):
         self.num, self.clock = num, clock
@@ -285,16 +286,21 @@ VISITS = replace(
 @pytest.mark.parametrize("change", [{}, {"posterior_to_context": True}, {"context": "trial"}, TEACHER])
 def test_transitions_and_contexts_are_of_the_same_task_and_contexts_of_its_last_visit(change):
     config, clock = replace(VISITS, **change), itertools.count()
-    agent = make_learner(pearl, config, 2, Labelled.action_bound, normalize=lambda x: 10 * x, seeds=Seeds(0))
+    skills, scale = not config.shaped_reward, 1 if config.shaped_reward else 10
+    given = {"prior": skill_prior, "normalize": lambda x: 10 * x} if skills else {}
+    config = replace(config, regularizer=SKILL) if skills else config
+    agent = make_learner(pearl, config, 2, Labelled.spec.action_bound, **given, seeds=Seeds(0))
     shaped = (lambda task, episodes: np.full_like(episodes.reward, -task)) if config.shaped_reward else None
     began = [0] * 6
     with Workers(lambda num: Labelled(num, clock), chunk=64) as workers:
-        collect = MetaCollector(workers, lambda g: int(g.integers(1, 7)), Seeds(0), 10**6, shaped)
+        source = OnlineSource(workers, lambda g: int(g.integers(1, 7)), Seeds(0), Budget(10**6), shaped_reward=shaped)
+        tasks = source.draw_tasks(6)
         for _ in range(4):
             now = next(clock) + 1
-            agent.iterate(collect)
-            began = [now if at == agent.iterations else was for was, at in zip(began, agent.filled, strict=True)]
-    assert len(set(began)) > 1 and sorted(agent.tasks) == [1, 2, 3, 4, 5, 6]
+            agent.iterate(source)
+            last = agent.last_visit.tolist()
+            began = [now if at == agent.counts.iterations else was for was, at in zip(began, last, strict=True)]
+    assert len(set(began)) > 1 and sorted(tasks) == [1, 2, 3, 4, 5, 6]
     sign, seen = -1 if config.shaped_reward else 1, set()
     for _ in range(30):
         drawn = agent.draw()
@@ -306,12 +312,12 @@ def test_transitions_and_contexts_are_of_the_same_task_and_contexts_of_its_last_
         if config.teacher:
             assert (-drawn.privileged[..., 4] == labels[:, None]).all()
         for m, label in enumerate(labels.tolist()):
-            first = began[agent.tasks.index(label)]  # of a visit: episodes with z from the prior, then two of the trial
+            first = began[tasks.index(label)]  # of a visit: episodes with z from the prior, then two of the trial
             of = {(True, False): {first}, (True, True): {first, first + 1, first + 2}}
             allowed = of.get((config.context == "recent", config.posterior_to_context), {first + 1, first + 2})
-            assert {t / 10 for t in observation[m, valid[m], 0].tolist()} <= allowed
+            assert {t / scale for t in observation[m, valid[m], 0].tolist()} <= allowed
             seen.add((label, valid[m].sum().item()))
-        assert torch.equal(following[valid][:, 1], observation[valid][:, 1] + 10)
+        assert torch.equal(following[valid][:, 1], observation[valid][:, 1] + scale)
         assert (action[valid].abs() <= 1).all()  # in parts of the bound
     assert {label for label, _ in seen} == {1, 2, 3, 4, 5, 6}
     assert {count for _, count in seen} == (
@@ -320,7 +326,7 @@ def test_transitions_and_contexts_are_of_the_same_task_and_contexts_of_its_last_
 
 
 def test_tasks_are_drawn_with_replacement_where_asked():
-    agent = make_learner(pearl, replace(VISITS, replacement=True), 2, Labelled.action_bound, seeds=Seeds(0))
+    agent = make_learner(pearl, replace(VISITS, replacement=True), 2, Labelled.spec.action_bound, seeds=Seeds(0))
     assert {len(set(agent.drawn(4, 6))) for _ in range(50)} >= {2, 3, 4}
 
 
@@ -328,7 +334,7 @@ def test_tasks_are_drawn_with_replacement_where_asked():
 class Signed(Labelled):
     """Reward: the task, which is -1 or 1, times the action. Nothing is seen."""
 
-    action_bound = np.ones(1, np.float32)
+    spec = EnvSpec(2, np.ones(1, np.float32))
 
     def look(self) -> np.ndarray:
         return np.zeros((self.num, 2), np.float32)
@@ -345,11 +351,11 @@ def test_two_tasks_with_opposite_actions_are_told_apart():
         learning_rate=3e-3, discount=0.5, tau=0.05, regularizer=FIXED, exploration_episodes=1,
         replay_capacity=2000, context_capacity=200,
     )  # fmt: skip
-    agent, clock = make_learner(pearl, config, 2, Signed.action_bound, seeds=Seeds(0)), itertools.count()
+    agent, clock = make_learner(pearl, config, 2, Signed.spec.action_bound, seeds=Seeds(0)), itertools.count()
     with Workers(lambda num: Signed(num, clock), chunk=64) as workers:
-        collect = MetaCollector(workers, lambda g: int(g.choice([-1, 1])), Seeds(0), 10**6)
+        source = OnlineSource(workers, lambda g: int(g.choice([-1, 1])), Seeds(0), Budget(10**6))
         for _ in range(7):
-            agent.iterate(collect)
+            agent.iterate(source)
     envs, generator = Signed(2, clock), torch.Generator().manual_seed(0)
     resets, explore = np.zeros((2, 4), np.int64), [True, False, False, False]
     trials, belief = trial(agent.acting, envs, [-1, 1], resets, generator, explore)

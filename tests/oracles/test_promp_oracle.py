@@ -17,11 +17,12 @@ from tests.oracles.batches import (
     ACTIONS,
     HIDDEN,
     OBSERVED,
-    FixedCollector,
+    FixedSource,
     data_of,
     normalize,
     parameters,
     prior,
+    put,
     rows,
     samples,
     shape_of,
@@ -43,6 +44,11 @@ def config_of(spec: Spec, **options: Any) -> promp.Config:
         tasks=3, rollouts=4, inner_lr=spec.rate, hidden=HIDDEN, clip=0.1, inner_kl_coefficient=0.7,
         prior_coefficient=spec.coefficient or None, **options,
     )  # fmt: skip
+
+
+def made(module: Any, config: Any, spec: Spec) -> Any:
+    skills = (prior, normalize) if spec.coefficient else ()
+    return make_learner(module, config, OBSERVED, np.ones(ACTIONS, np.float32), spec.discrete, *skills, seeds=Seeds(0))
 
 
 @EVERY
@@ -76,11 +82,10 @@ def test_the_fixed_batch_clips_both_ways():
 def test_an_iteration_from_episodes_to_parameters(spec):
     """Three steps of Adam on the same episodes, from the arrays of a batch; the third is away from where they were collected."""
     skills, batch, theta = bool(spec.coefficient), trials(spec, 3), parameters(spec)
-    agent = make_learner(promp, config_of(spec, steps=3, learning_rate=0.02, discount=0.8), OBSERVED, np.ones(ACTIONS, np.float32),
-        spec.discrete, prior if skills else None, normalize, seeds=Seeds(0),
-    )  # fmt: skip
-    agent.load_acting({"parameters": {str(i): p.detach().float() for i, p in enumerate(theta)}})
-    agent.iterate(FixedCollector(batch))
+    config = config_of(spec, steps=3, learning_rate=0.02, discount=0.8)
+    learner = made(promp, config, spec)
+    put(learner, theta)
+    learner.iterate(FixedSource(batch))
     before = data_of(spec, batch, 0, [(theta, NOTHING)] * 3, 0.8, skills)
     after = data_of(spec, batch, 1, [reference.adapt(spec, theta, data) for data in before], 0.8, skills)
     moments: list[Any] = [0, [0.0] * len(theta), [0.0] * len(theta)]
@@ -92,7 +97,7 @@ def test_an_iteration_from_episodes_to_parameters(spec):
         slopes = [np.zeros(p.shape) if g is None else g.numpy() for g, p in zip(slopes, moved, strict=True)]
         moved = reference.adam(moved, slopes, moments, 0.02)
     wanted, start = vector_of(moved), vector_of(theta).detach()
-    ours = torch.cat([p.detach().reshape(-1) for p in agent.parameters]).double()
+    ours = torch.cat([p.detach().reshape(-1) for p in learner.parameters]).double()
     assert float((ours - wanted).norm()) < 0.01 * float((wanted - start).norm())
 
 
@@ -101,21 +106,19 @@ def test_reptiles_iteration_from_episodes_to_parameters(spec):
     """Two full inner steps in each task, each on its own episodes, then 0.3 of the way to the mean of where they lead."""
     skills, batch, theta = bool(spec.coefficient), trials(spec, 3), parameters(spec)
     config = reptile.Config(
-        tasks=3, rollouts=4, inner_lr=0.4, inner_steps=2, step=0.3, discount=0.8, hidden=HIDDEN,
+        tasks=3, rollouts=4, inner_lr=0.4, inner_steps=2, outer_lr=0.3, discount=0.8, hidden=HIDDEN,
         prior_coefficient=spec.coefficient or None,
     )  # fmt: skip
-    agent = make_learner(reptile, config, OBSERVED, np.ones(ACTIONS, np.float32), spec.discrete, prior if skills else None, normalize,
-        seeds=Seeds(0),
-    )  # fmt: skip
-    agent.load_acting({"parameters": {str(i): p.detach().float() for i, p in enumerate(theta)}})
-    _, metrics = agent.iterate(FixedCollector(batch))
+    learner = made(reptile, config, spec)
+    put(learner, theta)
+    metrics = learner.iterate(FixedSource(batch))
     tasks = [(theta, NOTHING)] * 3
     for k in range(2):
         data = data_of(spec, batch, k, tasks, 0.8, skills)
         tasks = [reference.adapt(spec, own, one) for (own, _), one in zip(tasks, data, strict=True)]
     mean = torch.stack([vector_of(own).detach() for own, _ in tasks]).mean(0)
     start = vector_of(theta).detach()
-    ours = torch.cat([p.reshape(-1) for p in agent.acting.parameters]).double()
+    ours = torch.cat([p.reshape(-1) for p in learner.acting.parameters]).double()
     assert torch.allclose(ours, start + 0.3 * (mean - start), atol=1e-4)
     assert metrics["outer/step_norm"] == pytest.approx(float((mean - start).norm()), rel=1e-3)
 
@@ -124,12 +127,12 @@ def test_reptiles_iteration_from_episodes_to_parameters(spec):
 def test_reptile_collects_at_the_full_rate_and_acts_with_the_configured_one(halve):
     seen = []
 
-    class Looking(FixedCollector):
+    class Looking(FixedSource):
         def trials(self, actor: Any, tasks: int, episodes: int) -> Any:
             seen.append(actor.halve)
             return super().trials(actor, tasks, episodes)
 
     config = reptile.Config(tasks=3, rollouts=4, hidden=HIDDEN, halve_at_test=halve)
-    agent = make_learner(reptile, config, OBSERVED, np.ones(ACTIONS, np.float32), seeds=Seeds(0))
-    agent.iterate(Looking(trials(Spec(), 3)))
-    assert seen == [False] and agent.actor().halve is halve
+    learner = make_learner(reptile, config, OBSERVED, np.ones(ACTIONS, np.float32), seeds=Seeds(0))
+    learner.iterate(Looking(trials(Spec(), 3)))
+    assert seen == [False] and learner.actor().halve is halve

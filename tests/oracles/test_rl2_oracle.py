@@ -9,17 +9,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from skillmeta.collect.meta import MetaCollector
 from torch import Tensor, nn
 
 from skillmeta.algorithms import rl2
 from skillmeta.algorithms.rl2 import Config, Learner, Sample, loss
+from skillmeta.collect.source import Budget, OnlineSource
 from skillmeta.collect.trials import trial
 from skillmeta.collect.workers import Workers
 from skillmeta.data.trials import sequences
 from skillmeta.nn.distributions import Categorical, Gaussian
 from skillmeta.seeds import Seeds
-from skillmeta.types import Step, Trials
+from skillmeta.types import EnvSpec, Step, Trials
 from tests.learners import make_learner
 from tests.oracles.by_hand import Adam, assert_same, kl_normal, log_normal, mlp, weights
 
@@ -38,12 +38,15 @@ def skill_prior(observation: Tensor) -> Gaussian:
 class Reference:
     """Network and optimiser in double precision. A trial is a list of its valid decisions."""
 
-    def __init__(self, agent: Learner, discrete: bool):
-        self.config, self.discrete, self.skills = agent.config, discrete, agent.acting.prior is not None
-        self.parameters = weights(agent.network)
+    def __init__(self, learner: Learner, discrete: bool):
+        self.config, self.discrete, self.skills = learner.config, discrete, learner.acting.skills is not None
+        self.parameters = weights(learner.network)
         self.gru, self.policy, self.value = self.parameters[:4], self.parameters[4:8], self.parameters[8:]
         self.mean, self.stddev, self.seen = torch.zeros(()).double(), torch.ones(()).double(), False
         self.adam = Adam(self.parameters, self.config.learning_rate)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        return normalize(x) if self.skills else x
 
     def rows(self, trials: Trials, n: int) -> list[dict]:
         """Inputs, actions and rewards that count of each decision of the n-th trial."""
@@ -54,9 +57,9 @@ class Reference:
                 if not trials.valid[n, k, t]:
                     continue
                 raw = torch.from_numpy(trials.observation[n, k, t])
-                x = [normalize(raw), action, torch.tensor([reward * scale, float(t == 0)])]
+                x = [self.normalize(raw), action, torch.tensor([reward * scale, float(t == 0)])]
                 x += [before] if self.config.previous_observation else []
-                before, action = normalize(raw), torch.from_numpy(trials.action[n, k, t])
+                before, action = self.normalize(raw), torch.from_numpy(trials.action[n, k, t])
                 reward = float(trials.reward[n, k, t])
                 counts = reward * scale if k >= self.config.free_episodes else 0.0
                 rows.append({"x": torch.cat(x).double(), "raw": raw.double(), "action": action.double(), "r": counts})
@@ -70,7 +73,7 @@ class Reference:
             i, s = w_in @ row["x"] + b_in, w_state @ h + b_state
             reset, keep = torch.sigmoid(i[:H] + s[:H]), torch.sigmoid(i[H : 2 * H] + s[H : 2 * H])
             h = (1 - keep) * torch.tanh(i[2 * H :] + reset * s[2 * H :]) + keep * h
-            features = torch.cat([h, normalize(row["raw"])])
+            features = torch.cat([h, self.normalize(row["raw"])])
             numbers, value = mlp(self.policy, features), self.mean + self.stddev * mlp(self.value, features)[0]
             if self.discrete:
                 log = torch.log_softmax(numbers, 0)
@@ -88,7 +91,7 @@ class Reference:
 
     def prepare(self, trials: Trials) -> list[list[dict]]:
         """The trials with advantages, returns and log probabilities; then the value head takes the scale of the returns."""
-        gamma, lam, batch = self.config.discount, self.config.trace, []
+        gamma, lam, batch = self.config.discount, self.config.gae_lambda, []
         with torch.no_grad():
             for n in range(N):
                 rows = self.rows(trials, n)
@@ -125,7 +128,7 @@ class Reference:
                 surrogate = min(ratio * advantage, clipped * advantage)
                 terms.append(torch.stack([surrogate, ((value - row["R"]) / self.stddev) ** 2, divergence]))
         surrogate, error, divergence = torch.stack(terms).mean(0)
-        total = -surrogate + config.value_coefficient * error + left * config.weight * divergence
+        total = -surrogate + config.value_coefficient * error + left * config.prior_coefficient * divergence
         gradients = torch.autograd.grad(total, self.parameters)
         norm = torch.stack([(g**2).sum() for g in gradients]).sum().sqrt()
         self.adam.lr = left * config.learning_rate
@@ -148,7 +151,7 @@ def random_trials(generator: np.random.Generator, discrete: bool) -> Trials:
 
 BASE = Config(
     episodes=K, tasks=N, minibatches=1, hidden=H, discount=0.8, gae_lambda=0.6, clip=0.1, learning_rate=1e-2,
-    value_coefficient=0.4, weight=0.3, max_grad_norm=0.2,
+    value_coefficient=0.4, prior_coefficient=0.3, max_grad_norm=0.2,
 )  # fmt: skip
 CASES = {
     "continuous": {},
@@ -161,16 +164,16 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_updates_are_those_of_the_reference(case):
     discrete, config = case == "discrete", replace(BASE, **CASES[case])
-    prior = skill_prior if case == "skills" else None
-    agent = make_learner(rl2, config, S, np.full(A, 0.7, np.float32), discrete, prior, normalize, seeds=Seeds(0))
+    skills = (skill_prior, normalize) if case == "skills" else ()
+    learner = make_learner(rl2, config, S, np.full(A, 0.7, np.float32), discrete, *skills, seeds=Seeds(0))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():  # a policy that acts on what it remembers
-        agent.network.policy_head.layers[-1].weight.normal_(0, 0.5, generator=generator)
-    reference, start = Reference(agent, discrete), weights(agent.network)
+        learner.network.policy_head.layers[-1].weight.normal_(0, 0.5, generator=generator)
+    reference, start = Reference(learner, discrete), weights(learner.network)
     numpy = np.random.default_rng(0)
     for left in (1.0, 0.5):
         trials = random_trials(numpy, discrete)
-        sample, batch = agent.prepare(sequences(trials)), reference.prepare(trials)
+        sample, batch = learner.prepare(sequences(trials)), reference.prepare(trials)
         shift = 0.5 * torch.randn(sample.log_prob.shape, generator=generator)  # as if another policy had acted
         assert sample.valid.sum(1).tolist() == [len(rows) for rows in batch]
         for n, rows in enumerate(batch):
@@ -179,14 +182,14 @@ def test_updates_are_those_of_the_reference(case):
                 for name, wanted in (("advantage", "advantage"), ("returns", "R"), ("log_prob", "log_prob")):
                     assert float(getattr(sample, name)[n, i]) == pytest.approx(row[wanted], abs=2e-4)
                 row["log_prob"] += float(shift[n, i])
-        assert float(agent.network.return_mean) == pytest.approx(float(reference.mean), abs=1e-4)
-        assert float(agent.network.return_stddev) == pytest.approx(float(reference.stddev), abs=1e-4)
+        assert float(learner.network.return_mean) == pytest.approx(float(reference.mean), abs=1e-4)
+        assert float(learner.network.return_stddev) == pytest.approx(float(reference.stddev), abs=1e-4)
         sample = replace(sample, log_prob=sample.log_prob + shift)
         for chosen in ([0, 2], [3, 1]):
-            told = agent.update(sample.rows(torch.tensor(chosen)), left)
+            told = learner.update(sample.rows(torch.tensor(chosen)), left)
             wanted = torch.stack(reference.update([batch[n] for n in chosen], left)).detach()
             torch.testing.assert_close(told.double(), wanted, rtol=1e-3, atol=1e-4)
-    assert_same(agent.network, reference.parameters, start, atol=5e-4)
+    assert_same(learner.network, reference.parameters, start, atol=5e-4)
 
 
 # -- the parts of the loss ---------------------------------------------------------------------------------------------------
@@ -212,33 +215,35 @@ def test_outside_the_clip_nothing_pulls_further(ratio, advantage, moves):
 @pytest.mark.parametrize("discrete", [False, True])
 def test_without_advantages_the_policy_goes_to_its_prior_and_values_to_the_returns(discrete):
     """The uniform policy, where the prior is uniform; p(z|s) in skill space. Returns are those of what was seen: learnable."""
-    config = replace(BASE, hidden=16, weight=0.05, value_coefficient=1.0, max_grad_norm=1.0)
+    config = replace(BASE, hidden=16, prior_coefficient=0.05, value_coefficient=1.0, max_grad_norm=1.0)
     prior = None if discrete else skill_prior
-    agent = make_learner(rl2, config, S, np.ones(A, np.float32), discrete, prior, seeds=Seeds(0))
+    learner = make_learner(rl2, config, S, np.ones(A, np.float32), discrete, prior, seeds=Seeds(0))
     with torch.no_grad():
-        agent.network.policy_head.layers[-1].weight.normal_(0, 0.5, generator=torch.Generator().manual_seed(1))
-    sample = agent.prepare(sequences(random_trials(np.random.default_rng(0), discrete)))
+        learner.network.policy_head.layers[-1].weight.normal_(0, 0.5, generator=torch.Generator().manual_seed(1))
+    sample = learner.prepare(sequences(random_trials(np.random.default_rng(0), discrete)))
     wanted = 5 + 3 * sample.observation[..., 0] * sample.valid
-    agent.network.rescale(wanted, sample.valid)
+    learner.network.rescale(wanted, sample.valid)
     sample = replace(sample, advantage=torch.zeros_like(sample.advantage), returns=wanted)
-    first = agent.update(sample)
+    first = learner.update(sample)
     for _ in range(200):
-        last = agent.update(sample)
+        last = learner.update(sample)
     gap = np.log(A) if discrete else 0.0  # minus the entropy of the uniform policy
     assert first[2] + gap > 0.05 and last[2] + gap < 0.1 * (first[2] + gap)
     assert last[1] < 0.02 < 0.5 * first[1]
     with torch.no_grad():
-        value = agent.evaluate(sample.inputs, sample.observation, sample.raw)[1]
+        value = learner.evaluate(sample.inputs, sample.observation, sample.raw)[1]
     assert ((value - wanted).abs() * sample.valid).mean() < 0.5
 
 
 def test_every_trial_is_in_one_minibatch_of_each_epoch(monkeypatch):
     config = Config(tasks=10, minibatches=3, epochs=2, hidden=4, episodes=2)
-    agent, seen = make_learner(rl2, config, 2, np.ones(2, np.float32), discrete=True, seeds=Seeds(0)), []
-    monkeypatch.setattr(agent, "update", lambda batch, left: seen.append(batch.raw[:, 0, 0].tolist()) or torch.zeros(3))
+    learner, seen = make_learner(rl2, config, 2, np.ones(2, np.float32), discrete=True, seeds=Seeds(0)), []
+    monkeypatch.setattr(
+        learner, "update", lambda batch, left: seen.append(batch.raw[:, 0, 0].tolist()) or torch.zeros(3)
+    )
     counter = iter(range(1, 11))
     with Workers(Uneven, chunk=64) as workers:
-        agent.iterate(MetaCollector(workers, lambda g: next(counter), Seeds(0), 10**6))
+        learner.iterate(OnlineSource(workers, lambda g: next(counter), Seeds(0), Budget(10**6)))
     assert [len(batch) for batch in seen] == [4, 4, 2] * 2
     epochs = [sum(seen[:3], []), sum(seen[3:], [])]
     assert sorted(epochs[0]) == sorted(epochs[1]) == [float(n) for n in range(1, 11)] and epochs[0] != epochs[1]
@@ -248,8 +253,7 @@ def test_every_trial_is_in_one_minibatch_of_each_epoch(monkeypatch):
 class Uneven:
     """Discrete environments that end after one to three decisions, one by one. Observation: task and time; rewards differ."""
 
-    observation_dim, discrete = 2, True
-    action_bound = np.ones(2, np.float32)
+    spec = EnvSpec(2, np.ones(2, np.float32), discrete=True)
     lengths = (3, 1, 2)
 
     def __init__(self, num: int):
@@ -279,12 +283,12 @@ class Uneven:
 def test_acting_sees_the_true_last_transition(previous):
     """Also over the end of an episode, and in an environment that ended before the others."""
     config = Config(episodes=3, hidden=4, reward_scale=0.5, previous_observation=previous)
-    agent = make_learner(rl2, config, 2, np.ones(2, np.float32), discrete=True, seeds=Seeds(0))
-    core: nn.Module = agent.network.core
+    learner = make_learner(rl2, config, 2, np.ones(2, np.float32), discrete=True, seeds=Seeds(0))
+    core: nn.Module = learner.network.core
     calls, step = [], core.step
     core.step = lambda inputs, state: calls.append(inputs.clone()) or step(inputs, state)
     resets = np.zeros((3, 3), np.int64)
-    trials, _ = trial(agent.acting, Uneven(3), [5, 6, 7], resets, torch.Generator().manual_seed(0))
+    trials, _ = trial(learner.acting, Uneven(3), [5, 6, 7], resets, torch.Generator().manual_seed(0))
     assert len({tuple(row) for row in trials.lengths.tolist()}) == 3
     for n in range(3):
         before, action, reward, call = np.zeros(2), np.zeros(2), 0.0, 0
@@ -313,14 +317,17 @@ class TwoArms(Uneven):
 
 
 def test_it_finds_the_arm_that_pays_and_stays_with_it():
-    """Optimal: half of the first pulls pay, and all that polyak_update, over the end of the first episode. At random: 2 of 4."""
-    config = Config(episodes=2, tasks=128, hidden=16, learning_rate=1e-2, weight=0.05, minibatches=2, anneal=False)
-    agent = make_learner(rl2, config, 2, np.ones(2, np.float32), discrete=True, seeds=Seeds(0))
+    """Optimal: half of the first pulls pay, and all that follow, over the end of the first episode. At random: 2 of 4."""
+    config = Config(
+        episodes=2, tasks=128, hidden=16, learning_rate=1e-2, prior_coefficient=0.05, minibatches=2, anneal=False
+    )
+    learner = make_learner(rl2, config, 2, np.ones(2, np.float32), discrete=True, seeds=Seeds(0))
     with Workers(TwoArms, chunk=128) as workers:
-        collect = MetaCollector(workers, lambda g: int(g.integers(2)), Seeds(0), 10**6)
-        first = agent.iterate(collect)[0].trials.returns.sum(1).mean()
+        source = OnlineSource(workers, lambda g: int(g.integers(2)), Seeds(0), Budget(10**6))
+        learner.iterate(source)
+        first = source.last.returns.sum(1).mean()
         for _ in range(30):
-            batch, _ = agent.iterate(collect)
-    assert first < 2.5 and batch.trials.returns.sum(1).mean() > 3.2
-    best, _ = trial(agent.acting, TwoArms(2), [0, 1], np.zeros((2, 2), np.int64), torch.Generator(), False)
+            learner.iterate(source)
+    assert first < 2.5 and source.last.returns.sum(1).mean() > 3.2
+    best, _ = trial(learner.acting, TwoArms(2), [0, 1], np.zeros((2, 2), np.int64), torch.Generator(), False)
     assert sorted(best.returns.sum(1).tolist()) == [3, 4]

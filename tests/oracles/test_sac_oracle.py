@@ -18,6 +18,7 @@ from skillmeta.data.replay import Transitions
 from skillmeta.nn.distributions import Gaussian
 from skillmeta.objectives.regularizer import RegularizerConfig
 from skillmeta.seeds import Seeds
+from skillmeta.types import Episodes
 from tests.learners import make_learner
 from tests.oracles.reference import (
     Adam,
@@ -37,18 +38,18 @@ ROWS = 24
 
 
 class Reference:
-    """One learner, its parameters copied from an agent that has not been updated yet."""
+    """One learner, its parameters copied from an learner that has not been updated yet."""
 
-    def __init__(self, agent: sac.Agent):
-        self.config, self.settings = agent.config, agent.config.regularizer
-        self.residual = agent.config.policy_start == "prior"
-        self.policy = layers_of(agent.policy.net)
-        self.critics = [layers_of(member) for member in agent.critics.members]
-        self.targets = [layers_of(member) for member in agent.targets.members]
+    def __init__(self, learner: sac.Learner):
+        self.config, self.settings = learner.config, learner.config.regularizer
+        self.residual = learner.config.policy_start == "prior"
+        self.policy = layers_of(learner.policy.net)
+        self.critics = [layers_of(member) for member in learner.critics.members]
+        self.targets = [layers_of(member) for member in learner.targets.members]
         self.log_coefficient = torch.tensor(math.log(self.settings.initial_coefficient), dtype=torch.float64)
         self.policy_adam, self.critic_adam = Adam(self.config.learning_rate), Adam(self.config.learning_rate)
         self.coefficient_adam = Adam(self.settings.learning_rate)
-        self.bound = agent.bound.double()
+        self.bound = learner.bound.double()
         if self.residual:
             model = skill_model()
             self.prior_layers = layers_of(model.prior_network)
@@ -146,7 +147,7 @@ def batch(seed: int) -> Transitions:
     )
 
 
-def make(regularizer: RegularizerConfig, policy_start: str, **changes: float) -> sac.Agent:
+def make(regularizer: RegularizerConfig, policy_start: str, **changes: float) -> sac.Learner:
     """A learner whose policy, critics and target critics differ from one another and from their start."""
     config = sac.Config(
         regularizer, policy_start, hidden=8, policy_depth=2, critic_depth=1, learning_rate=2e-3, discount=0.9,
@@ -156,12 +157,12 @@ def make(regularizer: RegularizerConfig, policy_start: str, **changes: float) ->
     model.normalizer.mean.copy_(torch.tensor([0.5, -1.0]))
     model.normalizer.stddev.copy_(torch.tensor([2.0, 0.25]))
     start = {"prior": model.prior, "normalize": model.normalizer} if policy_start == "prior" else {}
-    agent = make_learner(sac, config, 2, BOUND.numpy(), **start, seeds=Seeds(3))
+    learner = make_learner(sac, config, 2, BOUND.numpy(), **start, seeds=Seeds(3))
     g = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        for parameter in [*agent.policy.net.layers[-1].parameters(), *agent.targets.parameters()]:
+        for parameter in [*learner.policy.net.layers[-1].parameters(), *learner.targets.parameters()]:
             parameter += 0.4 * torch.randn(parameter.shape, generator=g)
-    return agent
+    return learner
 
 
 def skill(**changes: object) -> RegularizerConfig:
@@ -189,48 +190,59 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_three_updates_equal_the_reference(case):
-    agent = make(*CASES[case])
-    reference = Reference(agent)
+    learner = make(*CASES[case])
+    reference = Reference(learner)
     for seed in range(3):
-        noise = torch.randn(2, ROWS, 3, generator=torch.Generator().set_state(agent.generator.get_state()))
+        noise = torch.randn(2, ROWS, 3, generator=torch.Generator().set_state(learner.generator.get_state()))
         expected = reference.update(batch(seed), noise)
-        assert agent.update(batch(seed)).tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+        assert learner.update(batch(seed)).tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5)
     # An update moves a parameter by up to 6e-3; the tolerances are thousandths of it.
     close = {"rtol": 1e-4, "atol": 2e-5}
-    torch.testing.assert_close([p.double() for p in agent.policy.parameters()], flat(reference.policy), **close)
-    for mine, theirs in ((agent.critics, reference.critics), (agent.targets, reference.targets)):
+    torch.testing.assert_close([p.double() for p in learner.policy.parameters()], flat(reference.policy), **close)
+    for mine, theirs in ((learner.critics, reference.critics), (learner.targets, reference.targets)):
         for member, layers in zip(mine.members, theirs, strict=True):
             torch.testing.assert_close([p.double() for p in member.parameters()], flat(layers), **close)
     torch.testing.assert_close(
-        agent.regularizer.log_coefficient.double(), reference.log_coefficient, rtol=1e-5, atol=1e-6
+        learner.regularizer.log_coefficient.double(), reference.log_coefficient, rtol=1e-5, atol=1e-6
     )
-    assert agent.updates == 3
+    assert learner.updates == 3
 
 
 @pytest.mark.parametrize("case", ["sac", "spirl"])
 def test_acting_equals_the_reference(case):
-    agent = make(*CASES[case])
-    reference = Reference(agent)
+    learner = make(*CASES[case])
+    reference = Reference(learner)
     observation = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
     noise = torch.randn(50, 3, generator=torch.Generator().manual_seed(1))
     for explore in (True, False):
-        action, _ = agent.act(observation, None, torch.Generator().manual_seed(1), explore)
+        action, _ = learner.acting.act(observation, None, torch.Generator().manual_seed(1), explore)
         expected, _ = reference.act(observation.double(), noise.double() if explore else torch.zeros(50, 3).double())
         torch.testing.assert_close(action.double(), expected.detach(), rtol=1e-4, atol=1e-5)
 
 
+class ThreeDecisions:
+    """Stands for `OnlineSource`: the same episode of three decisions every time."""
+
+    def episode(self, actor: sac.Actor) -> Episodes:
+        self.actor, no = actor, np.zeros((1, 3), bool)
+        observation, action = np.zeros((1, 4, 2), np.float32), np.zeros((1, 3, 3), np.float32)
+        return Episodes(observation, action, np.ones((1, 3), np.float32), no, no, np.ones((1, 3), int), no, ~no)
+
+
 def test_the_first_decisions_are_uniform_in_the_box_and_followed_by_no_update():
-    agent = make(RegularizerConfig(), "random", random_decisions=5)
-    action, _ = agent.act(torch.zeros(4000, 2), None, torch.Generator().manual_seed(0), explore=True)
+    learner, source = make(RegularizerConfig(), "random", random_decisions=5), ThreeDecisions()
+    assert learner.iterate(source) == {} and learner.updates == 0
+    action, _ = source.actor.act(torch.zeros(4000, 2), None, torch.Generator().manual_seed(0), explore=True)
     share = (action / BOUND + 1) / 2
     assert share.min() >= 0 and share.max() <= 1
     for column in share.T:
         assert torch.histc(column, 4, 0, 1).tolist() == pytest.approx([1000] * 4, abs=110)
-    quiet, _ = agent.act(torch.zeros(3, 2), None, torch.Generator(), explore=False)
+    quiet, _ = learner.actor().act(torch.zeros(3, 2), None, torch.Generator(), explore=False)
     assert torch.equal(quiet[0], quiet[1])
-    agent.decisions = 5
-    later, _ = agent.act(torch.zeros(4000, 2), None, torch.Generator().manual_seed(0), explore=True)
-    assert not torch.equal(later, action)
+    for uniform, updates in ((True, 3), (False, 6)):  # of six decisions, and of nine
+        assert learner.iterate(source) and learner.updates == updates
+        later, _ = source.actor.act(torch.zeros(4000, 2), None, torch.Generator().manual_seed(0), explore=True)
+        assert torch.equal(later, action) == uniform
 
 
 # -- closed forms ------------------------------------------------------------------------------------------------------------
@@ -244,18 +256,18 @@ class Problem:
     following: Tensor
     terminated: Tensor
 
-    def fill(self, agent: sac.Agent) -> None:
+    def fill(self, learner: sac.Learner) -> None:
         count = len(self.reward)
-        columns = agent.replay.columns
+        columns = learner.replay.columns
         rows = (self.observation, self.action, self.reward, self.following, self.terminated)
         for name, values in zip(
             ("observation", "action", "reward", "next_observation", "terminated"), rows, strict=True
         ):
             getattr(columns, name)[:count] = values
-        agent.replay.added = count
+        learner.replay.added = count
 
 
-def learner(regularizer: RegularizerConfig, prior=None, **changes) -> sac.Agent:
+def small(regularizer: RegularizerConfig, prior=None, **changes) -> sac.Learner:
     config = sac.Config(
         regularizer, "prior" if prior else "random", hidden=32, learning_rate=3e-3, batch_size=128, replay_capacity=2000,
         **{"tau": 0.05, "discount": 0.5, **changes},
@@ -270,12 +282,12 @@ def uniform_actions(count: int = 2000) -> Tensor:
 def test_a_bandit_is_solved():
     """One decision, reward -(a - 0.5)^2: the best action is 0.5, whatever the signs of the others' mistakes would make of it."""
     action = uniform_actions()
-    agent = learner(RegularizerConfig(initial_coefficient=0.01, controller="fixed"))
+    learner = small(RegularizerConfig(initial_coefficient=0.01, controller="fixed"))
     zeros = torch.zeros(len(action), 1)
-    Problem(zeros, action, -((action[:, 0] - 0.5) ** 2), zeros, torch.ones(len(action))).fill(agent)
-    agent.learn(300)
-    mode, _ = agent.act(torch.zeros(1, 1), None, torch.Generator(), explore=False)
-    assert float(mode) == pytest.approx(0.5, abs=0.1)
+    Problem(zeros, action, -((action[:, 0] - 0.5) ** 2), zeros, torch.ones(len(action))).fill(learner)
+    learner.learn(300)
+    mode, _ = learner.acting.act(torch.zeros(1, 1), None, torch.Generator(), explore=False)
+    assert float(mode.detach()) == pytest.approx(0.5, abs=0.1)
 
 
 def test_the_regularised_optimum_of_a_bandit_is_the_product_of_prior_and_exponentiated_reward():
@@ -286,12 +298,12 @@ def test_the_regularised_optimum_of_a_bandit_is_the_product_of_prior_and_exponen
         mean = torch.full((len(observation), 1), -0.2)
         return Gaussian(mean, torch.full_like(mean, math.log(0.2)))
 
-    agent = learner(skill(controller="fixed", initial_coefficient=0.04), prior)
+    learner = small(skill(controller="fixed", initial_coefficient=0.04), prior)
     action = uniform_actions()
     zeros = torch.zeros(len(action), 1)
-    Problem(zeros, action, -((action[:, 0] - 0.3) ** 2) / 2, zeros, torch.ones(len(action))).fill(agent)
-    agent.learn(400)
-    policy = agent.policy(zeros[:1], prior(zeros[:1]))
+    Problem(zeros, action, -((action[:, 0] - 0.3) ** 2) / 2, zeros, torch.ones(len(action))).fill(learner)
+    learner.learn(400)
+    policy = learner.policy(zeros[:1], prior(zeros[:1]))
     assert isinstance(policy, Gaussian)
     assert float(policy.mean) == pytest.approx(0.05, abs=0.05)
     assert float(policy.stddev) == pytest.approx(0.2 / math.sqrt(2), abs=0.03)
@@ -302,13 +314,13 @@ def test_values_of_a_chain_are_known():
     off. Actions change nothing, so the soft optimal policy is uniform with an entropy of log 2, and with discount 1/2 and
     coefficient c: Q(1) = 1, Q(0) = (1 + c log 2) / 2, Q(2) = 1 + (Q(2) + c log 2) / 2 = 2 + c log 2."""
     coefficient, count = 0.5, 1998
-    agent = learner(RegularizerConfig(initial_coefficient=coefficient, controller="fixed"))
+    learner = small(RegularizerConfig(initial_coefficient=coefficient, controller="fixed"))
     state = torch.arange(count).remainder(3).float()[:, None]
     following = torch.where(state == 2, 2.0, 1.0)
     ended = (state[:, 0] == 1).float()
-    Problem(state - 1, uniform_actions(count), (state[:, 0] >= 1).float(), following - 1, ended).fill(agent)
-    agent.learn(400)
+    Problem(state - 1, uniform_actions(count), (state[:, 0] >= 1).float(), following - 1, ended).fill(learner)
+    learner.learn(400)
     with torch.no_grad():
-        q = agent.critics(torch.tensor([[-1.0], [0.0], [1.0]]), torch.zeros(3, 1)).mean(0)
+        q = learner.critics(torch.tensor([[-1.0], [0.0], [1.0]]), torch.zeros(3, 1)).mean(0)
     bonus = coefficient * math.log(2)
     assert q.tolist() == pytest.approx([(1 + bonus) / 2, 1.0, 2 + bonus], abs=0.07)

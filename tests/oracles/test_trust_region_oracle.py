@@ -20,7 +20,7 @@ def quadratic(seed: int, size: int = 6) -> tuple[np.ndarray, np.ndarray]:
 def test_conjugate_gradients_are_numpys_solve(size):
     matrix, right = quadratic(size, size)
     h, b = torch.from_numpy(matrix), torch.from_numpy(right)
-    x, image = conjugate_gradients(lambda v: h @ v, b, cg_iterations=3 * size)
+    x, image = conjugate_gradients(lambda v: h @ v, b, iterations=3 * size)
     assert np.allclose(x.numpy(), np.linalg.solve(matrix, right), atol=1e-7) and torch.allclose(image, b, atol=1e-7)
 
 
