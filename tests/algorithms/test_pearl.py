@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from skillmeta.collect.meta import MetaCollector
 
 from skillmeta.algorithms import pearl
 from skillmeta.algorithms.pearl import Config, Learner, kl_loss
 from skillmeta.collect.episodes import episode
+from skillmeta.collect.source import Budget, OnlineSource
 from skillmeta.collect.trials import trial
 from skillmeta.collect.workers import Workers
 from skillmeta.data.replay import Replay
@@ -22,8 +22,9 @@ from skillmeta.evaluation.adaptation import evaluate
 from skillmeta.nn.context import ENCODERS, ORDERED, ContextEncoder, Evidence
 from skillmeta.nn.distributions import Gaussian, Mixture
 from skillmeta.objectives.regularizer import RegularizerConfig
+from skillmeta.run.parts import state_of
 from skillmeta.seeds import Seeds
-from skillmeta.tasks.base import TaskConfig, make_family
+from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
 from skillmeta.types import Episodes
 from tests.learners import make_learner
 
@@ -35,15 +36,18 @@ SMALL = Config(
 )  # fmt: skip
 
 
-def learner(config: Config = SMALL, seed: int = 0) -> Learner:
+def made(config: Config = SMALL, seed: int = 0) -> Learner:
     return make_learner(pearl, config, 2, np.ones(2, np.float32), seeds=Seeds(seed))
 
 
-def collected(agent: Learner) -> Learner:
+def source_of(workers: Workers, family: TaskFamily = FAMILY, budget: int = 10**6) -> OnlineSource:
+    return OnlineSource(workers, family.sample, Seeds(0), Budget(budget), shaped_reward=family.shaped_reward)
+
+
+def collected(learner: Learner) -> Learner:
     with Workers(EnvsFactory(POINTS), chunk=32) as workers:
-        collect = MetaCollector(workers, lambda g: FAMILY.sample(g), Seeds(0), 10**6)
-        agent.iterate(collect)
-    return agent
+        learner.iterate(source_of(workers))
+    return learner
 
 
 def encoder_of(kind: str = "product", prior_factor: bool = False) -> ContextEncoder:
@@ -90,11 +94,11 @@ def test_evidence_adds_up_and_what_is_not_valid_is_no_evidence(kind):
     encoder, context = encoder_of(kind), contexts()
     evidence = encoder.nothing(2)
     for part in (slice(0, 2), slice(2, 7)):
-        evidence = encoder.plus(evidence, context[:, part], torch.ones(2, part.stop - part.start))
+        evidence = encoder.accumulate(evidence, context[:, part], torch.ones(2, part.stop - part.start))
     if kind == "convolution":
         swapped = encoder.nothing(2)
         for part in (slice(2, 7), slice(0, 2)):
-            swapped = encoder.plus(swapped, context[:, part], torch.ones(2, part.stop - part.start))
+            swapped = encoder.accumulate(swapped, context[:, part], torch.ones(2, part.stop - part.start))
         assert same(encoder.posterior(evidence), encoder.posterior(swapped))
     else:
         assert same(encoder.posterior(evidence), encoder.infer(context))
@@ -102,14 +106,14 @@ def test_evidence_adds_up_and_what_is_not_valid_is_no_evidence(kind):
     masked = encoder.infer(context, torch.tensor([[1.0, 1, 0, 0, 0, 0, 0], [1.0, 1, 1, 0, 0, 0, 0]]))
     assert torch.allclose(masked.mean[:1], encoder.infer(context[:1, :2]).mean, atol=1e-6)
     assert torch.allclose(masked.mean[1:], encoder.infer(context[1:, :3]).mean, atol=1e-6)
-    none = encoder.plus(evidence, context, torch.zeros(2, 7))
+    none = encoder.accumulate(evidence, context, torch.zeros(2, 7))
     assert same(encoder.posterior(none), encoder.posterior(evidence))
 
 
 @pytest.mark.parametrize("kind", ["mean", "attention", "convolution"])
 def test_a_mean_of_an_episode_that_was_seen_twice_is_that_of_once(kind):
     encoder, context, all_of_it = encoder_of(kind), contexts(), torch.ones(2, 7)
-    twice = encoder.plus(encoder.plus(encoder.nothing(2), context, all_of_it), context, all_of_it)
+    twice = encoder.accumulate(encoder.accumulate(encoder.nothing(2), context, all_of_it), context, all_of_it)
     assert same(encoder.posterior(twice), encoder.infer(context))
 
 
@@ -123,7 +127,7 @@ def test_attention_is_a_softmax_over_everything_seen():
         wanted = torch.einsum("nch,ncd->nhd", shares, features).flatten(1)
         evidence = encoder.nothing(2)
         for n in range(7):
-            evidence = encoder.plus(evidence, context[:, n : n + 1], torch.ones(2, 1))
+            evidence = encoder.accumulate(evidence, context[:, n : n + 1], torch.ones(2, 1))
         ours = evidence.total.view(2, 4, -1) / evidence.weight[:, 4:].unsqueeze(-1)
     assert torch.allclose(ours.flatten(1), wanted, atol=1e-5)
 
@@ -183,96 +187,95 @@ def test_only_executed_actions_are_valued():
         return Gaussian(torch.full((len(observation), 2), 5.0), torch.zeros(len(observation), 2))
 
     config = replace(SMALL, regularizer=RegularizerConfig(prior="skill", target_divergence=1.0))
-    agent = collected(make_learner(pearl, config, 2, np.ones(2, np.float32), prior=far, seeds=Seeds(0)))
+    learner = collected(make_learner(pearl, config, 2, np.ones(2, np.float32), prior=far, seeds=Seeds(0)))
     valued: list[torch.Tensor] = []
-    for critics in (agent.critics, agent.targets):
+    for critics in (learner.critics, learner.targets):
         critics.register_forward_hook(lambda module, inputs, output: valued.append(inputs[1].detach()))
-    agent.update()
+    learner.update()
     assert len(valued) == 3 and all(float(action.abs().max()) == 1.0 for action in valued)  # target, replayed, policy
 
 
 def test_a_poisoned_training_buffer_changes_nothing_in_evaluation():
     """Garage's PEARL adapted from its training buffer."""
-    agent = collected(learner())
+    learner = collected(made())
     workers, tasks = Workers(EnvsFactory(POINTS)), FAMILY.tasks("test")[:4]
-    clean = evaluate(agent.actor(), workers, tasks, episodes=3, evaluation_seed=0)
-    for buffer in (*agent.replays, *(visits.buffer for visits in agent.contexts)):
+    clean = evaluate(learner.actor(), workers, tasks, episodes=3, evaluation_seed=0)
+    for buffer in (*learner.replays, *(visits.buffer for visits in learner.contexts)):
         for column in ("observation", "action", "reward", "next_observation"):
             getattr(buffer.columns, column)[:] = 1e6
-    poisoned = evaluate(agent.actor(), workers, tasks, episodes=3, evaluation_seed=0)
+    poisoned = evaluate(learner.actor(), workers, tasks, episodes=3, evaluation_seed=0)
     assert np.array_equal(clean.returns, poisoned.returns)
 
 
 def test_evaluation_works_before_any_training():
     result = evaluate(
-        learner().actor(), Workers(EnvsFactory(POINTS)), FAMILY.tasks("test")[:3], episodes=2, evaluation_seed=0
+        made().actor(), Workers(EnvsFactory(POINTS)), FAMILY.tasks("test")[:3], episodes=2, evaluation_seed=0
     )
     assert np.isfinite(result.returns).all() and result.explored.tolist() == [True, True, False]
 
 
 def test_swapping_the_contexts_of_two_tasks_swaps_behaviour():
-    agent, generator = collected(learner()), torch.Generator().manual_seed(0)
+    learner, generator = collected(made()), torch.Generator().manual_seed(0)
     envs, tasks = make_envs(FAMILY, 2), list(FAMILY.tasks("test")[:2])
-    _, belief = trial(agent.acting, envs, tasks, np.array([[1, 2], [1, 2]]), generator)
+    _, belief = trial(learner.acting, envs, tasks, np.array([[1, 2], [1, 2]]), generator)
     observation = torch.zeros(2, 2)
     swapped = pearl.PearlBelief(Evidence(*(x[[1, 0]] for x in belief.evidence)), belief.z[[1, 0]])
-    a, _ = agent.acting.act(observation, belief, generator, explore=False)
-    b, _ = agent.acting.act(observation, swapped, generator, explore=False)
+    a, _ = learner.acting.act(observation, belief, generator, explore=False)
+    b, _ = learner.acting.act(observation, swapped, generator, explore=False)
     torch.testing.assert_close(a[[1, 0]], b)
     assert (a[0] - a[1]).abs().max() > 1e-3
 
 
 def test_z_is_held_over_an_episode_and_drawn_anew_after_it():
-    agent, generator = learner(), torch.Generator().manual_seed(0)
+    learner, generator = made(), torch.Generator().manual_seed(0)
     envs, tasks = make_envs(FAMILY, 2), list(FAMILY.tasks("test")[:2])
-    first = agent.acting.begin(2, generator)
-    done, during = episode(agent.acting, envs, first, [0, 1], generator, tasks=tasks)
+    first = learner.acting.begin(2, generator)
+    done, during = episode(learner.acting, envs, first, [0, 1], generator, tasks=tasks)
     assert torch.equal(during.z, first.z)
-    after = agent.acting.adapt(during, done, generator)
+    after = learner.acting.adapt(during, done, generator)
     assert not torch.equal(after.z, first.z) and after.evidence.seen.tolist() == [6, 6]
-    still = agent.exploring.adapt(during, done, generator)  # collects with z ~ N(0, I)
+    still = replace(learner.acting, adapts=False).adapt(during, done, generator)  # collects with z ~ N(0, I)
     assert still.evidence.seen.tolist() == [0, 0] and not torch.equal(still.z, first.z)
 
 
 def test_the_context_buffer_holds_the_last_visit_alone():
-    agent = learner()
+    learner = made()
     with Workers(EnvsFactory(POINTS), chunk=32) as workers:
-        collect = MetaCollector(workers, lambda g: FAMILY.sample(g), Seeds(0), 10**6)
-        agent.iterate(collect)
-        assert [len(c.buffer) for c in agent.contexts] == [12] * 6  # two episodes of six steps
-        assert [len(r) for r in agent.replays] == [12 + 12] * 6  # and two of the acting policy
-        _, metrics = agent.iterate(collect)
-        assert metrics["context/age"] > 0
-        _, again = agent.iterate(collect)
-    assert [len(c.buffer) for c in agent.contexts] == [12] * 6 and len(set(agent.tasks)) == 6
+        source = source_of(workers)
+        learner.iterate(source)
+        assert [len(c.buffer) for c in learner.contexts] == [12] * 6  # two episodes of six steps
+        assert [len(r) for r in learner.replays] == [12 + 12] * 6  # and two of the acting policy
+        assert learner.iterate(source)["context/age"] > 0
+        learner.iterate(source)
+    assert [len(c.buffer) for c in learner.contexts] == [12] * 6 and len(set(source.draw_tasks(6))) == 6
 
 
 def test_deterministic_latents_have_no_spread():
-    agent, generator = collected(learner(replace(SMALL, deterministic=True))), torch.Generator().manual_seed(0)
-    belief = agent.acting.begin(2, generator)
+    learner, generator = collected(made(replace(SMALL, deterministic=True))), torch.Generator().manual_seed(0)
+    belief = learner.acting.begin(2, generator)
     assert torch.equal(belief.z, torch.zeros(2, SMALL.latent_dim))
 
 
 @pytest.mark.parametrize("kind", ["product", "attention"])
 def test_without_latents_a_trial_changes_nothing(kind):
     """The no-context learner: whatever it has seen, it acts the same, to the bit; and it does learn."""
-    agent = learner(replace(SMALL, latent_dim=0, encoder=kind))
-    start = [p.clone() for p in agent.policy.parameters()]
-    collected(agent)
-    assert not any(torch.equal(old, new) for old, new in zip(start, agent.policy.parameters(), strict=True))
+    learner = made(replace(SMALL, latent_dim=0, encoder=kind))
+    start = [p.clone() for p in learner.policy.parameters()]
+    collected(learner)
+    assert not any(torch.equal(old, new) for old, new in zip(start, learner.policy.parameters(), strict=True))
     envs, tasks = make_envs(FAMILY, 2), list(FAMILY.tasks("test")[:2])
     generator, observation = torch.Generator().manual_seed(0), torch.full((2, 2), 0.3)
-    wanted, _ = agent.acting.act(observation, agent.acting.begin(2, generator), generator, explore=False)
+    wanted, _ = learner.acting.act(observation, learner.acting.begin(2, generator), generator, explore=False)
     assert torch.equal(wanted[0], wanted[1])
-    trials, belief = trial(agent.acting, envs, tasks, np.array([[1, 2], [3, 4]]), generator)
+    trials, belief = trial(learner.acting, envs, tasks, np.array([[1, 2], [3, 4]]), generator)
     assert not np.allclose(trials.reward[0], trials.reward[1])
-    assert torch.equal(agent.acting.act(observation, belief, generator, explore=False)[0], wanted)
+    assert torch.equal(learner.acting.act(observation, belief, generator, explore=False)[0], wanted)
 
 
 def test_the_encoder_may_have_a_width_of_its_own():
-    agent = learner(replace(SMALL, encoder_hidden=5))
-    assert {layer.out_features for layer in agent.encoder.net.layers[:-1]} == {5}
-    assert {layer.out_features for layer in agent.policy.net.layers[:-1]} == {16}
+    learner = made(replace(SMALL, encoder_hidden=5))
+    assert {layer.out_features for layer in learner.encoder.net.layers[:-1]} == {5}
+    assert {layer.out_features for layer in learner.policy.net.layers[:-1]} == {16}
 
 
 def test_impossible_configs_are_refused():
@@ -291,7 +294,7 @@ def test_impossible_configs_are_refused():
         pytest.raises(ConfigError, match="12 transitions, and context: trial"),
     ):
         small = replace(SMALL, context="trial", context_capacity=11)
-        learner(small).iterate(MetaCollector(workers, lambda g: FAMILY.sample(g), Seeds(0), 10))
+        made(small).iterate(source_of(workers, budget=10))
     for change in ({"context": "recent", "context_visits": 1}, {"shaped_reward": False}, {"encoder": "product"}):
         with pytest.raises(ValueError, match="teacher needs shaped_reward"):
             replace(TAUGHT, **change)
@@ -299,22 +302,20 @@ def test_impossible_configs_are_refused():
         ContextEncoder("product", 4, 3, 16, 1, False, torch.Generator(), components=2)
     with pytest.raises(ValueError, match="kl_reduction is 'max'"):
         Config(kl_reduction="max")
-    with pytest.raises(ConfigError, match="actions are choices"):
+    with pytest.raises(ConfigError, match="actions are discrete"):
         make_learner(pearl, SMALL, 2, np.ones(2, np.float32), discrete=True, seeds=Seeds(0))
-    with Workers(EnvsFactory(POINTS)) as workers, pytest.raises(ConfigError, match="has 80 different tasks"):
-        learner(replace(SMALL, training_tasks=81)).iterate(
-            MetaCollector(workers, lambda g: FAMILY.sample(g), Seeds(0), 10)
-        )
+    with Workers(EnvsFactory(POINTS)) as workers, pytest.raises(ConfigError, match="there are 80 different tasks"):
+        made(replace(SMALL, training_tasks=81)).iterate(source_of(workers, budget=10))
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_every_encoder_learns_and_acts(kind):
-    agent = collected(learner(replace(SMALL, encoder=kind)))
-    before = [p.clone() for p in agent.encoder.parameters()]
-    agent.update()
-    assert any(not torch.equal(old, new) for old, new in zip(before, agent.encoder.parameters(), strict=True))
+    learner = collected(made(replace(SMALL, encoder=kind)))
+    before = [p.clone() for p in learner.encoder.parameters()]
+    learner.update()
+    assert any(not torch.equal(old, new) for old, new in zip(before, learner.encoder.parameters(), strict=True))
     result = evaluate(
-        agent.actor(), Workers(EnvsFactory(POINTS)), FAMILY.tasks("test")[:3], episodes=2, evaluation_seed=0
+        learner.actor(), Workers(EnvsFactory(POINTS)), FAMILY.tasks("test")[:3], episodes=2, evaluation_seed=0
     )
     assert np.isfinite(result.returns).all()
 
@@ -323,14 +324,15 @@ def test_shaped_rewards_are_learned_from_and_not_shown():
     """The sparse point robot: the replay has dense rewards, the context those of the task; so has what is reported."""
     sparse = TaskConfig("point", split="train", options={"sparse": True, "horizon": 6, "goal_radius": 0.01})
     family = make_family(sparse)
-    agent = learner(replace(SMALL, shaped_reward=True, posterior_to_context=True))
+    learner = made(replace(SMALL, shaped_reward=True, posterior_to_context=True))
     with Workers(EnvsFactory(sparse), chunk=32) as workers:
-        collect = MetaCollector(workers, lambda g: family.sample(g), Seeds(0), 10**6, family.shaped_reward)
-        batch, _ = agent.iterate(collect)
-        assert (batch.trials.returns == 0).all()
-        with pytest.raises(ConfigError, match="has none"):
-            learner(agent.config).iterate(MetaCollector(workers, lambda g: family.sample(g), Seeds(0), 10**6))
-    for task, replay, context in zip(agent.tasks, agent.replays, agent.contexts, strict=True):
+        source = source_of(workers, family)
+        learner.iterate(source)
+        assert source.last is not None and (source.last.returns == 0).all()
+        without = OnlineSource(workers, family.sample, Seeds(0), Budget(10**6))
+        with pytest.raises(ConfigError, match="has no dense reward to learn from"):
+            made(learner.config).iterate(without)
+    for task, replay, context in zip(source.draw_tasks(6), learner.replays, learner.contexts, strict=True):
         count = len(replay)
         gap = replay.columns.next_observation[:count] - torch.tensor([task.x, task.y])
         assert torch.allclose(replay.columns.reward[:count], -gap.norm(dim=-1), atol=1e-6)
@@ -338,13 +340,13 @@ def test_shaped_rewards_are_learned_from_and_not_shown():
 
 
 def test_what_acting_believes_after_an_episode_is_what_learning_infers_from_it():
-    agent, generator = learner(replace(SMALL, context="trial", context_size=50)), torch.Generator().manual_seed(0)
+    learner, generator = made(replace(SMALL, context="trial", context_size=50)), torch.Generator().manual_seed(0)
     envs, task = make_envs(FAMILY, 1), list(FAMILY.tasks("train")[:1])
-    trials, belief = trial(agent.acting, envs, task, np.array([[5, 6]]), generator)
-    agent.contexts[0].add(None, [trials.episodes(0), trials.episodes(1)])
-    agent.contexts[0].marks = [[0, 0, 12]]  # after both
+    trials, belief = trial(learner.acting, envs, task, np.array([[5, 6]]), generator)
+    learner.contexts[0].add(None, [trials.episodes(0), trials.episodes(1)])
+    learner.contexts[0].marks = [[0, 0, 12]]  # after both
     with torch.no_grad():
-        assert same(agent.encoder.infer(*agent.contexts_of([0])), agent.encoder.posterior(belief.evidence))
+        assert same(learner.encoder.infer(*learner.contexts_of([0])), learner.encoder.posterior(belief.evidence))
 
 
 TAUGHT = replace(SMALL, teacher=True, shaped_reward=True, context="trial", context_visits=2, encoder="attention")
@@ -352,29 +354,29 @@ SPARSE = TaskConfig("point", split="train", options={"sparse": True, "horizon": 
 
 
 def taught(config: Config = TAUGHT) -> Learner:
-    agent, family = learner(config), make_family(SPARSE)
+    learner, family = made(config), make_family(SPARSE)
     with Workers(EnvsFactory(SPARSE), chunk=32) as workers:
-        agent.iterate(MetaCollector(workers, lambda g: family.sample(g), Seeds(0), 10**6, family.shaped_reward))
-    return agent
+        learner.iterate(source_of(workers, family))
+    return learner
 
 
 def test_a_teacher_sees_dense_rewards_and_the_encoder_those_that_a_test_has():
-    agent = taught()
-    assert (agent.privileged([0, 1, 2])[..., -1] < 0).all()
-    context, valid = agent.contexts_of([0, 1, 2] * 20)
+    learner = taught()
+    assert (learner.privileged([0, 1, 2])[..., -1] < 0).all()
+    context, valid = learner.contexts_of([0, 1, 2] * 20)
     assert (context[..., -1] == 0).all()
     assert {int(n) for n in valid.sum(1)} == {0, 5}  # nothing at all, or episodes, of which five transitions are shown
 
 
 def test_the_encoder_learns_from_foretelling_alone_and_the_teacher_not_from_it(monkeypatch):
     def gradients(scale: float) -> dict[str, list[torch.Tensor]]:
-        agent, found = taught(replace(TAUGHT, updates=0)), {}
+        learner, found = taught(replace(TAUGHT, updates=0)), {}
         loss = pearl.posterior_distillation_loss
         monkeypatch.setattr(pearl, "posterior_distillation_loss", lambda *told: scale * loss(*told))
-        agent.update()
+        learner.update()
         monkeypatch.setattr(pearl, "posterior_distillation_loss", loss)
         for part in ("encoder", "teacher", "critics"):
-            found[part] = [p.grad for p in getattr(agent, part).parameters()]
+            found[part] = [p.grad for p in getattr(learner, part).parameters()]
         return found
 
     once, none = gradients(1.0), gradients(0.0)
@@ -385,25 +387,24 @@ def test_the_encoder_learns_from_foretelling_alone_and_the_teacher_not_from_it(m
 
 
 def test_how_well_the_belief_foretells_is_told():
-    family, agent = make_family(SPARSE), learner(TAUGHT)
+    family, learner = make_family(SPARSE), made(TAUGHT)
     with Workers(EnvsFactory(SPARSE), chunk=32) as workers:
-        collect = MetaCollector(workers, lambda g: family.sample(g), Seeds(0), 10**6, family.shaped_reward)
-        _, told = agent.iterate(collect)
-        _, plain = learner().iterate(collect)
+        source = source_of(workers, family)
+        told, plain = learner.iterate(source), made().iterate(source)
     assert np.isfinite(told["belief/nll"]) and set(told) - set(plain) == {"belief/nll"}
 
 
 def test_what_acts_has_no_teacher():
-    agent = taught()
-    assert not any("teacher" in name for name in agent.acting_state())
+    learner = taught()
+    assert not any("teacher" in name for name in state_of(learner.actor().parts()))
     clean = evaluate(
-        agent.actor(), Workers(EnvsFactory(SPARSE)), FAMILY.tasks("test")[:3], episodes=2, evaluation_seed=0
+        learner.actor(), Workers(EnvsFactory(SPARSE)), FAMILY.tasks("test")[:3], episodes=2, evaluation_seed=0
     )
     with torch.no_grad():
-        for parameter in agent.teacher.parameters():
+        for parameter in learner.teacher.parameters():
             parameter.fill_(float("nan"))
     again = evaluate(
-        agent.actor(), Workers(EnvsFactory(SPARSE)), FAMILY.tasks("test")[:3], episodes=2, evaluation_seed=0
+        learner.actor(), Workers(EnvsFactory(SPARSE)), FAMILY.tasks("test")[:3], episodes=2, evaluation_seed=0
     )
     assert np.array_equal(clean.env_steps, again.env_steps) and np.array_equal(clean.returns, again.returns)
 
@@ -434,21 +435,21 @@ def test_a_belief_that_foretells_is_of_every_z_that_may_still_be():
 
 
 def test_deterministic_latents_of_a_mixture_are_its_mean():
-    agent, generator = taught(replace(TAUGHT, deterministic=True)), torch.Generator().manual_seed(0)
-    belief = agent.acting.begin(2, generator)
-    assert torch.equal(belief.z, agent.encoder.posterior(belief.evidence).mean)
+    learner, generator = taught(replace(TAUGHT, deterministic=True)), torch.Generator().manual_seed(0)
+    belief = learner.acting.begin(2, generator)
+    assert torch.equal(belief.z, learner.encoder.posterior(belief.evidence).mean)
     z = torch.randn(2, SMALL.latent_dim, generator=generator)
-    loss = pearl.posterior_distillation_loss(agent.encoder.posterior(belief.evidence), z, True)
+    loss = pearl.posterior_distillation_loss(learner.encoder.posterior(belief.evidence), z, True)
     assert float(loss.detach()) == pytest.approx(float(((z - belief.z) ** 2).sum(1).mean()), rel=1e-5)
 
 
 def test_ordered_encoders_are_shown_what_followed_each_other():
-    agent = collected(learner(replace(SMALL, encoder="gru")))
-    seen = agent.contexts[0].buffer.sample(5, torch.Generator().manual_seed(3), ordered=True)
+    learner = collected(made(replace(SMALL, encoder="gru")))
+    seen = learner.contexts[0].buffer.sample(5, torch.Generator().manual_seed(3), ordered=True)
     assert torch.equal(seen.next_observation[0], seen.observation[1]) or torch.equal(
         seen.next_observation[2], seen.observation[3]
     )
-    short = agent.contexts[0].buffer.sample(30, torch.Generator().manual_seed(3), ordered=True)
+    short = learner.contexts[0].buffer.sample(30, torch.Generator().manual_seed(3), ordered=True)
     assert torch.equal(short.observation[:12], short.observation[12:24])  # it has twelve, and begins again
 
 

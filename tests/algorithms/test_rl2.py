@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from skillmeta.collect.meta import MetaCollector
 
 from skillmeta.algorithms import rl2
 from skillmeta.algorithms.rl2 import Config
+from skillmeta.collect.source import Budget, OnlineSource
 from skillmeta.collect.trials import trial
 from skillmeta.collect.workers import Workers
 from skillmeta.data.trials import sequences
@@ -29,15 +29,15 @@ def acted(config: TaskConfig, core: str, episodes: int = 3, previous: bool = Fal
     family = make_family(config)
     envs = make_envs(family, 5)
     options = Config(core=core, hidden=16, receptive_field=4, previous_observation=previous)
-    agent = learner(
+    learner = make_learner(
         rl2, options, envs.spec.observation_dim, envs.spec.action_bound, discrete=envs.spec.discrete, seeds=Seeds(1)
     )
     with torch.no_grad():  # a policy that listens to its memory
-        agent.network.policy_head.layers[-1].weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(2))
+        learner.network.policy_head.layers[-1].weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(2))
     told: list[torch.Tensor] = []
-    original = agent.acting.network.policy
+    original = learner.acting.network.policy
 
-    class Listening(type(agent.acting)):
+    class Listening(type(learner.acting)):
         def act(self, observation, belief, generator, explore):
             action, after = super().act(observation, belief, generator, explore)
             before = belief.previous_observation
@@ -48,20 +48,20 @@ def acted(config: TaskConfig, core: str, episodes: int = 3, previous: bool = Fal
             told.append(original(numbers, None).log_prob(action))
             return action, after
 
-    actor = Listening(**{name: getattr(agent.acting, name) for name in agent.acting.__dataclass_fields__})
+    actor = Listening(**{name: getattr(learner.acting, name) for name in learner.acting.__dataclass_fields__})
     generator = np.random.default_rng(0)
     tasks = [family.sample(generator, "any") for _ in range(5)]
     seeds = np.arange(5 * episodes).reshape(5, episodes)
     trials, _ = trial(actor, envs, tasks, seeds, torch.Generator().manual_seed(0))
-    return agent, trials, told
+    return learner, trials, told
 
 
 @pytest.mark.parametrize("core", ["gru", "lstm", "snail", "transformer"])
 @pytest.mark.parametrize("config, previous", [(BANDIT, False), (ENDS, False), (ENDS, True)])
 def test_learning_sees_what_acting_saw(config, previous, core):
     """Also where environments in lockstep end at different times, and over the ends of episodes."""
-    agent, trials, told = acted(config, core, previous=previous)
-    sample = agent.prepare(sequences(trials))
+    learner, trials, told = acted(config, core, previous=previous)
+    sample = learner.prepare(sequences(trials))
     lengths = trials.valid.sum(2)
     assert config is BANDIT or len(set(lengths.ravel().tolist())) > 1
     for n in range(5):
@@ -76,11 +76,11 @@ def test_learning_sees_what_acting_saw(config, previous, core):
 
 
 def test_the_first_policy_is_uniform_and_a_residual_is_the_prior():
-    agent = make_learner(rl2, Config(hidden=8), 1, np.ones(4, np.float32), discrete=True, seeds=Seeds(0))
-    belief = agent.acting.begin(2000, torch.Generator().manual_seed(0))
-    action, _ = agent.acting.act(torch.zeros(2000, 1), belief, torch.Generator().manual_seed(1), True)
+    learner = make_learner(rl2, Config(hidden=8), 1, np.ones(4, np.float32), discrete=True, seeds=Seeds(0))
+    belief = learner.acting.begin(2000, torch.Generator().manual_seed(0))
+    action, _ = learner.acting.act(torch.zeros(2000, 1), belief, torch.Generator().manual_seed(1), True)
     assert action.mean(0).tolist() == pytest.approx([0.25] * 4, abs=0.04)
-    wide = learner(
+    wide = make_learner(
         rl2, Config(hidden=8, initial_stddev=0.5), 1, np.array([2.0, 4.0], np.float32), seeds=Seeds(0)
     ).acting
     belief = wide.begin(2000, torch.Generator())
@@ -109,15 +109,15 @@ def test_the_policy_is_not_linear_in_state_and_memory():
 
 def test_a_trial_ends_with_its_last_episode_and_not_before():
     """The advantage of a trial's first decision sums rewards over the ends of its episodes."""
-    agent, trials, _ = acted(ENDS, "gru")
-    agent.config = replace(agent.config, discount=1.0, gae_lambda=1.0)
-    sample = agent.prepare(sequences(trials))
+    learner, trials, _ = acted(ENDS, "gru")
+    learner.config = replace(learner.config, discount=1.0, gae_lambda=1.0)
+    sample = learner.prepare(sequences(trials))
     assert np.allclose(sample.returns[:, 0].numpy(), trials.returns.sum(1), atol=1e-4)
 
 
 def test_padding_changes_nothing():
-    agent, trials, _ = acted(ENDS, "gru")
-    sample = agent.prepare(sequences(trials))
+    learner, trials, _ = acted(ENDS, "gru")
+    sample = learner.prepare(sequences(trials))
     longer = replace(
         sample,
         **{
@@ -129,7 +129,7 @@ def test_padding_changes_nothing():
     copies = []
     for batch in (sample, longer):
         other = make_learner(rl2, Config(hidden=16), 2, np.ones(2, np.float32), seeds=Seeds(1))
-        other.network.load_state_dict(agent.network.state_dict())
+        other.network.load_state_dict(learner.network.state_dict())
         other.update(batch)
         copies.append(torch.cat([p.detach().ravel() for p in other.network.parameters()]))
     assert torch.allclose(*copies, atol=1e-6)
@@ -137,10 +137,10 @@ def test_padding_changes_nothing():
 
 def test_free_episodes_are_seen_but_not_learned_from():
     """E-RL2: only the rewards of later episodes make returns; the inputs are those of RL2."""
-    agent, trials, _ = acted(ENDS, "gru")
-    plain = agent.prepare(sequences(trials))
-    agent.config = replace(agent.config, episodes=3, free_episodes=2, discount=1.0, gae_lambda=1.0)
-    free = agent.prepare(sequences(trials))
+    learner, trials, _ = acted(ENDS, "gru")
+    plain = learner.prepare(sequences(trials))
+    learner.config = replace(learner.config, episodes=3, free_episodes=2, discount=1.0, gae_lambda=1.0)
+    free = learner.prepare(sequences(trials))
     assert np.allclose(free.returns[:, 0].numpy(), trials.returns[:, 2], atol=1e-4)
     assert torch.equal(free.inputs, plain.inputs)
 
@@ -152,13 +152,13 @@ def test_impossible_options_are_refused(wrong):
 
 
 def test_following_the_scale_of_returns_changes_no_value():
-    agent, trials, _ = acted(ENDS, "gru")
-    agent.config = replace(agent.config, reward_scale=1.0)
-    sample = agent.prepare(sequences(trials))
-    _, before, _ = agent.evaluate(sample.inputs, sample.observation, sample.raw)
-    agent.network.rescale(1000 * sample.returns - 7, sample.valid)
-    _, after, _ = agent.evaluate(sample.inputs, sample.observation, sample.raw)
-    assert agent.network.return_stddev > 50 * sample.returns.std()
+    learner, trials, _ = acted(ENDS, "gru")
+    learner.config = replace(learner.config, reward_scale=1.0)
+    sample = learner.prepare(sequences(trials))
+    _, before, _ = learner.evaluate(sample.inputs, sample.observation, sample.raw)
+    learner.network.rescale(1000 * sample.returns - 7, sample.valid)
+    _, after, _ = learner.evaluate(sample.inputs, sample.observation, sample.raw)
+    assert learner.network.return_stddev > 50 * sample.returns.std()
     assert torch.allclose(before, after, atol=1e-3)
 
 
@@ -166,14 +166,14 @@ def test_the_scale_of_rewards_does_not_decide_what_is_learned():
     """The first update of the policy is the same for rewards in thousands, as seen rewards are left as they were."""
     moved = []
     for scale in (1.0, 1000.0):
-        agent, trials, _ = acted(ENDS, "gru")
-        sample = agent.prepare(replace(sequences(trials), reward=scale * sequences(trials).reward))
-        agent.config = replace(agent.config, max_grad_norm=1e9)
-        start = agent.network.policy_head.layers[-1].weight.detach().clone()
-        for group in agent.optimizer.param_groups:
+        learner, trials, _ = acted(ENDS, "gru")
+        sample = learner.prepare(replace(sequences(trials), reward=scale * sequences(trials).reward))
+        learner.config = replace(learner.config, max_grad_norm=1e9)
+        start = learner.network.policy_head.layers[-1].weight.detach().clone()
+        for group in learner.optimizer.param_groups:
             group["eps"] = 0.0
-        agent.update(sample)
-        moved.append(agent.network.policy_head.layers[-1].weight.detach() - start)
+        learner.update(sample)
+        moved.append(learner.network.policy_head.layers[-1].weight.detach() - start)
     assert torch.allclose(*moved, atol=2e-4)
 
 
@@ -183,11 +183,11 @@ def test_steps_shrink_with_the_budget():
     with Workers(EnvsFactory(BANDIT), chunk=64) as workers:
         for anneal in (True, False):
             options = Config(tasks=64, hidden=8, epochs=1, minibatches=1, anneal=anneal)
-            agent = make_learner(rl2, options, 1, np.ones(3, np.float32), discrete=True, seeds=Seeds(0))
-            collect = MetaCollector(workers, lambda g: family.sample(g, "any"), Seeds(0), 4 * 64 * 6)
+            learner = make_learner(rl2, options, 1, np.ones(3, np.float32), discrete=True, seeds=Seeds(0))
+            source = OnlineSource(workers, lambda g: family.sample(g, "any"), Seeds(0), Budget(4 * 64 * 6))
             for _ in range(4):
-                _, metrics = agent.iterate(collect)
-                rate = agent.optimizer.param_groups[0]["lr"]
+                metrics = learner.iterate(source)
+                rate = learner.optimizer.param_groups[0]["lr"]
                 assert rate == pytest.approx(options.learning_rate * metrics["budget/left"])
                 told.append(metrics["budget/left"])
     assert told == pytest.approx([1, 0.75, 0.5, 0.25, 1, 1, 1, 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 from skillmeta.algorithms import sac
-from skillmeta.collect.episodes import Collector
+from skillmeta.collect.source import Budget, OnlineSource
+from skillmeta.collect.workers import Workers
 from skillmeta.config import build
 from skillmeta.data.replay import Transitions
 from skillmeta.envs.serial import SerialEnvs
@@ -17,7 +19,9 @@ from skillmeta.envs.skill_space import SkillEnvs
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.objectives.regularizer import RegularizerConfig
 from skillmeta.run.checkpoint import load_state, save_state, state_hash
+from skillmeta.run.parts import restore_parts, state_of
 from skillmeta.seeds import Seeds
+from skillmeta.types import Envs
 from tests.learners import make_learner
 from tests.skills.fakes import CounterEnv, skill_model
 
@@ -37,10 +41,10 @@ def batch(rows: int = 32, observation_dim: int = 2, action_dim: int = 3, seed: i
     )
 
 
-def guided(seed: int = 0, **changes) -> sac.Agent:
+def guided(seed: int = 0, **changes) -> sac.Learner:
     model = skill_model()
     config = replace(SMALL, policy_start="prior", regularizer=GUIDED, **changes)
-    return learner(
+    return make_learner(
         sac, config, 2, model.latent_bound.numpy(), prior=model.prior, normalize=model.normalizer, seeds=Seeds(seed)
     )
 
@@ -51,96 +55,104 @@ def test_at_step_0_the_policy_is_the_prior_and_the_divergence_0():
 
 
 def test_actions_stay_in_their_box():
-    agent = guided()
+    learner = guided()
     with torch.no_grad():
-        agent.policy.net.layers[-1].bias.fill_(9.0)
-    action, _ = agent.act(torch.randn(64, 2), None, torch.Generator(), explore=True)
-    assert (action.abs() <= agent.bound).all() and (action.abs() == agent.bound).any()
+        learner.policy.net.layers[-1].bias.fill_(9.0)
+    action, _ = learner.acting.act(torch.randn(64, 2), None, torch.Generator(), explore=True)
+    assert (action.abs() <= learner.bound).all() and (action.abs() == learner.bound).any()
 
 
-def collector(seed: int = 0, budget: int = 600) -> Collector:
-    envs = SkillEnvs(SerialEnvs(CounterEnv, unit_actions=False), skill_model())
-    return Collector(envs, Seeds(seed), budget)
+def counting(num: int) -> Envs:
+    return SerialEnvs(CounterEnv, num)
 
 
-def train(agent: sac.Agent, collect: Collector, episodes: int) -> None:
+def counting_skills(num: int) -> Envs:
+    return SkillEnvs(SerialEnvs(CounterEnv, num, unit_actions=False), skill_model())
+
+
+def source_of(budget: int = 600, seed: int = 0, make: Callable[[int], Envs] = counting_skills) -> OnlineSource:
+    return OnlineSource(Workers(make), lambda g: None, Seeds(seed), Budget(budget))
+
+
+def train(learner: sac.Learner, source: OnlineSource, episodes: int) -> None:
     for _ in range(episodes):
-        agent.iterate(collect)
+        learner.iterate(source)
 
 
 @pytest.mark.parametrize("start", ["prior", "random"])
 def test_the_same_seed_gives_the_same_bits(start):
     hashes = set()
     for _ in range(2):
-        agent = (
+        learner = (
             guided(seed=3)
             if start == "prior"
             else make_learner(sac, SMALL, 2, skill_model().latent_bound.numpy(), seeds=Seeds(3))
         )
-        train(agent, collector(3), 10)
-        hashes.add(state_hash(agent.state()))
+        train(learner, source_of(seed=3), 10)
+        hashes.add(state_hash(state_of(learner.parts())))
     assert len(hashes) == 1
     other = guided(seed=4)
-    train(other, collector(4), 10)
-    assert state_hash(other.state()) not in hashes
+    train(other, source_of(seed=4), 10)
+    assert state_hash(state_of(other.parts())) not in hashes
 
 
 def test_resume_equals_uninterrupted(tmp_path):
-    whole, collect = guided(), collector()
-    train(whole, collect, 12)
-    first, before = guided(), collector()
+    whole, source = guided(), source_of()
+    train(whole, source, 12)
+    first, before = guided(), source_of()
     train(first, before, 5)
-    state = {"agent": first.state(), "collect": before.state()}
+    state = state_of({"learner": first.parts(), "source": before})
     save_state(tmp_path / "c", state)
     loaded, _ = load_state(tmp_path / "c")
-    second, after = guided(seed=99), collector()
-    second.restore(loaded["agent"])
-    after.restore(loaded["collect"])
+    second, after = guided(seed=99), source_of()
+    restore_parts({"learner": second.parts(), "source": after}, loaded)
     train(second, after, 7)
-    assert state_hash(second.state()) == state_hash(whole.state()) and after.state() == collect.state()
+    assert state_hash(state_of(second.parts())) == state_hash(state_of(whole.parts()))
+    assert after.state() == source.state()
 
 
 def test_the_budget_of_steps_is_used_exactly_and_counts_primitive_steps():
-    collect = collector(budget=137)
-    agent = guided()
+    source = source_of(137)
+    learner = guided()
     steps = 0
-    while not collect.spent:
-        episodes, _ = agent.iterate(collect)
+    while not source.spent:
+        learner.iterate(source)
+        episodes = source.last.episodes(0)
         steps += int(episodes.steps[episodes.valid].sum())
-    assert collect.env_steps == steps == 137 and episodes.truncated[0, -1] and not episodes.terminated[0, -1]
+    assert source.env_steps == steps == 137 and episodes.truncated[0, -1] and not episodes.terminated[0, -1]
 
 
 def test_updates_per_decision_is_kept_on_average():
-    collect = Collector(SerialEnvs(CounterEnv), Seeds(0), 250)
-    agent = make_learner(sac, replace(SMALL, updates_per_decision=0.3), 2, np.ones(1, np.float32), seeds=Seeds(0))
-    while not collect.spent:
-        agent.iterate(collect)
-    assert agent.decisions == 250 and agent.updates == 75
+    source = source_of(250, make=counting)
+    learner = make_learner(sac, replace(SMALL, updates_per_decision=0.3), 2, np.ones(1, np.float32), seeds=Seeds(0))
+    while not source.spent:
+        learner.iterate(source)
+    assert learner.counts.decisions == 250 and learner.updates == 75
 
 
 def test_random_decisions_come_before_the_first_update():
-    collect = Collector(SerialEnvs(CounterEnv), Seeds(0), 1000)
-    agent = make_learner(sac, replace(SMALL, random_decisions=30), 2, np.ones(1, np.float32), seeds=Seeds(0))
-    assert agent.iterate(collect)[1] == {} and (agent.decisions, agent.updates) == (25, 0)
-    assert agent.iterate(collect)[1] and (agent.decisions, agent.updates) == (50, 25)
+    source = source_of(1000, make=counting)
+    learner = make_learner(sac, replace(SMALL, random_decisions=30), 2, np.ones(1, np.float32), seeds=Seeds(0))
+    assert learner.iterate(source) == {} and (learner.counts.decisions, learner.updates) == (25, 0)
+    assert learner.iterate(source) and (learner.counts.decisions, learner.updates) == (50, 25)
 
 
 @pytest.mark.slow
 def test_compiled_and_plain_updates_agree():
-    """Where there is a compiler; elsewhere the compiled agent falls back, says so, and agrees all the more."""
-    agents = [guided(), guided(compile=True)]
+    """Where there is a compiler; elsewhere the compiled learner falls back, says so, and agrees all the more."""
+    learners = [guided(), guided(compile=True)]
     for seed in range(3):
-        metrics = [agent.update(batch(seed=seed)) for agent in agents]
+        metrics = [learner.update(batch(seed=seed)) for learner in learners]
         torch.testing.assert_close(metrics[0], metrics[1], rtol=1e-3, atol=1e-4)
-    for a, b in zip(agents[0].policy.parameters(), agents[1].policy.parameters(), strict=True):
+    for a, b in zip(learners[0].policy.parameters(), learners[1].policy.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-4)
 
 
 def test_without_a_compiler_it_says_so(monkeypatch):
     monkeypatch.setattr(sac.shutil, "which", lambda name: None)
     with pytest.warns(UserWarning, match="no C\\+\\+ compiler found"):
-        agent = guided(compile=True)
-    agent.update(batch())
+        learner = guided(compile=True)
+    learner.update(batch())
 
 
 def test_bfloat16_keeps_float32_parameters_and_comes_close():
@@ -156,20 +168,19 @@ def test_a_reward_that_is_not_finite_stops_before_the_buffer():
             observation, _, *rest = super().step(action)
             return (observation, float("nan"), *rest)
 
-    agent = make_learner(sac, SMALL, 2, np.ones(1, np.float32), seeds=Seeds(0))
+    learner = make_learner(sac, SMALL, 2, np.ones(1, np.float32), seeds=Seeds(0))
     with pytest.raises(UserError, match="reward that is not finite"):
-        agent.iterate(Collector(SerialEnvs(Broken), Seeds(0), 100))
-    assert len(agent.replay) == 0
+        learner.iterate(source_of(make=lambda num: SerialEnvs(Broken, num)))
+    assert len(learner.replay) == 0
 
 
 def test_discrete_actions_are_refused(tmp_path):
-    from skillmeta.programs.finetune import FinetuneConfig, finetune
-
+    from skillmeta.programs.train import TrainConfig, train
     from skillmeta.tasks.base import TaskConfig
 
-    config = FinetuneConfig(TaskConfig("gym", options={"id": "CartPole-v1"}), env_steps=10)
+    config = TrainConfig(task=TaskConfig("gym", options={"id": "CartPole-v1"}), env_steps=10)
     with pytest.raises(ConfigError, match="the environment has 2 discrete actions"):
-        finetune(config, tmp_path / "run", quiet=True)
+        train(config, tmp_path / "run", quiet=True)
 
 
 @pytest.mark.parametrize(
