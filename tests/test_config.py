@@ -109,11 +109,12 @@ def test_every_config_that_comes_along_can_run(name):
     """Each is checked against the schema of its program."""
     from pathlib import Path
 
+    from skillmeta.programs.finetune import FinetuneConfig
+    from skillmeta.programs.meta_train import MetaTrainConfig
+
     from skillmeta.config import module_of
     from skillmeta.programs.ablate import AblationConfig, make_jobs
     from skillmeta.programs.collect import CollectConfig
-    from skillmeta.programs.finetune import FinetuneConfig
-    from skillmeta.programs.meta_train import MetaTrainConfig
     from skillmeta.programs.pretrain import PretrainConfig
     from skillmeta.tasks.base import TaskConfig, make_family
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from skillmeta.programs.meta_train import MetaTrainConfig, meta_train
 
 from downstream.evaluate import main as evaluate_main
 from downstream.meta_train import main as meta_main
 from skillmeta.algorithms import pearl
 from skillmeta.cli import main
 from skillmeta.config import build, load
-from skillmeta.programs.meta_train import MetaTrainConfig, meta_train
 from skillmeta.reports.meta_page import MetaRun, curve, grouped
 from skillmeta.run.checkpoint import load_state
 from skillmeta.run.files import locked_folder

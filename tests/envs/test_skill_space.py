@@ -17,6 +17,7 @@ from skillmeta.envs.serial import SerialEnvs
 from skillmeta.envs.skill_space import SkillEnv, SkillEnvs, SkillVectorEnv
 from skillmeta.errors import CheckpointError
 from skillmeta.seeds import Seeds
+from tests.learners import make_learner
 from tests.skills.fakes import CounterEnv, skill_model
 
 
@@ -128,16 +129,16 @@ def test_spirl_bug_5_at_the_start_the_policy_is_the_prior_and_explores_as_it_doe
     model = skill_model()
     regularizer = RegularizerConfig(prior="skill", target_divergence=1.0)
     config = sac.Config(regularizer=regularizer, policy_start="prior", hidden=16, replay_capacity=10)
-    agent = learner(
+    learner = make_learner(
         sac, config, 2, model.latent_bound.numpy(), prior=model.prior, normalize=model.normalizer, seeds=Seeds(0)
     )
     observation = torch.randn(64, 2)
     noise = torch.randn(64, 3, generator=torch.Generator().manual_seed(3))
-    action, _ = agent.act(observation, None, torch.Generator().manual_seed(3), explore=True)
+    action, _ = learner.acting.act(observation, None, torch.Generator().manual_seed(3), explore=True)
     prior = model.prior(observation)
     bound = model.latent_bound
     torch.testing.assert_close(action, prior.rsample(noise).clamp(-bound, bound))
-    assert float(agent.policy(model.normalizer(observation), prior).kl(prior).abs().max()) == 0.0
+    assert float(learner.policy(model.normalizer(observation), prior).kl(prior).abs().max()) == 0.0
 
 
 def test_a_budget_cuts_a_skill_short_and_calls_it_truncated():

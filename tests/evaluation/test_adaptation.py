@@ -30,7 +30,7 @@ from skillmeta.reports.adaptation_page import EPISODES, episodes_csv
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, make_family
 from skillmeta.tasks.batched import Outcome
-from tests.agents import Trilateration
+from tests.actors import Trilateration
 from tests.learners import make_learner
 
 POINTS = TaskConfig("point")

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 FOLDERS = ("algorithms", "objectives", "collect", "data", "skills", "nn", "evaluation")
-PROGRAMS = ("finetune", "meta_train", "evaluate", "adapt", "ablate", "collect", "pretrain")
+PROGRAMS = ("train", "evaluate", "adapt", "ablate", "collect", "pretrain")
 
 Position = tuple[int, int]  # line from 1, column from 0
 

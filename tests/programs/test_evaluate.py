@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from skillmeta.programs.meta_train import MetaTrainConfig, meta_train
 
 from skillmeta.programs.evaluate import EvaluateConfig, run_evaluation
-from skillmeta.programs.meta_train import MetaTrainConfig, meta_train
 from skillmeta.tasks.base import TaskConfig
 from tests.programs.scripted import PER_EPISODE, scripted
 from tests.programs.telltale import SPLITS, TEST, episode_return

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from skillmeta.programs.finetune import EvaluationConfig, FinetuneConfig, finetune, load_trained
 
 from skillmeta.envs.make import make_envs
-from skillmeta.programs.finetune import EvaluationConfig, FinetuneConfig, finetune, load_trained
 from skillmeta.run.checkpoint import load_state
 from skillmeta.run.run import Run, read_metrics
 from skillmeta.tasks.base import TaskConfig, make_family

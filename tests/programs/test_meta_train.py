@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from skillmeta.programs.meta_train import MetaTrainConfig, meta_train
+
 from skillmeta.run.checkpoint import load_state
 from skillmeta.run.run import Run, read_metrics
 from skillmeta.tasks.base import TaskConfig

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
+from skillmeta.programs.meta_train import MetaTrainConfig, meta_train
 
 from skillmeta.config import to_plain
 from skillmeta.errors import UserError
-from skillmeta.programs.meta_train import MetaTrainConfig, meta_train
 from skillmeta.tasks.base import TaskConfig, TaskFamily, from_json, task_id, to_json
 from tests.tasks.golden import FILE, PRESETS, actions, family_of, observed
 

@@ -1,4 +1,4 @@
-"""Agents whose behaviour is known beforehand."""
+"""Actors whose behaviour is known beforehand."""
 
 from __future__ import annotations
 
@@ -8,6 +8,27 @@ import torch
 from torch import Tensor
 
 from skillmeta.types import Episodes, Step
+
+
+class Still:
+    """Always the same action."""
+
+    exploration_episodes = 0
+
+    def __init__(self, rollouts: int = 1):
+        self.rollouts = rollouts
+
+    def begin(self, tasks: int, generator: torch.Generator) -> None:
+        return None
+
+    def act(self, observation: Tensor, belief: None, generator: torch.Generator, explore: bool) -> tuple[Tensor, None]:
+        return torch.zeros(len(observation), 1), None
+
+    def observe(self, belief: None, action: Tensor, step: Step) -> None:
+        return None
+
+    def adapt(self, belief: None, episodes: Episodes, generator: torch.Generator) -> None:
+        return None
 
 
 class Trilateration:
