@@ -28,7 +28,7 @@ from skillmeta.data.episodes import from_episodes, single_episode
 from skillmeta.data.replay import FIELDS, Replay
 from skillmeta.envs.serial import SerialEnvs
 from skillmeta.envs.skill_space import SkillEnvs
-from skillmeta.evaluation.skill_quality import PriorAgent
+from skillmeta.evaluation.actors import PriorActor
 from skillmeta.nn.optimizers import adam
 from skillmeta.objectives.regularizer import RegularizerConfig
 from skillmeta.run.run import environment
@@ -261,7 +261,7 @@ def prior_agent_rate() -> list[Figure]:
     figures = []
     for num in (1, 8):
         envs = SkillEnvs(SerialEnvs(family.make_env, num, unit_actions=False), model)
-        agent = PriorAgent(model)
+        agent = PriorActor(model.prior)
         (taken,) = medians(
             lambda e=envs, a=agent, n=num: episode(a, e, None, list(range(n)), generator), rounds=5, warm=1
         )

@@ -128,7 +128,7 @@ def draw(config: object, count: int, seed: int) -> int:
 def film(config: object, arguments: argparse.Namespace) -> int:
     from skillmeta.collect.episodes import episode
     from skillmeta.envs.make import ExpertEnvs, make_envs
-    from skillmeta.evaluation.adaptation import RandomAgent
+    from skillmeta.evaluation.actors import RandomActor
     from skillmeta.programs.train import load_trained
     from skillmeta.reports.film import Filmed, save_webp
     from skillmeta.seeds import Seeds
@@ -161,10 +161,10 @@ def film(config: object, arguments: argparse.Namespace) -> int:
         acting, who = made[0], arguments.agent
     elif family.expert is not None:
         acting, who = ExpertEnvs(watched, 1), "its expert"
-        agent = RandomAgent(acting.spec.action_bound)  # whose actions the expert's environments ignore
+        agent = RandomActor(acting.spec.action_bound)  # whose actions the expert's environments ignore
     else:
         acting, who = make_envs(watched, 1), "at random"
-        agent = RandomAgent(acting.spec.action_bound)
+        agent = RandomActor(acting.spec.action_bound)
     generator = Seeds(arguments.seed).stream("acting").torch()
     done, _ = episode(agent, acting, agent.begin(1, generator), [arguments.seed], generator, tasks=[task])
     save_webp(films[0].frames, arguments.video)

@@ -17,14 +17,12 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from skillmeta.collect.workers import Workers
 from skillmeta.evaluation.statistics import Estimate, Scores, interval, normalized, paired_difference
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import Task, task_id
-from skillmeta.types import Actor, Episodes, Parts, Step, Trials
+from skillmeta.types import Actor, Trials
 
 
 @dataclass(frozen=True)
@@ -120,55 +118,6 @@ def joined(parts: Sequence[Adaptation], axis: int) -> Adaptation:
     names = [f.name for f in fields(Adaptation) if f.name != "explored"]
     columns = {name: np.concatenate([getattr(part, name) for part in parts], axis) for name in names}
     return Adaptation(**columns, explored=parts[0].explored)
-
-
-# -- reference agents -------------------------------------------------------------------------------------------------------
-class RandomAgent:
-    """Uniform actions in [-bound, bound]; where actions are choices, the largest of uniform numbers is a uniform choice."""
-
-    rollouts, exploration_episodes = 1, 0
-
-    def __init__(self, action_bound: np.ndarray):
-        self.bound = torch.from_numpy(np.asarray(action_bound, np.float32))
-
-    def begin(self, num: int, generator: torch.Generator) -> Any:
-        return None
-
-    def act(self, observation: Tensor, belief: Any, generator: torch.Generator, explore: bool) -> tuple[Tensor, Any]:
-        uniform = torch.rand(len(observation), len(self.bound), generator=generator)
-        return self.bound * (2 * uniform - 1), belief
-
-    def observe(self, belief: Any, action: Tensor, step: Step) -> Any:
-        return belief
-
-    def adapt(self, belief: Any, episodes: Episodes, generator: torch.Generator) -> Any:
-        return belief
-
-    def parts(self) -> Parts:
-        return {}
-
-
-class WithoutAdaptation:
-    """An agent that begins every episode of a trial anew and learns nothing in it: what it knew before it met the task."""
-
-    def __init__(self, agent: Actor[Any]):
-        self.agent, self.rollouts = agent, agent.rollouts
-        self.exploration_episodes = agent.exploration_episodes
-
-    def begin(self, num: int, generator: torch.Generator) -> Any:
-        return num, self.agent.begin(num, generator)
-
-    def act(self, observation: Tensor, belief: Any, generator: torch.Generator, explore: bool) -> tuple[Tensor, Any]:
-        return self.agent.act(observation, belief[1], generator, explore)[0], belief
-
-    def observe(self, belief: Any, action: Tensor, step: Step) -> Any:
-        return belief
-
-    def adapt(self, belief: Any, episodes: Episodes, generator: torch.Generator) -> Any:
-        return self.begin(belief[0], generator)
-
-    def parts(self) -> Parts:
-        return self.agent.parts()
 
 
 # -- the numbers -----------------------------------------------------------------------------------------------------------

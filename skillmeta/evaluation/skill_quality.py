@@ -16,11 +16,12 @@ from skillmeta.collect.episodes import episode
 from skillmeta.data.windows import Windows
 from skillmeta.envs.serial import SerialEnvs
 from skillmeta.envs.skill_space import SkillEnvs
+from skillmeta.evaluation.actors import PriorActor, RandomActor
 from skillmeta.nn.distributions import standard_gaussian
 from skillmeta.seeds import Seeds
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import VALIDATION, TaskFamily
-from skillmeta.types import Envs, Step
+from skillmeta.types import Actor, Envs
 
 ACTIVE_VARIANCE = 0.01  # a latent dimension whose posterior mean varies more than this over the data carries something
 
@@ -87,46 +88,14 @@ def fit(model: SkillModel, windows: Windows, samples: int = 4096, seed: int = 0)
     )
 
 
-class PriorAgent:
-    """Acts by drawing every skill from p(z|s)."""
-
-    def __init__(self, model: SkillModel):
-        self.model = model
-
-    def act(
-        self, observation: torch.Tensor, belief: Any, generator: torch.Generator, explore: bool
-    ) -> tuple[torch.Tensor, Any]:
-        prior = self.model.prior(observation)
-        return prior.rsample(torch.randn(prior.mean.shape, generator=generator)), belief
-
-    def observe(self, belief: Any, action: torch.Tensor, step: Step) -> Any:
-        return belief
-
-
-class RandomAgent:
-    """Acts uniformly in the box."""
-
-    def __init__(self, bound: np.ndarray):
-        self.bound = torch.from_numpy(bound)
-
-    def act(
-        self, observation: torch.Tensor, belief: Any, generator: torch.Generator, explore: bool
-    ) -> tuple[torch.Tensor, Any]:
-        uniform = torch.rand(len(observation), len(self.bound), generator=generator)
-        return self.bound * (2 * uniform - 1), belief
-
-    def observe(self, belief: Any, action: torch.Tensor, step: Step) -> Any:
-        return belief
-
-
-def rollouts(name: str, agent: Any, envs: Envs, family: TaskFamily, episodes: int, seed: int = 0) -> Rollouts:
-    """Let an agent act for some episodes in the family's first validation task and see where it gets. Nothing is learned."""
+def rollouts(name: str, actor: Actor[Any], envs: Envs, family: TaskFamily, episodes: int, seed: int = 0) -> Rollouts:
+    """Let an actor act for some episodes in the family's first validation task and see where it gets. Nothing is learned."""
     generator = Seeds(seed).stream("quality_acting").torch()
     task = family.tasks(VALIDATION if VALIDATION in family.splits else "train")[0]
     positions, paths, successes, steps = [], [], 0, 0
     for number in range(0, episodes, envs.num):
         seeds = Seeds(seed).stream("quality_resets", number).integers(envs.num).tolist()
-        done, _ = episode(agent, envs, None, seeds, generator, tasks=[task] * envs.num)
+        done, _ = episode(actor, envs, None, seeds, generator, tasks=[task] * envs.num)
         successes += int(done.succeeded.sum())
         steps += int(done.lengths.sum())
         if family.positions is not None:
@@ -146,9 +115,9 @@ def compare_rollouts(model: SkillModel, family: TaskFamily, episodes: int = 20, 
     with_skills = SkillEnvs(SerialEnvs(family.make_env, 1, unit_actions=False), model)
     primitive = SerialEnvs(family.make_env, 1)
     return [
-        rollouts("skills from the prior", PriorAgent(model), with_skills, family, episodes, seed),
-        rollouts("random skills", RandomAgent(2 * model.latent_stddev.numpy()), with_skills, family, episodes, seed),
-        rollouts("random actions", RandomAgent(primitive.spec.action_bound), primitive, family, episodes, seed),
+        rollouts("skills from the prior", PriorActor(model.prior), with_skills, family, episodes, seed),
+        rollouts("random skills", RandomActor(2 * model.latent_stddev.numpy()), with_skills, family, episodes, seed),
+        rollouts("random actions", RandomActor(primitive.spec.action_bound), primitive, family, episodes, seed),
     ]
 
 

@@ -17,14 +17,8 @@ from skillmeta.collect.workers import Workers
 from skillmeta.config import NonNegativeInt, PositiveInt, check_file_name, checked, to_plain
 from skillmeta.envs.make import EnvsFactory, make_envs
 from skillmeta.errors import ConfigError, UserError
-from skillmeta.evaluation.adaptation import (
-    Adaptation,
-    Evaluation,
-    RandomAgent,
-    WithoutAdaptation,
-    evaluate,
-    joined,
-)
+from skillmeta.evaluation.actors import NoAdaptation, RandomActor
+from skillmeta.evaluation.adaptation import Adaptation, Evaluation, evaluate, joined
 from skillmeta.programs.train import Trained, load_trained
 from skillmeta.reports.adaptation_page import write_adaptation_page
 from skillmeta.run.files import write_npz
@@ -82,13 +76,13 @@ def run_evaluation(
     if oracle and not seeing.see_task:
         raise ConfigError("oracle: these agents do not see the task; train them with see_task=true")
     bound = make_envs(family, 1, SkillModel.load(skills) if skills else None).spec.action_bound
-    plan.append(Planned("random", acting, [RandomAgent(bound)]))
+    plan.append(Planned("random", acting, [RandomActor(bound)]))
     if oracle:
         plan.append(Planned("oracle", seeing, [t.actor for t in oracle], seeds_of(oracle)))
     elif family.expert is not None:
-        plan.append(Planned("oracle", EnvsFactory(config.task, expert=True), [RandomAgent(np.ones(1))]))
+        plan.append(Planned("oracle", EnvsFactory(config.task, expert=True), [RandomActor(np.ones(1))]))
     if trained:
-        without: list[Actor[Any]] = [WithoutAdaptation(t.actor) for t in trained]
+        without: list[Actor[Any]] = [NoAdaptation(t.actor) for t in trained]
         plan.append(Planned("no adaptation", acting, without, seeds_of(trained)))
 
     results: dict[str, Adaptation] = {}

@@ -13,7 +13,8 @@ from skillmeta.algorithms.maml import Config, Learner
 from skillmeta.collect.source import Budget, OnlineSource
 from skillmeta.collect.workers import Workers
 from skillmeta.envs.make import EnvsFactory
-from skillmeta.evaluation.adaptation import WithoutAdaptation, evaluate
+from skillmeta.evaluation.actors import NoAdaptation
+from skillmeta.evaluation.adaptation import evaluate
 from skillmeta.objectives.inner_step import flat
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, make_family
@@ -54,7 +55,7 @@ def test_an_evaluation_by_modes_adapts_all_the_same():
             learner.actor(), workers, [family.sample(np.random.default_rng(0), "any")], 1, 0, sample=False
         )
         still = evaluate(
-            WithoutAdaptation(learner.actor()), workers, [family.sample(np.random.default_rng(0), "any")], 1, 0
+            NoAdaptation(learner.actor()), workers, [family.sample(np.random.default_rng(0), "any")], 1, 0
         )
     ours, theirs = judged.returns[0, 0, :, 0], still.returns[0, 0, :, 0]  # [rollouts, episodes]
     assert (ours[:, 0] == theirs[:, 0]).all() and (ours[:, 1] != theirs[:, 1]).any()

@@ -8,7 +8,7 @@ import torch
 from skillmeta.collect.trials import trial
 from skillmeta.data.trials import join, sequences, stack
 from skillmeta.envs.serial import SerialEnvs
-from skillmeta.evaluation.adaptation import RandomAgent
+from skillmeta.evaluation.actors import RandomActor
 from tests.skills.fakes import CounterEnv
 
 
@@ -22,7 +22,7 @@ class Uneven(CounterEnv):
 
 def run(seeds):
     envs = SerialEnvs(Uneven, len(seeds))
-    agent = RandomAgent(envs.spec.action_bound)
+    agent = RandomActor(envs.spec.action_bound)
     return trial(agent, envs, [None] * len(seeds), np.array(seeds), torch.Generator().manual_seed(0))[0]
 
 

@@ -17,14 +17,8 @@ from skillmeta.collect.trials import trial
 from skillmeta.collect.workers import Workers
 from skillmeta.envs.batched import BatchedEnvs
 from skillmeta.envs.make import EnvsFactory, make_envs
-from skillmeta.evaluation.adaptation import (
-    Adaptation,
-    Evaluation,
-    RandomAgent,
-    WithoutAdaptation,
-    evaluate,
-    joined,
-)
+from skillmeta.evaluation.actors import NoAdaptation, RandomActor
+from skillmeta.evaluation.adaptation import Adaptation, Evaluation, evaluate, joined
 from skillmeta.evaluation.statistics import normalized
 from skillmeta.reports.adaptation_page import EPISODES, episodes_csv
 from skillmeta.seeds import Seeds
@@ -58,7 +52,7 @@ class Doors:
         return Outcome(self.seen, opened.astype(float), opened, opened)
 
 
-class OpensEveryFifth(RandomAgent):
+class OpensEveryFifth(RandomActor):
     def act(self, observation, belief, generator, explore):
         return torch.where(observation % 5 == 0, 1.0, -1.0), belief
 
@@ -153,7 +147,7 @@ def test_every_episode_is_a_row_of_the_one_schema():
 
 
 def test_repeats_have_other_resets():
-    agent, workers = RandomAgent(np.ones(2)), Workers(EnvsFactory(POINTS))
+    agent, workers = RandomActor(np.ones(2)), Workers(EnvsFactory(POINTS))
     first, again, other = (evaluate(agent, workers, TASKS, 0, 0, repeat=repeat) for repeat in (0, 0, 1))
     assert np.array_equal(first.returns, again.returns) and not np.isclose(first.returns, other.returns).any()
 
@@ -213,9 +207,9 @@ def test_no_adaptation_below_the_agent_below_the_oracle():
     def repeated(agent, workers):
         return joined([evaluate(agent, workers, TASKS, episodes=2, evaluation_seed=0, repeat=r) for r in range(3)], 1)
 
-    random = repeated(RandomAgent(np.ones(2)), hidden)
-    oracle = repeated(RandomAgent(np.ones(1)), expert)
-    ours, without = repeated(agent, hidden), repeated(WithoutAdaptation(agent), hidden)
+    random = repeated(RandomActor(np.ones(2)), hidden)
+    oracle = repeated(RandomActor(np.ones(1)), expert)
+    ours, without = repeated(agent, hidden), repeated(NoAdaptation(agent), hidden)
     assert ours.explored.tolist() == [True, False, False] and ours.returns.shape == (1, 3, 1, 6, 3)
     last = [r.last("returns").values.mean() for r in (oracle, ours, without)]
     assert last[0] >= last[1] >= last[2] and last[1] > last[2] + 5
@@ -236,7 +230,7 @@ def test_the_number_of_processes_changes_nothing():
 
 
 def test_rollouts_of_a_task_are_averaged_and_their_steps_counted():
-    class Twice(RandomAgent):
+    class Twice(RandomActor):
         rollouts = 2
 
     result = evaluate(Twice(np.ones(2)), Workers(EnvsFactory(POINTS), chunk=3), TASKS, episodes=1, evaluation_seed=0)

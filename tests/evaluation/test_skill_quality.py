@@ -9,7 +9,8 @@ import torch
 from skillmeta.config import build
 from skillmeta.envs.serial import SerialEnvs
 from skillmeta.envs.skill_space import SkillEnvs
-from skillmeta.evaluation.skill_quality import PriorAgent, RandomAgent, compare_rollouts, rollouts
+from skillmeta.evaluation.actors import PriorActor, RandomActor
+from skillmeta.evaluation.skill_quality import compare_rollouts, rollouts
 from skillmeta.programs.pretrain import PretrainConfig, pretrain
 from skillmeta.tasks.base import TaskFamily
 from tests.skills.fakes import CounterEnv, skill_model
@@ -29,23 +30,23 @@ FAMILY = TaskFamily(
 def test_rollouts_count_steps_successes_and_coverage():
     model = skill_model()
     with_skills = SkillEnvs(SerialEnvs(CounterEnv, unit_actions=False), model)
-    told = rollouts("prior", PriorAgent(model), with_skills, FAMILY, episodes=4, seed=1)
+    told = rollouts("prior", PriorActor(model.prior), with_skills, FAMILY, episodes=4, seed=1)
     assert (told.episodes, told.env_steps, told.success) == (4, 100, 1.0)
     assert told.coverage == pytest.approx(0.04) and told.total_coverage == pytest.approx(
         0.16
     )  # three decisions: 4 places
     assert [len(path) for path in told.paths] == [4] * 4
-    primitive = rollouts("random", RandomAgent(np.ones(1, np.float32)), SerialEnvs(CounterEnv), FAMILY, 4)
+    primitive = rollouts("random", RandomActor(np.ones(1, np.float32)), SerialEnvs(CounterEnv), FAMILY, 4)
     assert primitive.coverage == pytest.approx(0.26)
 
 
 def test_the_prior_acts_by_its_own_samples_and_random_actions_fill_the_box():
     model, observation = skill_model(), torch.randn(2000, 2)
-    action, _ = PriorAgent(model).act(observation, None, torch.Generator().manual_seed(0), True)
+    action, _ = PriorActor(model.prior).act(observation, None, torch.Generator().manual_seed(0), True)
     prior = model.prior(observation)
     scaled = (action - prior.mean) / prior.stddev
     assert float(scaled.mean()) == pytest.approx(0, abs=0.05) and float(scaled.std()) == pytest.approx(1, abs=0.05)
-    uniform, _ = RandomAgent(np.array([2.0], np.float32)).act(observation, None, torch.Generator().manual_seed(0), True)
+    uniform, _ = RandomActor(np.array([2.0], np.float32)).act(observation, None, torch.Generator().manual_seed(0), True)
     assert -2 <= uniform.min() < -1.9 and 1.9 < uniform.max() <= 2
 
 
