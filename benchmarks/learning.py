@@ -27,7 +27,7 @@ from skillmeta.envs.serial import SerialEnvs
 from skillmeta.evaluation.curves import Curve
 from skillmeta.evaluation.statistics import Scores, estimate
 from skillmeta.objectives.regularizer import RegularizerConfig
-from skillmeta.reports import page, plots
+from skillmeta.reports import html, plots
 from skillmeta.run.run import environment
 from skillmeta.seeds import Seeds
 
@@ -124,10 +124,10 @@ def main() -> None:
         f"{TASK}, {STEPS:,} steps, {arguments.seeds} seeds; 2 x {WIDTH} units, batch {BATCH}, learning rate {RATE}, "
         f"one update a step after {WARM_UP:,} random steps. Training return, exploration on. Final: mean of the last ten episodes."
     ]
-    table = page.Table(["SAC", "final return [95 % interval]", "seconds"], rows)
+    table = html.Table(["SAC", "final return [95 % interval]", "seconds"], rows)
     caption = "Mean and 95 % interval over training seeds."
-    section = page.Section("Learning", text, table, [page.Picture(plots.to_svg(figure, "sac"), caption)])
-    again = page.Section(
+    section = html.Section("Learning", text, table, [html.Picture(plots.to_svg(figure, "sac"), caption)])
+    again = html.Section(
         "How to make this again",
         [f"{where['machine']['cpu']}, one thread a run; {where['versions']}"],
         code=where["command"],
@@ -135,7 +135,7 @@ def main() -> None:
     lead = [
         "With the uniform prior and primitive actions, the algorithm is plain SAC: it learns as stable-baselines3's does."
     ]
-    page.write(arguments.out / "report.html", "SAC, and what bfloat16 costs", lead, [section, again])
+    html.write(arguments.out / "report.html", "SAC, and what bfloat16 costs", lead, [section, again])
     data = {**where, "runs": [vars(one) for one in learned], "table": rows}
     (arguments.out / "runs.json").write_text(json.dumps(data))
     print("\n".join("  ".join(row) for row in rows))

@@ -23,9 +23,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import peers
 import torch
+from skillmeta.collect.meta import MetaCollector
 
 from skillmeta.algorithms import maml, pearl, rl2
-from skillmeta.collect.meta import MetaCollector
 from skillmeta.collect.workers import Workers
 from skillmeta.envs.make import EnvsFactory
 from skillmeta.objectives.inner_step import Samples, Shape, policy_of, stack
@@ -136,7 +136,7 @@ def rl2_samples(folder: Path | None, iterations: int = 4) -> list[Figure]:
         np.ones(6, np.float32),
         seeds=Seeds(0),
     )
-    with Workers(EnvsFactory(config), chunk=16) as workers:
+    with Workers(EnvsFactory(config), envs_per_batch=16) as workers:
         collect = MetaCollector(workers, lambda g: family.sample(g), Seeds(0), 10**9)
         agent.iterate(collect)
         began, steps = time.perf_counter(), collect.env_steps

@@ -102,7 +102,7 @@ def workers(tasks: int = 24, rounds: int = 3) -> list[Figure]:
     chosen = family.tasks("train")[:tasks]
     seeds = np.arange(tasks)[:, None]
     times: dict[int, list[float]] = {1: [], 2: []}
-    pools = {n: Workers(EnvsFactory(config), processes=n, chunk=tasks // 4) for n in times}
+    pools = {n: Workers(EnvsFactory(config), processes=n, envs_per_batch=tasks // 4) for n in times}
     for pool in pools.values():  # simulators are made once
         pool.trials(agent, chosen, seeds, Seeds(0).stream("acting"))
     for _ in range(rounds):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,9 +30,7 @@ def run(name: str, overrides: Sequence[str], out: Path, workers: int | None, com
     for job, why in outcome.failed.items():
         print(f"failed: {job}: {why}", file=sys.stderr)
     if outcome.done and (out / "report.html").exists():
-        from skillmeta.reports.ablation_page import headline
-
-        print(headline(out))
+        print("\n".join(json.loads((out / "summary.json").read_text())["headline"]))
         print(f"page:    {out / 'report.html'}\nnumbers: {out / 'summary.json'}")
     if outcome.stopped:
         print("stopped before the end; the same command goes on from here")

@@ -19,8 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from omegaconf import OmegaConf
 
     from skillmeta.config import build, load, override
-    from skillmeta.programs.evaluate import EvaluateConfig, run_evaluation
-    from skillmeta.reports.adaptation_page import scores_text
+    from skillmeta.programs.evaluate import EvaluateConfig, run_evaluation, scores_text
 
     node = load(arguments.config)
     if "family" in node:  # a preset of a family: the evaluation's own keys come from the command line
@@ -33,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(scores_text(evaluation))
     for note in evaluation.notes:
         print(f"note: {note}", file=sys.stderr)
-    print(f"page: {arguments.out / 'adaptation.html'}")
+    page = arguments.out / "report.html"
+    print(f"page: {page}" if page.exists() else "page: none; pip install 'skillmeta[report]' for pictures")
     return 0
 
 

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     print("\n".join(result["verdict"]))
     print(f"model: {arguments.out / 'model'}")
-    page = arguments.out / "prior.html"
+    page = arguments.out / "report.html"
     print(f"page:  {page}" if page.exists() else "page:  none; pip install 'skillmeta[report]' for pictures")
     return 0
 

@@ -57,7 +57,7 @@ PROGRAMS: dict[str, tuple[str, str, str]] = {  # name: (module, what it does, an
         "methods x tasks x seeds, and the page",
         "ablate ablations/regularizer --out runs/regularizer",
     ),
-    "report": ("downstream.report", "write the page of an ablation again", "report runs/demo"),
+    "report": ("downstream.report", "write the page of what is in a folder again", "report runs/demo"),
     "reproduce": ("downstream.reproduce", "a published result, at full length", "reproduce maze"),
     "config": ("skillmeta.programs.show_config", "list and show the configs that come with it", "config list"),
     "doctor": ("skillmeta.programs.doctor", "is this installation complete?", "doctor"),

@@ -63,7 +63,7 @@ def test_every_command_has_its_own_help(name):
         (["skills", "pretrain/maze", "model.dim=0"], "model.dim is 0"),
         (["inspect", "nothing.hdf5"], "nothing.hdf5: there is no such file"),
         (["collect", "pretrain/maze_logs", "expert.steps=-1"], "expert.steps is -1"),
-        (["report", "."], "holds no ablation"),
+        (["report", "nowhere"], "holds no run"),
         (["ablate", "demo", "changes.task.min_path=3"], "task: unknown key 'min_path'"),
         (["ablate", "demo", "seeds=[]"], "seeds is empty"),
         (["ablate", "demo", "reference=sac2"], "reference is 'sac2'; choose one of methods"),

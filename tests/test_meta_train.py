@@ -15,7 +15,6 @@ from downstream.meta_train import main as meta_main
 from skillmeta.algorithms import pearl
 from skillmeta.cli import main
 from skillmeta.config import build, load
-from skillmeta.reports.meta_page import MetaRun, curve, grouped
 from skillmeta.run.checkpoint import load_state
 from skillmeta.run.files import locked_folder
 from skillmeta.run.run import read_metrics
@@ -59,7 +58,7 @@ def flat(state: object) -> list[float]:
 @pytest.mark.parametrize("algorithm", ALL)
 def test_an_interrupted_run_continues_as_if_it_had_not_been(algorithm, tmp_path, monkeypatch):
     task = SPARSE if algorithm is PEARL_TAUGHT else POINTS
-    config = MetaTrainConfig(task, algorithm=algorithm, env_steps=600, chunk=16)
+    config = MetaTrainConfig(task, algorithm=algorithm, env_steps=600, envs_per_batch=16)
     whole = meta_train(config, tmp_path / "whole", quiet=True)
     assert whole is not None
 
@@ -86,7 +85,9 @@ def test_an_interrupted_run_continues_as_if_it_had_not_been(algorithm, tmp_path,
 def test_two_processes_are_one(tmp_path):
     results = [
         meta_train(
-            MetaTrainConfig(POINTS, algorithm=RL2, env_steps=200, chunk=4, processes=n), tmp_path / str(n), quiet=True
+            MetaTrainConfig(POINTS, algorithm=RL2, env_steps=200, envs_per_batch=4, processes=n),
+            tmp_path / str(n),
+            quiet=True,
         )
         for n in (1, 2)
     ]
@@ -110,7 +111,8 @@ def test_a_run_is_judged_between_its_brackets(algorithm, tmp_path, capsys):
     assert evaluate_main(arguments) == 0
     summary = json.loads((tmp_path / "page" / "summary.json").read_text())
     assert (
-        list(summary["results"]) == ["agent", "random", "oracle", "no adaptation"] and summary["training_steps"] >= 500
+        list(summary["results"]) == ["agent", "random", "oracle", "no adaptation"]
+        and summary["training_steps"]["agent"][0] >= 500
     )
 
 
@@ -119,7 +121,7 @@ def test_an_agent_of_other_dimensions_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name, algorithm in (("rl2", RL2), ("maml", MAML), ("pearl", PEARL)):
         assert meta_train(
-            MetaTrainConfig(POINTS, algorithm=algorithm, env_steps=50, chunk=16), tmp_path / name, quiet=True
+            MetaTrainConfig(POINTS, algorithm=algorithm, env_steps=50, envs_per_batch=16), tmp_path / name, quiet=True
         )
         assert main(["adapt", name, "tasks/maze"]) == 2
         assert "trained on other dimensions than 4 observed numbers" in capsys.readouterr().err
@@ -149,7 +151,9 @@ def test_an_adapted_agent_goes_on_from_what_it_knows(algorithm, tmp_path, capsys
     from skillmeta.programs.adapt import AdaptedAgent, load_adapted, loaded
 
     task = SPARSE if algorithm is PEARL_TAUGHT else POINTS
-    assert meta_train(MetaTrainConfig(task, algorithm=algorithm, env_steps=300, chunk=16), tmp_path / "run", quiet=True)
+    assert meta_train(
+        MetaTrainConfig(task, algorithm=algorithm, env_steps=300, envs_per_batch=16), tmp_path / "run", quiet=True
+    )
     arguments = [str(tmp_path / "run"), "tasks/point_robot", "options.horizon=5", "index=2", "--episodes", "2"]
     assert adapt_main([*arguments, "--out", str(tmp_path / "adapted")]) == 0
     assert adapt_main([*arguments, "--out", str(tmp_path / "adapted")]) == 0
@@ -202,7 +206,7 @@ def test_actions_may_be_skills(algorithm, see_task, tmp_path):
     skill_model(observation_dim=4, action_dim=2).save(tmp_path / "skills")
     config = MetaTrainConfig(
         TaskConfig("maze", split="train", options={"max_episode_steps": 60}),
-        skills=str(tmp_path / "skills"), see_task=see_task, algorithm=algorithm, env_steps=300, chunk=8,
+        skills=str(tmp_path / "skills"), see_task=see_task, algorithm=algorithm, env_steps=300, envs_per_batch=8,
     )  # fmt: skip
     result = meta_train(config, tmp_path / "run", quiet=True)
     assert result is not None and result["env_steps"] >= 300
@@ -212,43 +216,33 @@ def test_runs_side_by_side_make_a_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for seed in (0, 1):
         meta_train(
-            MetaTrainConfig(POINTS, algorithm=RL2, env_steps=300, chunk=16, seed=seed),
+            MetaTrainConfig(POINTS, algorithm=RL2, env_steps=300, envs_per_batch=16, seed=seed),
             Path(f"a/seed{seed}"),
             quiet=True,
         )
-    meta_train(MetaTrainConfig(POINTS, algorithm=MAML, env_steps=300, chunk=16), Path("maml-0"), quiet=True)
+    meta_train(MetaTrainConfig(POINTS, algorithm=MAML, env_steps=300, envs_per_batch=16), Path("maml-0"), quiet=True)
     assert "How to make this again" in Path("maml-0/report.html").read_text()  # every run has its own
     assert main(["report", "a/seed0", "a/seed1", "maml-0", "--out", "page"]) == 0
-    told = json.loads(Path("page/report.json").read_text())
+    told = json.loads(Path("page/summary.json").read_text())["methods"]
     assert {name: one["training_seeds"] for name, one in told.items()} == {"a": [0, 1], "maml": [0]}
     rows = [[r for r in read_metrics(Path(f"a/seed{s}")) if r["kind"] == "iteration"] for s in (0, 1)]
     last = [np.mean([row["return_last"] for row in each[-5:]]) for each in rows]
-    assert told["a"]["return_last"]["value"] == pytest.approx(np.mean(last))
-    assert told["a"]["return_last"]["ci95"] is not None and told["maml"]["return_last"]["ci95"] is None
+    assert told["a"]["training"]["return_last"]["value"] == pytest.approx(np.mean(last))
+    ends = [told[name]["training"]["return_last"] for name in ("a", "maml")]
+    assert ends[0]["ci95"] is not None and ends[1]["ci95"] is None
     assert (
         "one training seed only" in Path("page/report.html").read_text()
-        and Path("page/pictures/return_last.png").exists()
+        and Path("page/pictures/return_last_env_steps.png").exists()
     )
     assert main(["report", "a/seed0", "nothing"]) == 2
     assert "nothing: holds no run" in capsys.readouterr().err
-
-
-def test_a_methods_name_is_its_folders_without_the_seed():
-    def run(folder, seed, arms):
-        config = {"seed": seed, "arms": arms, "task": {"a": 1, "b": 2}}
-        if seed:  # written in another order
-            config = {"task": {"b": 2, "a": 1}, "arms": arms, "seed": seed}
-        return MetaRun(Path(folder), config, None, [], "")
-
-    runs = [run("runs/bandit_10/seed0", 0, 10), run("runs/bandit_10/seed1", 1, 10), run("runs/bandit_50-0", 0, 50)]
-    assert {name: len(same) for name, same in grouped(runs).items()} == {"bandit_10": 2, "bandit_50": 1}
 
 
 def test_an_agent_that_sees_the_task_is_an_oracle(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cheetah = TaskConfig("half_cheetah", split="train", options={"horizon": 6})
     for name, sees in (("blind", False), ("oracle", True)):
-        config = MetaTrainConfig(cheetah, see_task=sees, algorithm=RL2, env_steps=60, chunk=4)
+        config = MetaTrainConfig(cheetah, see_task=sees, algorithm=RL2, env_steps=60, envs_per_batch=4)
         assert meta_train(config, tmp_path / name, quiet=True)
     asked = [
         "evaluate",
@@ -270,15 +264,6 @@ def test_what_the_family_lacks_is_said_before_the_folder_is_taken(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     assert main(["meta-train", "meta/pearl_point", "algorithm.shaped_reward=true", "--out", "run"]) == 2
     assert "has no dense reward to learn from" in capsys.readouterr().err and not Path("run").exists()
-
-
-def test_curves_go_as_far_as_all_runs_have_come():
-    runs = [
-        MetaRun(Path("x"), {"seed": 0}, None, [{"env_steps": 10 * i, "return_last": 1.0} for i in range(1, n)], "")
-        for n in (5, 9)
-    ]
-    found = curve(runs, "return_last")
-    assert found.x[0] == 10 and found.x[-1] == 40 and found.values.shape == (len(found.x), 2, 1)
 
 
 @pytest.mark.parametrize("name", ["point", "cheetah_vel", "cheetah_dir", "maze_skills"])

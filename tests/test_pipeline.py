@@ -96,7 +96,7 @@ def test_the_demo_writes_its_page_and_its_numbers(finished):
     assert (
         "The prior, acting" in text and "How to make this again" in text and "downstream" not in text.split("<pre>")[0]
     )
-    assert all((finished / "skills" / f"seed-{seed}" / "prior.html").exists() for seed in (0, 1))
+    assert all((finished / "skills" / f"seed-{seed}" / "report.html").exists() for seed in (0, 1))
     models = [(finished / "skills" / f"seed-{seed}" / "model" / "state.safetensors").read_bytes() for seed in (0, 1)]
     assert models[0] != models[1]  # runs that share a skill model would not be independent
     spirl = read_metrics(finished / "methods" / "spirl" / "task-0" / "seed-0")

@@ -27,7 +27,7 @@ ROOMS = [
     "reports",
     "programs",
 ]
-EXCEPTIONS = {("tasks", "experts"), ("reports", "programs")}  # a family makes its expert when it is asked for one
+EXCEPTIONS = {("tasks", "experts")}  # a family makes its expert when it is asked for one
 BELOW_ROOMS = ["types", "config", "errors", "seeds", "trust"]  # files, or packages
 NEVER = {
     "algorithms": ["tasks", "experts", "skills", "envs"],

@@ -94,7 +94,7 @@ def test_brackets_are_evaluated_and_the_page_written(tmp_path, capsys):
     assert summary["evaluation_steps"] == 2 * 2 * 5 * 2 * 20  # reference agents, repeats, tasks, episodes, steps
     rows = list(csv.DictReader((out / "episodes.csv").open()))
     assert len(rows) == 2 * 2 * 5 * 2 and {row["agent"] for row in rows} == {"random", "oracle"}
-    page = (out / "adaptation.html").read_text()
+    page = (out / "report.html").read_text()
     assert "Episode by episode" in page and "<svg" in page and "http" not in page.replace("http-equiv", "")
     parts = sorted((out / "parts").glob("*.npz"))
     before = [part.read_bytes() for part in parts]

@@ -111,7 +111,8 @@ def convert(kind: Any, value: Any, at: str, default: Any = None) -> Any:
         if value is None and type(None) in arguments:
             return None
         choices = [a for a in arguments if a is not type(None)]
-        fitting = [a for a in choices if dataclasses.is_dataclass(a) == isinstance(value, dict)]
+        mapped = [dataclasses.is_dataclass(a) or typing.get_origin(a) is dict for a in choices]
+        fitting = [a for a, is_mapping in zip(choices, mapped, strict=True) if is_mapping == isinstance(value, dict)]
         return convert((fitting or choices)[0], value, at, default)
     if dataclasses.is_dataclass(kind):
         return build(typing.cast(type, kind), value, at, default if type(default) is kind else None)

@@ -6,8 +6,8 @@ Every task has the same number of episodes, so each counts the same however long
 acts (`Workers.trials`): nothing of evaluation reaches its buffers, and nothing of its buffers reaches evaluation, other than
 through the parameters that it acts with.
 
-Next to it always stand reference agents, on the same tasks and resets: uniformly random actions; an oracle that sees the task; and
-the same learner whose knowledge is thrown away as fast as it comes.
+Next to it stand reference agents, on the same tasks and resets: uniformly random actions; an oracle that sees the task; and the
+same agent without adaptation (`skillmeta.evaluation.actors`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from skillmeta.collect.workers import Workers
 from skillmeta.evaluation.statistics import Estimate, Scores, interval, normalized, paired_difference
-from skillmeta.seeds import Seeds
+from skillmeta.seeds import Seeds, Stream
 from skillmeta.tasks.base import Task, task_id
 from skillmeta.types import Actor, Trials
 
@@ -35,6 +35,7 @@ class Adaptation:
     env_steps: np.ndarray  # [S, R, B, M, K+1] primitive steps
     steps_to_success: np.ndarray  # [S, R, B, M, K+1] until the first success; the whole episode where there was none
     explored: np.ndarray  # [K+1] bool: episodes that serve to find out about the task
+    sampled: np.ndarray  # [K+1] bool: episodes in which actions were sampled; in the others the policy took its mode
 
     @property
     def solved(self) -> np.ndarray:
@@ -82,27 +83,90 @@ def evaluate(
             every agent.
         sample: act by samples of the policy in exploitation episodes too, not by its mode.
     """
-    rollouts, rounds = agent.rollouts, episodes + 1
-    explored = np.arange(rounds) < agent.exploration_episodes
-    own = [
-        Seeds(evaluation_seed, task_id(t)).stream("evaluation_resets", repeat).integers(rollouts * rounds)
-        for t in tasks
-    ]
-    resets = np.concatenate(own).reshape(len(tasks) * rollouts, rounds)
+    count = agent.rollouts * (episodes + 1)
+    own = [Seeds(evaluation_seed, task_id(t)).stream("evaluation_resets", repeat).integers(count) for t in tasks]
+    resets = np.concatenate(own).reshape(len(tasks) * agent.rollouts, episodes + 1)
     draws = Seeds(evaluation_seed).stream("evaluation_acting", repeat)
-    trials = workers.trials(agent, tasks, resets, draws, explore=(explored | sample).tolist())
+    return run_trials(agent, workers, tasks, resets, draws, sample)[0]
+
+
+def run_trials(
+    agent: Actor[Any], workers: Workers, tasks: Sequence[Task], resets: np.ndarray, draws: Stream, sample: bool
+) -> tuple[Adaptation, Trials]:
+    """A trial in each of M tasks, and what was seen in it; resets [M * rollouts, K + 1]."""
+    rollouts, rounds = agent.rollouts, resets.shape[1]
+    explored = np.arange(rounds) < agent.exploration_episodes
+    sampled = explored | sample
+    trials = workers.trials(agent, tasks, resets, draws, explore=sampled.tolist())
 
     def by_task(values: np.ndarray) -> np.ndarray:
         return values.reshape(len(tasks), rollouts, rounds).swapaxes(0, 1)[None, None]
 
-    return Adaptation(
+    counted = Adaptation(
         by_task(trials.returns),
         by_task(trials.succeeded),
         by_task(trials.succeeded_at_end),
         by_task(trials.lengths),
         by_task(steps_to_success(trials)),
         explored,
+        sampled,
     )
+    return counted, trials
+
+
+def held_out_scores(
+    agent: Actor[Any],
+    workers: Workers,
+    tasks: Sequence[Task],
+    episodes: int = 0,
+    evaluation_seed: int = 0,
+    sample: bool = False,
+    repeats: int = 1,
+) -> dict[str, float]:
+    """What a training run logs of held-out tasks: means over tasks, repeats and rollouts, a function of the agent's parameters,
+    the tasks and the seed.
+
+    Args: as for `evaluate`; `repeats` trials in each task.
+
+    Returns:
+        evaluation/return, evaluation/success and evaluation/sampled of the last episode; with K > 0 also of every episode k, as
+        evaluation/return_k. `sampled` is 1 where actions were sampled and 0 where the policy took its mode.
+    """
+    parts = [evaluate(agent, workers, tasks, episodes, evaluation_seed, sample, repeat) for repeat in range(repeats)]
+    done = joined(parts, 1)
+    scores = {
+        "return": done.scores("returns").values.mean((1, 2)),
+        "success": done.scores("success").values.mean((1, 2)),
+        "sampled": done.sampled,
+    }
+    named = {f"evaluation/{name}": float(values[-1]) for name, values in scores.items()}
+    if episodes:
+        named |= {f"evaluation/{name}_{k}": float(v) for name, values in scores.items() for k, v in enumerate(values)}
+    return named
+
+
+def final_scores(
+    agent: Actor[Any], workers: Workers, task: Task, episodes: int, seeds: Seeds
+) -> tuple[dict[str, float], Trials]:
+    """The final evaluation of a run on one task: so many single episodes by samples of the policy, then by its mode.
+
+    Args:
+        seeds: of the run and the task.
+
+    Returns:
+        `success` and `return` of the sampled policy, `mode_success` and `mode_return` of its mode, `num_episodes` of each; and the
+        trials of the sampled policy, [episodes * rollouts, 1, T].
+    """
+    at_once = max(1, workers.envs_per_batch // agent.rollouts)
+    groups = [(first, min(at_once, episodes - first)) for first in range(0, episodes, at_once)]
+    own = [seeds.stream("evaluation_resets", first).integers(count * agent.rollouts) for first, count in groups]
+    resets, draws = np.concatenate(own)[:, None], seeds.stream("evaluation_acting")
+    by_mode, _ = run_trials(agent, workers, [task] * episodes, resets, draws, sample=False)
+    sampled, trials = run_trials(agent, workers, [task] * episodes, resets, draws, sample=True)
+    scores: dict[str, float] = {"num_episodes": episodes}
+    for prefix, done in (("", sampled), ("mode_", by_mode)):
+        scores |= {f"{prefix}success": float(done.success.mean()), f"{prefix}return": float(done.returns.mean(dtype=float))}
+    return scores, trials
 
 
 def steps_to_success(trials: Trials) -> np.ndarray:
@@ -115,36 +179,68 @@ def steps_to_success(trials: Trials) -> np.ndarray:
 
 def joined(parts: Sequence[Adaptation], axis: int) -> Adaptation:
     """Evaluations as one, along an axis of their arrays: 0 for training seeds, 1 for repeats."""
-    names = [f.name for f in fields(Adaptation) if f.name != "explored"]
+    names = [f.name for f in fields(Adaptation) if f.name not in ("explored", "sampled")]
     columns = {name: np.concatenate([getattr(part, name) for part in parts], axis) for name in names}
-    return Adaptation(**columns, explored=parts[0].explored)
+    return Adaptation(**columns, explored=parts[0].explored, sampled=parts[0].sampled)
 
 
 # -- the numbers -----------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
+class BenchmarkTable:
+    """A score that the benchmark's own evaluator would state of the same episodes, for comparison with published tables."""
+
+    title: str
+    text: str
+    label: str
+    values: Mapping[str, float]  # of each result
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """An agent and its reference agents on the tasks of a split."""
+    """Agents and their reference agents on the tasks of a split."""
 
     family: str
     split: str
-    tasks: tuple[Task, ...]
+    tasks: tuple[str, ...]  # `task_id` of each
     groups: tuple[str, ...]  # of each task; "" where the family has none
-    agent: str  # its name in `results`; "" where only reference agents were run
-    results: Mapping[str, Adaptation]  # the agent first, then `random`, `oracle`, `no adaptation`
-    training_seeds: Mapping[str, tuple[int, ...]]  # of each result; empty for an agent without training
-    training_steps: int  # primitive steps that training took; adaptation's and evaluation's are in the results
+    results: Mapping[str, Adaptation]  # the agents first, then their reference agents
+    training_seeds: Mapping[str, tuple[int, ...]]  # of each result; empty for an actor without training
+    references: Mapping[str, Mapping[str, str]]  # agent -> `random`, `no adaptation` -> the name of that result
+    training_steps: Mapping[str, tuple[int, ...]]  # agent -> primitive steps that each of its runs was trained for
     new_tasks: bool  # what intervals are about: new tasks of the family, or these tasks
     notes: tuple[str, ...] = ()
+    benchmark: BenchmarkTable | None = None
+
+    @property
+    def agents(self) -> list[str]:
+        return list(self.references)
+
+    @property
+    def succeeds(self) -> bool:
+        """Whether anyone ever succeeded: a family without a notion of success has no table of it."""
+        return any(result.success.any() for result in self.results.values())
+
+    @property
+    def episodes(self) -> int:
+        """K + 1 of a trial."""
+        return len(next(iter(self.results.values())).explored)
+
+    def how(self, name: str, k: int) -> str:
+        """Whether a result's actions in episode k were `sampled` or the policy's `mode`; "" for actors that are not trained."""
+        if name in [other for roles in self.references.values() for role, other in roles.items() if role == "random"]:
+            return ""
+        trained = name in self.references or self.training_seeds[name]
+        return ("sampled" if self.results[name].sampled[k] else "mode") if trained else ""
 
     @property
     def claim(self) -> str:
         """What intervals are about, for readers."""
         if self.new_tasks:
             return (
-                "Intervals are of 95 %, for new training seeds on new tasks drawn as these were: both vary in them. Agents without "
-                "training have no seeds, and theirs vary over tasks alone."
+                "Intervals are of 95 %, for new training seeds on new tasks drawn as these were: both vary in them. Actors that "
+                "are not trained have no seeds: their intervals are over tasks alone."
             )
-        return "Intervals are of 95 %, for new training seeds on these tasks. Agents without training have none, and no interval."
+        return "Intervals are of 95 %, for new training seeds on these tasks. Actors that are not trained have no interval."
 
     def means(self, name: str, score: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mean of every round and both ends of its interval, [K+1] each; NaN for ends where there is no interval."""
@@ -157,40 +253,62 @@ class Evaluation:
         """Mean and interval of every round."""
         return [Estimate.of(*one) for one in zip(*self.means(name, score), strict=True)]
 
-    def yardstick(self, name: str, score: str) -> Scores:
-        """Last round of what the agent is compared with: paired seed by seed if it is the same agent, else as one fixed agent."""
+    def yardstick(self, agent: str, name: str, score: str) -> Scores:
+        """Last round of what an agent is compared with: paired seed by seed where it was made from the same runs, else the mean of
+        its seeds, as if that were known exactly."""
         scores = self.results[name].last(score)
-        return scores if name == "no adaptation" else scores.averaged()
+        same = self.training_seeds[name] == self.training_seeds[agent]
+        return scores if same and name in self.references[agent].values() else scores.averaged()
 
-    def differences(self) -> dict[str, dict[str, Estimate]]:
-        """Score -> reference agent -> the agent's last round minus that reference's, paired by task and, where it is the same
-        agent, by training seed."""
-        names = [name for name in ("random", "no adaptation") if self.agent and name in self.results]
+    def differences(self, agent: str) -> dict[str, dict[str, Estimate]]:
+        """Score -> reference agent -> the agent's last round minus that reference's, paired by task and, where it was made from the
+        same runs, by training seed."""
         return {
             score: {
                 name: paired_difference(
-                    self.results[self.agent].last(score), self.yardstick(name, score), self.new_tasks
+                    self.results[agent].last(score), self.yardstick(agent, name, score), self.new_tasks
                 )
-                for name in names
+                for name in self.references[agent].values()
             }
             for score in SCORES
         }
 
-    def places(self) -> dict[str, dict[str, Estimate]]:
+    def places(self, agent: str) -> dict[str, dict[str, Estimate]]:
         """Score -> reference agent -> how much of the way from that reference to the oracle the agent's last round gets."""
-        names = [name for name in ("random", "no adaptation") if self.agent and {name, "oracle"} <= self.results.keys()]
+        names = self.references[agent].values() if "oracle" in self.results else ()
         return {
             score: {
                 name: normalized(
-                    self.results[self.agent].last(score),
-                    self.yardstick(name, score),
-                    self.yardstick("oracle", score),
+                    self.results[agent].last(score),
+                    self.yardstick(agent, name, score),
+                    self.yardstick(agent, "oracle", score),
                     self.new_tasks,
                 )
                 for name in names
             }
             for score in SCORES
         }
+
+    def between(self, agent: str) -> dict[str, dict[str, Estimate]]:
+        """Score -> other agent -> the agent's last round minus the other's, paired by task and training seed, over the seeds that
+        both have."""
+        found: dict[str, dict[str, Estimate]] = {}
+        for score in SCORES:
+            found[score] = {}
+            for other in self.agents:
+                mine, theirs = self.training_seeds[agent], self.training_seeds[other]
+                both = [seed for seed in mine if seed in theirs]
+                if other == agent or not both:
+                    continue
+                a, b = (
+                    Scores(one.values[[seeds.index(seed) for seed in both]], one.trials)
+                    for one, seeds in (
+                        (self.results[agent].last(score), mine),
+                        (self.results[other].last(score), theirs),
+                    )
+                )
+                found[score][other] = paired_difference(a, b, self.new_tasks)
+        return found
 
     def summary(self) -> dict[str, Any]:
         """Every score of every round, comparisons with the reference agents, and the sample cost. NaN is null."""
@@ -201,9 +319,10 @@ class Evaluation:
                 "repeats": result.success.shape[1],
                 "env_steps": int(result.env_steps.sum()),
                 **{score: [one.plain() for one in self.estimates(name, score)] for score in SCORES},
+                "actions": [self.how(name, k) for k in range(self.episodes)],
+                "explored": result.explored.tolist(),
                 "adaptation_steps": result.adaptation_steps.mean((0, 1, 2)).tolist(),
             }
-        first = next(iter(self.results.values()))
 
         def plain(table: dict[str, dict[str, Estimate]]) -> dict[str, Any]:
             return {score: {name: one.plain() for name, one in row.items()} for score, row in table.items()}
@@ -213,12 +332,11 @@ class Evaluation:
             "split": self.split,
             "tasks": len(self.tasks),
             "intervals": self.claim,
-            "explored": first.explored.tolist(),
-            "training_steps": self.training_steps,
+            "training_steps": {name: list(steps) for name, steps in self.training_steps.items()},
             "evaluation_steps": sum(row["env_steps"] for row in named.values()),
             "results": named,
-            "differences": plain(self.differences()),
-            "places": plain(self.places()),
+            "differences": {name: plain(self.differences(name)) for name in self.agents},
+            "places": {name: plain(self.places(name)) for name in self.agents},
             "notes": list(self.notes),
         }
 

@@ -52,7 +52,8 @@ class Rollouts:
     env_steps: int
     coverage: float | None  # share of the world visited in an episode, on average, where the family can tell
     total_coverage: float | None  # in all episodes together
-    success: float  # share of episodes in which the first validation task happened to be solved
+    success: float | None  # share of episodes in which the first task of the split happened to be solved; None for logs
+    split: str  # whose first task it was
     paths: list[np.ndarray]  # [T, 2] each, for the picture
 
 
@@ -89,9 +90,11 @@ def fit(model: SkillModel, windows: Windows, samples: int = 4096, seed: int = 0)
 
 
 def rollouts(name: str, actor: Actor[Any], envs: Envs, family: TaskFamily, episodes: int, seed: int = 0) -> Rollouts:
-    """Let an actor act for some episodes in the family's first validation task and see where it gets. Nothing is learned."""
+    """Let an actor act for some episodes in the family's first validation task, or training task where there is no such split, and
+    see where it gets. Nothing is learned."""
     generator = Seeds(seed).stream("quality_acting").torch()
-    task = family.tasks(VALIDATION if VALIDATION in family.splits else "train")[0]
+    split = VALIDATION if VALIDATION in family.splits else "train"
+    task = family.tasks(split)[0]
     positions, paths, successes, steps = [], [], 0, 0
     for number in range(0, episodes, envs.num):
         seeds = Seeds(seed).stream("quality_resets", number).integers(envs.num).tolist()
@@ -107,7 +110,7 @@ def rollouts(name: str, actor: Actor[Any], envs: Envs, family: TaskFamily, episo
     if positions and family.coverage is not None:
         each = float(np.mean([family.coverage(where) for where in positions]))
         total = family.coverage(np.concatenate(positions))
-    return Rollouts(name, episodes, steps, each, total, successes / episodes, paths)
+    return Rollouts(name, episodes, steps, each, total, successes / episodes, split, paths)
 
 
 def compare_rollouts(model: SkillModel, family: TaskFamily, episodes: int = 20, seed: int = 0) -> list[Rollouts]:
@@ -121,12 +124,12 @@ def compare_rollouts(model: SkillModel, family: TaskFamily, episodes: int = 20, 
     ]
 
 
-def verdict(fit: Fit, acted: list[Rollouts]) -> list[str]:
-    """What the numbers say, a sentence each, the worst first."""
+def verdict(fit: Fit, acted: list[Rollouts], cloned: bool = False) -> list[str]:
+    """What the numbers say, a sentence each, the worst first. A cloned policy's actions are its own skills: nothing is decoded."""
     explained = 1 - float(np.mean(fit.error_by_action)) / max(1e-12, float(np.mean(fit.action_variance)))
     gain = fit.unconditional_nll - fit.prior_nll
     said = []
-    if fit.active_dimensions == 0:
+    if fit.active_dimensions == 0 and not cloned:
         said.append("No latent dimension is used: the decoder ignores z. Lower training.beta.")
     if gain < -0.1:
         said.append(
@@ -135,6 +138,8 @@ def verdict(fit: Fit, acted: list[Rollouts]) -> list[str]:
     visited = [f"{r.name} {r.coverage:.1%}" for r in acted if r.coverage is not None]
     if visited:
         said.append(f"Share of the world that an episode visits, nothing learned: {', '.join(visited)}.")
+    if cloned:
+        return [*said, f"Knowing the state makes held-out actions {gain:.2f} nats likelier."]
     said.append(f"Decoded skills explain {explained:.0%} of the variance of held-out actions.")
     said.append(f"Knowing the state makes held-out skills {gain:.2f} nats likelier; {fit.active_dimensions} of ")
     said[-1] += f"{fit.dimensions} latent dimensions are in use."

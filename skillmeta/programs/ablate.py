@@ -18,14 +18,15 @@ from omegaconf import DictConfig, OmegaConf
 from skillmeta.config import PositiveInt, checked, differences, dump_yaml, load, read_yaml, to_plain
 from skillmeta.data.minari_store import exists
 from skillmeta.errors import ConfigError, UserError
-from skillmeta.evaluation.curves import Comparison
+from skillmeta.evaluation.records import Comparison
 from skillmeta.programs.collect import CollectConfig, collect
+from skillmeta.programs.page import write_page
 from skillmeta.programs.pretrain import PretrainConfig, pretrain
 from skillmeta.programs.train import TrainConfig, train, train_config
 from skillmeta.run.files import locked_folder, write_whole
 from skillmeta.run.jobs import Job, Outcome, run_jobs
 from skillmeta.run.run import environment, read_result
-from skillmeta.tasks.base import TaskConfig, evenly_spaced, make_family
+from skillmeta.tasks.base import evenly_spaced, make_family
 
 
 @checked
@@ -103,7 +104,7 @@ def run_one(job: Job) -> None:
     if isinstance(config, PretrainConfig):
         pretrain(config, job.folder, command, quiet=True)
     else:
-        train(config, job.folder, command, quiet=True)
+        train(config, job.folder, command, quiet=True, page=False)
 
 
 def ablate(config: AblationConfig, out: Path, command: str = "") -> Outcome:
@@ -134,7 +135,7 @@ def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str) -
     print(f"4/4  report ({time.monotonic() - started:.0f} s so far)", flush=True)
     if outcome.done:
         try:
-            write_report(out, task=jobs[0].payload[0].task)
+            write_page([out], family=make_family(jobs[0].payload[0].task), required=True)
         except UserError:
             if not outcome.stopped:  # stopped so early that no method is complete: nothing to show yet
                 raise
@@ -162,19 +163,3 @@ def prepare(config: AblationConfig, out: Path, command: str) -> None:
         result = read_result(job.folder)
         assert result is not None  # it is done
         print("\n".join(f"     {job.name}: {sentence}" for sentence in result["verdict"][:1]), flush=True)
-
-
-def write_report(out: Path, task: TaskConfig | None = None, trust: bool = False) -> Path:
-    """The page, pictures and numbers of what has been run so far in an ablation's folder. Returns the page.
-
-    `task` and `trust` are as for `write_ablation_report`.
-    """
-    if not (out / "config.yaml").exists():
-        raise UserError(f"{out}: holds no ablation (there is no config.yaml); name a folder of `skillmeta ablate`")
-    try:
-        from skillmeta.reports.ablation_page import write_ablation_report
-    except ImportError as error:
-        if error.name != "matplotlib":
-            raise
-        raise UserError("reports need the package matplotlib: pip install 'skillmeta[report]'") from None
-    return write_ablation_report(out, task, trust)

@@ -5,28 +5,31 @@ What each agent did in each repeat is kept in OUT/parts, so that an interrupted 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
 from skillmeta.collect.workers import Workers
 from skillmeta.config import NonNegativeInt, PositiveInt, check_file_name, checked, to_plain
 from skillmeta.envs.make import EnvsFactory, make_envs
-from skillmeta.errors import ConfigError, UserError
+from skillmeta.errors import ConfigError
 from skillmeta.evaluation.actors import NoAdaptation, RandomActor
-from skillmeta.evaluation.adaptation import Adaptation, Evaluation, evaluate, joined
+from skillmeta.evaluation.adaptation import Adaptation, BenchmarkTable, Evaluation, evaluate
+from skillmeta.evaluation.records import part, read_evaluation, read_part
+from skillmeta.programs.page import write_page
 from skillmeta.programs.train import Trained, load_trained
-from skillmeta.reports.adaptation_page import write_adaptation_page
 from skillmeta.run.files import write_npz
 from skillmeta.run.progress import Progress
 from skillmeta.run.run import Run
 from skillmeta.skills.vae import SkillModel
-from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
+from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family, task_id
 from skillmeta.types import Actor
+
+RESERVED = ("random", "random skills", "oracle", "no adaptation")  # names of reference agents
 
 
 @checked
@@ -39,106 +42,175 @@ class EvaluateConfig:
     }
 
     task: TaskConfig = field(default_factory=TaskConfig)  # its split is evaluated; `index` is ignored
-    agents: list[str] = field(default_factory=list)  # run folders, one a training seed; none: reference agents alone
+    agents: list[str] | dict[str, list[str]] = field(
+        default_factory=list
+    )  # run folders, one a training seed, or name: such
     oracle: list[str] = field(default_factory=list)  # runs with see_task=true: a reference agent where no expert is
-    name: str = "agent"  # what tables call them
+    name: str = "agent"  # what tables call a single list of agents
     episodes: NonNegativeInt = 2  # K, that are adapted on; K + 1 are run
     tasks: PositiveInt | None = None  # only the first so many of the split
     evaluation_seed: NonNegativeInt = 0  # of resets and of what agents draw when they act; the same for every agent
     repeats: PositiveInt = 1  # trials of each agent in each task, with other resets; averaged within a training seed
     sample: bool = False  # act by samples of the policy after exploration too, not by its mode
     processes: PositiveInt = 1  # that run environments; no result depends on it
-    chunk: PositiveInt = 16  # environments that share a policy's forward pass
+    envs_per_batch: PositiveInt = 16  # environments that share a policy's forward pass
 
     def __post_init__(self) -> None:
-        check_file_name(self.name, "name")
-        if self.name in ("random", "oracle", "no_adaptation"):
-            raise ValueError(f"name is {self.name!r}, which is a reference agent's; choose another")
+        for name in [self.name, *self.named]:
+            check_file_name(name, "name")
+            if name.replace("_", " ") in RESERVED:
+                raise ValueError(f"name is {name!r}, which is a reference agent's; choose another")
+            if name in self.named and not self.named[name]:
+                raise ValueError(f"agents.{name} is empty; name its runs, one a training seed")
+
+    @property
+    def named(self) -> dict[str, list[str]]:
+        """Runs of each agent."""
+        if isinstance(self.agents, dict):
+            return self.agents
+        return {self.name: self.agents} if self.agents else {}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Actors that are called by one name, one a training seed, and the environments that each acts in."""
+
+    actors: list[tuple[EnvsFactory, Actor[Any]]]
+    training_seeds: tuple[int, ...] = ()  # none for an actor without training
 
 
 def run_evaluation(
-    config: EvaluateConfig, folder: Path, command: str = "", quiet: bool = False, trust: bool = False
+    config: EvaluateConfig, folder: Path, command: str = "", quiet: bool = False, trust: bool = False, page: bool = True
 ) -> Evaluation | None:
     """Run what is missing and write the page. Returns None if it was asked to stop before.
 
     Args:
         trust: import the modules that the runs under `agents` and `oracle` name; see `load_trained`.
+        page: write the page too.
     """
     family = make_family(config.task)
     tasks = family.tasks(config.task.split)[: config.tasks]
-
-    trained, acting = load_agents(family, config, "agents", trust)
-    skills = trained[0].skills if trained else None
-    plan: list[Planned] = []
-    if trained:
-        plan.append(Planned(config.name, acting, [t.actor for t in trained], seeds_of(trained)))
-    oracle, seeing = load_agents(family, config, "oracle", trust)
-    if oracle and not seeing.see_task:
+    trained = {name: load_runs(family, folders, f"agents.{name}", trust) for name, folders in config.named.items()}
+    oracle = load_runs(family, config.oracle, "oracle", trust)
+    if not all(one.sees_task for one in oracle):
         raise ConfigError("oracle: these agents do not see the task; train them with see_task=true")
-    bound = make_envs(family, 1, SkillModel.load(skills) if skills else None).spec.action_bound
-    plan.append(Planned("random", acting, [RandomActor(bound)]))
-    if oracle:
-        plan.append(Planned("oracle", seeing, [t.actor for t in oracle], seeds_of(oracle)))
-    elif family.expert is not None:
-        plan.append(Planned("oracle", EnvsFactory(config.task, expert=True), [RandomActor(np.ones(1))]))
-    if trained:
-        without: list[Actor[Any]] = [NoAdaptation(t.actor) for t in trained]
-        plan.append(Planned("no adaptation", acting, without, seeds_of(trained)))
-
-    results: dict[str, Adaptation] = {}
+    plan, references = planned(config, family, trained, oracle)
     with Run.open(folder, to_plain(config), command=command) as run:
-        total = sum(len(one.agents) for one in plan) * config.repeats
-        with Progress(total, folder.name, "trials", quiet=quiet) as progress:
-            done = 0
-            for one in plan:
-                each = []
-                with Workers(one.envs, config.processes, config.chunk) as workers:
-                    for number, agent in enumerate(one.agents):
-                        parts = []
-                        for repeat in range(config.repeats):
-                            if run.stop_requested:
-                                return None
-                            path = folder / "parts" / f"{one.name.replace(' ', '_')}-{number}-{repeat}.npz"
-                            arguments = (config.episodes, config.evaluation_seed, config.sample, repeat)
-                            parts.append(kept(path, partial(evaluate, agent, workers, tasks, *arguments)))
-                            done += 1
-                            progress.update(done)
-                        each.append(joined(parts, 1))
-                results[one.name] = joined(each, 0)
-        notes: tuple[str, ...] = ()
-        if family.same_tasks:
-            notes = (f"{family.name}, as it is configured, trains and tests on the same tasks, by definition.",)
-        elif config.task.split in family.training_splits:
-            notes = (f"{config.task.split!r} is a training split: its scores say nothing about new tasks.",)
-        if oracle:
-            notes += ("The oracle is an agent trained with the task in view: " + ", ".join(config.oracle) + ".",)
-        elif family.expert is None:
-            notes += ("The family has no expert and no oracle was named, so there is none beside the agent.",)
-        evaluation = Evaluation(
-            family=family.name,
-            split=config.task.split,
-            tasks=tasks,
-            groups=tuple(family.group(task) for task in tasks),
-            agent=config.name if trained else "",
-            results=results,
-            training_seeds={one.name: one.training_seeds for one in plan},
-            training_steps=sum(t.env_steps for t in trained),
-            new_tasks=about_new_tasks(family, config.task.split),
-            notes=notes,
-        )
-        result = {"evaluation_steps": evaluation.summary()["evaluation_steps"]}
-        run.finish(result, lambda: write_adaptation_page(folder, evaluation, run.command))
-        return evaluation
+        if not acted(plan, config, tasks, run, quiet):
+            return None
+        result: dict[str, Any] = {
+            "family": family.name,
+            "split": config.task.split,
+            "tasks": [task_id(task) for task in tasks],
+            "groups": [family.group(task) for task in tasks],
+            "actors": {name: len(one.actors) for name, one in plan.items()},
+            "repeats": config.repeats,
+            "training_seeds": {name: list(one.training_seeds) for name, one in plan.items()},
+            "references": references,
+            "training_steps": {name: [t.env_steps for t in runs] for name, runs in trained.items()},
+            "new_tasks": about_new_tasks(family, config.task.split),
+            "notes": notes(config, family, oracle),
+            "benchmark": None,
+        }
+        parts = {
+            name: [read_part(part(folder, name, i, r)) for i in range(len(one.actors)) for r in range(config.repeats)]
+            for name, one in plan.items()
+        }
+        result["evaluation_steps"] = sum(int(one.env_steps.sum()) for every in parts.values() for one in every)
+        if family.benchmark_score is not None:
+            result["benchmark"] = asdict(benchmark_table(family, parts, result["groups"]))
+        run.finish(result, (lambda: write_page([folder])) if page else None)
+        return read_evaluation(folder)
 
 
-@dataclass(frozen=True)
-class Planned:
-    """Agents that are called by one name, an agent a training seed, and the environments that they act in."""
+def planned(
+    config: EvaluateConfig, family: TaskFamily, trained: dict[str, list[Trained]], oracle: list[Trained]
+) -> tuple[dict[str, Planned], dict[str, dict[str, str]]]:
+    """The agents and what stands beside them, by name; and which of those each agent is compared with."""
 
-    name: str
-    envs: EnvsFactory
-    agents: list[Actor[Any]]
-    training_seeds: tuple[int, ...] = ()  # none for an agent without training
+    def acting(one: Trained) -> EnvsFactory:
+        return EnvsFactory(config.task, one.skills, one.sees_task)
+
+    plan = {name: Planned([(acting(t), t.actor) for t in runs], seeds_of(runs)) for name, runs in trained.items()}
+    references: dict[str, dict[str, str]] = {name: {} for name in trained}
+    spaces: dict[tuple[str | None, ...], str] = {}  # skills of the runs -> the name of random actions there
+    for name, runs in trained.items():
+        skills = tuple(dict.fromkeys(t.skills for t in runs))
+        if skills not in spaces:
+            called = "random" if skills == (None,) else "random skills"
+            spaces[skills] = called if called not in spaces.values() else f"{called} of {name}"
+            seeds = seeds_of(runs) if len(skills) > 1 else ()  # a model a seed
+            plan[spaces[skills]] = Planned([random_actor(config, family, one) for one in skills], seeds)
+        references[name]["random"] = spaces[skills]
+    if not trained:
+        plan["random"] = Planned([random_actor(config, family, None)])
+    if oracle:
+        plan["oracle"] = Planned([(acting(t), t.actor) for t in oracle], seeds_of(oracle))
+    elif family.expert is not None:
+        plan["oracle"] = Planned([(EnvsFactory(config.task, expert=True), RandomActor(np.ones(1)))])
+    for name, runs in trained.items():
+        if runs[0].actor.begin(1, torch.Generator()) is None:
+            continue  # it has no belief: without adaptation it would be the same
+        called = "no adaptation" if len(trained) == 1 else f"{name}, no adaptation"
+        plan[called] = Planned([(acting(t), NoAdaptation(t.actor)) for t in runs], seeds_of(runs))
+        references[name]["no adaptation"] = called
+    return plan, references
+
+
+def random_actor(config: EvaluateConfig, family: TaskFamily, skills: str | None) -> tuple[EnvsFactory, Actor[Any]]:
+    bound = make_envs(family, 1, SkillModel.load(skills) if skills else None).spec.action_bound
+    return EnvsFactory(config.task, skills), RandomActor(bound)
+
+
+def acted(plan: dict[str, Planned], config: EvaluateConfig, tasks: Sequence[Any], run: Run, quiet: bool) -> bool:
+    """Make the parts that are missing. Returns False if the run was asked to stop before all were there."""
+    total, done = sum(len(one.actors) for one in plan.values()) * config.repeats, 0
+    with Progress(total, run.folder.name, "trials", quiet=quiet) as progress:
+        for name, one in plan.items():
+            for number, (envs, actor) in enumerate(one.actors):
+                with Workers(envs, config.processes, config.envs_per_batch) as workers:
+                    for repeat in range(config.repeats):
+                        if run.stop_requested:
+                            return False
+                        path = part(run.folder, name, number, repeat)
+                        if not path.exists():
+                            path.parent.mkdir(parents=True, exist_ok=True)
+                            how = (config.episodes, config.evaluation_seed, config.sample, repeat)
+                            made = evaluate(actor, workers, tasks, *how)
+                            write_npz(path, {f.name: getattr(made, f.name) for f in fields(Adaptation)})
+                        done += 1
+                        progress.update(done)
+                        run.report_progress(done / total, name)
+    return True
+
+
+def notes(config: EvaluateConfig, family: TaskFamily, oracle: list[Trained]) -> list[str]:
+    """What a reader has to know about the split and the oracle."""
+    said = []
+    if family.same_tasks:
+        said.append(f"{family.name}, as it is configured, trains and tests on the same tasks, by definition.")
+    elif config.task.split in family.training_splits:
+        said.append(f"{config.task.split!r} is a training split: its scores say nothing about new tasks.")
+    if oracle:
+        said.append("The oracle is an agent trained with the task in view: " + ", ".join(config.oracle) + ".")
+    elif family.expert is None:
+        said.append("The family has no expert and no oracle was named, so there is none beside the agent.")
+    return said
+
+
+def benchmark_table(family: TaskFamily, parts: dict[str, list[Adaptation]], groups: list[str]) -> BenchmarkTable:
+    """The benchmark's own score, a mean over training seeds, repeats and rollouts, of the episodes after exploration."""
+    score = family.benchmark_score
+    assert score is not None
+    values = {}
+    for name, every in parts.items():
+        stated = [
+            score.score(steps[:, ~one.explored], success[:, ~one.explored], groups)
+            for one in every
+            for steps, success in zip(one.steps_to_success[0, 0], one.success[0, 0], strict=True)
+        ]
+        values[name] = float(np.mean(stated))
+    return BenchmarkTable(score.title, score.text, score.label, values)
 
 
 def about_new_tasks(family: TaskFamily, split: str) -> bool:
@@ -147,35 +219,30 @@ def about_new_tasks(family: TaskFamily, split: str) -> bool:
     return family.draw_task is not None and not family.same_tasks and split not in family.training_splits
 
 
-def load_agents(
-    family: TaskFamily, config: EvaluateConfig, what: str, trust: bool
-) -> tuple[list[Trained], EnvsFactory]:
-    """The runs under `agents` or `oracle`, and the environments that they act in."""
-    folders = getattr(config, what)
+def load_runs(family: TaskFamily, folders: Sequence[str], what: str, trust: bool) -> list[Trained]:
+    """The runs in some folders, one a training seed."""
     trained = [
         load_trained(one, lambda skills, sees_task: make_envs(family, 1, skills, sees_task), trust) for one in folders
     ]
-    if len({(t.skills, t.sees_task) for t in trained}) > 1:
-        raise ConfigError(f"{what}: some act by other skills, or see more, than others; evaluate them apart")
+    if len({(t.skills is None, t.sees_task) for t in trained}) > 1:
+        raise ConfigError(f"{what}: some act by skills, or see the task, and others do not; evaluate them apart")
     seeds = seeds_of(trained)
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"{what}: training seeds of the runs are {list(seeds)}; name one run of each seed")
-    skills, sees_task = (trained[0].skills, trained[0].sees_task) if trained else (None, False)
-    return trained, EnvsFactory(config.task, skills, sees_task)
+    return trained
 
 
 def seeds_of(trained: Sequence[Trained]) -> tuple[int, ...]:
     return tuple(t.training_seed for t in trained)
 
 
-def kept(path: Path, make: Callable[[], Adaptation]) -> Adaptation:
-    """What is in the file, or what `make` returns, written there whole. Raises UserError for a damaged file."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        made = make()
-        write_npz(path, {f.name: getattr(made, f.name) for f in fields(Adaptation)})
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return Adaptation(**{f.name: archive[f.name] for f in fields(Adaptation)})
-    except Exception as error:  # numpy and zipfile raise half a dozen kinds
-        raise UserError(f"{path}: is damaged ({type(error).__name__}); delete it and run the command again") from None
+def scores_text(evaluation: Evaluation) -> str:
+    """A few lines for the terminal."""
+    score, label = ("success", "success at any step") if evaluation.succeeds else ("returns", "return")
+    lines = []
+    for name in evaluation.results:
+        every, returns = evaluation.estimates(name, score), evaluation.estimates(name, "returns")
+        first, last = (f" ({how})" if (how := evaluation.how(name, k)) else "" for k in (0, evaluation.episodes - 1))
+        ends = f"episode 0{first} {every[0].text()}, last{last} {every[-1].text()}"
+        lines.append(f"{name:<14} {label}: {ends}; return of the last {returns[-1].text()}")
+    return "\n".join(lines)

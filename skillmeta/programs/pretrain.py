@@ -12,11 +12,12 @@ import torch
 from skillmeta.config import PositiveInt, checked, to_plain
 from skillmeta.data.sources import load_source
 from skillmeta.evaluation.skill_quality import Rollouts, compare_rollouts, fit, verdict
+from skillmeta.programs.page import write_page
 from skillmeta.run.files import write_npz
 from skillmeta.run.run import Run
 from skillmeta.skills.training import TrainingConfig, train_skills
 from skillmeta.skills.vae import SkillModelConfig
-from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
+from skillmeta.tasks.base import TaskConfig, make_family
 
 
 @checked
@@ -39,12 +40,12 @@ class PretrainConfig:
 
 
 def pretrain(config: PretrainConfig, folder: Path, command: str = "", quiet: bool = False) -> dict[str, Any] | None:
-    """Train, judge, write `prior.html`. Returns the result, or None if it was asked to stop before the end."""
+    """Train, judge, write the page. Returns the result, or None if it was asked to stop before the end."""
     torch.set_num_threads(1)
     with Run.open(folder, to_plain(config), command=command) as run:
         family = make_family(config.task) if config.task else None
         if run.result is not None:
-            return run.finish(run.result, lambda: write_page(run, family))
+            return run.finish(run.result, lambda: write_page([folder], family=family))
         dataset = load_source(config.source, clip_actions=config.clip_actions)
         model = train_skills(dataset, config.model, config.training, run, quiet)
         if model is None:
@@ -59,10 +60,10 @@ def pretrain(config: PretrainConfig, folder: Path, command: str = "", quiet: boo
             "source": config.source,
             "held_out": asdict(fitted),
             "rollouts": [{k: v for k, v in asdict(r).items() if k != "paths"} for r in acted],
-            "verdict": verdict(fitted, acted),
+            "verdict": verdict(fitted, acted, model.config.cloning),
         }
         save_paths(run.folder, acted)
-        return run.finish(result, lambda: write_page(run, family))
+        return run.finish(result, lambda: write_page([folder], family=family))
 
 
 def logged(observations: np.ndarray, family: Any, like: Rollouts) -> Rollouts:
@@ -70,20 +71,10 @@ def logged(observations: np.ndarray, family: Any, like: Rollouts) -> Rollouts:
     where = family.positions(observations)[: like.env_steps]
     pieces = np.array_split(where, like.episodes)
     each = float(np.mean([family.coverage(piece) for piece in pieces]))
-    return Rollouts("the logs", like.episodes, len(where), each, family.coverage(where), 0.0, [p[::10] for p in pieces])
+    total = family.coverage(where)
+    return Rollouts("the logs", like.episodes, len(where), each, total, None, like.split, [p[::10] for p in pieces])
 
 
 def save_paths(folder: Path, acted: list[Rollouts]) -> None:
     named = {f"{r.name}/{i}": path.astype(np.float32) for r in acted for i, path in enumerate(r.paths)}
     write_npz(folder / "paths.npz", named)
-
-
-def write_page(run: Run, family: TaskFamily | None) -> None:
-    """`prior.html`, where matplotlib is installed; without it the numbers are in result.json."""
-    try:
-        from skillmeta.reports.prior_page import write_prior_page
-    except ImportError as error:
-        if error.name != "matplotlib":
-            raise
-        return
-    write_prior_page(run.folder, family, run.command)

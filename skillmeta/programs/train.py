@@ -6,7 +6,7 @@ either.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from skillmeta.collect.episodes import episode
 from skillmeta.collect.source import Budget, OnlineSource
 from skillmeta.collect.workers import Workers
 from skillmeta.config import (
@@ -32,6 +31,8 @@ from skillmeta.config import (
 )
 from skillmeta.envs.make import EnvsFactory, make_envs
 from skillmeta.errors import ConfigError, UserError
+from skillmeta.evaluation.adaptation import final_scores
+from skillmeta.programs.page import write_page
 from skillmeta.run.checkpoint import load_state, save_state
 from skillmeta.run.files import write_npz
 from skillmeta.run.loop import run_loop
@@ -121,8 +122,10 @@ def make_learner(config: TrainConfig, spec: EnvSpec, skills: SkillModel | None, 
     return module.Learner(build(module.Config, options, "algorithm"), spec, used, seeds)
 
 
-def train(config: TrainConfig, folder: Path, command: str = "", quiet: bool = False) -> dict[str, Any] | None:
-    """Run, or continue, one run in a folder. Returns its result, or None if it was asked to stop before."""
+def train(
+    config: TrainConfig, folder: Path, command: str = "", quiet: bool = False, page: bool = True
+) -> dict[str, Any] | None:
+    """Run, or continue, one run in a folder, and write its page. Returns its result, or None if it was asked to stop before."""
     torch.set_num_threads(1)
     family = make_family(config.task)
     task = task_of(family, config)
@@ -131,9 +134,10 @@ def train(config: TrainConfig, folder: Path, command: str = "", quiet: bool = Fa
     probe = make_envs(family, 1, skills, config.see_task)
     learner = make_learner(config, spec_of(probe, family), skills, seeds)  # before the folder is taken: it refuses
     probe.close()
+    pages = (lambda: write_page([folder], family=family)) if page else None
     with Run.open(folder, to_plain(config), command=command) as run:
         if run.result is not None:
-            return run.finish(run.result, lambda: write_page(config, folder))
+            return run.finish(run.result, pages)
         factory = EnvsFactory(config.task, config.skills, config.see_task)
         with Workers(factory, config.processes, config.envs_per_batch) as workers:
             source = OnlineSource(
@@ -155,11 +159,9 @@ def train(config: TrainConfig, folder: Path, command: str = "", quiet: bool = Fa
                 last = read_metrics(folder)[-1]  # after its last checkpoint a run resumes with nothing left to do
                 result |= {key: last[key] for key in SCORES}
             else:
-                result |= evaluate(
-                    learner.actor(), workers.envs(config.num_envs), family, task, config, seeds, run, early
-                )
+                result |= evaluated(learner.actor(), factory, family, task, config, seeds, early, folder)
         save_actor(folder, learner.actor(), source.env_steps)
-        return run.finish(result, lambda: write_page(config, folder))
+        return run.finish(result, pages)
 
 
 def task_of(family: TaskFamily, config: TrainConfig) -> Task | None:
@@ -172,19 +174,6 @@ def task_of(family: TaskFamily, config: TrainConfig) -> Task | None:
 
 def spec_of(envs: Envs, family: TaskFamily) -> EnvSpec:
     return replace(envs.spec, shaped_reward=family.shaped_reward is not None)
-
-
-def write_page(config: TrainConfig, folder: Path) -> None:
-    """`report.html`, where matplotlib is installed; without it the numbers are in metrics.jsonl."""
-    if config.kind == "finetune":
-        return
-    try:
-        from skillmeta.reports.meta_page import read_meta_run, write_meta_page
-    except ImportError as error:
-        if error.name != "matplotlib":
-            raise
-        return
-    write_meta_page(folder, [read_meta_run(folder)], "")
 
 
 # -- the final policy on its task --------------------------------------------------------------------------------------------
@@ -206,48 +195,23 @@ class EarlyPaths:
         self.paths = [np.asarray(state[str(i)]) for i in range(len(state))]
 
 
-def evaluate(
+def evaluated(
     actor: Actor[Any],
-    envs: Envs,
+    make_envs: EnvsFactory,
     family: TaskFamily,
     task: Task,
     config: TrainConfig,
     seeds: Seeds,
-    run: Run,
     early: EarlyPaths,
+    folder: Path,
 ) -> dict[str, float]:
-    """Evaluate the final policy as it samples and by its mode, on seeds of their own; nothing is learned from it.
-
-    `success` and `return` are the sampled policy's, the one that was trained; `mode_*` those of its mode.
-    """
-    count = config.evaluation.episodes
-    scores: dict[str, float] = {"num_episodes": count}
-    final: list[np.ndarray] = []
-    for prefix, explore in (("", True), ("mode_", False)):
-        successes, returns = [], []
-        for done in evaluation_episodes(actor, envs, task, count, seeds, explore):
-            successes.extend(done.succeeded.tolist())
-            returns.extend(done.returns.tolist())
-            if explore and len(final) < EARLY_EPISODES:
-                final.extend(paths(family, done))
-        scores |= {
-            f"{prefix}success": float(np.mean(successes[:count])),
-            f"{prefix}return": float(np.mean(returns[:count])),
-        }
+    """The final evaluation on the task, see `final_scores`; paths of the first and the last episodes are kept for pictures."""
+    with Workers(make_envs, envs_per_batch=config.num_envs) as workers:
+        scores, trials = final_scores(actor, workers, task, config.evaluation.episodes, seeds)
+    final = paths(family, trials.episodes(0).rows(slice(EARLY_EPISODES)))
     named = {f"early_{i}": path for i, path in enumerate(early.paths)}
-    write_npz(run.folder / "trajectories.npz", named | {f"final_{i}": path for i, path in enumerate(final)})
+    write_npz(folder / "trajectories.npz", named | {f"final_{i}": path for i, path in enumerate(final)})
     return scores
-
-
-def evaluation_episodes(
-    actor: Actor[Any], envs: Envs, task: Task, count: int, seeds: Seeds, explore: bool
-) -> Iterator[Episodes]:
-    for first in range(0, count, envs.num):
-        resets = seeds.stream("evaluation_resets", first).integers(envs.num).tolist()
-        generator = seeds.stream("evaluation_acting", first).torch()
-        belief = actor.begin(envs.num, generator)
-        done, _ = episode(actor, envs, belief, resets, generator, explore=explore, tasks=[task] * envs.num)
-        yield done
 
 
 def paths(family: TaskFamily, episodes: Episodes) -> list[np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,24 +113,30 @@ def paths_figure(
 
 def adaptation_figure(
     series: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
-    explored: np.ndarray,
+    sampled: Mapping[str, np.ndarray],
     colours: Mapping[str, str],
     y_label: str,
+    dashed: Collection[str] = (),
 ) -> Figure:
-    """Performance(K): mean of each episode of a trial and ends of its 95 % interval, [K+1] each, NaN where there is none."""
+    """Performance(K): mean of each episode of a trial and ends of its 95 % interval, [K+1] each, NaN where there is none.
+
+    Args:
+        sampled: bool [K+1] of each series; such episodes have hollow marks.
+        dashed: series that are drawn dashed.
+    """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.2, 3.6), layout="constrained")
         axes = figure.subplots()
         for name, (middle, low, high) in series.items():
             x = np.arange(len(middle))
-            style = "-" if name not in ("random", "oracle", "no adaptation") else "--"
             axes.fill_between(x, low, high, color=colours[name], alpha=0.18, linewidth=0)
-            axes.plot(x, middle, style, marker="o", markersize=4, color=colours[name], label=name)
-        if explored.any():
-            axes.axvspan(-0.5, explored.sum() - 0.5, color="#f2f2f2", zorder=0)
-            axes.text(-0.4, 1.01, "exploration", fontsize=8, color="#777777", transform=axes.get_xaxis_transform())
-        axes.set_xlim(-0.5, len(explored) - 0.5)
-        axes.set_xticks(range(len(explored)))
+            axes.plot(x, middle, "--" if name in dashed else "-", color=colours[name], label=name)
+            for hollow in (False, True):
+                at = sampled[name] == hollow
+                axes.plot(x[at], middle[at], "o", color=colours[name], markersize=5, mfc="white" if hollow else None)
+        episodes = len(next(iter(sampled.values())))
+        axes.set_xlim(-0.5, episodes - 0.5)
+        axes.set_xticks(range(episodes))
         axes.set_xlabel("episode of the trial (0: nothing known of the task)")
         axes.set_ylabel(y_label)
         axes.legend(frameon=False, loc="best")

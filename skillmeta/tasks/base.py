@@ -35,6 +35,22 @@ class Expert(Protocol):
 
 
 @dataclass(frozen=True)
+class BenchmarkScore:
+    """A score that the benchmark's own evaluator would state of the same episodes.
+
+    Args:
+        title, text, label: of its table, for readers.
+        score: (primitive steps until the first success, or all of the episode's [environments, episodes]; success, bool of the
+            same shape; the group of each environment) -> the score.
+    """
+
+    title: str
+    text: str
+    label: str
+    score: Callable[[np.ndarray, np.ndarray, Sequence[str]], float]
+
+
+@dataclass(frozen=True)
 class TaskFamily:
     """A distribution over tasks, and the environment that they live in.
 
@@ -57,6 +73,7 @@ class TaskFamily:
         features: what an oracle sees of a task, float32 [F]; by default its numbers.
         facts: what else is worth telling of a task in tables, by name.
         group: the class that a task belongs to, for tables; "" where there are none.
+        benchmark_score: shown beside ours, where the benchmark that the family is from counts otherwise.
         native: N environments as arrays, where stepping them one by one would be slow; see `skillmeta.tasks.batched`.
         expert: a policy that knows the task, made after every reset.
         shaped_reward: what may be learned from instead, where a task's own reward is sparse: rewards [N, T] of episodes in a task.
@@ -80,6 +97,7 @@ class TaskFamily:
     features: Callable[[Task], np.ndarray] = field(default=lambda task: numbers(task))
     facts: Callable[[Task], dict[str, Any]] = field(default=lambda task: {})
     group: Callable[[Task], str] = field(default=lambda task: "")
+    benchmark_score: BenchmarkScore | None = None
     native: Callable[[int], Any] | None = None
     expert: Callable[[gymnasium.Env, np.random.Generator], Expert] | None = None
     shaped_reward: Callable[[Task, Any], np.ndarray] | None = None

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from skillmeta.nn.context import ENCODERS, ORDERED, ContextEncoder, Evidence
 
 from skillmeta.algorithms import pearl
 from skillmeta.algorithms.pearl import Config, Learner, kl_loss
@@ -19,7 +20,6 @@ from skillmeta.data.replay import Replay
 from skillmeta.envs.make import EnvsFactory, make_envs
 from skillmeta.errors import ConfigError
 from skillmeta.evaluation.adaptation import evaluate
-from skillmeta.nn.context import ENCODERS, ORDERED, ContextEncoder, Evidence
 from skillmeta.nn.distributions import Gaussian, Mixture
 from skillmeta.objectives.regularizer import RegularizerConfig
 from skillmeta.run.parts import state_of
@@ -45,7 +45,7 @@ def source_of(workers: Workers, family: TaskFamily = FAMILY, budget: int = 10**6
 
 
 def collected(learner: Learner) -> Learner:
-    with Workers(EnvsFactory(POINTS), chunk=32) as workers:
+    with Workers(EnvsFactory(POINTS), envs_per_batch=32) as workers:
         learner.iterate(source_of(workers))
     return learner
 
@@ -240,7 +240,7 @@ def test_z_is_held_over_an_episode_and_drawn_anew_after_it():
 
 def test_the_context_buffer_holds_the_last_visit_alone():
     learner = made()
-    with Workers(EnvsFactory(POINTS), chunk=32) as workers:
+    with Workers(EnvsFactory(POINTS), envs_per_batch=32) as workers:
         source = source_of(workers)
         learner.iterate(source)
         assert [len(c.buffer) for c in learner.contexts] == [12] * 6  # two episodes of six steps
@@ -325,7 +325,7 @@ def test_shaped_rewards_are_learned_from_and_not_shown():
     sparse = TaskConfig("point", split="train", options={"sparse": True, "horizon": 6, "goal_radius": 0.01})
     family = make_family(sparse)
     learner = made(replace(SMALL, shaped_reward=True, posterior_to_context=True))
-    with Workers(EnvsFactory(sparse), chunk=32) as workers:
+    with Workers(EnvsFactory(sparse), envs_per_batch=32) as workers:
         source = source_of(workers, family)
         learner.iterate(source)
         assert source.last is not None and (source.last.returns == 0).all()
@@ -355,7 +355,7 @@ SPARSE = TaskConfig("point", split="train", options={"sparse": True, "horizon": 
 
 def taught(config: Config = TAUGHT) -> Learner:
     learner, family = made(config), make_family(SPARSE)
-    with Workers(EnvsFactory(SPARSE), chunk=32) as workers:
+    with Workers(EnvsFactory(SPARSE), envs_per_batch=32) as workers:
         learner.iterate(source_of(workers, family))
     return learner
 
@@ -388,7 +388,7 @@ def test_the_encoder_learns_from_foretelling_alone_and_the_teacher_not_from_it(m
 
 def test_how_well_the_belief_foretells_is_told():
     family, learner = make_family(SPARSE), made(TAUGHT)
-    with Workers(EnvsFactory(SPARSE), chunk=32) as workers:
+    with Workers(EnvsFactory(SPARSE), envs_per_batch=32) as workers:
         source = source_of(workers, family)
         told, plain = learner.iterate(source), made().iterate(source)
     assert np.isfinite(told["belief/nll"]) and set(told) - set(plain) == {"belief/nll"}

@@ -27,7 +27,7 @@ def test_an_iteration_moves_the_parameters_that_act(module: Any) -> None:
         module, module.Config(tasks=3, rollouts=3, hidden=8), 2, np.ones(2, np.float32), seeds=Seeds(0)
     )
     before = learner.actor().parameters
-    with Workers(EnvsFactory(POINTS), chunk=9) as workers:
+    with Workers(EnvsFactory(POINTS), envs_per_batch=9) as workers:
         source = OnlineSource(workers, lambda g: FAMILY.sample(g, "any"), Seeds(0), Budget(10**6))
         learner.iterate(source)
     assert source.last is not None and source.last.reward.shape[:2] == (9, 2)

@@ -180,7 +180,7 @@ def test_the_scale_of_rewards_does_not_decide_what_is_learned():
 def test_steps_shrink_with_the_budget():
     family = make_family(BANDIT)
     told = []
-    with Workers(EnvsFactory(BANDIT), chunk=64) as workers:
+    with Workers(EnvsFactory(BANDIT), envs_per_batch=64) as workers:
         for anneal in (True, False):
             options = Config(tasks=64, hidden=8, epochs=1, minibatches=1, anneal=anneal)
             learner = make_learner(rl2, options, 1, np.ones(3, np.float32), discrete=True, seeds=Seeds(0))

@@ -28,7 +28,7 @@ def source_of(
 ) -> OnlineSource:
     """A world that counts, with episodes of 25 steps or of given lengths."""
     workers = Workers(
-        lambda num: SerialEnvs(lambda: CounterEnv(25 if lengths is None else next(lengths)), num), chunk=2
+        lambda num: SerialEnvs(lambda: CounterEnv(25 if lengths is None else next(lengths)), num), envs_per_batch=2
     )
     return OnlineSource(workers, draw, Seeds(0), budget or Budget(1000), num_envs, **given)
 

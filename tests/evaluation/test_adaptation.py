@@ -18,11 +18,11 @@ from skillmeta.collect.workers import Workers
 from skillmeta.envs.batched import BatchedEnvs
 from skillmeta.envs.make import EnvsFactory, make_envs
 from skillmeta.evaluation.actors import NoAdaptation, RandomActor
-from skillmeta.evaluation.adaptation import Adaptation, Evaluation, evaluate, joined
+from skillmeta.evaluation.adaptation import Adaptation, Evaluation, evaluate, final_scores, held_out_scores, joined
 from skillmeta.evaluation.statistics import normalized
-from skillmeta.reports.adaptation_page import EPISODES, episodes_csv
+from skillmeta.reports.content import EPISODES, episodes_csv
 from skillmeta.seeds import Seeds
-from skillmeta.tasks.base import TaskConfig, make_family
+from skillmeta.tasks.base import TaskConfig, make_family, task_id
 from skillmeta.tasks.batched import Outcome
 from tests.actors import Trilateration
 from tests.learners import make_learner
@@ -66,7 +66,7 @@ def test_an_agent_that_solves_a_fifth_of_the_environments_scores_a_fifth(chunk):
     """However early its solved episodes end: counting the first episodes that finish would give 1.00 (Meta-World does)."""
     result = evaluate(
         OpensEveryFifth(np.ones(1)),
-        Workers(doors, chunk=chunk),
+        Workers(doors, envs_per_batch=chunk),
         [Number(i) for i in range(10)],
         episodes=3,
         evaluation_seed=0,
@@ -81,14 +81,15 @@ def test_an_agent_that_solves_a_fifth_of_the_environments_scores_a_fifth(chunk):
 def test_steps_seen_before_an_episode_are_those_of_the_ones_before():
     nothing = np.zeros((1, 1, 2, 1, 3))
     steps = np.array([[7, 2, 5], [1, 1, 1]])[None, None, :, None]  # two rollouts: both are seen
-    told = Adaptation(nothing, nothing, nothing, steps, nothing, np.zeros(3, bool))
+    told = Adaptation(nothing, nothing, nothing, steps, nothing, *np.zeros((2, 3), bool))
     assert told.adaptation_steps.tolist() == [[[[0, 8, 11]]]]
 
 
 def table(success) -> Adaptation:
     """From success [S, R, M, K+1]; returns are ten times as much, an episode takes three steps."""
     success = np.asarray(success, float)[:, :, None]
-    return Adaptation(10 * success, success, success, 3 + 0 * success, success, np.zeros(success.shape[-1], bool))
+    explored, sampled = np.zeros((2, success.shape[-1]), bool)
+    return Adaptation(10 * success, success, success, 3 + 0 * success, success, explored, sampled)
 
 
 def test_solved_is_to_have_succeeded_once():
@@ -106,7 +107,11 @@ def both(success, new_tasks: bool, seeds=(3, 4, 5)) -> Evaluation:
     results = {"ours": table(success), "random": table(np.zeros_like(success[:1])), "no adaptation": table(success)}
     names = ("",) * success.shape[2]
     training = {"ours": seeds, "random": (), "no adaptation": seeds}
-    return Evaluation("point", "test", TASKS[: len(names)], names, "ours", results, training, 0, new_tasks)
+    references = {"ours": {"random": "random", "no adaptation": "no adaptation"}}
+    ids = tuple(task_id(task) for task in TASKS[: len(names)])
+    return Evaluation(
+        "point", "test", ids, names, results, training, references, {"ours": (0,) * len(seeds)}, new_tasks
+    )
 
 
 def test_intervals_are_of_training_seeds_and_an_agent_without_training_has_none():
@@ -124,13 +129,14 @@ def test_intervals_are_of_training_seeds_and_an_agent_without_training_has_none(
     assert new["random"]["success"][0]["ci95"][1] > 0.2  # six tasks, none solved
     one = both(success[:1], new_tasks=True, seeds=(3,)).summary()
     assert (
-        one["results"]["ours"]["success"][0]["ci95"] is None and one["differences"]["success"]["random"]["ci95"] is None
+        one["results"]["ours"]["success"][0]["ci95"] is None
+        and one["differences"]["ours"]["success"]["random"]["ci95"] is None
     )
 
 
 def test_an_agent_that_is_its_own_reference_differs_by_nothing():
     success = np.random.default_rng(0).binomial(1, 0.7, (3, 2, 6, 1)).astype(float)
-    found = both(success, new_tasks=True).differences()
+    found = both(success, new_tasks=True).differences("ours")
     assert found["returns"]["no adaptation"].value == 0 and found["returns"]["no adaptation"].ci95 is None
     assert found["returns"]["random"].value == pytest.approx(10 * success.mean())
     assert found["success"]["random"].ci95[0] > 0
@@ -165,22 +171,22 @@ def test_evaluation_works_before_any_training_and_leaves_no_trace():
     agent = small_sac()
     before = pickle.dumps([p.detach().numpy() for p in agent.policy.parameters()])
     state = torch.get_rng_state()
-    result = evaluate(agent, Workers(EnvsFactory(POINTS)), TASKS, episodes=1, evaluation_seed=0)
+    result = evaluate(agent.actor(), Workers(EnvsFactory(POINTS)), TASKS, episodes=1, evaluation_seed=0)
     assert np.isfinite(result.returns).all() and (result.env_steps == 20).all()
     assert pickle.dumps([p.detach().numpy() for p in agent.policy.parameters()]) == before
-    assert len(agent.replay) == agent.decisions == 0 and torch.equal(torch.get_rng_state(), state)
+    assert len(agent.replay) == agent.updates == 0 and torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_poisoned_training_buffer_changes_nothing():
     """Garage's PEARL adapted from its training buffer, and no test noticed."""
     agent = small_sac()
-    clean = evaluate(agent, Workers(EnvsFactory(POINTS)), TASKS, episodes=2, evaluation_seed=0)
+    clean = evaluate(agent.actor(), Workers(EnvsFactory(POINTS)), TASKS, episodes=2, evaluation_seed=0)
     envs = make_envs(FAMILY, 4)
-    done, _ = episode(agent, envs, None, [0, 1, 2, 3], torch.Generator().manual_seed(0), tasks=TASKS[:4])
+    done, _ = episode(agent.actor(), envs, None, [0, 1, 2, 3], torch.Generator().manual_seed(0), tasks=TASKS[:4])
     agent.replay.add(done)
     for name in ("observation", "action", "reward", "next_observation"):
         getattr(agent.replay.columns, name)[:] = 1e30
-    poisoned = evaluate(agent, Workers(EnvsFactory(POINTS)), TASKS, episodes=2, evaluation_seed=0)
+    poisoned = evaluate(agent.actor(), Workers(EnvsFactory(POINTS)), TASKS, episodes=2, evaluation_seed=0)
     for a, b in zip(arrays(clean), arrays(poisoned), strict=True):
         assert np.array_equal(a, b)
 
@@ -222,9 +228,11 @@ def test_no_adaptation_below_the_agent_below_the_oracle():
 
 def test_the_number_of_processes_changes_nothing():
     factory = EnvsFactory(POINTS)
-    one = evaluate(small_sac(), Workers(factory, chunk=2), TASKS, episodes=1, evaluation_seed=7, sample=True)
-    with Workers(factory, processes=2, chunk=2) as workers:
-        two = evaluate(small_sac(), workers, TASKS, episodes=1, evaluation_seed=7, sample=True)
+    one = evaluate(
+        small_sac().actor(), Workers(factory, envs_per_batch=2), TASKS, episodes=1, evaluation_seed=7, sample=True
+    )
+    with Workers(factory, processes=2, envs_per_batch=2) as workers:
+        two = evaluate(small_sac().actor(), workers, TASKS, episodes=1, evaluation_seed=7, sample=True)
     for a, b in zip(arrays(one), arrays(two), strict=True):
         assert np.array_equal(a, b)
 
@@ -233,31 +241,62 @@ def test_rollouts_of_a_task_are_averaged_and_their_steps_counted():
     class Twice(RandomActor):
         rollouts = 2
 
-    result = evaluate(Twice(np.ones(2)), Workers(EnvsFactory(POINTS), chunk=3), TASKS, episodes=1, evaluation_seed=0)
+    result = evaluate(
+        Twice(np.ones(2)), Workers(EnvsFactory(POINTS), envs_per_batch=3), TASKS, episodes=1, evaluation_seed=0
+    )
     assert result.returns.shape == (1, 1, 2, 6, 2) and (result.env_steps == 20).all()
     assert (result.adaptation_steps[..., 1] == 40).all() and result.last("success").trials == 2
 
 
-def test_meta_worlds_own_number_stands_beside_ours_and_is_called_biased(tmp_path):
-    """From episodes of which a fifth succeed, and early."""
-    from skillmeta.evaluation.adaptation import Evaluation
-    from skillmeta.reports.adaptation_page import write_adaptation_page
+def test_held_out_scores_are_means_of_every_episode_and_say_how_actions_were_chosen():
+    agent, workers = Trilateration(), Workers(EnvsFactory(POINTS))
+    told = held_out_scores(agent, workers, TASKS, episodes=2, evaluation_seed=3, repeats=2)
+    parts = joined([evaluate(agent, workers, TASKS, 2, 3, repeat=repeat) for repeat in (0, 1)], 1)
+    for k in range(3):
+        assert told[f"evaluation/return_{k}"] == pytest.approx(parts.returns[..., k].mean())
+        assert told[f"evaluation/success_{k}"] == parts.success[..., k].mean()
+    assert [told[f"evaluation/sampled_{k}"] for k in range(3)] == [1, 0, 0]  # it explores in its first episode
+    assert told["evaluation/return"] == told["evaluation/return_2"] and told["evaluation/sampled"] == 0
+    assert told == held_out_scores(agent, workers, TASKS, episodes=2, evaluation_seed=3, repeats=2)
+    single = held_out_scores(agent, workers, TASKS, sample=True)
+    assert set(single) == {"evaluation/return", "evaluation/success", "evaluation/sampled"}
+    assert single["evaluation/sampled"] == 1 and all(isinstance(value, float) for value in single.values())
 
-    tasks = tuple(Number(i) for i in range(10))
-    result = evaluate(OpensEveryFifth(np.ones(1)), Workers(doors), tasks, episodes=3, evaluation_seed=0)
-    groups = ("reach",) * 10
+
+class Nods(RandomActor):
+    """Its mode is 0; its samples are 1."""
+
+    def act(self, observation, belief, generator, explore):
+        return torch.full((len(observation), 1), float(explore)), belief
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 16])
+def test_a_final_evaluation_has_samples_and_mode_of_as_many_episodes(chunk):
+    told, trials = final_scores(Nods(np.ones(1)), Workers(doors, envs_per_batch=chunk), Number(0), 5, Seeds(0, "task"))
+    assert told == {"num_episodes": 5, "success": 1.0, "return": 1.0, "mode_success": 0.0, "mode_return": 0.0}
+    assert trials.returns.shape == (5, 1) and (trials.returns == 1).all()
+
+
+def test_agents_are_compared_over_the_seeds_that_both_have():
+    one, two = (np.full((count, 1, 4, 1), share) for count, share in ((3, 1.0), (2, 0.5)))
+    results = {"a": table(one), "b": table(two)}
+    seeds = {"a": (0, 1, 2), "b": (1, 2)}
+    ids = tuple(task_id(task) for task in TASKS[:4])
     told = Evaluation(
-        "metaworld",
-        "test",
-        tasks,
-        groups,
-        "fifth",
-        {"fifth": result, "random": result},
-        {"fifth": (0,), "random": ()},
-        0,
-        False,
+        "point", "test", ids, ("",) * 4, results, seeds, {"a": {}, "b": {}}, {"a": (9,), "b": (9,)}, False
     )
-    (tmp_path / "config.yaml").write_text("")
-    page = write_adaptation_page(tmp_path, told, "command").read_text()
-    row = page.partition("which is biased")[2].partition("<tbody>")[2].partition("</tr>")[0]
-    assert [cell.split("<")[0] for cell in row.split("<td>")[1:]] == ["fifth", "0.20", "1.00"]
+    found = told.between("a")["success"]["b"]
+    assert found.value == 0.5 and found.ci95 is not None
+    assert told.between("b")["returns"]["a"].value == -5
+    apart = {**seeds, "b": (7, 8)}
+    assert not Evaluation("p", "t", ids, ("",) * 4, results, apart, {"a": {}, "b": {}}, {}, False).between("a")[
+        "success"
+    ]
+
+
+def test_every_number_says_whether_actions_were_sampled():
+    told = both(np.ones((3, 1, 6, 2)), new_tasks=False)
+    told.results["ours"].sampled[0] = True
+    assert [told.how("ours", k) for k in (0, 1)] == ["sampled", "mode"]
+    assert told.how("random", 0) == ""
+    assert told.summary()["results"]["ours"]["actions"] == ["sampled", "mode"]

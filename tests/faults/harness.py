@@ -79,7 +79,7 @@ def contents(out: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(path for path in out.rglob("*") if path.is_file()):
         name = str(path.relative_to(out))
-        if path.name in ("result.json", "report.json"):
+        if path.name in ("result.json", "summary.json"):
             found[name] = without_seconds(json.loads(path.read_bytes()))
         elif not path.name.endswith(".lock"):
             found[name] = path.read_bytes()

@@ -131,8 +131,8 @@ def test_the_command_of_a_finished_run_writes_its_page_again(references, drawn):
     shutil.rmtree(command.out)
     assert main(command.arguments) == 0
     before = contents(command.out)
-    assert {"prior.html", "pictures/training.png", "result.json"} <= set(before)
-    (command.out / "prior.html").unlink()
+    assert {"report.html", "pictures/training.png", "result.json"} <= set(before)
+    (command.out / "report.html").unlink()
     (command.out / "pictures" / "training.png").write_bytes(b"torn")
     assert main(command.arguments) == 0
     assert differences(contents(command.out), before) == []

@@ -14,7 +14,7 @@ import pickle
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -35,16 +35,16 @@ from skillmeta.data.minari_store import write_minari
 from skillmeta.data.sources import load_source
 from skillmeta.envs.make import make_envs
 from skillmeta.errors import ConfigError, UserError
-from skillmeta.evaluation.curves import paths, read_ablation
+from skillmeta.evaluation.records import paths, read_study
 from skillmeta.programs.ablate import AblationConfig, ablate
 from skillmeta.programs.adapt import load_adapted, pack
+from skillmeta.programs.page import write_page
 from skillmeta.reports import plots
-from skillmeta.reports.ablation_page import task_config, write_ablation_report
 from skillmeta.run.checkpoint import save_state
 from skillmeta.run.run import RUN_FORMAT
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import TaskConfig, make_family
-from tests.reports.test_ablation_page import fake_run
+from tests.reports.fakes import fake_run
 from tests.skills.fakes import skill_model
 
 ROOT = Path(__file__).parents[2]
@@ -321,7 +321,7 @@ def test_the_config_of_a_run_folder_is_plain_values_only(place, kind):
 @pytest.mark.parametrize(
     ("name", "read"),
     [
-        ("config.yaml", read_ablation),
+        ("config.yaml", read_study),
         ("adapted.yaml", load_adapted),
         ("config.yaml", lambda folder: write_page_of_runs(folder)),
         ("config.yaml", lambda folder: meta_train(MetaTrainConfig(POINTS, algorithm=RL2), folder, quiet=True)),
@@ -396,9 +396,9 @@ LINKS: dict[str, tuple[Callable[[Place], None], Callable[[Place], Any]]] = {
 
 
 def write_page_of_runs(folder: Path) -> Path:
-    from skillmeta.reports.meta_page import read_meta_run, write_meta_page
-
-    return write_meta_page(folder, [read_meta_run(folder)], "skillmeta report x")
+    page = write_page([folder], command="skillmeta report x")
+    assert page is not None
+    return page
 
 
 @pytest.mark.parametrize("kind", LINKS)
@@ -422,7 +422,7 @@ def test_links_in_an_ablation_are_not_followed(place):
     ablation(place.theirs)
     where = place.theirs / "methods" / "m" / "task-0" / "seed-0"
     link(where / "trajectories.npz", place.outside / "secret")
-    assert "trajectories.npz: is a link" in watched(place, lambda: write_ablation_report(place.theirs))
+    assert "trajectories.npz: is a link" in watched(place, lambda: write_page([place.theirs]))
     config = AblationConfig(methods={"m": "downstream/maze_sac"}, seeds=[0])
     assert "trajectories.npz: is a link" in watched(place, lambda: ablate(config, place.theirs))
 
@@ -455,7 +455,7 @@ def test_a_method_is_called_as_a_file_may_be(place, name):
 
     def theirs() -> None:
         ablation(place.theirs, methods={name: "x"})
-        read_ablation(place.theirs)
+        read_study(place.theirs)
 
     assert "methods: a name is" in watched(place, mine)
     if name is not None:  # OmegaConf has no such key
@@ -467,7 +467,7 @@ def test_a_method_is_called_as_a_file_may_be(place, name):
 )
 def test_tasks_and_seeds_of_an_ablation_are_numbers(place, changes):
     ablation(place.theirs, **changes)
-    sentence = watched(place, lambda: read_ablation(place.theirs))
+    sentence = watched(place, lambda: read_study(place.theirs))
     assert "config.yaml" in sentence and next(iter(changes)) in sentence
 
 
@@ -532,7 +532,7 @@ def test_no_string_of_a_stranger_is_an_element_of_the_page_of_an_ablation(place,
     (skills / "result.json").write_text(json.dumps(prior))
     rows = [{"kind": kind, "step": 1, "score": 1.0} for kind in ("train", "held_out")]
     (skills / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert watched(place, lambda: write_ablation_report(place.theirs)) == ""
+    assert watched(place, lambda: write_page([place.theirs])) == ""
     assert (place.theirs / "report.html").read_text().count("&lt;script&gt;") > 10
     check_page(place.theirs / "report.html")
 
@@ -725,7 +725,7 @@ def test_pickles_are_nowhere_opened(place):
     ablation(place.theirs)
     where = place.theirs / "methods" / "m" / "task-0" / "seed-0"
     np.savez(where / "trajectories.npz", early_0=objects)
-    assert "trajectories.npz: is damaged" in watched(place, lambda: paths(read_ablation(place.theirs).runs[0], "early"))
+    assert "trajectories.npz: is damaged" in watched(place, lambda: paths(read_study(place.theirs).every[0], "early"))
 
 
 @pytest.mark.parametrize("name", ["state.safetensors", "state.json"])
@@ -831,8 +831,8 @@ def test_an_ablation_is_resumed_by_its_own_config_and_reported_with_trust(own, m
     run_config.write_text(dump_yaml({**read_yaml(run_config), "task": {"family": "my.family"}}))
     assert ablate(config, out, "skillmeta ablate x").done and (out / "report.html").exists()
     with pytest.raises(ConfigError, match="task.family names the module 'my.family'.*--trust"):
-        write_ablation_report(out)
-    assert task_config(read_ablation(out), trust=True) == replace(TaskConfig(), family="my.family", split="test")
+        write_page([out])
+    assert write_page([out], trust=True) == out / "report.html"
 
 
 # -- the code itself -----------------------------------------------------------------------------------------------------------

@@ -292,7 +292,7 @@ def test_transitions_and_contexts_are_of_the_same_task_and_contexts_of_its_last_
     agent = make_learner(pearl, config, 2, Labelled.spec.action_bound, **given, seeds=Seeds(0))
     shaped = (lambda task, episodes: np.full_like(episodes.reward, -task)) if config.shaped_reward else None
     began = [0] * 6
-    with Workers(lambda num: Labelled(num, clock), chunk=64) as workers:
+    with Workers(lambda num: Labelled(num, clock), envs_per_batch=64) as workers:
         source = OnlineSource(workers, lambda g: int(g.integers(1, 7)), Seeds(0), Budget(10**6), shaped_reward=shaped)
         tasks = source.draw_tasks(6)
         for _ in range(4):
@@ -352,7 +352,7 @@ def test_two_tasks_with_opposite_actions_are_told_apart():
         replay_capacity=2000, context_capacity=200,
     )  # fmt: skip
     agent, clock = make_learner(pearl, config, 2, Signed.spec.action_bound, seeds=Seeds(0)), itertools.count()
-    with Workers(lambda num: Signed(num, clock), chunk=64) as workers:
+    with Workers(lambda num: Signed(num, clock), envs_per_batch=64) as workers:
         source = OnlineSource(workers, lambda g: int(g.choice([-1, 1])), Seeds(0), Budget(10**6))
         for _ in range(7):
             agent.iterate(source)

@@ -242,7 +242,7 @@ def test_every_trial_is_in_one_minibatch_of_each_epoch(monkeypatch):
         learner, "update", lambda batch, left: seen.append(batch.raw[:, 0, 0].tolist()) or torch.zeros(3)
     )
     counter = iter(range(1, 11))
-    with Workers(Uneven, chunk=64) as workers:
+    with Workers(Uneven, envs_per_batch=64) as workers:
         learner.iterate(OnlineSource(workers, lambda g: next(counter), Seeds(0), Budget(10**6)))
     assert [len(batch) for batch in seen] == [4, 4, 2] * 2
     epochs = [sum(seen[:3], []), sum(seen[3:], [])]
@@ -322,7 +322,7 @@ def test_it_finds_the_arm_that_pays_and_stays_with_it():
         episodes=2, tasks=128, hidden=16, learning_rate=1e-2, prior_coefficient=0.05, minibatches=2, anneal=False
     )
     learner = make_learner(rl2, config, 2, np.ones(2, np.float32), discrete=True, seeds=Seeds(0))
-    with Workers(TwoArms, chunk=128) as workers:
+    with Workers(TwoArms, envs_per_batch=128) as workers:
         source = OnlineSource(workers, lambda g: int(g.integers(2)), Seeds(0), Budget(10**6))
         learner.iterate(source)
         first = source.last.returns.sum(1).mean()

@@ -5,6 +5,5 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _no_pages(monkeypatch):
-    monkeypatch.setattr("skillmeta.programs.meta_train.write_page", lambda folder: None)
-    monkeypatch.setattr("skillmeta.programs.evaluate.write_adaptation_page", lambda folder, evaluation, command: None)
-    monkeypatch.setattr("skillmeta.programs.pretrain.write_page", lambda run, family: None)
+    for name in ("meta_train", "evaluate", "pretrain"):
+        monkeypatch.setattr(f"skillmeta.programs.{name}.write_page", lambda *arguments, **options: None)

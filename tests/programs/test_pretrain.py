@@ -59,7 +59,7 @@ def trained(logs: Path, folder: Path, seed: int = 0, **changes) -> dict:
 def finished(logs, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("skills") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("skillmeta.programs.pretrain.write_page", lambda run, family: None)
+        patch.setattr("skillmeta.programs.pretrain.write_page", lambda *arguments, **options: None)
         trained(logs, folder)
     return folder
 

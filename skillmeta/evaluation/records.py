@@ -1,0 +1,319 @@
+"""What runs have left on disk, as data: nothing that a folder names is imported."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skillmeta.config import NonNegativeInt, PositiveInt, build, check_file_name, checked, read_yaml, to_plain
+from skillmeta.errors import ConfigError, UserError
+from skillmeta.evaluation.adaptation import Adaptation, BenchmarkTable, Evaluation, joined
+from skillmeta.evaluation.statistics import Scores
+from skillmeta.run.run import read_metrics, read_result
+
+WINDOW_EPISODES, WINDOW_ROWS = 10, 5  # a point of a training curve is the mean of at least so many of both
+
+
+@checked
+class Spaced:
+    """Tasks by a rule that looks at no result: at evenly spaced ranks of one of the family's facts, within the methods' split."""
+
+    count: PositiveInt  # how many
+    by: str  # e.g. path_cells of the maze; `skillmeta tasks PRESET` lists the facts
+
+
+@checked
+class Comparison:
+    """What an ablation compares: the part of its config that its page needs."""
+
+    title: str = "Ablation"  # of the page
+    claim: str = ""  # what the page's reader should look for, a sentence or two
+    methods: dict[str, Any] = field(default_factory=dict)  # name: a config of `finetune`, or changes and `config:`
+    reference: str | None = None  # the method that the others are compared with; null: the last of `methods`
+    tasks: list[NonNegativeInt] | Spaced = field(default_factory=lambda: [0])  # indices, or {count: 3, by: path_cells}
+    seeds: list[NonNegativeInt] = field(default_factory=lambda: [0, 1, 2])  # training seeds
+
+    def __post_init__(self) -> None:
+        for name in ("methods", "tasks", "seeds"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty; at least one is needed")
+        for name in ("tasks", "seeds"):
+            chosen = getattr(self, name)
+            if isinstance(chosen, list) and len(set(chosen)) != len(chosen):
+                raise ValueError(f"{name} repeats itself: {chosen}")
+        for method in self.methods:
+            check_file_name(method, "methods: a name")
+        if self.reference is not None and self.reference not in self.methods:
+            raise ValueError(f"reference is {self.reference!r}; choose one of methods: {', '.join(self.methods)}")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One training run, finished or not. Rows are those of its metrics.jsonl, in order."""
+
+    folder: Path
+    config: dict[str, Any]
+    environment: dict[str, Any]  # the command that made it, versions, machine
+    result: dict[str, Any] | None
+    rows: list[
+        dict[str, Any]
+    ]  # of its iterations: what training scored, and what the learner logs under names with a slash
+    held_out: list[dict[str, Any]]  # evaluations on held-out tasks while it trained
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["seed"])
+
+    @property
+    def row_episodes(self) -> int:
+        """Episodes that each row of training scores is the mean of, at least."""
+        ends = [int(row.get("episodes", 1)) for row in self.rows]
+        return max(1, min(after - before for before, after in zip([0, *ends], ends, strict=False)))
+
+    @property
+    def window(self) -> int:
+        """Rows that a point of a training curve is the mean of."""
+        return max(WINDOW_ROWS, -(-WINDOW_EPISODES // self.row_episodes))
+
+    def last(self, key: str) -> float:
+        """Mean of a training score over the last window."""
+        return float(np.mean([row[key] for row in self.rows[-self.window :]]))
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """One pretraining run of a skill model."""
+
+    folder: Path
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    result: dict[str, Any]
+    rows: list[dict[str, Any]]  # of its metrics.jsonl
+
+
+@dataclass(frozen=True)
+class Study:
+    """Training runs side by side: those of an ablation, or some that were named."""
+
+    methods: Mapping[
+        str, list[list[RunRecord]]
+    ]  # name -> runs as [training seed][task]; one column for all tasks of a split
+    title: str = ""
+    claim: str = ""
+    tasks: Sequence[int] = ()  # indices of an ablation's tasks
+    reference: str | None = None  # the method that others are compared with
+    missing: Sequence[str] = ()  # runs that have no result yet
+    planned: int = 0  # runs of an ablation, finished or not
+    config: Mapping[str, Any] | None = None  # of an ablation
+    environment: Mapping[str, Any] | None = None
+
+    def runs(self, method: str) -> list[RunRecord]:
+        return [run for row in self.methods[method] for run in row]
+
+    @property
+    def every(self) -> list[RunRecord]:
+        return [run for name in self.methods for run in self.runs(name)]
+
+    def seeds(self, method: str) -> list[int]:
+        """Training seeds that a method has finished on every task."""
+        return [row[0].seed for row in self.methods[method]]
+
+    def has(self, method: str, key: str) -> bool:
+        """Whether the results of all runs of a method state a number."""
+        return all(run.result is not None and key in run.result for run in self.runs(method))
+
+    def values(self, method: str, key: str) -> np.ndarray:
+        """A number of the results, [training seeds, tasks]; every run of the method must have it."""
+        return np.array([[(run.result or {})[key] for run in row] for row in self.methods[method]], float)
+
+    def scores(self, method: str, key: str) -> Scores:
+        """A score of the final evaluation: a share of its episodes where the name has `success` in it."""
+        trials = int(self.values(method, "num_episodes").min()) if "success" in key else None
+        return Scores(self.values(method, key), trials)
+
+    def paired(self, method: str, other: str, key: str) -> tuple[Scores, Scores]:
+        """A score of two methods for the training seeds that both have finished."""
+        both = [seed for seed in self.seeds(method) if seed in self.seeds(other)]
+        a, b = (
+            Scores(scores.values[[self.seeds(name).index(seed) for seed in both]], scores.trials)
+            for name, scores in ((one, self.scores(one, key)) for one in (method, other))
+        )
+        return a, b
+
+
+def of_all_tasks(config: Mapping[str, Any]) -> bool:
+    """Whether a run's config trains on all tasks of a split, not on one task."""
+    return config.get("kind", "finetune") != "finetune"
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Raises UserError for a folder without a training run, or a damaged one."""
+    if not (folder / "config.yaml").exists():
+        raise UserError(f"{folder}: holds no run; name the --out of a training command")
+    config = read_yaml(folder / "config.yaml")
+    try:
+        rows, result = read_metrics(folder), read_result(folder)
+        where = json.loads((folder / "environment.json").read_text()) if (folder / "environment.json").exists() else {}
+        iterations = [row for row in rows if row["kind"] == "iteration"]
+        held_out = [row for row in rows if row["kind"] == "evaluation"]
+        int(config["seed"])
+        where = {"command": str(where.get("command", "")), **where}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder}: is damaged ({error}); delete it and run it again") from None
+    return RunRecord(folder, config, where, result, iterations, held_out)
+
+
+def read_model(folder: Path) -> ModelRecord | None:
+    """A pretraining run; None where there is none that has finished. Raises UserError for a damaged one."""
+    try:
+        result = read_result(folder)
+        if result is None:
+            return None
+        where = json.loads((folder / "environment.json").read_text())
+        return ModelRecord(folder, read_yaml(folder / "config.yaml"), where, result, read_metrics(folder))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: is damaged ({error}); delete it and run it again") from None
+
+
+def read_study(folder: Path) -> Study:
+    """What an ablation has written so far: methods of which at least one training seed is complete over all tasks.
+
+    Raises UserError for a folder whose config or runs are damaged.
+    """
+    config = read_yaml(folder / "config.yaml")
+    compared = {f.name: config[f.name] for f in fields(Comparison) if f.name in config}
+    try:
+        comparison = build(Comparison, compared)
+    except ConfigError as error:
+        raise ConfigError(f"{folder / 'config.yaml'}: {error}") from None
+    if isinstance(comparison.tasks, Spaced):  # an ablation writes the indices that its rule has given
+        raise ConfigError(f"{folder / 'config.yaml'}: tasks is a rule; a list of indices is expected")
+    methods, missing, planned = {}, [], 0
+    for method in comparison.methods:
+        root = folder / "methods" / method
+        columns = [f"task-{task}" for task in comparison.tasks] if not list(root.glob("seed-*")) else [""]
+        complete = []
+        for seed in comparison.seeds:
+            row = []
+            planned += len(columns)
+            for column in columns:
+                where = root / column / f"seed-{seed}"
+                run = read_run(where) if (where / "config.yaml").exists() else None
+                if run is None or run.result is None or not run.rows:
+                    missing.append(" ".join([method, *([column.replace("-", " ")] if column else []), f"seed {seed}"]))
+                else:
+                    row.append(run)
+            if len(row) == len(columns):
+                complete.append(row)
+        if complete:
+            methods[method] = complete
+    try:
+        environment = json.loads((folder / "environment.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder / 'environment.json'}: cannot be read ({error}); run the ablation's command again"
+        ) from None
+    return Study(
+        methods,
+        comparison.title,
+        comparison.claim,
+        comparison.tasks,
+        comparison.reference or list(comparison.methods)[-1],
+        missing,
+        planned,
+        {**config, **to_plain(comparison)},
+        environment,
+    )
+
+
+def side_by_side(folders: Sequence[Path]) -> Study:
+    """Runs that were named, by method: those whose configs differ in the seed alone. A method is called as its folders are, without
+    the seed.
+
+    Raises UserError for a folder without a run, or one that has not finished an iteration.
+    """
+    same: dict[str, list[RunRecord]] = {}
+    for folder in folders:
+        run = read_run(folder)
+        if not run.rows:
+            raise UserError(f"{folder}: has no iteration of training yet; run its command first")
+        rest = {key: value for key, value in run.config.items() if key != "seed"}
+        same.setdefault(json.dumps(rest, sort_keys=True), []).append(run)  # in whatever order they were written
+    named: dict[str, list[list[RunRecord]]] = {}
+    for runs in same.values():
+        path = runs[0].folder.resolve()
+        of_a_seed = re.fullmatch(r"(seed)?[-_]?\d+", path.name)
+        name = path.parent.name if of_a_seed else re.sub(r"[-_](seed)?[-_]?\d+$", "", path.name)
+        if name in named:
+            name = f"{name} {len(named) + 1}"
+        named[name] = [[run] for run in sorted(runs, key=lambda run: run.seed)]
+    return Study(named)
+
+
+def paths(run: RunRecord, when: str) -> list[np.ndarray]:
+    """Where the run's `early` or `final` episodes went, [T, 2] each; empty for a family without positions."""
+    file = run.folder / "trajectories.npz"
+    if not file.exists():
+        return []
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            return [archive[name] for name in archive.files if name.startswith(when)]
+    except Exception as error:  # numpy and zipfile raise half a dozen kinds
+        raise UserError(
+            f"{file}: is damaged ({type(error).__name__}); delete this run's folder and run it again"
+        ) from None
+
+
+def part(folder: Path, name: str, number: int, repeat: int) -> Path:
+    """The file of what one actor did in one repeat of an evaluation."""
+    return folder / "parts" / f"{name.replace(', ', '-').replace(' ', '_')}-{number}-{repeat}.npz"
+
+
+def read_part(path: Path) -> Adaptation:
+    """Raises UserError for a damaged file."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return Adaptation(**{f.name: archive[f.name] for f in fields(Adaptation)})
+    except Exception as error:  # numpy and zipfile raise half a dozen kinds
+        raise UserError(f"{path}: is damaged ({type(error).__name__}); delete it and run the command again") from None
+
+
+def read_evaluation(folder: Path) -> Evaluation | None:
+    """A finished evaluation; None where there is none. Raises UserError for a damaged one."""
+    result = read_result(folder)
+    if result is None:
+        return None
+    try:
+        results = {
+            name: joined(
+                [
+                    joined([read_part(part(folder, name, i, repeat)) for repeat in range(result["repeats"])], 1)
+                    for i in range(number)
+                ],
+                0,
+            )
+            for name, number in result["actors"].items()
+        }
+        return Evaluation(
+            family=str(result["family"]),
+            split=str(result["split"]),
+            tasks=tuple(result["tasks"]),
+            groups=tuple(result["groups"]),
+            results=results,
+            training_seeds={name: tuple(seeds) for name, seeds in result["training_seeds"].items()},
+            references=result["references"],
+            training_steps={name: tuple(steps) for name, steps in result["training_steps"].items()},
+            new_tasks=bool(result["new_tasks"]),
+            notes=tuple(result["notes"]),
+            benchmark=BenchmarkTable(**result["benchmark"]) if result["benchmark"] else None,
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{folder / 'result.json'}: is damaged ({error!r}); delete it and run the command again"
+        ) from None

@@ -1,0 +1,431 @@
+"""What a page is about: read from folders as data, and written as JSON and CSV beside the page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skillmeta.config import build, dump_yaml, is_builtin, module_of, read_yaml
+from skillmeta.errors import UserError
+from skillmeta.evaluation.adaptation import Evaluation
+from skillmeta.evaluation.curves import Curve, curve, has, trials
+from skillmeta.evaluation.records import (
+    ModelRecord,
+    RunRecord,
+    Study,
+    of_all_tasks,
+    read_evaluation,
+    read_model,
+    read_study,
+    side_by_side,
+)
+from skillmeta.evaluation.statistics import Estimate, Scores, estimate, paired_difference
+from skillmeta.run.files import write_whole
+from skillmeta.skills.vae import SkillModel
+from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
+from skillmeta.trust import check_links, check_modules
+
+INTERVALS = "Intervals are of 95 %, for new training seeds on these tasks: the unit of chance is the training seed, with all tasks."
+FINAL = ("success", "return", "mode_success", "mode_return")  # scores of the final evaluation of a run on one task
+TRAINING = {  # scores of a row of training: what they are
+    "success": "success",
+    "return": "return",
+    "success_last": "success in a trial's last episode",
+    "return_first": "return of a trial's first episode",
+    "return_last": "return of a trial's last episode",
+}
+HELD_OUT = {"evaluation/success": "success", "evaluation/return": "return"}  # of a row of evaluation while training
+
+
+@dataclass(frozen=True)
+class Content:
+    """What there is to show; the sections of a page follow from it."""
+
+    title: str
+    lead: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    study: Study | None = None
+    evaluation: Evaluation | None = None
+    models: Mapping[str, ModelRecord] = field(default_factory=dict)  # skill models, by name
+    family: TaskFamily | None = None  # whose map and facts are shown
+    tasks: Sequence[Any] = ()  # of an ablation, by `Study.tasks`
+    facts: Sequence[Mapping[str, Any]] = ()  # the same in words
+    commands: Sequence[str] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    configs: Mapping[str, str] = field(default_factory=dict)  # name -> YAML
+
+
+def read_content(
+    folders: Sequence[Path], command: str = "", trust: bool = False, family: TaskFamily | None = None
+) -> Content:
+    """The content of an ablation's, an evaluation's or a pretraining run's folder, or of training runs side by side.
+
+    Args:
+        command: that writes this page, where it is not the run's own.
+        trust: admit links that lead out of the folders, and import the module that a run's config names as its family.
+        family: of the runs, where the caller has made it from a config of its own.
+
+    Raises UserError for folders that hold none of these, or damaged ones, or that name a module of their own without `trust`.
+    """
+    for folder in folders:
+        check_links(folder, trust)
+    folder = folders[0]
+    config = read_yaml(folder / "config.yaml") if (folder / "config.yaml").exists() else {}
+    if len(folders) > 1 or not config or "algorithm" in config:
+        return of_runs(side_by_side(folders), command, trust, family)
+    if "agents" in config:
+        evaluation = read_evaluation(folder)
+        if evaluation is None:
+            raise UserError(f"{folder}: this evaluation is not finished; run its command again")
+        return of_evaluation(evaluation, folder)
+    if "source" in config:
+        model = read_model(folder)
+        if model is None:
+            raise UserError(f"{folder}: this run is not finished; run its command again")
+        title = f"Is this prior any good? {model.result['source']}"
+        family = family or family_of(config.get("task"), folder, trust)
+        return Content(title, model.result["verdict"], models={"": model}, family=family, **origin([model]))
+    if "methods" not in config:
+        raise UserError(f"{folder}: holds no run, evaluation or ablation that a page could be about")
+    return of_ablation(folder, trust, family)
+
+
+def family_of(task: Any, folder: Path, trust: bool) -> TaskFamily | None:
+    """The family that a run folder's config names. Raises ConfigError if that is a module of its own, without `trust`."""
+    if task is None:
+        return None
+    check_modules({"task": task}, folder / "config.yaml", trust)
+    return make_family(build(TaskConfig, task, f"{folder / 'config.yaml'}: task"))
+
+
+def origin(runs: Sequence[RunRecord | ModelRecord], command: str = "") -> dict[str, Any]:
+    """Commands, environment and configs of runs, for `Content`."""
+    commands = [*dict.fromkeys(str(run.environment.get("command", "")) for run in runs), command]
+    return {
+        "commands": [one for one in commands if one],
+        "environment": runs[0].environment,
+        "configs": {run.folder.name: dump_yaml(run.config) for run in runs},
+    }
+
+
+def of_runs(study: Study, command: str, trust: bool, family: TaskFamily | None) -> Content:
+    runs = study.every
+    warnings = [f"{run.folder.name} is not finished." for run in runs if run.result is None]
+    if any((run.folder / "trajectories.npz").exists() for run in runs):
+        family = family or family_of(runs[0].config.get("task"), runs[0].folder, trust)
+    about = origin(runs, command)
+    about["configs"] = {name: dump_yaml(study.runs(name)[0].config) for name in study.methods}
+    lead = [f"Training of {', '.join(study.methods)}."]
+    if any(of_all_tasks(run.config) for run in runs):
+        lead.append("How they do in tasks that they were not trained on is for `skillmeta evaluate`.")
+    title = "Learning: " + ", ".join(study.methods)
+    return Content(title, lead, [*warnings, *one_seed(study)], study, family=family, **about)
+
+
+def of_evaluation(evaluation: Evaluation, folder: Path) -> Content:
+    names = ", ".join(evaluation.results)
+    lead = [
+        f"{len(evaluation.tasks)} tasks of {evaluation.family}'s split {evaluation.split!r}, a trial of {evaluation.episodes} "
+        f"episodes in each, by each of {names}.",
+        evaluation.claim,
+    ]
+    environment = json.loads((folder / "environment.json").read_text())
+    return Content(
+        f"How it adapts: {', '.join(evaluation.agents) or evaluation.family}",
+        lead,
+        evaluation.notes,
+        evaluation=evaluation,
+        commands=[environment["command"]],
+        environment=environment,
+        configs={"config": (folder / "config.yaml").read_text()},
+    )
+
+
+def of_ablation(folder: Path, trust: bool, family: TaskFamily | None) -> Content:
+    """Raises UserError if no method has finished all tasks for any seed."""
+    study = read_study(folder)
+    if not study.methods or study.config is None or study.environment is None:
+        raise UserError(
+            f"{folder}: no method has finished all tasks with any seed yet; run the ablation to its end first"
+        )
+    first = study.every[0]
+    task = first.config.get("task") or {}
+    family = family or family_of(task, first.folder, trust)
+    tasks, facts = [], []
+    if family is not None and not all(of_all_tasks(run.config) for run in study.every):
+        own = next(run.config["task"] for run in study.every if not of_all_tasks(run.config))
+        split = own.get("split", TaskConfig.split)
+        tasks = [family.tasks(split)[index] for index in study.tasks]
+        for index, one in zip(study.tasks, tasks, strict=True):
+            facts.append({"index": index, "split": split, **asdict(one), **family.facts(one)})
+    evaluation = read_evaluation(folder / "evaluation")
+    warnings = list(evaluation.notes) if evaluation else []
+    if study.missing:
+        warnings.append(
+            f"Unfinished: {len(study.missing)} of {study.planned} runs have no result yet. Numbers below are over the training "
+            f"seeds that each method has finished on every task. Missing: {', '.join(study.missing[:12])}"
+            + ("." if len(study.missing) <= 12 else ", and more.")
+        )
+    models = {
+        str(path.parent.relative_to(folder)): model
+        for path in sorted(folder.glob("skills/**/result.json"))
+        if (model := read_model(path.parent)) is not None
+    }
+    configs = {"The whole config": dump_yaml(study.config)}
+    for name in study.methods:
+        configs[f"{name}: resolved config of its first run"] = dump_yaml(study.runs(name)[0].config)
+    return Content(
+        study.title,
+        [line for line in (study.claim, *headline(study, evaluation)) if line],
+        [*warnings, *one_seed(study)],
+        study,
+        evaluation,
+        models,
+        family,
+        tasks,
+        facts,
+        [study.environment["command"]],
+        study.environment,
+        configs,
+    )
+
+
+def one_seed(study: Study) -> list[str]:
+    if min(len(rows) for rows in study.methods.values()) > 1:
+        return []
+    return ["Some method has one training seed only: it has no interval, and its numbers say nothing about chance."]
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------------------
+def finals(study: Study) -> list[str]:
+    """Methods whose results state a final evaluation on their task."""
+    return [name for name in study.methods if all(study.has(name, key) for key in (*FINAL, "num_episodes"))]
+
+
+def stated(study: Study) -> dict[str, str]:
+    """Scores of training that some method states and that differ from one another; success only where any run ever succeeded."""
+    found = {}
+    for key, label in TRAINING.items():
+        rows = [row for run in study.every if has(run, key) for row in run.rows if key in row]
+        if key.startswith("success") and not any(row[key] for row in rows):
+            continue
+        same = key.partition("_")[0]
+        if rows and (key == same or any(row[key] != row.get(same) for row in rows)):
+            found[key] = label
+    return found
+
+
+def at_the_end(study: Study, method: str, key: str) -> Estimate | None:
+    """A score of training over the last window of every run; None where the method does not state it."""
+    if not all(has(run, key) for run in study.runs(method)):
+        return None
+    values = np.array([[run.last(key) for run in row] for row in study.methods[method]])
+    runs = study.runs(method)
+    count = max(run.window for run in runs) * trials(runs) if key.startswith("success") else None
+    return estimate(Scores(values, count))
+
+
+def given(study: Study, method: str) -> int:
+    """Environment steps that each run of a method may take."""
+    return int(study.runs(method)[0].config["env_steps"])
+
+
+def spent(study: Study, method: str, key: str) -> float | None:
+    """A cost, the mean over runs: of their results, or of their last rows while they are not finished."""
+    if study.has(method, key):
+        return float(study.values(method, key).mean())
+    last = [run.rows[-1].get(key) for run in study.runs(method)]
+    return None if None in last else float(np.mean(np.array(last, float)))
+
+
+def differences(study: Study, key: str) -> dict[str, Estimate]:
+    """A final score of the reference method minus that of each other one, over the training seeds that both have finished."""
+    names, found = finals(study), {}
+    if study.reference is None or study.reference not in study.methods:  # or it has no complete seed yet
+        return {}
+    reference = study.reference if study.reference in names or not names else names[-1]
+    for name in names:
+        if name != reference:
+            mine, other = study.paired(reference, name, key)
+            if len(mine.values):
+                found[name] = paired_difference(mine, other)
+    return found
+
+
+def headline(study: Study, evaluation: Evaluation | None) -> list[str]:
+    """A sentence on final scores, and one on adaptation."""
+    said = []
+    names = finals(study)
+    if names:
+        told = ", ".join(f"{name} {estimate(study.scores(name, 'success')).text('.2f')}" for name in names)
+        most = study.runs(names[0])[0].config.get("max_episodes")
+        limit = f" and {most} episodes" if most else ""
+        said.append(
+            f"Success within {given(study, names[0]):,} environment steps{limit} (share of episodes, actions sampled "
+            f"[95 % interval]): {told}."
+        )
+    if evaluation is not None and evaluation.agents:
+        score, label = ("success", "Success") if evaluation.succeeds else ("returns", "Return")
+        told = ", ".join(f"{name} {evaluation.estimates(name, score)[-1].text()}" for name in evaluation.agents)
+        how = evaluation.how(evaluation.agents[0], evaluation.episodes - 1)
+        said.append(
+            f"{label} in the last of {evaluation.episodes} episodes in each of {len(evaluation.tasks)} tasks of split "
+            f"{evaluation.split!r} ({how} [95 % interval]): {told}."
+        )
+    return said
+
+
+def summarize(content: Content) -> dict[str, Any]:
+    """summary.json: for each method what it scored and cost, for each evaluated agent every episode, then where it all comes "
+    "from."""
+    evaluated = content.evaluation.summary() if content.evaluation else {}
+    study = content.study
+    if study is None:
+        return evaluated
+    methods: dict[str, Any] = {}
+    for name in study.methods:
+        scores: dict[str, Any] = {}
+        methods[name] = scores
+        if name in finals(study):
+            for key in ("success", "return"):
+                final = estimate(study.scores(name, key))
+                scores |= {key: final.value, f"{key}_ci95": final.ci95}
+                scores[f"{key}_mode_mean"] = float(study.values(name, f"mode_{key}").mean())
+        ends = {key: at_the_end(study, name, key) for key in stated(study)}
+        scores["training"] = {key: one.plain() for key, one in ends.items() if one is not None}
+        if "env_steps" in study.runs(name)[0].config:
+            scores["env_steps"] = given(study, name)
+        scores |= {f"{key}_mean": spent(study, name, key) for key in ("env_steps", "episodes", "updates")}
+        scores |= {"seconds": spent(study, name, "seconds"), "training_seeds": study.seeds(name)}
+        scores["tasks"] = len(study.methods[name][0])
+    whole: dict[str, Any] = {
+        "title": content.title,
+        "headline": headline(study, content.evaluation),
+        "methods": methods,
+    }
+    whole |= {"intervals": INTERVALS, "unfinished_runs": list(study.missing), "commands": list(content.commands)}
+    if study.config is not None:
+        both = {key: {n: one.plain() for n, one in differences(study, key).items()} for key in ("success", "return")}
+        whole |= {"reference": study.reference, "differences": both, "tasks": list(content.facts)}
+        whole |= {key: content.environment.get(key) for key in ("python", "versions", "machine")}
+    return {**whole, **({"evaluation": evaluated} if evaluated else {})}
+
+
+def curves(study: Study) -> dict[tuple[str, str], dict[str, Curve]]:
+    """(score, axis) -> method -> its training curve. Along episodes only where rows are single episodes."""
+    single = all(run.row_episodes == 1 for run in study.every)
+    axes = ("env_steps", "episodes") if single and all(has(run, "episodes") for run in study.every) else ("env_steps",)
+    found = {}
+    for key in stated(study):
+        for axis in axes:
+            lines = {name: curve(study, name, key, axis) for name in study.methods}
+            found[key, axis] = {name: line for name, line in lines.items() if line is not None}
+    return found
+
+
+def write_numbers(folder: Path, content: Content) -> None:
+    """summary.json, and as there is something for them results.csv, curves.csv and episodes.csv."""
+    if content.study is None and content.evaluation is None:
+        return
+    write_whole(folder / "summary.json", json.dumps(summarize(content), indent=1))
+    if content.study is not None:
+        if names := finals(content.study):
+            write_whole(folder / "results.csv", results_csv(content.study, names))
+        write_whole(folder / "curves.csv", curves_csv(curves(content.study)))
+    if content.evaluation is not None:
+        write_whole(folder / "episodes.csv", episodes_csv(content.evaluation))
+
+
+def results_csv(study: Study, names: Sequence[str]) -> str:
+    """A row for every run that has a final evaluation."""
+    keys = [*FINAL, "env_steps", "episodes", "decisions", "updates", "seconds"]
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["method", "task", "training_seed", *keys])
+    for name in names:
+        for row in study.methods[name]:
+            for run in row:
+                index = (run.config.get("task") or {}).get("index", 0)
+                writer.writerow([name, index, run.seed, *((run.result or {}).get(key) for key in keys)])
+    return text.getvalue()
+
+
+def curves_csv(curves: Mapping[tuple[str, str], Mapping[str, Curve]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["quantity", "axis", "method", "x", "mean", "low", "high"])
+    for (key, axis), lines in curves.items():
+        for name, one in lines.items():
+            for x, *values in zip(one.x, *one.means(), strict=True):
+                writer.writerow([key, axis, name, x, *("" if np.isnan(value) else f"{value:.5g}" for value in values)])
+    return text.getvalue()
+
+
+EPISODES = (  # the one schema of per-episode data; one row an episode
+    "agent",  # as tables call it
+    "training_seed",  # of its run; empty for an actor without training
+    "repeat",  # of the evaluation, from 0, with other resets
+    "rollout",  # from 0, of the episodes that the agent runs at once in a round
+    "task",  # its number in the split
+    "task_id",  # of `skillmeta.tasks.base.task_id`
+    "class",  # of the task; empty where the family has none
+    "episode",  # of the trial, from 0
+    "explored",  # 1 if it serves to find out about the task
+    "actions",  # sampled or mode; empty for an actor without training
+    "return",
+    "success",  # at any step, 0 or 1
+    "success_at_end",  # at the last decision, 0 or 1
+    "env_steps",  # primitive steps
+)
+
+
+def episodes_csv(evaluation: Evaluation) -> str:
+    """Every episode of the evaluation, columns as in `EPISODES`."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(EPISODES)
+    for name, result in evaluation.results.items():
+        seeds = evaluation.training_seeds[name] or ("",)
+        for at in np.ndindex(result.returns.shape):
+            seed, repeat, rollout, task, k = at
+            where = [name, seeds[seed], repeat, rollout, task, evaluation.tasks[task], evaluation.groups[task], k]
+            how = [int(result.explored[k]), evaluation.how(name, k)]
+            succeeded = [int(result.success[at]), int(result.success_at_end[at])]
+            writer.writerow([*where, *how, f"{result.returns[at]:.6g}", *succeeded, result.env_steps[at]])
+    return out.getvalue()
+
+
+# -- methods in words --------------------------------------------------------------------------------------------------------
+def description(run: RunRecord) -> str:
+    """What a run's config makes of it, in the words of its algorithm's `describe(config, acts_in, prior)` where the module is part
+    of skillmeta and has one; else the config's values. No other module is imported."""
+    options = dict(run.config.get("algorithm") or {})
+    name = options.pop("name", None)
+    acts = acts_in(run.config.get("skills"))
+    sees = "; it sees the task" if run.config.get("see_task") else ""
+    if is_builtin("algorithms", name):
+        at = f"{run.folder / 'config.yaml'}: algorithm"
+        module = module_of("algorithms", name, f"{at}.name")
+        if hasattr(module, "describe"):
+            prior = "p(z|s)" if run.config.get("skill_prior", "state") == "state" else "one Gaussian for all states"
+            return module.describe(build(module.Config, options, at), acts, prior) + sees
+    values = ", ".join(f"{key} {value}" for key, value in options.items())
+    return f"the algorithm {name}, acting in {acts}{sees}" + (f"; {values}" if values else "")
+
+
+def acts_in(skills: object) -> str:
+    """What an action is, by the folder of the run's skill model."""
+    if not isinstance(skills, str):
+        return "the environment's own actions"
+    try:
+        cloned = SkillModel.load(skills).config.cloning
+    except UserError:  # the model is not beside the run any more
+        return f"the actions of the model {Path(skills).name}"
+    return "the environment's own actions, with a prior cloned from logs" if cloned else "skills"
