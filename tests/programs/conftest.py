@@ -5,5 +5,5 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _no_pages(monkeypatch):
-    for name in ("meta_train", "evaluate", "pretrain"):
+    for name in ("train", "evaluate", "pretrain"):
         monkeypatch.setattr(f"skillmeta.programs.{name}.write_page", lambda *arguments, **options: None)

@@ -1,16 +1,16 @@
-"""A learner whose behaviour is stated by its config, and which records what it was trained on: for finetune and meta_train."""
+"""A learner whose behaviour is stated by its config, and which records what it was trained on."""
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
-from skillmeta.types import Episodes, Step
+from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Source, Step
 
 PER_EPISODE = 0.125  # what an action grows by for every episode that the belief has seen
 
@@ -22,7 +22,7 @@ class Config:
     adapt: bool = False  # add PER_EPISODE for every episode of the trial before
     noise: float = 0.0  # of exploring actions, at most
     exploration_episodes: int = 0
-    tasks: int = 2  # of an iteration of meta-training, two episodes each
+    tasks: int = 0  # of an iteration, two episodes each; 0: one episode in each environment
 
 
 @dataclass
@@ -55,52 +55,35 @@ class Actor:
     def adapt(self, belief: Tensor, episodes: Episodes, generator: torch.Generator) -> Any:
         return belief + torch.tensor([1.0, 0.0])
 
-
-class Agent(Actor):
-    """The learner."""
-
-    def __init__(
-        self,
-        config: Config,
-        observation_dim: int,
-        action_bound: Any,
-        discrete: bool = False,
-        prior: Any = None,
-        normalize: Any = None,
-        *,
-        seeds: Seeds,
-    ):
-        super().__init__(config, torch.zeros(2), torch.rand(1, generator=seeds.stream("weights").torch()))
-        self.updates = 0
-
-    def actor(self) -> Actor:
-        return Actor(self.config, self.rewards.clone(), self.weight.clone(), self.rollouts)
-
-    def iterate(self, collect: Any) -> tuple[Any, dict[str, float]]:
-        """An episode of `finetune`, or two in each of some tasks of `meta_train`; rewards are recorded."""
-        done: Any
-        if hasattr(collect, "trials"):
-            done = collect.trials(self.actor(), self.config.tasks, 2)
-            rewards = done.trials.reward
-        else:
-            done = collect.episode(self)
-            rewards = done.reward
-        self.rewards = self.rewards + torch.tensor([float(rewards.sum()), float(rewards.size)])
-        self.updates += 1
-        return done, {"mean_reward": float(rewards.mean())}
-
-    def acting_state(self) -> dict[str, Any]:
+    def parts(self) -> Parts:
         return {"rewards": self.rewards, "weight": self.weight}
 
-    def load_acting(self, state: dict[str, Any]) -> None:
-        self.rewards, self.weight = copy.deepcopy(state["rewards"]), copy.deepcopy(state["weight"])
 
-    def state(self) -> dict[str, Any]:
-        return {**self.acting_state(), "updates": self.updates}
+class Learner:
+    """Records the rewards of what it collects."""
 
-    def restore(self, state: dict[str, Any]) -> None:
-        self.load_acting(state)
-        self.updates = state["updates"]
+    def __init__(self, config: Config, spec: EnvSpec, skills: Any, seeds: Seeds):
+        self.acting = Actor(config, torch.zeros(2), torch.rand(1, generator=seeds.stream("weights").torch()))
+        self.config, self.counts = config, Counts()
+
+    @property
+    def updates(self) -> int:
+        return self.counts.updates
+
+    def actor(self) -> Actor:
+        return Actor(self.config, self.acting.rewards.clone(), self.acting.weight.clone())
+
+    def iterate(self, source: Source) -> Metrics:
+        if self.config.tasks:
+            rewards = source.trials(self.actor(), self.config.tasks, 2).trials.reward
+        else:
+            rewards = source.episode(self.actor()).reward
+        self.acting.rewards += torch.tensor([float(rewards.sum()), float(rewards.size)])
+        self.counts.updates += 1
+        return {"mean_reward": float(rewards.mean())}
+
+    def parts(self) -> Parts:
+        return {"acting": self.acting.parts(), "counts": self.counts}
 
 
 def scripted(**options: Any) -> dict[str, Any]:

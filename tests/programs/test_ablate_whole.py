@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from skillmeta.config import build, load
 from skillmeta.errors import ConfigError, UserError
-from skillmeta.evaluation.curves import read_ablation
+from skillmeta.evaluation.records import read_study
 from skillmeta.programs.ablate import AblationConfig, ablate, make_jobs
 from skillmeta.run.jobs import Outcome
 
@@ -38,7 +38,7 @@ def test_what_is_run_is_written_down(tmp_path, monkeypatch):
     monkeypatch.setattr("skillmeta.programs.ablate.run_jobs", lambda *arguments: Outcome())
     for _ in range(2):  # the second time it compares itself with what it wrote
         ablate(build(AblationConfig, BY_PATH), tmp_path / "out")
-    assert read_ablation(tmp_path / "out").tasks == [8, 6, 0]
+    assert read_study(tmp_path / "out").tasks == [8, 6, 0]
 
 
 @pytest.mark.parametrize(

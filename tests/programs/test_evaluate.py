@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from skillmeta.programs.meta_train import MetaTrainConfig, meta_train
 
 from skillmeta.programs.evaluate import EvaluateConfig, run_evaluation
-from skillmeta.tasks.base import TaskConfig
+from skillmeta.programs.train import TrainConfig, train
+from skillmeta.tasks.base import TaskConfig, task_id
 from tests.programs.scripted import PER_EPISODE, scripted
 from tests.programs.telltale import SPLITS, TEST, episode_return
 
@@ -17,14 +17,15 @@ MODULE = "tests.programs.telltale"
 
 
 def trained(folder: Path, see_task: bool = False, seed: int = 0, env_steps: int = 12, **options) -> str:
-    config = MetaTrainConfig(
+    config = TrainConfig(
+        "meta-train",
         TaskConfig(MODULE, split="train"),
-        algorithm=scripted(**options),
+        algorithm=scripted(**{"tasks": 2, **options}),
         env_steps=env_steps,
         see_task=see_task,
         seed=seed,
     )
-    assert meta_train(config, folder, quiet=True)
+    assert train(config, folder, quiet=True, page=False)
     return str(folder)
 
 
@@ -49,7 +50,7 @@ def expected(tasks, *actions: float) -> np.ndarray:
 def test_the_split_is_evaluated_task_by_task(split, tmp_path):
     run = trained(tmp_path / "run", action=0.25)
     done = evaluated(tmp_path / "page", split, agents=[run], episodes=1)
-    assert done.tasks == SPLITS[split]
+    assert done.tasks == tuple(task_id(task) for task in SPLITS[split])
     assert np.allclose(returns(done, "agent"), expected(SPLITS[split], 0.25, 0.25))
     assert done.split == split and done.family == "telltale"
 
@@ -58,7 +59,7 @@ def test_every_name_is_its_own_agent(tmp_path):
     """The agent has learned nothing of test tasks, the expert knows them, random actions are neither."""
     run = trained(tmp_path / "run", action=0.25, adapt=True)
     done = evaluated(tmp_path / "page", agents=[run], name="mine", episodes=2)
-    assert list(done.results) == ["mine", "random", "oracle", "no adaptation"] and done.agent == "mine"
+    assert list(done.results) == ["mine", "random", "oracle", "no adaptation"] and done.agents == ["mine"]
     assert np.allclose(returns(done, "mine"), expected(TEST, *(0.25 + PER_EPISODE * k for k in range(3))))
     assert np.allclose(returns(done, "no adaptation"), expected(TEST, 0.25, 0.25, 0.25))
     best = np.array([[3 * task.code] * 3 for task in TEST])
@@ -81,7 +82,7 @@ def test_an_oracle_is_the_run_that_sees_the_task(tmp_path):
 @pytest.mark.parametrize(("limit", "count"), [(2, 2), (None, 3)])
 def test_only_the_first_tasks(limit, count, tmp_path):
     done = evaluated(tmp_path, tasks=limit, episodes=0)
-    assert done.tasks == TEST[:count] and returns(done, "oracle").shape == (count, 1)
+    assert done.tasks == tuple(task_id(task) for task in TEST[:count]) and returns(done, "oracle").shape == (count, 1)
 
 
 @pytest.mark.parametrize(("sample", "noisy"), [(False, [True, False]), (True, [True, True])])
@@ -109,7 +110,7 @@ def test_training_and_evaluation_steps_are_counted_apart(tmp_path):
     done = evaluated(tmp_path / "page", agents=[run], episodes=2)
     summary = done.summary()
     trials = done.results["agent"].returns.size
-    assert summary["training_steps"] == 36 and summary["results"]["agent"]["env_steps"] == 3 * trials
+    assert summary["training_steps"] == {"agent": [36]} and summary["results"]["agent"]["env_steps"] == 3 * trials
     assert summary["evaluation_steps"] == 3 * sum(result.returns.size for result in done.results.values())
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from skillmeta.programs.meta_train import MetaTrainConfig, meta_train
 
+from skillmeta.programs.train import TrainConfig
+from skillmeta.programs.train import train as run_training
 from skillmeta.run.checkpoint import load_state
 from skillmeta.run.run import Run, read_metrics
 from skillmeta.tasks.base import TaskConfig
@@ -32,8 +33,8 @@ def telltale(split: str) -> TaskConfig:
 
 
 def train(folder: Path, algorithm: dict, split: str = "train", env_steps: int = 30, **options) -> dict:
-    config = MetaTrainConfig(telltale(split), algorithm=algorithm, env_steps=env_steps, **options)
-    result = meta_train(config, folder, quiet=True)
+    config = TrainConfig("meta-train", telltale(split), algorithm=algorithm, env_steps=env_steps, **options)
+    result = run_training(config, folder, quiet=True)
     assert result is not None
     return result
 
@@ -64,14 +65,14 @@ def test_tasks_are_those_of_the_split(split, codes, tmp_path):
     train(tmp_path, scripted(tasks=1), split, env_steps=60)
     met = [row["mean_reward"] for row in iterations(tmp_path)]
     assert {round(reward / 10) * 10 for reward in met} == codes
-    state, meta = load_state(tmp_path / "agent")
-    total, count = state["agent"]["rewards"].tolist()
+    state, meta = load_state(tmp_path / "actor")
+    total, count = state["actor"]["rewards"].tolist()
     assert count == state["env_steps"] == 60 and total / count == pytest.approx(sum(met) / len(met))
 
 
 def test_steps_episodes_and_updates_are_counted_once(tmp_path):
     """An iteration is 2 tasks x 2 episodes x 3 steps; the budget is checked between iterations."""
-    result = train(tmp_path, scripted(), env_steps=30)
+    result = train(tmp_path, scripted(tasks=2), env_steps=30)
     rows = iterations(tmp_path)
     assert [row["env_steps"] for row in rows] == [12, 24, 36] and [row["episodes"] for row in rows] == [4, 8, 12]
     assert (result["env_steps"], result["episodes"], result["updates"]) == (36, 12, 3)
@@ -80,7 +81,7 @@ def test_steps_episodes_and_updates_are_counted_once(tmp_path):
 
 def test_first_and_last_episodes_of_a_trial_are_logged_apart(tmp_path):
     """A trial's second action is PER_EPISODE nearer to the best one, in every training task."""
-    train(tmp_path, scripted(adapt=True))
+    train(tmp_path, scripted(tasks=2, adapt=True))
     for row in iterations(tmp_path):
         assert row["return_last"] - row["return_first"] == pytest.approx(STEPS * 0.125, abs=1e-4)
         assert row["return"] == pytest.approx((row["return_first"] + row["return_last"]) / 2)
@@ -88,12 +89,12 @@ def test_first_and_last_episodes_of_a_trial_are_logged_apart(tmp_path):
 
 @pytest.mark.parametrize(("see_task", "success"), [(True, 1.0), (False, 0.0)])
 def test_the_task_is_seen_where_that_is_asked_for(see_task, success, tmp_path):
-    assert train(tmp_path, scripted(follow=True), see_task=see_task)["success_last"] == success
+    assert train(tmp_path, scripted(tasks=2, follow=True), see_task=see_task)["success_last"] == success
 
 
 def test_test_tasks_are_refused(tmp_path):
     with pytest.raises(Exception, match="task.split is"):
-        train(tmp_path / "run", scripted(), "test")
+        train(tmp_path / "run", scripted(tasks=2), "test")
     assert not (tmp_path / "run").exists() and TEST
 
 
@@ -101,8 +102,8 @@ def test_a_seed_decides_weights_tasks_and_resets(tmp_path):
     """`follow` acts by the noise of the reset, so returns show it."""
     runs = {}
     for name, seed in (("a", 0), ("again", 0), ("other", 1)):
-        train(tmp_path / name, scripted(follow=True), seed=seed)
-        weight = load_state(tmp_path / name / "agent")[0]["agent"]["weight"].item()
+        train(tmp_path / name, scripted(tasks=2, follow=True), seed=seed)
+        weight = load_state(tmp_path / name / "actor")[0]["actor"]["weight"].item()
         runs[name] = weight, [row["return_first"] for row in iterations(tmp_path / name)]
     assert runs["a"] == runs["again"] != runs["other"]
     assert runs["a"][0] != runs["other"][0] and not set(runs["a"][1]) & set(runs["other"][1])
@@ -110,12 +111,12 @@ def test_a_seed_decides_weights_tasks_and_resets(tmp_path):
 
 
 def test_an_interrupted_run_draws_what_it_would_have_drawn(tmp_path, monkeypatch):
-    algorithm = scripted(follow=True, noise=0.1)
+    algorithm = scripted(tasks=2, follow=True, noise=0.1)
     whole = train(tmp_path / "whole", algorithm, env_steps=60)
     looked = iter([False, True] * 10)
     monkeypatch.setattr(Run, "stop_requested", property(lambda run: next(looked)))
-    config = MetaTrainConfig(telltale("train"), algorithm=algorithm, env_steps=60)
-    starts = [meta_train(config, tmp_path / "parts", quiet=True) for _ in range(5)]
+    config = TrainConfig("meta-train", telltale("train"), algorithm=algorithm, env_steps=60)
+    starts = [run_training(config, tmp_path / "parts", quiet=True) for _ in range(5)]
     assert starts[:4] == [None] * 4 and starts[4] is not None
     assert {**starts[4], "seconds": 0} == {**whole, "seconds": 0}
     assert read_metrics(tmp_path / "parts") == read_metrics(tmp_path / "whole")

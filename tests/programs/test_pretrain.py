@@ -89,7 +89,7 @@ def test_each_way_of_acting_has_the_same_starts(finished):
 
 
 def test_the_model_that_is_kept_is_the_best_on_held_out_windows(finished):
-    scores = [row["score"] for row in read_metrics(finished) if row["kind"] == "held_out"]
+    scores = [row["score"] for row in read_metrics(finished) if row["kind"] == "evaluation"]
     _, meta = load_state(finished / "model")
     assert len(scores) == 3 and min(scores) < scores[-1]  # the learning rate is so high that the last model is worse
     assert meta["about"]["held_out_score"] == pytest.approx(min(scores))
