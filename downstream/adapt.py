@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from skillmeta.cli import add_trust, run_program
+from skillmeta.cli import ConfigParser, add_trust, run_program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = ConfigParser(
         prog="skillmeta adapt", description="Let a trained agent get to know one task, and keep what it came to know."
     )
     parser.add_argument("run", help="a finished run of `skillmeta meta-train` or `finetune`")

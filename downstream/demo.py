@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from downstream.ablate import run
-from skillmeta.cli import command_line, run_program
+from skillmeta.cli import ConfigParser, command_line, run_program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = ConfigParser(
         prog="skillmeta demo",
         description="Planner logs, skills, new tasks with and without the prior, and a page about it. "
         "An interrupted demo goes on where it stopped.",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from downstream.ablate import run
-from skillmeta.cli import command_line, run_program
+from skillmeta.cli import ConfigParser, command_line, run_program
 
 RESULTS = {
     "maze": "SPiRL on 10 held-out goals of the 20x20 maze, 100 episodes of up to 2000 steps, next to its ablations"
@@ -17,9 +16,7 @@ RESULTS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     listed = "; ".join(f"{name}: {what}" for name, what in RESULTS.items())
-    parser = argparse.ArgumentParser(
-        prog="skillmeta reproduce", description=f"Published results at full length. {listed}."
-    )
+    parser = ConfigParser(prog="skillmeta reproduce", description=f"Published results at full length. {listed}.")
     parser.add_argument("result", choices=sorted(RESULTS))
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to configs/reproduce/RESULT.yaml")
     parser.add_argument("--out", type=Path, help="folder (default: runs/reproduce-RESULT)")

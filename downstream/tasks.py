@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from skillmeta.cli import add_trust, run_program
+from skillmeta.cli import ConfigParser, add_trust, run_program
 
 EPILOG = """examples:
   skillmeta tasks                                  every family that has a preset
@@ -20,7 +20,7 @@ EPILOG = """examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = ConfigParser(
         prog="skillmeta tasks", description="List task families, draw tasks, film an episode.", epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip

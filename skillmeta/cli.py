@@ -126,15 +126,32 @@ def run_program(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
         return 2
 
 
+class ConfigParser(argparse.ArgumentParser):
+    """Its help ends with every key of the command's config. That imports the program, so it is done when help is asked for."""
+
+    def format_help(self) -> str:
+        from skillmeta.config import described
+        from skillmeta.programs.show_config import keys_of_command
+
+        keys = described(keys_of_command(self.prog.split()[1]), values=False)
+        title = "keys, here with their defaults; `skillmeta config show CONFIG` lists those of a config"
+        return f"{super().format_help()}\n{title}:\n{keys}\n"
+
+
 def config_parser(program: str, description: str, default: str | None = None) -> argparse.ArgumentParser:
     """The arguments that programs share: a config, overrides, an output folder where `--out` is added by the caller."""
-    parser = argparse.ArgumentParser(prog=program, description=description)
+    parser = ConfigParser(prog=program, description=description)
     what = "a YAML file, or the name of a config that comes with the package"
     if default is None:
         parser.add_argument("config", help=what)
     else:
         parser.add_argument("config", nargs="?", default=default, help=f"{what} (default: {default})")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config, e.g. seed=1")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="changes to its keys, e.g. seed=1; task=NAME and algorithm=NAME choose presets of configs/",
+    )
     return parser
 
 

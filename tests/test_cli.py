@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ import time
 import pytest
 
 from skillmeta.cli import PROGRAMS, main
+from skillmeta.config import list_configs
 
 HEAVY = ("torch", "gymnasium", "mujoco", "matplotlib", "scipy", "stable_baselines3", "minari", "d4rl", "numpy")
 
@@ -35,9 +37,29 @@ def test_importing_a_program_pulls_in_nothing_heavy(module):
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_every_command_has_its_own_help(name):
-    done = run(name, "--help")
-    assert done.returncode == 0 and f"usage: skillmeta {name}" in done.stdout
+def test_every_command_has_its_own_help(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+    assert end.value.code == 0 and f"usage: skillmeta {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("collect", "expert.action_noise = 0.5 number, at least 0: standard deviation, added to each force"),
+        ("skills", "model.horizon = 10 integer, at least 1: H, primitive steps of a skill"),
+        ("finetune", "algorithm.regularizer.divergence = kl "),
+        ("meta-train", "task.split = train string: which of the family's tasks"),
+        ("meta-train", "algorithm.name = rl2 module of skillmeta.algorithms, or yours"),
+        ("adapt", "options.size = 20 integer, at least 6: "),
+        ("evaluate", "tasks = null integer, at least 1 or null: only the first so many of the split"),
+        ("ablate", "skills.training.beta = 0.0045 number, at least 0: coefficient of KL(q || N(0, I))"),
+    ],
+)
+def test_help_lists_every_key_with_its_default_type_and_meaning(name, line, capsys):
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    assert line in re.sub(" +", " ", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(
@@ -89,9 +111,22 @@ def test_nothing_else_is_printed_about_a_mistake(tmp_path):
 def test_config_lists_and_shows(capsys):
     assert main(["config", "list"]) == 0
     assert "downstream/maze_spirl" in capsys.readouterr().out
-    assert main(["config", "show", "downstream/maze_sac", "seed=3"]) == 0
+    assert main(["config", "show", "downstream/maze_sac", "seed=3", "--yaml"]) == 0
     shown = capsys.readouterr().out
     assert "seed: 3" in shown and "skills: null" in shown
+    assert main(["config", "show", "downstream/maze_sac", "seed=3"]) == 0
+    shown = re.sub(" +", " ", capsys.readouterr().out)
+    assert "seed = 3 integer, at least 0; default 0: training seed\n" in shown
+    assert (
+        "algorithm.regularizer.prior = uniform" in shown and "task.options.goal_radius = 1.0 number, above 0" in shown
+    )
+
+
+@pytest.mark.parametrize("name", list_configs())
+def test_every_config_can_be_shown(name, capsys):
+    assert main(["config", "show", name]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count(" = ") > 5 and "PositiveInt" not in shown
 
 
 def test_doctor_finds_this_installation_whole(capsys, tmp_path, monkeypatch):

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from skillmeta.config import build, differences, dump_yaml, list_configs, load, read_yaml, to_plain
+from skillmeta.config import build, differences, dump_yaml, list_configs, load, module_of, read_yaml, to_plain
 from skillmeta.errors import ConfigError
+from skillmeta.programs.ablate import AblationConfig, make_jobs
+from skillmeta.programs.show_config import filled
+from skillmeta.programs.train import TrainConfig, task_of
+from skillmeta.tasks.base import TaskConfig, make_family
 
 
 @dataclass(frozen=True)
@@ -106,33 +111,13 @@ def test_a_config_survives_yaml_and_differences_are_named(tmp_path):
 
 @pytest.mark.parametrize("name", list_configs())
 def test_every_config_that_comes_along_can_run(name):
-    """Each is checked against the schema of its program."""
-    from pathlib import Path
-
-    from skillmeta.programs.finetune import FinetuneConfig
-    from skillmeta.programs.meta_train import MetaTrainConfig
-
-    from skillmeta.config import module_of
-    from skillmeta.programs.ablate import AblationConfig, make_jobs
-    from skillmeta.programs.collect import CollectConfig
-    from skillmeta.programs.pretrain import PretrainConfig
-    from skillmeta.tasks.base import TaskConfig, make_family
-
-    node = load(name)
-    if name.startswith("tasks"):
-        task = build(TaskConfig, node)
-        build(module_of("tasks", task.family, "").Config, task.options)
-    elif name.startswith("meta"):
-        meta = build(MetaTrainConfig, node)
-        options = dict(meta.algorithm)
-        build(module_of("algorithms", options.pop("name"), "").Config, options)
-        make_family(meta.task).require_training_split(meta.task.split)
-    elif "methods" in node:
-        assert make_jobs(build(AblationConfig, node), Path("out"), "")
-    elif name.startswith("downstream"):
-        config = build(FinetuneConfig, node)
+    """Each is checked against the schema of its program, and so are the options of what it chooses."""
+    config = filled(load(name))
+    if isinstance(config, AblationConfig):
+        assert make_jobs(config, Path("out"), "")
+    elif isinstance(config, TrainConfig):
         algorithm = dict(config.algorithm)
         build(module_of("algorithms", algorithm.pop("name"), "").Config, algorithm)
-        build(module_of("tasks", config.task.family, "").Config, config.task.options)
-    else:
-        build(CollectConfig if "dataset" in node else PretrainConfig, node)
+        task_of(make_family(config.task), config)
+    elif isinstance(config, TaskConfig):
+        build(module_of("tasks", config.family, "").Config, config.options)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from skillmeta.collect.source import Budget, OnlineSource
 from skillmeta.collect.workers import Workers
@@ -86,9 +86,9 @@ class TrainConfig:
             raise ValueError("algorithm has no name; say which one, e.g. algorithm: {name: sac}")
 
 
-DEFAULTS: dict[str, dict[str, Any]] = {  # of a kind, where a config leaves them out
-    "finetune": {},
-    "meta-train": {"task": {"split": "train"}, "algorithm": {"name": "rl2"}, "env_steps": 1_000_000},
+DEFAULTS = {  # of a kind, where a config leaves them out
+    "finetune": TrainConfig(),
+    "meta-train": TrainConfig("meta-train", TaskConfig(split="train"), algorithm={"name": "rl2"}, env_steps=1_000_000),
 }
 
 
@@ -103,13 +103,7 @@ def train_config(node: DictConfig | Mapping[str, Any], kind: str | None = None, 
     found = node.get("kind")
     if kind is not None and found not in (None, kind):
         raise ConfigError(f"{at + '.' if at else ''}kind is {found!r}; use `skillmeta {found}`, or set kind={kind}")
-    kind = kind or found or "finetune"
-    defaults = {"kind": kind, **DEFAULTS.get(kind, {})}
-    merged = OmegaConf.merge(
-        OmegaConf.create(defaults), OmegaConf.create(dict(node)) if not isinstance(node, DictConfig) else node
-    )
-    assert isinstance(merged, DictConfig)
-    return build(TrainConfig, merged, at)
+    return build(TrainConfig, node, at, DEFAULTS.get(str(kind or found), DEFAULTS["finetune"]))
 
 
 def make_learner(config: TrainConfig, spec: EnvSpec, skills: SkillModel | None, seeds: Seeds) -> Learner[Any]:
