@@ -17,12 +17,12 @@ information: two vector-Jacobian products of first-order graphs, and none of the
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from skillmeta.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share, checked
 from skillmeta.nn.distributions import Categorical, Gaussian
 from skillmeta.objectives.inner_step import (
     Actor,
@@ -47,7 +47,7 @@ from skillmeta.seeds import Seeds
 from skillmeta.types import Batch, EnvSpec, Metrics, Parts, Skills, Source
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """The paper's 2-D navigation."""
 
@@ -57,30 +57,23 @@ class Config:
         "iterations": "is now called cg_iterations",
     }
 
-    tasks: int = 20  # M
-    rollouts: int = 20  # episodes of each task before the inner step, and after it
-    inner_lr: float = 0.1
+    tasks: PositiveInt = 20  # M
+    rollouts: PositiveInt = 20  # episodes of each task before the inner step, and after it
+    inner_lr: PositiveFloat = 0.1  # of the inner step
     halve_at_test: bool = True  # the inner rate after the first step
-    first_order: bool = False
-    exploration_credit: bool = False
-    context: int = 0
-    discount: float = 0.99
-    prior_coefficient: float | None = None  # of KL(pi || skill prior); null: 0.1 with skills, 0 without
-    max_kl: float = 0.01  # the radius of the trust region, nats
-    damping: float = 1e-5
-    cg_iterations: int = 10  # of conjugate gradients
-    hidden: int = 64
-    depth: int = 2
-    tasks_at_once: int = 2  # in one graph; more where batches are small
+    first_order: bool = False  # the inner gradient is a constant
+    exploration_credit: bool = False  # E-MAML's term
+    context: NonNegativeInt = 0  # numbers that adapt instead of the weights (CAVIA)
+    discount: Share = 0.99  # of a decision
+    prior_coefficient: NonNegativeFloat | None = None  # of KL(pi || skill prior); null: 0.1 with skills, 0 without
+    max_kl: PositiveFloat = 0.01  # the radius of the trust region, nats
+    damping: NonNegativeFloat = 1e-5  # added to the KL's Hessian
+    cg_iterations: PositiveInt = 10  # of conjugate gradients
+    hidden: PositiveInt = 64  # units of a layer
+    depth: PositiveInt = 2  # hidden layers
+    tasks_at_once: PositiveInt = 2  # in one graph; more where batches are small
 
     def __post_init__(self) -> None:
-        for name in ("tasks", "rollouts", "inner_lr", "max_kl", "cg_iterations", "hidden", "depth", "tasks_at_once"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if not 0 <= self.discount <= 1 or min(self.damping, self.context, self.prior_coefficient or 0) < 0:
-            raise ValueError(
-                "discount must lie between 0 and 1; damping, context and prior_coefficient must not be below 0"
-            )
         if self.exploration_credit and self.tasks < 2:
             raise ValueError(
                 "exploration_credit compares the returns of different tasks, and tasks is 1; set tasks to 2 or more"

@@ -8,34 +8,41 @@ the posterior. SAC learns off-policy with z beside the observation; the encoder 
     critics: TD error        policy: coefficient D - min Q, z a constant
     acting:  z ~ N(0, I) at first, then z ~ q(z | everything seen in this trial), held over an episode
 
-`encoder` replaces the product by another way to sum up a context; `deterministic` takes its mean for z and no KL (an ablation of
-the paper). Where rewards are sparse, `shaped_reward` lets critics and policy learn from the family's dense ones, while the context
-has those that a test will have. Most such contexts tell no more than where the goal is not, and the z that is best for the critics
-then is a compromise, nothing worth trying. With a `teacher` z is inferred in training from dense rewards, by an encoder that
-learns from the critics as above; the agent's own learns to foretell that z from the beginning of a trial (task inference with
-privileged information, Humplik et al. 2019, arXiv:1905.06424). So its belief is of every z that may still be, as posterior sampling
-wants it, from the first episode on:
+`encoder` replaces the product by another way to sum up a context. `deterministic` takes its mean for z and no KL (an ablation of the
+paper). Where rewards are sparse, `shaped_reward` lets critics and policy learn from the family's dense ones, while the context has
+those that a test will have. Most such contexts show only where the goal is not, and the z that is best for the critics is then an
+average of many goals. With a `teacher` z is inferred in training from dense rewards, by an encoder that learns from the critics as
+above. The actor's own encoder learns to predict that z from the beginning of a trial (task inference with privileged information,
+Humplik et al. 2019, arXiv:1905.06424). So its belief covers every z that is still possible, as posterior sampling needs it, from the
+first episode on:
 
     own encoder: -log q(z | beginning of a trial), a mixture of Gaussians        z ~ teacher(z | transitions with dense rewards)
 
 With `latent_dim: 0` there is no z, and contexts change nothing: SAC on many tasks, which infers none (configs/meta/no_context_*).
 With the task in its observation (`see_task`) it is an oracle.
 
-Five habits of the original code can be switched back on: the KL summed over the tasks of a batch, tasks drawn with replacement, a
-network for the value of states instead of target critics, a penalty on the policy's numbers, and,
-by `regularizer: {controller: fixed, initial_coefficient: 1.0}`, a temperature of 1 (configs/meta/pearl_point_oyster).
+`original` has habits of the authors' code; configs/meta/pearl_point_oyster uses them all, with a temperature of 1.
 """
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from skillmeta.config import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    OneOf,
+    PositiveFloat,
+    PositiveInt,
+    Share,
+    checked,
+)
 from skillmeta.data.contexts import ContextBuffer
 from skillmeta.data.replay import Replay, Transitions, stack
 from skillmeta.errors import ConfigError
@@ -52,80 +59,87 @@ from skillmeta.seeds import Seeds
 from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Prior, Skills, Source, Step, Task
 
 
-@dataclass(frozen=True)
+@checked
+class TeacherConfig:
+    """An encoder that infers z while learning from dense rewards."""
+
+    size: PositiveInt = 64  # transitions of each task that it is shown
+    components: PositiveInt = 10  # Gaussians that the belief of the actor's own encoder is a mixture of
+
+
+@checked
+class OriginalConfig:
+    """Habits of the authors' code that the paper does not have."""
+
+    kl_reduction: Literal["mean", "sum"] = "mean"  # over the tasks of a batch
+    replacement: bool = False  # tasks are drawn with replacement
+    value_network: bool = False  # SAC with V and its slow copy instead of slow critics
+    policy_penalty: NonNegativeFloat = 0.0  # on the squares of the policy's means and log deviations; theirs is 0.001
+
+
+@checked
 class Config:
     """Sizes for a laptop and the point robot; configs/meta has the others."""
 
     FORMER_KEYS: ClassVar[dict[str, str]] = {
         "kl_weight": "is now called kl_coefficient",
         "target_rate": "is now called tau",
+        "posterior_to_context": "is now `context: visit`",
+        "teacher_size": "is now called teacher.size",
+        "components": "is now called teacher.components",
+        **{
+            name: f"is now called original.{name}"
+            for name in ("kl_reduction", "replacement", "value_network", "policy_penalty")
+        },
     }
 
-    training_tasks: int = 80  # drawn once, with a replay and a context buffer each
-    tasks_per_iteration: int = 5  # that are visited
-    prior_episodes: int = 5  # of a visit, z ~ N(0, I): the "recent" context
-    posterior_episodes: int = 5  # of the trial of a visit, after the first; z from what was seen in the trial
-    first_episodes: int = 10  # of every task, before the first update
-    updates: int = 200  # of an iteration
-    tasks: int = 8  # of an update
-    batch_size: int = 128  # transitions of each
-    context: str = "recent"  # drawn from the last visit | trial: the first episodes of a trial, as a test has them
-    context_visits: int = 1  # of whose trials one is drawn, as far as they fit into context_capacity
-    context_size: int = 64  # transitions of each task that z is inferred from, at most
+    training_tasks: PositiveInt = 80  # drawn once, with a replay and a context buffer each
+    tasks_per_iteration: PositiveInt = 5  # that are visited
+    prior_episodes: PositiveInt = 5  # of a visit, z ~ N(0, I)
+    posterior_episodes: NonNegativeInt = (
+        5  # of the trial of a visit, after the first; z from what was seen in the trial
+    )
+    first_episodes: PositiveInt = 10  # of every task, before the first update
+    updates: NonNegativeInt = 200  # of an iteration
+    tasks: PositiveInt = 8  # of an update
+    batch_size: PositiveInt = 128  # transitions of each
+    context: Literal["recent", "visit", "trial"] = (
+        "recent"  # the last visit's prior episodes, all of it, or a trial's beginning
+    )
+    context_visits: PositiveInt = 1  # of whose trials one is drawn, as far as they fit into context_capacity
+    context_size: PositiveInt = 64  # transitions of each task that z is inferred from, at most
+    context_capacity: PositiveInt = 5_000  # transitions of a task
     next_observation: bool = False  # in the context too
-    posterior_to_context: bool = False  # episodes with z from the posterior are context as well; sparse rewards need it
-    shaped_reward: bool = False  # critics and policy learn from the family's dense reward
-    teacher: bool = False  # it infers z from those rewards while learning, and the encoder learns to foretell its z
-    teacher_size: int = 64  # transitions of each task that the teacher is shown
-    components: int = 10  # Gaussians that a belief is a mixture of, where there is a teacher
-    encoder: str = "product"  # product | mean | attention | gru | convolution
-    encoder_hidden: int = 0  # its width; 0: as wide as the others
+    encoder: Annotated[str, OneOf(ENCODERS)] = "product"  # what sums a context up
+    encoder_hidden: PositiveInt | None = None  # its width; null: as wide as the others
     prior_factor: bool = False  # N(0, I) is a factor of the product too, and transitions give precisions
-    latent_dim: int = 5  # 0: no z
-    kl_coefficient: float = 0.1
-    kl_reduction: str = "mean"  # over the tasks of a batch: mean | sum, as in the original code
-    deterministic: bool = False
-    replacement: bool = False  # tasks are drawn with replacement, as in the original code
-    value_network: bool = False  # SAC with V and its slow copy instead of slow critics, as in the original code
-    policy_penalty: float = 0.0  # on the squares of the policy's means and log deviations; 0.001 in the original code
-    reward_scale: float = 5.0
+    latent_dim: NonNegativeInt = 5  # of z; 0: there is none
+    kl_coefficient: NonNegativeFloat = 0.1  # of KL(q || N(0, I))
+    deterministic: bool = False  # z is the belief's mean, without a KL
+    shaped_reward: bool = False  # critics and policy learn from the family's dense reward
+    teacher: TeacherConfig | None = None  # it infers z while learning, and the encoder learns to predict its z
+    original: OriginalConfig = field(default_factory=OriginalConfig)  # habits of the authors' code
+    reward_scale: PositiveFloat = 5.0  # of what critics learn from
     regularizer: RegularizerConfig = field(default_factory=lambda: RegularizerConfig(initial_coefficient=0.2))
-    discount: float = 0.99
-    tau: float = 0.005
-    learning_rate: float = 1e-3
-    hidden: int = 128
-    depth: int = 2
-    exploration_episodes: int = 2  # of a test trial
-    bfloat16: bool = False  # matrix products in bfloat16, for CPUs and GPUs that have it; parameters stay float32
-    replay_capacity: int = 50_000  # transitions of a task
-    context_capacity: int = 5_000
+    discount: Share = 0.99  # of a decision
+    tau: Share = 0.005  # of the slow critics
+    learning_rate: PositiveFloat = 1e-3  # of all networks
+    hidden: PositiveInt = 128  # units of a layer
+    depth: PositiveInt = 2  # hidden layers
+    exploration_episodes: NonNegativeInt = 2  # of a test trial
+    bfloat16: bool = False  # matrix products in bfloat16, where the CPU or GPU has it; parameters stay float32
+    replay_capacity: PositiveInt = 50_000  # transitions of a task
 
     def __post_init__(self) -> None:
-        for name in ("training_tasks", "tasks_per_iteration", "prior_episodes", "first_episodes", "tasks", "batch_size",
-                     "context_size", "context_visits", "teacher_size", "components", "learning_rate", "hidden", "depth",
-                     "reward_scale"):  # fmt: skip
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("posterior_episodes", "updates", "latent_dim", "kl_coefficient", "exploration_episodes", "policy_penalty",
-                     "encoder_hidden"):  # fmt: skip
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must not be below 0")
         if self.prior_factor and self.encoder != "product":
             raise ValueError(f"prior_factor is of encoder: product, not of {self.encoder}; leave one of them out")
-        recent = self.context == "recent"
-        if self.posterior_to_context and not recent:
-            raise ValueError("posterior_to_context is of context: recent; a trial's context has all of its episodes")
-        if recent and self.context_visits != 1:
+        if self.context != "trial" and self.context_visits != 1:
             raise ValueError("context_visits is of context: trial; leave it out")
-        if self.teacher and (recent or not self.shaped_reward or self.encoder == "product"):
+        if self.teacher and (self.context != "trial" or not self.shaped_reward or self.encoder == "product"):
             raise ValueError(
-                "teacher needs shaped_reward: true to learn from, context: trial, whose beginnings are what is foretold "
+                "teacher needs shaped_reward: true to learn from, context: trial, whose beginnings are what z is predicted "
                 "from, and an encoder other than product, since a product of Gaussians is no mixture"
             )
-        choices_of = {"encoder": ENCODERS, "kl_reduction": ("mean", "sum"), "context": ("recent", "trial")}
-        for name, choices in choices_of.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
 
 
 class PearlBelief(NamedTuple):
@@ -247,8 +261,10 @@ class Learner:
             raise ConfigError("PEARL's policy is continuous; this family's actions are discrete")
         if (config.regularizer.prior == "skill") != (skills is not None):
             raise ConfigError("regularizer.prior: skill and a skill model under `skills:` go together")
-        if skills is not None and config.policy_penalty:
-            raise ConfigError("policy_penalty keeps a squashed policy from the corners; on skills nothing is squashed")
+        if skills is not None and config.original.policy_penalty:
+            raise ConfigError(
+                "original.policy_penalty keeps a squashed policy from the corners; on skills nothing is squashed"
+            )
         if skills is not None and config.shaped_reward:
             raise ConfigError(
                 "shaped_reward is of primitive steps, and these actions are skills; leave one of them out"
@@ -260,13 +276,13 @@ class Learner:
         seen = observation_dim + config.latent_dim
         width = config.encoder_hidden or config.hidden
         shape = (inputs, config.latent_dim, width, config.depth, weights)
-        components = config.components if config.teacher else 0
+        components = config.teacher.components if config.teacher else 0
         self.encoder = make_encoder(config.encoder, *shape, config.prior_factor, components)
         network = SquashedPolicy if skills is None else ResidualPolicy
         self.policy = network(seen, self.bound, config.hidden, config.depth, weights)
         self.critics = Critics(seen, action_dim, config.hidden, config.depth, weights)
         self.teacher = ProductEncoder(*shape, config.prior_factor) if config.teacher else None
-        self.values = MLP(seen, 1, config.hidden, config.depth, weights) if config.value_network else None
+        self.values = MLP(seen, 1, config.hidden, config.depth, weights) if config.original.value_network else None
         self.targets = copy.deepcopy(self.values or self.critics).requires_grad_(False)
         self.regularizer = Regularizer(config.regularizer, self.bound)
         self.acting = Actor(self.policy, self.encoder, config, skills)
@@ -335,23 +351,22 @@ class Learner:
         }
 
     def drawn(self, count: int, every: int) -> list[int]:
-        if self.config.replacement:
+        if self.config.original.replacement:
             return torch.randint(every, (count,), generator=self.generator).tolist()
         return torch.randperm(every, generator=self.generator)[:count].tolist()
 
     def visit(self, source: Source, visited: list[int], prior_episodes: int) -> None:
-        """Episodes with z from the prior, then a trial. The replay takes all; of the context `Config` tells."""
+        """Episodes with z from the prior, then a trial. The replay takes all; the context what `Config.context` says."""
         every = source.draw_tasks(self.config.training_tasks)
         tasks = tuple(every[i] for i in visited)
         exploring = replace(self.acting, adapts=False)
         first = source.trials_in(exploring, [t for t in tasks for _ in range(prior_episodes)], 1).trials
         later = source.trials_in(self.acting, tasks, 1 + self.config.posterior_episodes).trials
-        recent = self.config.context == "recent"
+        shown = self.config.context
         for row, number in enumerate(visited):
             prior = first.episodes(0).rows(slice(row * prior_episodes, (row + 1) * prior_episodes))
             own = [later.episodes(k).rows(slice(row, row + 1)) for k in range(later.reward.shape[1])]
-            shown = own if not recent or self.config.posterior_to_context else []
-            self.contexts[number].add(prior if recent else None, shown)
+            self.contexts[number].add(None if shown == "trial" else prior, [] if shown == "recent" else own)
             self.last_visit[number] = self.counts.iterations + 1
             for some in (prior, *own):
                 self.replays[number].add(self.learned_from(source, every[number], some))
@@ -372,7 +387,7 @@ class Learner:
         chosen = self.drawn(min(config.tasks, config.training_tasks), config.training_tasks)
         batch = stack([self.replays[i].sample(config.batch_size, self.generator) for i in chosen])
         context, valid = self.contexts_of(chosen)
-        privileged = None if self.teacher is None else self.privileged(chosen)
+        privileged = None if config.teacher is None else self.privileged(chosen, config.teacher.size)
         latent_noise = torch.randn(len(chosen), config.latent_dim, generator=self.generator)
         noise = torch.randn(2, *batch.action.flatten(0, 1).shape, generator=self.generator)
         return Drawn(batch, context, valid, privileged, latent_noise, noise)
@@ -405,7 +420,7 @@ class Learner:
                     next_value = self.targets(following).float().squeeze(-1)
                 target = td_target(config.reward_scale * flat.reward, flat.discount(config.discount), next_value)
             critic_loss = td_error(self.critics(now, flat.action).float(), target)
-            kl = kl_loss(posterior, config.kl_reduction)
+            kl = kl_loss(posterior, config.original.kl_reduction)
             total = critic_loss + (0.0 if config.deterministic else config.kl_coefficient) * kl
             distilled = []
             if self.teacher is not None:
@@ -418,7 +433,7 @@ class Learner:
             policy = self.policy(held, here)
             q = min_q(self.critics, held, policy.rsample(noise[1]), bound)
             divergence = regularizer.divergence(policy, here, noise[1])
-            policy_loss = actor_loss(q, divergence, coefficient) + config.policy_penalty * penalty(policy)
+            policy_loss = actor_loss(q, divergence, coefficient) + config.original.policy_penalty * penalty(policy)
             apply_gradients(self.policy_optimizer, torch.autograd.grad(policy_loss, list(self.policy.parameters())))
             if self.values is not None and self.value_optimizer is not None:
                 wanted = soft_value(q, regularizer.td_cost(divergence), coefficient).detach()
@@ -434,20 +449,21 @@ class Learner:
         """A context [M, C, D] of each task, and which of its transitions there are [M, C]."""
         config = self.config
         size, ordered = config.context_size, self.encoder.ordered
-        if config.context == "recent":
+        if config.context == "trial":
             drawn = [
-                self.contexts[i].recent(size, self.generator, ordered, config.posterior_to_context) for i in chosen
+                self.contexts[i].beginning(size, self.generator, nothing=config.teacher is not None) for i in chosen
             ]
         else:
-            drawn = [self.contexts[i].beginning(size, self.generator, nothing=config.teacher) for i in chosen]
-        told = stack([part for part, _ in drawn])
-        context = self.acting.context(told.observation, told.action, told.reward, told.next_observation)
+            whole = config.context == "visit"
+            drawn = [self.contexts[i].recent(size, self.generator, ordered, whole) for i in chosen]
+        shown = stack([part for part, _ in drawn])
+        context = self.acting.context(shown.observation, shown.action, shown.reward, shown.next_observation)
         return context, torch.stack([valid for _, valid in drawn])
 
-    def privileged(self, chosen: list[int]) -> Tensor:
-        """What a teacher is shown of each task, [M, C, D]: any transitions, with the rewards that critics learn from."""
-        told = stack([self.replays[i].sample(self.config.teacher_size, self.generator) for i in chosen])
-        return self.acting.context(told.observation, told.action, told.reward, told.next_observation)
+    def privileged(self, chosen: list[int], size: int) -> Tensor:
+        """What a teacher is shown of each task, [M, P, D]: any transitions, with the rewards that critics learn from."""
+        shown = stack([self.replays[i].sample(size, self.generator) for i in chosen])
+        return self.acting.context(shown.observation, shown.action, shown.reward, shown.next_observation)
 
 
 METRICS = ("critic/loss", "actor/loss", "posterior/kl", "prior/divergence")

@@ -12,12 +12,13 @@ as the skill prior, and both losses have `prior_coefficient` times KL(pi || prio
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from skillmeta.config import NonNegativeFloat, PositiveFloat, PositiveInt, Share, checked
 from skillmeta.nn.optimizers import adam
 from skillmeta.objectives.inner_step import (
     Actor,
@@ -39,7 +40,7 @@ from skillmeta.seeds import Seeds
 from skillmeta.types import EnvSpec, Metrics, Parts, Skills, Source
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """The paper's numbers; 20 tasks as in 2-D navigation."""
 
@@ -48,38 +49,19 @@ class Config:
         "inner_kl_weight": "is now called inner_kl_coefficient",
     }
 
-    tasks: int = 20
-    rollouts: int = 20
-    inner_lr: float = 0.1
-    halve_at_test: bool = True
-    discount: float = 0.99
-    prior_coefficient: float | None = None  # of KL(pi || skill prior); null: 0.1 with skills, 0 without
-    learning_rate: float = 1e-3
-    steps: int = 5  # of Adam, on the same episodes
-    clip: float = 0.3
-    inner_kl_coefficient: float = 5e-4
-    hidden: int = 64
-    depth: int = 2
-    tasks_at_once: int = 1
-
-    def __post_init__(self) -> None:
-        for name in (
-            "tasks",
-            "rollouts",
-            "inner_lr",
-            "learning_rate",
-            "steps",
-            "clip",
-            "hidden",
-            "depth",
-            "tasks_at_once",
-        ):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if not 0 <= self.discount <= 1 or min(self.inner_kl_coefficient, self.prior_coefficient or 0) < 0:
-            raise ValueError(
-                "discount must lie between 0 and 1; inner_kl_coefficient and prior_coefficient must not be below 0"
-            )
+    tasks: PositiveInt = 20  # M
+    rollouts: PositiveInt = 20  # episodes of each task before the inner step, and after it
+    inner_lr: PositiveFloat = 0.1  # of the inner step
+    halve_at_test: bool = True  # the inner rate after the first step
+    discount: Share = 0.99  # of a decision
+    prior_coefficient: NonNegativeFloat | None = None  # of KL(pi || skill prior); null: 0.1 with skills, 0 without
+    learning_rate: PositiveFloat = 1e-3  # of the outer steps
+    steps: PositiveInt = 5  # of Adam, on the same episodes
+    clip: PositiveFloat = 0.3  # of the ratio pi / pi_old
+    inner_kl_coefficient: NonNegativeFloat = 5e-4  # of KL(pi_old || pi) before the inner step
+    hidden: PositiveInt = 64  # units of a layer
+    depth: PositiveInt = 2  # hidden layers
+    tasks_at_once: PositiveInt = 1  # in one graph
 
 
 def loss(

@@ -9,16 +9,17 @@ authors report that it did not work well in reinforcement learning; it is here t
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar
 
+from skillmeta.config import NonNegativeFloat, PositiveFloat, PositiveInt, Share, checked
 from skillmeta.objectives.inner_step import Actor, Parameters, make_actor, stack
 from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
 from skillmeta.types import EnvSpec, Metrics, Parts, Skills, Source
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """Two inner steps, and half of the way to where they lead."""
 
@@ -27,23 +28,16 @@ class Config:
         "step": "is now called outer_lr",
     }
 
-    tasks: int = 20
-    rollouts: int = 20
-    inner_lr: float = 0.1
-    inner_steps: int = 2
-    outer_lr: float = 0.5
-    halve_at_test: bool = True
-    discount: float = 0.99
-    prior_coefficient: float | None = None  # of KL(pi || skill prior); null: 0.1 with skills, 0 without
-    hidden: int = 64
-    depth: int = 2
-
-    def __post_init__(self) -> None:
-        for name in ("tasks", "rollouts", "inner_lr", "inner_steps", "outer_lr", "hidden", "depth"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if not 0 <= self.discount <= 1 or (self.prior_coefficient or 0) < 0:
-            raise ValueError("discount must lie between 0 and 1, and prior_coefficient must not be below 0")
+    tasks: PositiveInt = 20  # M
+    rollouts: PositiveInt = 20  # episodes of each task before each inner step
+    inner_lr: PositiveFloat = 0.1  # of the inner steps
+    inner_steps: PositiveInt = 2  # k
+    outer_lr: PositiveFloat = 0.5  # of the way to the mean of the adapted parameters
+    halve_at_test: bool = True  # the inner rate after the first step
+    discount: Share = 0.99  # of a decision
+    prior_coefficient: NonNegativeFloat | None = None  # of KL(pi || skill prior); null: 0.1 with skills, 0 without
+    hidden: PositiveInt = 64  # units of a layer
+    depth: PositiveInt = 2  # hidden layers
 
 
 def towards(start: Parameters, adapted: Parameters, step: float) -> Parameters:

@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Annotated, Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from skillmeta.config import NonNegativeFloat, NonNegativeInt, OneOf, PositiveFloat, PositiveInt, Share, checked
 from skillmeta.data.trials import Sequences, sequences
 from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Categorical, Gaussian
@@ -40,7 +41,7 @@ from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Skills, Source, S
 Policy = Gaussian | Categorical
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """Numbers that learn the 5-armed bandit in a minute; configs/meta has those of larger problems."""
 
@@ -52,37 +53,33 @@ class Config:
         "reach": "is now called receptive_field",
     }
 
-    episodes: int = 1  # K of a trial
-    tasks: int = 256  # trials of an iteration
-    core: str = "gru"  # gru | lstm | snail | transformer
-    hidden: int = 64  # width of the core and of each head's hidden layer; of SNAIL the channels that a convolution adds
-    layers: int = 2  # of a transformer
+    episodes: PositiveInt = 1  # K of a trial
+    tasks: PositiveInt = 256  # trials of an iteration
+    core: Annotated[str, OneOf(CORES)] = "gru"  # the memory
+    hidden: PositiveInt = (
+        64  # width of the core and of each head's hidden layer; of SNAIL the channels of a convolution
+    )
+    layers: PositiveInt = 2  # of a transformer
     previous_observation: bool = False  # is an input too: an attentive core then need not piece transitions together
-    receptive_field: int = 128  # decisions that SNAIL's convolutions look back on
-    free_episodes: int = 0  # of a trial, whose rewards do not count (E-RL2)
-    discount: float = 0.99
-    gae_lambda: float = 0.95
-    clip: float = 0.2
-    epochs: int = 4
-    minibatches: int = 4  # of trials
-    learning_rate: float = 2e-3
-    value_coefficient: float = 0.5
-    prior_coefficient: float = 0.01  # of the divergence from the prior; with a uniform one minus the entropy's
-    reward_scale: float = 1.0  # of what is seen and learned from
+    receptive_field: PositiveInt = 128  # decisions that SNAIL's convolutions look back on
+    free_episodes: NonNegativeInt = 0  # of a trial, whose rewards do not count (E-RL2)
+    discount: Share = 0.99  # of a decision
+    gae_lambda: Share = 0.95  # of the advantages
+    clip: PositiveFloat = 0.2  # of the ratio pi / pi_old
+    epochs: PositiveInt = 4  # over the trials of an iteration
+    minibatches: PositiveInt = 4  # of trials
+    learning_rate: PositiveFloat = 2e-3  # of Adam
+    value_coefficient: NonNegativeFloat = 0.5  # of the value loss
+    prior_coefficient: NonNegativeFloat = (
+        0.01  # of the divergence from the prior; with a uniform one minus the entropy's
+    )
+    reward_scale: PositiveFloat = 1.0  # of what is seen and learned from
     anneal: bool = True  # learning rate and prior_coefficient fall to 0 over the budget
-    max_grad_norm: float = 1.0
-    initial_stddev: float = 1.0  # of continuous actions, in parts of their bound
+    max_grad_norm: PositiveFloat = 1.0  # gradients are clipped to it
+    initial_stddev: PositiveFloat = 1.0  # of continuous actions, in parts of their bound
 
     def __post_init__(self) -> None:
-        if self.core not in CORES:
-            raise ValueError(f"core is {self.core!r}; choose one of {', '.join(CORES)}")
-        for name in ("episodes", "tasks", "hidden", "layers", "receptive_field", "epochs", "minibatches", "learning_rate", "clip",
-                     "reward_scale"):  # fmt: skip
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if not (0 <= self.discount <= 1 and 0 <= self.gae_lambda <= 1):
-            raise ValueError("discount and gae_lambda must lie between 0 and 1")
-        if not 0 <= self.free_episodes < self.episodes:
+        if self.free_episodes >= self.episodes:
             raise ValueError(
                 f"free_episodes is {self.free_episodes}; fewer than the {self.episodes} episodes are expected"
             )

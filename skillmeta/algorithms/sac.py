@@ -18,12 +18,13 @@ import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch._dynamo
 from torch import Tensor
 
+from skillmeta.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share, checked
 from skillmeta.data.replay import Replay, Transitions
 from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import Gaussian
@@ -37,7 +38,7 @@ from skillmeta.seeds import Seeds
 from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Skills, Source, Step
 
 
-@dataclass(frozen=True)
+@checked
 class Config:
     """Every default is a working one; configs/downstream has the published settings."""
 
@@ -46,38 +47,27 @@ class Config:
         "target_rate": "is now called tau",
     }
 
-    regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
-    policy_start: str = (
-        "random"  # random; prior: a zero-initialised residual on the skill prior, so pi = prior at step 0
-    )
-    hidden: int = 256
-    policy_depth: int = 2
-    critic_depth: int = 2
-    learning_rate: float = 3e-4
-    discount: float = 0.99  # of a decision, as in SPiRL, not of a primitive step
-    tau: float = 0.005  # of the slow critics
-    batch_size: int = 256
-    updates_per_decision: float = 1.0
-    random_decisions: int = 0  # uniform actions at first; a policy that starts at the prior needs none
-    replay_capacity: int = 1_000_000
+    regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)  # what the policy is pulled towards
+    policy_start: Literal["random", "prior"] = "random"  # prior: a residual on the skill prior, pi = prior at step 0
+    hidden: PositiveInt = 256  # units of a layer
+    policy_depth: PositiveInt = 2  # hidden layers
+    critic_depth: PositiveInt = 2  # hidden layers
+    learning_rate: PositiveFloat = 3e-4  # of policy and critics
+    discount: Share = 0.99  # of a decision, as in SPiRL, not of a primitive step
+    tau: Share = 0.005  # of the slow critics
+    batch_size: PositiveInt = 256  # decisions of an update
+    updates_per_decision: NonNegativeFloat = 1.0  # 0: nothing is learned
+    random_decisions: NonNegativeInt = 0  # uniform actions at first; a policy that starts at the prior needs none
+    replay_capacity: PositiveInt = 1_000_000  # decisions
     compile: bool = False  # compile the update; needs a C++ compiler, without one it runs uncompiled and says so
-    bfloat16: bool = False  # matrix products in bfloat16, for CPUs and GPUs that have it; parameters stay float32
+    bfloat16: bool = False  # matrix products in bfloat16, where the CPU or GPU has it; parameters stay float32
 
     def __post_init__(self) -> None:
-        if self.policy_start not in ("random", "prior"):
-            raise ValueError(f"policy_start is {self.policy_start!r}; choose random or prior")
         if self.policy_start == "prior" and self.regularizer.prior == "uniform" and self.regularizer.divergence == "kl":
             raise ValueError(
                 "policy_start: prior has an unsquashed policy, which regularizer.prior: uniform would pay for entropy without "
                 "bound; set regularizer.divergence: none, or regularizer.prior: skill"
             )
-        if not 0 <= self.discount <= 1:
-            raise ValueError(f"discount is {self.discount}; it must lie between 0 and 1")
-        for name in ("hidden", "policy_depth", "critic_depth", "learning_rate", "batch_size", "replay_capacity"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if self.updates_per_decision < 0 or self.random_decisions < 0:
-            raise ValueError("updates_per_decision and random_decisions must not be below 0")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ A field's type says what its value may be, and the comment behind it what it mea
 
 from skillmeta.config.build import build as build
 from skillmeta.config.build import checked as checked
+from skillmeta.config.describe import Key as Key
 from skillmeta.config.describe import described as described
 from skillmeta.config.describe import keys as keys
 from skillmeta.config.load import config_dir as config_dir

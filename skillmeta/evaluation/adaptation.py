@@ -165,7 +165,10 @@ def final_scores(
     sampled, trials = run_trials(agent, workers, [task] * episodes, resets, draws, sample=True)
     scores: dict[str, float] = {"num_episodes": episodes}
     for prefix, done in (("", sampled), ("mode_", by_mode)):
-        scores |= {f"{prefix}success": float(done.success.mean()), f"{prefix}return": float(done.returns.mean(dtype=float))}
+        scores |= {
+            f"{prefix}success": float(done.success.mean()),
+            f"{prefix}return": float(done.returns.mean(dtype=float)),
+        }
     return scores, trials
 
 

@@ -11,22 +11,18 @@ algorithm is SPiRL (eq. 4 to 7).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from skillmeta.config import NonNegativeFloat, PositiveFloat, checked
 from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import Categorical, Gaussian, Policy
 from skillmeta.types import Parts, Prior
 
-PRIORS = ("uniform", "skill")
-DIVERGENCES = ("kl", "reverse_kl", "none")
-CONTROLLERS = ("fixed", "two_way", "one_way")
 
-
-@dataclass(frozen=True)
+@checked
 class RegularizerConfig:
     """What the policy is pulled towards, and how hard."""
 
@@ -37,36 +33,29 @@ class RegularizerConfig:
         "target_clip": "is now called td_divergence_clip",
     }
 
-    prior: str = "uniform"  # uniform: plain SAC; skill: p(z|s) of the skill model
-    divergence: str = "kl"  # kl: KL(pi || prior); reverse_kl: KL(prior || pi); none
-    controller: str = "two_way"  # fixed; two_way: towards the target; one_way: the coefficient can only grow (SiMPL)
-    initial_coefficient: float = 1.0
-    target_divergence: float | None = None  # nats a decision; null with a uniform prior: A (1 + log 2), entropy -A
-    learning_rate: float = 3e-4  # of the log coefficient
-    minimum_coefficient: float = 1e-6
-    maximum_coefficient: float = 1e3
-    td_divergence_clip: float | None = None  # divergence is clipped to this inside the TD target only (SiMPL: 5 to 20)
+    prior: Literal["uniform", "skill"] = "uniform"  # uniform: plain SAC; skill: p(z|s) of the skill model
+    divergence: Literal["kl", "reverse_kl", "none"] = "kl"  # KL(pi || prior), KL(prior || pi), or nothing
+    controller: Literal["fixed", "two_way", "one_way"] = "two_way"  # towards the target; one_way: it only grows (SiMPL)
+    initial_coefficient: PositiveFloat = 1.0  # of the divergence
+    target_divergence: NonNegativeFloat | None = (
+        None  # nats a decision; null with a uniform prior: A (1 + log 2), entropy -A
+    )
+    learning_rate: PositiveFloat = 3e-4  # of the log coefficient
+    minimum_coefficient: PositiveFloat = 1e-6  # it never falls below
+    maximum_coefficient: PositiveFloat = 1e3  # it never rises above
+    td_divergence_clip: PositiveFloat | None = None  # the divergence's largest value in the TD target (SiMPL: 5 to 20)
 
     def __post_init__(self) -> None:
-        for field, choices in (("prior", PRIORS), ("divergence", DIVERGENCES), ("controller", CONTROLLERS)):
-            if getattr(self, field) not in choices:
-                raise ValueError(f"{field} is {getattr(self, field)!r}; choose one of {', '.join(choices)}")
         if self.prior == "uniform" and self.divergence == "reverse_kl":
             raise ValueError("reverse_kl needs a prior with a density on all of the action space; set prior: skill")
         if self.prior == "skill" and self.controller != "fixed" and self.target_divergence is None:
             raise ValueError(
                 "target_divergence is missing: a controlled coefficient needs it (nats a decision, e.g. 1.0)"
             )
-        if not 0 < self.minimum_coefficient <= self.initial_coefficient <= self.maximum_coefficient:
+        if not self.minimum_coefficient <= self.initial_coefficient <= self.maximum_coefficient:
             raise ValueError(
                 f"initial_coefficient is {self.initial_coefficient}; it must lie between minimum_coefficient "
-                f"{self.minimum_coefficient} and maximum_coefficient {self.maximum_coefficient}, all above 0"
-            )
-        if self.target_divergence is not None and self.target_divergence < 0:
-            raise ValueError(f"target_divergence is {self.target_divergence}; a divergence is never below 0")
-        if self.td_divergence_clip is not None and self.td_divergence_clip <= 0:
-            raise ValueError(
-                f"td_divergence_clip is {self.td_divergence_clip}; it must be above 0, or null for no clip"
+                f"{self.minimum_coefficient} and maximum_coefficient {self.maximum_coefficient}"
             )
 
 

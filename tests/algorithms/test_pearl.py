@@ -8,10 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from skillmeta.nn.context import ENCODERS, ORDERED, ContextEncoder, Evidence
 
 from skillmeta.algorithms import pearl
-from skillmeta.algorithms.pearl import Config, Learner, kl_loss
+from skillmeta.algorithms.pearl import Config, Learner, OriginalConfig, TeacherConfig, kl_loss
 from skillmeta.collect.episodes import episode
 from skillmeta.collect.source import Budget, OnlineSource
 from skillmeta.collect.trials import trial
@@ -21,6 +20,7 @@ from skillmeta.envs.make import EnvsFactory, make_envs
 from skillmeta.errors import ConfigError
 from skillmeta.evaluation.adaptation import evaluate
 from skillmeta.nn.distributions import Gaussian, Mixture
+from skillmeta.nn.encoders import ENCODERS, ContextEncoder, Evidence, infer, make_encoder
 from skillmeta.objectives.regularizer import RegularizerConfig
 from skillmeta.run.parts import state_of
 from skillmeta.seeds import Seeds
@@ -51,7 +51,7 @@ def collected(learner: Learner) -> Learner:
 
 
 def encoder_of(kind: str = "product", prior_factor: bool = False) -> ContextEncoder:
-    return ContextEncoder(kind, 4, 3, 16, 1, prior_factor, torch.Generator().manual_seed(0))
+    return make_encoder(kind, 4, 3, 16, 1, torch.Generator().manual_seed(0), prior_factor)
 
 
 def contexts(rows: int = 7) -> torch.Tensor:
@@ -64,7 +64,7 @@ def test_the_posterior_is_the_product_of_the_factors(prior_factor):
     encoder, context = encoder_of(prior_factor=prior_factor), contexts()
     with torch.no_grad():
         mean, raw = encoder.net(context).chunk(2, -1)
-        softplus, posterior = torch.nn.functional.softplus, encoder.infer(context)
+        softplus, posterior = torch.nn.functional.softplus, infer(encoder, context)
         stddev = softplus(raw - 4.0).rsqrt() if prior_factor else softplus(raw).sqrt()
     points = torch.linspace(-2, 2, 9)
     for task, dim in itertools.product(range(2), range(3)):
@@ -84,8 +84,8 @@ def same(one: Gaussian, other: Gaussian) -> bool:
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_the_order_of_a_context_is_of_no_matter_unless_the_encoder_says_so(kind):
     encoder, context = encoder_of(kind), contexts()
-    turned = encoder.infer(context[:, [3, 1, 5, 0, 2, 6, 4]])
-    assert same(encoder.infer(context), turned) == (kind not in ORDERED)
+    turned = infer(encoder, context[:, [3, 1, 5, 0, 2, 6, 4]])
+    assert same(infer(encoder, context), turned) == (not encoder.ordered)
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
@@ -101,11 +101,11 @@ def test_evidence_adds_up_and_what_is_not_valid_is_no_evidence(kind):
             swapped = encoder.accumulate(swapped, context[:, part], torch.ones(2, part.stop - part.start))
         assert same(encoder.posterior(evidence), encoder.posterior(swapped))
     else:
-        assert same(encoder.posterior(evidence), encoder.infer(context))
+        assert same(encoder.posterior(evidence), infer(encoder, context))
     assert evidence.seen.tolist() == [7, 7]
-    masked = encoder.infer(context, torch.tensor([[1.0, 1, 0, 0, 0, 0, 0], [1.0, 1, 1, 0, 0, 0, 0]]))
-    assert torch.allclose(masked.mean[:1], encoder.infer(context[:1, :2]).mean, atol=1e-6)
-    assert torch.allclose(masked.mean[1:], encoder.infer(context[1:, :3]).mean, atol=1e-6)
+    masked = infer(encoder, context, torch.tensor([[1.0, 1, 0, 0, 0, 0, 0], [1.0, 1, 1, 0, 0, 0, 0]]))
+    assert torch.allclose(masked.mean[:1], infer(encoder, context[:1, :2]).mean, atol=1e-6)
+    assert torch.allclose(masked.mean[1:], infer(encoder, context[1:, :3]).mean, atol=1e-6)
     none = encoder.accumulate(evidence, context, torch.zeros(2, 7))
     assert same(encoder.posterior(none), encoder.posterior(evidence))
 
@@ -114,16 +114,16 @@ def test_evidence_adds_up_and_what_is_not_valid_is_no_evidence(kind):
 def test_a_mean_of_an_episode_that_was_seen_twice_is_that_of_once(kind):
     encoder, context, all_of_it = encoder_of(kind), contexts(), torch.ones(2, 7)
     twice = encoder.accumulate(encoder.accumulate(encoder.nothing(2), context, all_of_it), context, all_of_it)
-    assert same(encoder.posterior(twice), encoder.infer(context))
+    assert same(encoder.posterior(twice), infer(encoder, context))
 
 
 def test_attention_is_a_softmax_over_everything_seen():
     """Against one that is computed at once, also where logits are far apart."""
     encoder, context = encoder_of("attention"), contexts()
     with torch.no_grad():
-        encoder.ask.weight.mul_(200)
+        encoder.summary.ask.weight.mul_(200)
         features = torch.nn.functional.leaky_relu(encoder.net(context), 0.2)
-        shares = torch.softmax(encoder.ask(features), 1)
+        shares = torch.softmax(encoder.summary.ask(features), 1)
         wanted = torch.einsum("nch,ncd->nhd", shares, features).flatten(1)
         evidence = encoder.nothing(2)
         for n in range(7):
@@ -135,16 +135,16 @@ def test_attention_is_a_softmax_over_everything_seen():
 @pytest.mark.parametrize("kind", [kind for kind in ENCODERS if kind != "product"])
 def test_a_belief_may_be_a_mixture_and_is_then_learned_before_anything_was_seen_too(kind):
     encoder, context = (
-        ContextEncoder(kind, 4, 3, 16, 1, False, torch.Generator().manual_seed(0), components=5),
+        make_encoder(kind, 4, 3, 16, 1, torch.Generator().manual_seed(0), components=5),
         contexts(),
     )
-    nothing, some = encoder.posterior(encoder.nothing(2)), encoder.infer(context)
+    nothing, some = encoder.posterior(encoder.nothing(2)), infer(encoder, context)
     for belief in (nothing, some):
         assert isinstance(belief, Mixture) and belief.logits.shape == (2, 5) and belief.each.mean.shape == (2, 5, 3)
     assert torch.equal(nothing.mean[0], nothing.mean[1]) and not torch.allclose(some.mean[0], some.mean[1])
-    turned = encoder.infer(context[:, [3, 1, 5, 0, 2, 6, 4]])
+    turned = infer(encoder, context[:, [3, 1, 5, 0, 2, 6, 4]])
     z = torch.zeros(2, 3)
-    assert torch.allclose(turned.log_prob(z), some.log_prob(z), atol=1e-5) == (kind not in ORDERED)
+    assert torch.allclose(turned.log_prob(z), some.log_prob(z), atol=1e-5) == (not encoder.ordered)
     nothing.log_prob(z).sum().backward()
     assert sum(float(p.grad.abs().sum()) for p in encoder.read.parameters()) > 0
 
@@ -154,7 +154,7 @@ def test_nothing_seen_is_the_prior(kind):
     encoder = encoder_of(kind)
     nothing = encoder.posterior(encoder.nothing(2))
     assert torch.equal(nothing.mean, torch.zeros(2, 3)) and torch.equal(nothing.stddev, torch.ones(2, 3))
-    (encoder.posterior(encoder.nothing(2)).mean.sum() + encoder.infer(contexts()).mean.sum()).backward()
+    (encoder.posterior(encoder.nothing(2)).mean.sum() + infer(encoder, contexts()).mean.sum()).backward()
     assert all(torch.isfinite(p.grad).all() for p in encoder.parameters() if p.grad is not None)
 
 
@@ -163,13 +163,13 @@ def test_with_the_prior_as_a_factor_a_hundred_transitions_that_tell_nothing_leav
     with torch.no_grad():
         encoder.net.layers[-1].weight.zero_()
         encoder.net.layers[-1].bias[3:] = -10.0
-        posterior = encoder.infer(contexts(100))
+        posterior = infer(encoder, contexts(100))
     assert torch.allclose(posterior.stddev, torch.ones(2, 3), atol=1e-3)
 
 
 def test_more_evidence_is_more_certain():
     encoder, context = encoder_of(), contexts()
-    few, many = encoder.infer(context[:, :2]), encoder.infer(context.repeat(1, 100, 1))
+    few, many = infer(encoder, context[:, :2]), infer(encoder, context.repeat(1, 100, 1))
     assert (many.stddev < few.stddev).all() and float(many.stddev.detach().max()) < 0.1
 
 
@@ -287,8 +287,6 @@ def test_impossible_configs_are_refused():
         Config(encoder="mean", prior_factor=True)
     with pytest.raises(ValueError, match="context_visits is of context: trial"):
         Config(context_visits=3)
-    with pytest.raises(ValueError, match="posterior_to_context is of context: recent"):
-        Config(context="trial", posterior_to_context=True)
     with (
         Workers(EnvsFactory(POINTS)) as workers,
         pytest.raises(ConfigError, match="12 transitions, and context: trial"),
@@ -299,9 +297,9 @@ def test_impossible_configs_are_refused():
         with pytest.raises(ValueError, match="teacher needs shaped_reward"):
             replace(TAUGHT, **change)
     with pytest.raises(ValueError, match="a product of Gaussians is a Gaussian"):
-        ContextEncoder("product", 4, 3, 16, 1, False, torch.Generator(), components=2)
+        make_encoder("product", 4, 3, 16, 1, torch.Generator(), components=2)
     with pytest.raises(ValueError, match="kl_reduction is 'max'"):
-        Config(kl_reduction="max")
+        OriginalConfig(kl_reduction="max")
     with pytest.raises(ConfigError, match="actions are discrete"):
         make_learner(pearl, SMALL, 2, np.ones(2, np.float32), discrete=True, seeds=Seeds(0))
     with Workers(EnvsFactory(POINTS)) as workers, pytest.raises(ConfigError, match="there are 80 different tasks"):
@@ -324,7 +322,7 @@ def test_shaped_rewards_are_learned_from_and_not_shown():
     """The sparse point robot: the replay has dense rewards, the context those of the task; so has what is reported."""
     sparse = TaskConfig("point", split="train", options={"sparse": True, "horizon": 6, "goal_radius": 0.01})
     family = make_family(sparse)
-    learner = made(replace(SMALL, shaped_reward=True, posterior_to_context=True))
+    learner = made(replace(SMALL, shaped_reward=True, context="visit"))
     with Workers(EnvsFactory(sparse), envs_per_batch=32) as workers:
         source = source_of(workers, family)
         learner.iterate(source)
@@ -346,10 +344,12 @@ def test_what_acting_believes_after_an_episode_is_what_learning_infers_from_it()
     learner.contexts[0].add(None, [trials.episodes(0), trials.episodes(1)])
     learner.contexts[0].marks = [[0, 0, 12]]  # after both
     with torch.no_grad():
-        assert same(learner.encoder.infer(*learner.contexts_of([0])), learner.encoder.posterior(belief.evidence))
+        assert same(infer(learner.encoder, *learner.contexts_of([0])), learner.encoder.posterior(belief.evidence))
 
 
-TAUGHT = replace(SMALL, teacher=True, shaped_reward=True, context="trial", context_visits=2, encoder="attention")
+TAUGHT = replace(
+    SMALL, teacher=TeacherConfig(), shaped_reward=True, context="trial", context_visits=2, encoder="attention"
+)
 SPARSE = TaskConfig("point", split="train", options={"sparse": True, "horizon": 6, "goal_radius": 0.01})
 
 
@@ -413,20 +413,20 @@ def test_a_belief_that_foretells_is_of_every_z_that_may_still_be():
     """A coin of two tasks, z = +-1. A transition with reward 0 tells nothing, +-1 tells all: from nothing and from zeros the
     belief has both modes at equal weight, and none between; otherwise it has the one."""
     generator = torch.Generator().manual_seed(0)
-    encoder = ContextEncoder("attention", 1, 1, 16, 1, False, generator, components=4)
+    encoder = make_encoder("attention", 1, 1, 16, 1, generator, components=4)
     optimizer = torch.optim.Adam(encoder.parameters(), 1e-2)
     for _ in range(600):
         z = (torch.randint(2, (64, 1), generator=generator) * 2 - 1).float()
         context = z[:, None] * torch.tensor([0.0, 0.0, 1.0])[:, None]
         valid = (torch.arange(3) < torch.randint(4, (64, 1), generator=generator)).float()
-        loss = pearl.posterior_distillation_loss(encoder.infer(context, valid), z, False)
+        loss = pearl.posterior_distillation_loss(infer(encoder, context, valid), z, False)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     with torch.no_grad():
         nothing = encoder.posterior(encoder.nothing(1))
-        zeros = encoder.infer(torch.zeros(1, 2, 1))
-        told = encoder.infer(torch.tensor([[[0.0], [0.0], [1.0]]]))
+        zeros = infer(encoder, torch.zeros(1, 2, 1))
+        told = infer(encoder, torch.tensor([[[0.0], [0.0], [1.0]]]))
     noise = torch.randn(400, 2, generator=generator)
     for belief, share in ((nothing, 0.5), (zeros, 0.5), (told, 1.0)):
         z = torch.cat([belief.rsample(row[None]) for row in noise])  # 400 samples

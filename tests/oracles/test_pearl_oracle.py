@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from skillmeta.algorithms import pearl
-from skillmeta.algorithms.pearl import Config, Drawn, Learner
+from skillmeta.algorithms.pearl import Config, Drawn, Learner, OriginalConfig, TeacherConfig
 from skillmeta.collect.source import Budget, OnlineSource
 from skillmeta.collect.trials import trial
 from skillmeta.collect.workers import Workers
@@ -129,7 +129,7 @@ class Reference:
                 s2.append(batch.next_observation[m, b])
                 end.append(batch.terminated[m, b])
         state, action, reward, following, ended, z = (torch.stack(rows) for rows in (s, a, r, s2, end, latents))
-        kl = kl / M if config.kl_reduction == "mean" else kl
+        kl = kl / M if config.original.kl_reduction == "mean" else kl
         held, noise = z.detach(), drawn.noise.double()
 
         clip = config.regularizer.td_divergence_clip or math.inf
@@ -152,7 +152,7 @@ class Reference:
         seen = torch.cat([self.normalize(state), held, own], 1)
         q = torch.minimum(*(mlp(member, seen)[:, 0] for member in self.critics))
         penalty = (mean**2).mean() + (log_stddev**2).mean()
-        actor = (weight * divergence - q).mean() + config.policy_penalty * penalty
+        actor = (weight * divergence - q).mean() + config.original.policy_penalty * penalty
         self.policy_adam.step(actor)
         if self.values:
             wanted = (q - weight * (divergence.clamp(max=clip) - constant)).detach()
@@ -184,7 +184,7 @@ def random_draw(generator: torch.Generator, teacher: bool) -> Drawn:
 
 BASE = Config(
     training_tasks=M, tasks=M, batch_size=B, context_size=C, latent_dim=Z, hidden=8, depth=2, kl_coefficient=0.7,
-    reward_scale=3.0, discount=0.8, tau=0.3, learning_rate=1e-2, components=K, replay_capacity=200,
+    reward_scale=3.0, discount=0.8, tau=0.3, learning_rate=1e-2, replay_capacity=200,
     context_capacity=200,
     regularizer=RegularizerConfig(initial_coefficient=0.3, target_divergence=0.4, learning_rate=0.1),
 )  # fmt: skip
@@ -192,14 +192,14 @@ FIXED = RegularizerConfig(initial_coefficient=0.3, controller="fixed")
 SKILL = RegularizerConfig(
     prior="skill", initial_coefficient=0.3, target_divergence=0.1, learning_rate=0.1, td_divergence_clip=0.02
 )
-TEACHER = {"teacher": True, "shaped_reward": True, "context": "trial", "encoder": "attention"}
+TEACHER = {"teacher": TeacherConfig(components=K), "shaped_reward": True, "context": "trial", "encoder": "attention"}
 CASES = {
     "product of Gaussians": {},
     "the prior is a factor": {"prior_factor": True},
-    "original": {"value_network": True, "policy_penalty": 0.3, "kl_reduction": "sum", "regularizer": FIXED},
+    "original": {"original": OriginalConfig("sum", value_network=True, policy_penalty=0.3), "regularizer": FIXED},
     "skills": {"regularizer": replace(SKILL, td_divergence_clip=None)},
     "skills, clipped divergence": {"regularizer": SKILL},
-    "skills, value network": {"regularizer": SKILL, "value_network": True},
+    "skills, value network": {"regularizer": SKILL, "original": OriginalConfig(value_network=True)},
     "deterministic": {"deterministic": True},
     "teacher": TEACHER,
     "teacher, deterministic": {**TEACHER, "deterministic": True},
@@ -224,12 +224,12 @@ def test_updates_are_those_of_the_reference(case):
     parts = [
         "encoder",
         "policy",
-        *(["values"] if config.value_network else []),
+        *(["values"] if config.original.value_network else []),
         *(["teacher"] if config.teacher else []),
     ]
     for part in parts:
         assert_same(getattr(agent, part), getattr(reference, part), getattr(start, part), atol=5e-4)
-    slow = [agent.targets] if config.value_network else agent.targets.members
+    slow = [agent.targets] if config.original.value_network else agent.targets.members
     for i, member in enumerate(agent.critics.members):
         assert_same(member, reference.critics[i], start.critics[i], atol=5e-4)
     for i, member in enumerate(slow):
@@ -241,7 +241,11 @@ def test_updates_are_those_of_the_reference(case):
 def test_the_encoder_learns_from_critics_and_kl_alone(value_network):
     """With critics that do not look at z and no KL, it stays where it is, though policy and values do look at z and move."""
     agent = make_learner(
-        pearl, replace(BASE, kl_coefficient=0.0, value_network=value_network), S, BOUND, seeds=Seeds(0)
+        pearl,
+        replace(BASE, kl_coefficient=0.0, original=OriginalConfig(value_network=value_network)),
+        S,
+        BOUND,
+        seeds=Seeds(0),
     )
     with torch.no_grad():
         for critic in agent.critics.members:
@@ -283,7 +287,7 @@ VISITS = replace(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("change", [{}, {"posterior_to_context": True}, {"context": "trial"}, TEACHER])
+@pytest.mark.parametrize("change", [{}, {"context": "visit"}, {"context": "trial"}, TEACHER])
 def test_transitions_and_contexts_are_of_the_same_task_and_contexts_of_its_last_visit(change):
     config, clock = replace(VISITS, **change), itertools.count()
     skills, scale = not config.shaped_reward, 1 if config.shaped_reward else 10
@@ -326,7 +330,9 @@ def test_transitions_and_contexts_are_of_the_same_task_and_contexts_of_its_last_
 
 
 def test_tasks_are_drawn_with_replacement_where_asked():
-    agent = make_learner(pearl, replace(VISITS, replacement=True), 2, Labelled.spec.action_bound, seeds=Seeds(0))
+    agent = make_learner(
+        pearl, replace(VISITS, original=OriginalConfig(replacement=True)), 2, Labelled.spec.action_bound, seeds=Seeds(0)
+    )
     assert {len(set(agent.drawn(4, 6))) for _ in range(50)} >= {2, 3, 4}
 
 
