@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if arguments.episodes < 1:
         raise ConfigError(f"--episodes is {arguments.episodes}; at least 1 is needed")
-    config = build(TaskConfig, load(arguments.tasks, arguments.overrides), "task")
+    config = build(TaskConfig, load(arguments.tasks, arguments.overrides, "tasks"), "task")
     trials = adapt(arguments.run, config, arguments.episodes, arguments.seed, arguments.out, arguments.trust)
     if trials is None:
         print(f"adapted already: {arguments.out}")

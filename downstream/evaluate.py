@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from skillmeta.config import build, load, override
     from skillmeta.programs.evaluate import EvaluateConfig, run_evaluation, scores_text
 
-    node = load(arguments.config)
+    node = load(arguments.config, folder="tasks")
     if "family" in node:  # a preset of a family: the evaluation's own keys come from the command line
         node = OmegaConf.create({"task": node})
     config = build(EvaluateConfig, override(node, arguments.overrides))

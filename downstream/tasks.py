@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from skillmeta.config import build, load
     from skillmeta.tasks.base import TaskConfig
 
-    config = build(TaskConfig, load(preset_path(arguments.preset), arguments.overrides), "task")
+    config = build(TaskConfig, load(arguments.preset, arguments.overrides, "tasks"), "task")
     config = replace(config, split=arguments.split or config.split, index=arguments.task)
     if arguments.video is not None:
         return film(config, arguments)
@@ -49,22 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return describe(config)
 
 
-def preset_path(name: str) -> str:
-    from skillmeta.config import list_configs
-
-    return f"tasks/{name}" if f"tasks/{name}" in list_configs() else name
-
-
 def list_presets() -> int:
     from skillmeta.config import build, list_configs, load
     from skillmeta.errors import UserError
     from skillmeta.tasks.base import TaskConfig, make_family
 
     print(f"{'preset':<26} {'observed':>8} {'actions':>8} {'horizon':>8}  {'expert':<7} tasks in each split")
-    for path in (name for name in list_configs() if name.startswith("tasks/")):
-        preset = path.removeprefix("tasks/")
+    for preset in list_configs("tasks"):
         try:
-            family = make_family(build(TaskConfig, load(path), "task"))
+            family = make_family(build(TaskConfig, load(preset, folder="tasks"), "task"))
             observed, acted = dimensions(family)
         except UserError as error:
             print(f"{preset:<26} not here: {error}")

@@ -10,7 +10,7 @@ import pytest
 
 from skillmeta.config import build, differences, dump_yaml, list_configs, load, module_of, read_yaml, to_plain
 from skillmeta.errors import ConfigError
-from skillmeta.programs.ablate import AblationConfig, make_jobs
+from skillmeta.programs.ablate import AblationConfig, make_jobs, method_config
 from skillmeta.programs.show_config import filled
 from skillmeta.programs.train import TrainConfig, task_of
 from skillmeta.tasks.base import TaskConfig, make_family
@@ -82,6 +82,44 @@ def test_bases_overrides_and_renamed_sections(tmp_path):
     assert merged == {"algorithm": {"name": "sac", "lr": 1.0, "deep": {"a": 5, "b": 2}}, "steps": 20}
     (tmp_path / "other.yaml").write_text("base: child.yaml\nalgorithm: {name: ppo}\n")
     assert load(tmp_path / "other.yaml")["algorithm"] == {"name": "ppo"}  # another algorithm has other keys
+
+
+def test_a_section_may_be_a_preset_by_name():
+    spirl = load("downstream/maze_spirl")
+    changed = load(
+        "downstream/maze_spirl", ["task.index=3", "task=cheetah_vel", "algorithm.hidden=64", "algorithm=pearl"]
+    )
+    assert changed["task"] == {"family": "half_cheetah", "options": {"observation": 20}, "index": 3}
+    assert changed["algorithm"] == {"name": "pearl", "hidden": 64}  # nothing of SPiRL is left
+    assert {key: changed[key] for key in ("skills", "env_steps")} == {
+        key: spirl[key] for key in ("skills", "env_steps")
+    }
+    assert load("downstream/maze_spirl", ["task=tasks/maze"])["task"] == load("tasks/maze")
+    assert load("downstream/maze_spirl", ["algorithm.base=sac"])["algorithm"] == load("algorithms/sac")
+    assert load("downstream/maze_spirl", ["skills=maze"])["skills"] == "maze"  # the folder of a model
+    assert load("demo", ["skills=maze", "skills.training.steps=3"])["skills"]["training"]["steps"] == 3
+    assert load("demo", ["logs=maze_logs"])["logs"]["dataset"] == "skillmeta/maze20-v0"
+
+
+def test_sections_that_are_presets_in_files(tmp_path):
+    (tmp_path / "mine.yaml").write_text("name: sac\nhidden: 8\n")
+    (tmp_path / "a.yaml").write_text("algorithm: {base: mine.yaml, batch_size: 4}\ntask: {options: {size: 9}}\n")
+    (tmp_path / "b.yaml").write_text("base: a.yaml\nalgorithm: rl2\ntask: {base: maze, split: any}\n")
+    (tmp_path / "c.yaml").write_text("base: a.yaml\nalgorithm: {batch_size: 5}\ntask: ${x}\nx: {family: point}\n")
+    assert load(tmp_path / "a.yaml")["algorithm"] == {"name": "sac", "hidden": 8, "batch_size": 4}
+    assert load(tmp_path / "b.yaml") == {"algorithm": {"name": "rl2"}, "task": {"family": "maze", "split": "any"}}
+    assert load(tmp_path / "c.yaml")["algorithm"] == {"name": "sac", "hidden": 8, "batch_size": 5}
+    assert load(tmp_path / "c.yaml")["task"] == {"family": "point"}
+    (tmp_path / "self.yaml").write_text("task: {base: self.yaml}\nfamily: maze\n")
+    with pytest.raises(ConfigError, match="leads back to itself"):
+        load(tmp_path / "self.yaml")
+
+
+def test_a_method_of_an_ablation_may_name_presets():
+    methods = {"m": {"config": "downstream/maze_spirl", "algorithm": {"base": "sac", "hidden": 7}}}
+    config = AblationConfig(methods=methods, changes={"task": "cheetah_vel", "skills": None})
+    made = method_config(config, "m", Path("out"), 0)
+    assert made.task.family == "half_cheetah" and made.algorithm["hidden"] == 7 and "policy_start" not in made.algorithm
 
 
 def test_missing_cyclic_and_malformed_files_are_said(tmp_path):

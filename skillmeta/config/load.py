@@ -48,7 +48,7 @@ def find_config(name: str | Path, folder: str = "", beside: Path | None = None) 
             return path.resolve()
     if now := FORMER.get(str(name)) or FORMER.get(f"{folder}/{name}"):
         raise ConfigError(f"{name}: is now called {now}")
-    near = difflib.get_close_matches(str(name), [*(list_configs(folder) if folder else []), *list_configs()], 3, 0.4)
+    near = difflib.get_close_matches(str(name).removeprefix(f"{folder}/"), list_configs(folder), 3, 0.4)
     hint = f"; did you mean {' or '.join(near)}?" if near else "; `skillmeta config list` shows those that come with it"
     raise ConfigError(f"{name}: there is no such file or config{hint}")
 

@@ -13,9 +13,9 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from skillmeta.config import PositiveInt, checked, differences, dump_yaml, load, read_yaml, to_plain
+from skillmeta.config import PositiveInt, checked, differences, dump_yaml, load, read_yaml, stack, to_plain
 from skillmeta.data.minari_store import exists
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.evaluation.records import Comparison
@@ -45,8 +45,7 @@ def method_config(config: AblationConfig, name: str, out: Path, seed: int) -> Tr
     wanted = config.methods[name]
     wanted = {"config": wanted} if isinstance(wanted, str) else dict(wanted)
     base = load(wanted.pop("config")) if "config" in wanted else OmegaConf.create()
-    merged = OmegaConf.merge(base, OmegaConf.create(config.changes), OmegaConf.create(wanted))
-    assert isinstance(merged, DictConfig)
+    merged = stack(stack(base, OmegaConf.create(config.changes)), OmegaConf.create(wanted))
     section = "cloning" if merged.get("skills") == "cloning" else "skills"
     if getattr(config, section) is not None and merged.get("skills") is not None:
         merged["skills"] = str(out / section / f"seed-{seed}")

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def filled(node: DictConfig) -> Any:
     """The dataclass of the program that a config is for, filled. Raises ConfigError for what is wrong with it."""
-    from skillmeta.config import build
+    from skillmeta.config import build, to_plain
     from skillmeta.programs.ablate import AblationConfig
     from skillmeta.programs.collect import CollectConfig
     from skillmeta.programs.evaluate import EvaluateConfig
@@ -53,7 +53,7 @@ def filled(node: DictConfig) -> Any:
     for key, schema in told_by.items():
         if key in node:
             return build(schema, node)
-    return train_config({"algorithm": node} if "name" in node else node)
+    return train_config({"algorithm": to_plain(node)} if "name" in node else node)
 
 
 def keys_of_config(node: DictConfig) -> Iterator[Key]:
