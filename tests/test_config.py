@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 
-from skillmeta.config import build, differences, dump_yaml, list_configs, load, module_of, read_yaml, to_plain
+from skillmeta.config import (
+    Bound,
+    PositiveInt,
+    Range,
+    Share,
+    build,
+    checked,
+    differences,
+    dump_yaml,
+    keys,
+    list_configs,
+    load,
+    module_of,
+    read_yaml,
+    to_plain,
+)
 from skillmeta.errors import ConfigError
 from skillmeta.programs.ablate import AblationConfig, make_jobs, method_config
-from skillmeta.programs.show_config import filled
+from skillmeta.programs.collect import CollectConfig, collect
+from skillmeta.programs.show_config import filled, keys_of_command
 from skillmeta.programs.train import TrainConfig, task_of
 from skillmeta.tasks.base import TaskConfig, make_family
 
@@ -73,6 +91,105 @@ def test_values_are_filled_in_and_converted():
 def test_what_is_wrong_is_one_sentence_with_the_path(node, sentence):
     with pytest.raises(ConfigError, match=sentence):
         build(Outer, node)
+
+
+@dataclass(frozen=True)
+class Moved:
+    FORMER_KEYS: ClassVar[dict[str, str]] = {
+        "discounting": "gamma",
+        "floor": "inner.gamma",
+        "per": "is no longer a key; remove it",
+    }
+    gamma: float = 0.9
+
+
+@dataclass(frozen=True)
+class Holder:
+    part: Moved = field(default_factory=Moved)
+
+
+@pytest.mark.parametrize(
+    ("key", "sentence"),
+    [
+        ("discounting", "part.discounting: is now called 'gamma'"),
+        ("floor", "part.floor: is now called 'inner.gamma'"),
+        ("per", "part.per: is no longer a key; remove it"),
+    ],
+)
+def test_a_former_key_has_one_sentence_with_its_new_name(key, sentence):
+    with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}$"):
+        build(Holder, {"part": {key: 1}})
+
+
+@pytest.mark.parametrize(
+    ("act", "sentence"),
+    [
+        (lambda: load("tasks/maze_layouts"), "tasks/maze_layouts: is now called tasks/maze_unseen"),
+        (lambda: load("downstream/maze_sac", ["task=maze_layouts"]), "maze_layouts: is now called tasks/maze_unseen"),
+        (
+            lambda: make_family(TaskConfig("maze_layouts")),
+            "task.family is 'maze_layouts', which is now called 'maze_unseen'",
+        ),
+        (
+            lambda: collect(CollectConfig("test/none-v0", family="kitchen", collector="kitchen_expert")),
+            "collector is 'kitchen_expert', which is now called 'kitchen'",
+        ),
+    ],
+)
+def test_a_former_name_has_one_sentence_with_the_new_one(act, sentence):
+    with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}$"):
+        act()
+
+
+@checked
+class Limited:
+    steps: PositiveInt = 3
+    share: Share | None = None
+    goal: Literal["near", "far"] = "near"
+    between: Range = field(default_factory=lambda: [0.0, 1.0])
+    shares: list[Share] = field(default_factory=list)
+    ranges: dict[str, Range] = field(default_factory=dict)
+    rest: Annotated[float, Bound(above=0, below=1)] = 0.5
+
+    def __post_init__(self) -> None:
+        if self.share is not None and self.share > self.rest:
+            raise ValueError(f"share is {self.share}; it must not be above rest")
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"steps": 0}, "steps is 0; it must be at least 1"),
+        ({"share": 1.5}, "share is 1.5; it must be between 0 and 1"),
+        ({"share": float("nan")}, "share is nan; it must be between 0 and 1"),
+        ({"goal": "up"}, "goal is 'up'; choose near or far"),
+        ({"between": [1.0, 0.0]}, "between is [1.0, 0.0]; two numbers, the lower one first, are expected"),
+        ({"shares": [0.5, -1.0]}, "shares[1] is -1.0; it must be between 0 and 1"),
+        ({"ranges": {"g": [1.0]}}, "ranges.g is [1.0]; two numbers, the lower one first, are expected"),
+        ({"rest": 1.0}, "rest is 1.0; it must be above 0 and below 1"),
+        ({"share": 0.7}, "share is 0.7; it must not be above rest"),
+    ],
+)
+def test_a_limit_is_checked_from_yaml_and_in_python_with_one_sentence(values, sentence):
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        Limited(**values)
+    with pytest.raises(ConfigError, match=f"^part.{re.escape(sentence)}$"):
+        build(Limited, values, "part")
+
+
+def test_what_a_section_leaves_out_has_the_default_of_its_field():
+    assert build(Limited, {"steps": 2}, default=Limited(goal="far")) == Limited(steps=2, goal="far")
+
+
+def test_every_key_of_a_program_has_a_meaning():
+    """The comment behind its field."""
+    commands = ("collect", "skills", "finetune", "meta-train", "evaluate", "adapt", "ablate")
+    unsaid = {key.name for command in commands for key in keys_of_command(command) if not key.meaning}
+    assert {name for name in unsaid if not name.startswith("algorithm.")} == set()
+    for room in ("tasks", "experts"):
+        for path in (Path(__file__).parents[1] / "skillmeta" / room).glob("[a-z]*.py"):
+            if hasattr(module := importlib.import_module(f"skillmeta.{room}.{path.stem}"), "Config"):
+                assert [key.name for key in keys(module.Config, {}) if not key.meaning] == [], path
 
 
 def test_bases_overrides_and_renamed_sections(tmp_path):

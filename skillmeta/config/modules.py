@@ -20,21 +20,28 @@ FORMER = {
     "tasks": {"maze_layouts": "maze_unseen"},
     "experts": {f"{name}_expert": name for name in ("kitchen", "half_cheetah", "ogbench", "metaworld")},
 }
+OF_A_RUN = ("environment.json", "metrics.jsonl", "result.json", "actor", ".lock")  # a folder that holds one is a run's
 _folders: list[str] = []  # of the configs that were loaded, where modules of the user's own may lie
 
 
 def search_in(folder: Path) -> None:
-    """Look for modules of the user's own in the folder of a config. A run folder is none: what lies in it is data."""
-    if not (folder / "environment.json").exists() and str(folder) not in _folders:
+    """Look for modules of the user's own in the folder of a config, too."""
+    if str(folder) not in _folders:
         _folders.append(str(folder))
 
 
+def folders() -> list[str]:
+    """Where modules of the user's own may lie: in no run folder, for what lies there is data."""
+    return [one for one in [*_folders, os.getcwd()] if not any(os.path.exists(os.path.join(one, n)) for n in OF_A_RUN)]
+
+
 def is_builtin(room: str, name: object) -> bool:
-    """Whether `name` is a module of skillmeta.<room>, as `sac` or `skillmeta.algorithms.sac` are of algorithms."""
+    """Whether `name` is, or was, a module of skillmeta.<room>, as `sac` or `skillmeta.algorithms.sac` are of algorithms."""
     if not isinstance(name, str):
         return False
     short = name.removeprefix(f"skillmeta.{room}.")
-    return short.isidentifier() and not short.startswith("_") and (PACKAGE / room / f"{short}.py").is_file()
+    is_file = short.isidentifier() and not short.startswith("_") and (PACKAGE / room / f"{short}.py").is_file()
+    return is_file or short in FORMER.get(room, {})
 
 
 def module_of(room: str, name: str, what: str) -> types.ModuleType:
@@ -45,8 +52,8 @@ def module_of(room: str, name: str, what: str) -> types.ModuleType:
 
     Raises ConfigError if there is no such module, or none with a `Config`.
     """
-    if name in (former := FORMER.get(room, {})):
-        raise ConfigError(f"{what} is {name!r}, which is now called {former[name]!r}")
+    if now := FORMER.get(room, {}).get(name.removeprefix(f"skillmeta.{room}.")):
+        raise ConfigError(f"{what} is {name!r}, which is now called {now!r}")
     path = f"skillmeta.{room}.{name.rpartition('.')[2]}" if is_builtin(room, name) else name
     module = import_module(path, name, what, room)
     if not hasattr(module, "Config"):
@@ -59,7 +66,7 @@ def import_module(path: str, name: str, what: str, room: str = "") -> types.Modu
     if not all(part.isidentifier() for part in str(path).split(".")):
         raise ConfigError(f"{what} is {name!r}; the name of a module is expected")
     if not path.startswith("skillmeta."):  # last, so that nothing that is installed is hidden
-        sys.path.extend(folder for folder in [*_folders, os.getcwd()] if folder not in sys.path)
+        sys.path.extend(folder for folder in folders() if folder not in sys.path)
     try:
         return importlib.import_module(path)
     except ModuleNotFoundError as error:

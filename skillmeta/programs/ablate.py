@@ -22,7 +22,7 @@ from skillmeta.evaluation.records import Comparison
 from skillmeta.programs.collect import CollectConfig, collect
 from skillmeta.programs.page import write_page
 from skillmeta.programs.pretrain import PretrainConfig, pretrain
-from skillmeta.programs.train import TrainConfig, train, train_config
+from skillmeta.programs.train import TrainConfig, algorithm_of, train, train_config
 from skillmeta.run.files import locked_folder, write_whole
 from skillmeta.run.jobs import Job, Outcome, run_jobs
 from skillmeta.run.run import environment, read_result
@@ -54,7 +54,9 @@ def method_config(config: AblationConfig, name: str, out: Path, seed: int) -> Tr
             f"methods.{name}.skills is cloning; there is no section `cloning:` that says how it is pretrained"
         )
     merged["seed"] = seed
-    return train_config(merged, at=f"methods.{name}")
+    made = train_config(merged, at=f"methods.{name}")
+    algorithm_of(made, f"methods.{name}")  # imported here, its folder is on the path of the workers
+    return made
 
 
 def task_indices(config: AblationConfig, out: Path) -> list[int]:

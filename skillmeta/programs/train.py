@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -108,12 +109,20 @@ def train_config(node: DictConfig | Mapping[str, Any], kind: str | None = None, 
 
 def make_learner(config: TrainConfig, spec: EnvSpec, skills: SkillModel | None, seeds: Seeds) -> Learner[Any]:
     """The learner that a config names. Raises ConfigError for options that it does not have or that do not go together."""
-    options = dict(config.algorithm)
-    module = module_of("algorithms", options.pop("name"), "algorithm.name")
+    module, options = algorithm_of(config)
     used: Skills | None = skills
     if skills is not None and config.skill_prior == "marginal":
         used = MarginalPrior(skills)
-    return module.Learner(build(module.Config, options, "algorithm"), spec, used, seeds)
+    return module.Learner(options, spec, used, seeds)
+
+
+def algorithm_of(config: TrainConfig, at: str = "") -> tuple[ModuleType, Any]:
+    """The module that a config names as its algorithm, and its `Config`, filled. Raises ConfigError if they do not exist."""
+    options = dict(config.algorithm)
+    module = module_of("algorithms", name := options.pop("name"), f"{at}.algorithm.name".strip("."))
+    if not hasattr(module, "Learner"):
+        raise ConfigError(f"algorithm.name is {name!r}; the module {module.__name__} has no class `Learner`")
+    return module, build(module.Config, options, f"{at}.algorithm".strip("."))
 
 
 def train(

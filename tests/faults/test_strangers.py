@@ -12,6 +12,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -280,6 +281,28 @@ def test_a_run_is_not_resumed_with_what_its_folder_says(place, capsys):
     meta_run(place.theirs, **named("canary.algorithm"))
     sentence = command("meta-train", "meta/rl2_bandit_5", "--out", "theirs")(place, capsys)
     assert "holds a run with another config" in sentence
+
+
+@pytest.mark.parametrize("program", ["finetune", "meta-train"])
+@pytest.mark.parametrize("mark", ["environment.json", "metrics.jsonl", "result.json", "actor"])
+def test_a_module_in_a_run_folder_is_never_imported_by_its_config(place, capsys, monkeypatch, program, mark):
+    """Not even if the user names the config of the run, or stands in its folder."""
+    meta_run(place.theirs, **named("evil"))
+    for path in place.theirs.iterdir():
+        if path.name not in ("config.yaml", mark):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (place.theirs / "evil.py").write_text(CANARY)
+    assert "there is no module evil" in command(program, "theirs/config.yaml", "--out", "mine")(place, capsys)
+    monkeypatch.chdir(place.theirs)
+    assert "there is no module evil" in command(program, "config.yaml", "--out", "../mine")(place, capsys)
+    assert not (place.theirs / "ran").exists()
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_plain_name_is_a_module_of_a_strangers_too(place, capsys, reader):
+    """`canary` lies in the working folder, where a config of the user's own would find it."""
+    meta_run(place.theirs, **named("canary"))
+    assert "algorithm.name names the module 'canary'" in command(*READERS[reader])(place, capsys)
 
 
 # -- YAML ----------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,84 @@
+"""An algorithm of the user's own is a module: beside the config, or in the working folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from skillmeta.cli import main
+from skillmeta.config import module_of
+from skillmeta.run.run import read_result
+
+CONFIG = """
+task: {family: tests.programs.telltale}
+algorithm: {name: steady, action: 0.5}
+env_steps: 6
+evaluation: {episodes: 2}
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with a config, and the user somewhere else."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr("skillmeta.config.modules._folders", [])
+    folder = tmp_path / "project"
+    (tmp_path / "elsewhere").mkdir()
+    folder.mkdir()
+    (folder / "mine.yaml").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    yield folder
+    sys.modules.pop("steady", None)
+
+
+def write_module(folder: Path, name: str = "steady") -> None:
+    (folder / f"{name}.py").write_text("from tests.programs.scripted import Config, Learner\n")
+
+
+@pytest.mark.parametrize("command", ["finetune", "meta-train"])
+@pytest.mark.parametrize("place", ["beside the config", "in the working folder"])
+def test_it_is_found(project, command, place):
+    write_module(project if place == "beside the config" else Path.cwd())
+    assert main([command, str(project / "mine.yaml"), "--out", "run"]) == 0
+    result = read_result(Path("run"))
+    assert result is not None and result["env_steps"] >= 6
+
+
+def test_nothing_found_is_one_sentence_that_says_where(project, capsys):
+    assert main(["finetune", str(project / "mine.yaml")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "error: algorithm.name is 'steady'; there is no module steady in skillmeta.algorithms, beside the"
+    )
+    assert "config or in the working folder" in said and not Path("runs").exists()
+
+
+def test_a_built_in_name_wins(project):
+    write_module(project, "sac")
+    write_module(Path.cwd(), "sac")
+    assert main(["config", "show", str(project / "mine.yaml"), "algorithm={name: sac}"]) == 0
+    assert module_of("algorithms", "sac", "").__name__ == "skillmeta.algorithms.sac"
+
+
+def test_what_is_no_algorithm_is_said(project, capsys):
+    (project / "steady.py").write_text("class Config: ...\n")
+    assert main(["finetune", str(project / "mine.yaml")]) == 2
+    assert "the module steady has no class `Learner`" in capsys.readouterr().err
+
+
+def test_a_module_that_needs_what_is_not_there_is_not_taken_for_missing(project, capsys):
+    (project / "steady.py").write_text("import stead\n")
+    assert main(["finetune", str(project / "mine.yaml")]) == 2
+    assert "algorithm.name 'steady' needs the package 'stead'" in capsys.readouterr().err
+
+
+def test_an_ablation_finds_it_in_its_workers(project):
+    write_module(project)
+    (project / "two.yaml").write_text(
+        "methods: {a: {algorithm: {name: steady, action: 0.5}}}\ntasks: [0]\nseeds: [0]\nworkers: 1\n"
+        "changes: {task: {family: tests.programs.telltale}, env_steps: 6, evaluation: {episodes: 2}}\n"
+    )
+    assert main(["ablate", str(project / "two.yaml"), "--out", "out"]) == 0
+    assert read_result(Path("out/methods/a/task-0/seed-0")) is not None
