@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from downstream.ablate import run
 from skillmeta.cli import ConfigParser, command_line, run_program
+
+from .ablate import run
 
 
 def main(argv: Sequence[str] | None = None) -> int:

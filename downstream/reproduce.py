@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from downstream.ablate import run
 from skillmeta.cli import ConfigParser, command_line, run_program
+
+from .ablate import run
 
 RESULTS = {
     "maze": "SPiRL on 10 held-out goals of the 20x20 maze, 100 episodes of up to 2000 steps, next to its ablations"

@@ -8,6 +8,8 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
 
 from skillmeta import __version__
 from skillmeta.errors import UserError
@@ -81,7 +83,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"did you mean {near[0]!r}?" if near else "`skillmeta --help` lists them"
         print(f"error: there is no command {name!r}; {hint}", file=sys.stderr)
         return 2
-    return run_program(lambda argv: importlib.import_module(PROGRAMS[name][0]).main(argv), rest)
+    return run_program(lambda argv: find_program(name).main(argv), rest)
+
+
+def find_program(name: str) -> ModuleType:
+    """The module of a command. The packages `pretrain` and `downstream` lie beside this one in a checkout, in it in a wheel."""
+    module = PROGRAMS[name][0]
+    inside = Path(__file__).parent / module.partition(".")[0]
+    return importlib.import_module(f"skillmeta.{module}" if inside.is_dir() else module)
 
 
 def usage() -> str:
