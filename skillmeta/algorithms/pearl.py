@@ -8,13 +8,13 @@ the posterior. SAC learns off-policy with z beside the observation; the encoder 
     critics: TD error        policy: coefficient D - min Q, z a constant
     acting:  z ~ N(0, I) at first, then z ~ q(z | everything seen in this trial), held over an episode
 
-`encoder` replaces the product by another way to sum up a context. `deterministic` takes its mean for z and no KL (an ablation of the
-paper). Where rewards are sparse, `shaped_reward` lets critics and policy learn from the family's dense ones, while the context has
-those that a test will have. Most such contexts show only where the goal is not, and the z that is best for the critics is then an
-average of many goals. With a `teacher` z is inferred in training from dense rewards, by an encoder that learns from the critics as
-above. The actor's own encoder learns to predict that z from the beginning of a trial (task inference with privileged information,
-Humplik et al. 2019, arXiv:1905.06424). So its belief covers every z that is still possible, as posterior sampling needs it, from the
-first episode on:
+`encoder` replaces the product by another way to sum up a context. `deterministic` takes its mean for z and no KL (an ablation of
+the paper). Where rewards are sparse, `shaped_reward` lets critics and policy learn from the family's dense ones, while the context
+has those that a test will have. Most such contexts show only where the goal is not, and the z that is best for the critics is then
+an average of many goals. With a `teacher` z is inferred in training from dense rewards, by an encoder that learns from the critics
+as above. The actor's own encoder learns to predict that z from the beginning of a trial (task inference with privileged
+information, Humplik et al. 2019, arXiv:1905.06424). So its belief covers every z that is still possible, as posterior sampling
+needs it, from the first episode on:
 
     own encoder: -log q(z | beginning of a trial), a mixture of Gaussians        z ~ teacher(z | transitions with dense rewards)
 

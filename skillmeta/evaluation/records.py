@@ -34,9 +34,11 @@ class Comparison:
 
     title: str = "Ablation"  # of the page
     claim: str = ""  # what the page's reader should look for, a sentence or two
-    methods: dict[str, Any] = field(default_factory=dict)  # name: a config of `finetune`, or changes and `config:`
+    methods: dict[str, Any] = field(default_factory=dict)  # name: a config of training, or changes and `config:`
     reference: str | None = None  # the method that the others are compared with; null: the last of `methods`
-    tasks: list[NonNegativeInt] | Spaced = field(default_factory=lambda: [0])  # indices, or {count: 3, by: path_cells}
+    tasks: list[NonNegativeInt] | Spaced = field(
+        default_factory=lambda: [0]
+    )  # of kind finetune; {count: 3, by: path_cells}
     seeds: list[NonNegativeInt] = field(default_factory=lambda: [0, 1, 2])  # training seeds
 
     def __post_init__(self) -> None:

@@ -1,7 +1,8 @@
 """Methods x tasks x seeds on equal environment steps, resumable, and the page that compares them.
 
 One config is the whole path: logs are collected if it says how, skills are pretrained if it says from what, then every method
-runs on every task with every seed, then the report is written. `skillmeta demo` and `skillmeta reproduce` are such configs.
+is trained with every seed: one of kind `finetune` on every task, one of kind `meta-train` on the training tasks of its split, and
+these are evaluated on test tasks. Then the page is written. `skillmeta demo` and `skillmeta reproduce` are such configs.
 """
 
 from __future__ import annotations
@@ -9,17 +10,31 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import field, replace
+from collections.abc import Sequence
+from dataclasses import field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import OmegaConf
 
-from skillmeta.config import PositiveInt, checked, differences, dump_yaml, load, read_yaml, stack, to_plain
+from skillmeta.config import (
+    NonNegativeInt,
+    PositiveInt,
+    build,
+    check_file_name,
+    checked,
+    differences,
+    dump_yaml,
+    load,
+    read_yaml,
+    stack,
+    to_plain,
+)
 from skillmeta.data.minari_store import exists
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.evaluation.records import Comparison
 from skillmeta.programs.collect import CollectConfig, collect
+from skillmeta.programs.evaluate import EvaluateConfig, run_evaluation
 from skillmeta.programs.page import write_page
 from skillmeta.programs.pretrain import PretrainConfig, pretrain
 from skillmeta.programs.train import TrainConfig, algorithm_of, train, train_config
@@ -30,73 +45,147 @@ from skillmeta.tasks.base import evenly_spaced, make_family
 
 
 @checked
+class TestingConfig:
+    """How methods of kind `meta-train` are evaluated: trials in the tasks of a split, as `skillmeta evaluate` runs them."""
+
+    split: str = "test"  # whose tasks they are
+    episodes: NonNegativeInt = 2  # K, that are adapted on; K + 1 are run
+    tasks: PositiveInt | None = None  # only the first so many of the split
+    repeats: PositiveInt = 1  # trials in each task, with other resets; averaged within a training seed
+    sample: bool = False  # act by samples of the policy after exploration too, not by its mode
+    evaluation_seed: NonNegativeInt = 0  # of resets and of what agents draw when they act
+
+
+@checked
 class AblationConfig(Comparison):
-    """What is compared with what, and where the logs and the skills come from."""
+    """What is compared with what, and where the logs and the skills come from.
+
+    `skills` says how skills are pretrained, a model a training seed in OUT/skills: one section, for all methods that act in skills,
+    or a mapping of named ones, of which a method's `skills` names one.
+    """
+
+    FORMER_KEYS: ClassVar[dict[str, str]] = {
+        "cloning": "is now a named section under `skills:`, e.g. skills: {vae: {...}, cloning: {...}}, which methods name"
+    }
 
     logs: CollectConfig | None = None  # collected into OUT/logs first; null: skills.source exists already
-    skills: PretrainConfig | None = None  # one model a training seed, in OUT/skills; null: each method names its own
-    cloning: PretrainConfig | None = None  # likewise in OUT/cloning, for the methods that say `skills: cloning`
+    skills: dict[str, Any] | None = None  # one section, or named ones that methods name; null: methods name folders
     changes: dict[str, Any] = field(default_factory=dict)  # to every method: env_steps, task, evaluation, ...
+    test: TestingConfig = field(default_factory=TestingConfig)  # how methods of kind meta-train are evaluated
     workers: PositiveInt = 2  # runs at once; no result depends on it
+
+    @property
+    def named_skills(self) -> bool:
+        """Whether `skills` is a mapping of named sections."""
+        if not self.skills or {one.name for one in fields(PretrainConfig)} & self.skills.keys():
+            return False
+        return all(isinstance(section, dict) for section in self.skills.values())
+
+    def skill_sections(self) -> dict[str, PretrainConfig]:
+        """Skill models by name; a single section is called "". Raises ConfigError for a section that is none."""
+        if self.skills is None:
+            return {}
+        if not self.named_skills:
+            return {"": build(PretrainConfig, self.skills, "skills")}
+        for name in self.skills:
+            try:
+                check_file_name(name, "skills: a name")
+            except ValueError as error:
+                raise ConfigError(str(error)) from None
+        return {name: build(PretrainConfig, section, f"skills.{name}") for name, section in self.skills.items()}
 
 
 def method_config(config: AblationConfig, name: str, out: Path, seed: int) -> TrainConfig:
-    """The complete fine-tuning config of a method for a training seed, before the task is filled in."""
+    """The complete config of a method for a training seed, before the task is filled in."""
     wanted = config.methods[name]
     wanted = {"config": wanted} if isinstance(wanted, str) else dict(wanted)
     base = load(wanted.pop("config")) if "config" in wanted else OmegaConf.create()
     merged = stack(stack(base, OmegaConf.create(config.changes)), OmegaConf.create(wanted))
-    section = "cloning" if merged.get("skills") == "cloning" else "skills"
-    if getattr(config, section) is not None and merged.get("skills") is not None:
-        merged["skills"] = str(out / section / f"seed-{seed}")
-    elif section == "cloning":
-        raise ConfigError(
-            f"methods.{name}.skills is cloning; there is no section `cloning:` that says how it is pretrained"
-        )
+    sections, skills = config.skill_sections(), merged.get("skills")
+    if sections and skills is not None:
+        section = skills if config.named_skills else ""
+        if section not in sections:
+            raise ConfigError(
+                f"methods.{name}.skills is {skills!r}; it must name a section of skills: {', '.join(sections)}"
+            )
+        merged["skills"] = str(out / "skills" / section / f"seed-{seed}")
     merged["seed"] = seed
     made = train_config(merged, at=f"methods.{name}")
     algorithm_of(made, f"methods.{name}")  # imported here, its folder is on the path of the workers
     return made
 
 
+def on_one_task(config: AblationConfig, out: Path) -> dict[str, TrainConfig]:
+    """The methods that are trained on each of `tasks`, with the config of their first run."""
+    first = {name: method_config(config, name, out, config.seeds[0]) for name in config.methods}
+    return {name: one for name, one in first.items() if one.kind == "finetune"}
+
+
 def task_indices(config: AblationConfig, out: Path) -> list[int]:
-    """The tasks of every method. Raises ConfigError if they are named by a rule and the methods differ in family or split."""
+    """The tasks of every method that is trained on one. Raises ConfigError if they are named by a rule and those methods differ in
+    family or split."""
     if isinstance(config.tasks, list):
         return config.tasks
-    tasks = [method_config(config, name, out, config.seeds[0]).task for name in config.methods]
-    if any(replace(task, index=0) != replace(tasks[0], index=0) for task in tasks):
+    tasks = [one.task for one in on_one_task(config, out).values()]
+    if not tasks or any(replace(task, index=0) != replace(tasks[0], index=0) for task in tasks):
         raise ConfigError("tasks: a rule needs one family and split for all methods; set `task` under `changes:`")
     return evenly_spaced(make_family(tasks[0]), tasks[0].split, config.tasks.count, config.tasks.by)
 
 
 def make_jobs(config: AblationConfig, out: Path, command: str) -> list[Job]:
-    """All runs, seeds outermost, so that every method has some early. Raises ConfigError if their budgets differ."""
+    """All runs, seeds outermost, so that every method has some early.
+
+    Raises ConfigError if budgets of methods of one kind differ.
+    """
     jobs, tasks = [], task_indices(config, out)
     for seed in config.seeds:
         complete = {name: method_config(config, name, out, seed) for name in config.methods}
-        budgets = {name: (c.env_steps, c.max_episodes) for name, c in complete.items()}
-        if len(set(budgets.values())) > 1:
-            raise ConfigError(
-                f"methods have unequal budgets of (env_steps, max_episodes): {budgets}; set them under `changes:`"
-            )
+        for kind in {one.kind for one in complete.values()}:
+            budgets = {name: (c.env_steps, c.max_episodes) for name, c in complete.items() if c.kind == kind}
+            if len(set(budgets.values())) > 1:
+                raise ConfigError(
+                    f"methods have unequal budgets of (env_steps, max_episodes): {budgets}; set them under `changes:`"
+                )
+        for name, base in complete.items():
+            if base.kind != "finetune":
+                jobs.append(Job(f"{name} seed {seed}", out / "methods" / name / f"seed-{seed}", (base, command)))
         for index in tasks:
             for name, base in complete.items():
-                one = replace(base, task=replace(base.task, index=index))
-                folder = out / "methods" / name / f"task-{index}" / f"seed-{seed}"
-                jobs.append(Job(f"{name} task {index} seed {seed}", folder, (one, command)))
+                if base.kind == "finetune":
+                    one = replace(base, task=replace(base.task, index=index))
+                    folder = out / "methods" / name / f"task-{index}" / f"seed-{seed}"
+                    jobs.append(Job(f"{name} task {index} seed {seed}", folder, (one, command)))
     return jobs
 
 
 def pretraining_jobs(config: AblationConfig, out: Path, command: str) -> list[Job]:
-    """One model of each kind a training seed: runs that share a model are not independent."""
+    """One model of each section a training seed: runs that share a model are not independent."""
     jobs = []
-    for name, section in (("skills", config.skills), ("cloning", config.cloning)):
-        if section is None:
-            continue
+    for name, section in config.skill_sections().items():
         for seed in config.seeds:
             one = replace(section, training=replace(section.training, seed=seed))
-            jobs.append(Job(f"{name} seed {seed}", out / name / f"seed-{seed}", (one, command)))
+            called = " ".join(["skills", *([name] if name else []), f"seed {seed}"])
+            jobs.append(Job(called, out / "skills" / name / f"seed-{seed}", (one, command)))
     return jobs
+
+
+def test_job(config: AblationConfig, jobs: Sequence[Job], out: Path, command: str) -> Job | None:
+    """The evaluation of the methods that are trained on tasks of a split; None where there are none.
+
+    Raises ConfigError if those methods differ in family: they are evaluated on the same tasks.
+    """
+    runs: dict[str, list[str]] = {}
+    tasks = []
+    for job in jobs:
+        if job.payload[0].kind != "finetune":
+            runs.setdefault(job.folder.parent.name, []).append(str(job.folder))
+            tasks.append(replace(job.payload[0].task, split=config.test.split, index=0))
+    if not runs:
+        return None
+    if any(task != tasks[0] for task in tasks):
+        raise ConfigError("methods of kind meta-train have different families or options; set `task` under `changes:`")
+    options = {f.name: getattr(config.test, f.name) for f in fields(TestingConfig) if f.name != "split"}
+    return Job("evaluation", out / "evaluation", (EvaluateConfig(tasks[0], runs, **options), command))
 
 
 def run_one(job: Job) -> None:
@@ -104,6 +193,8 @@ def run_one(job: Job) -> None:
     config, command = job.payload
     if isinstance(config, PretrainConfig):
         pretrain(config, job.folder, command, quiet=True)
+    elif isinstance(config, EvaluateConfig):
+        run_evaluation(config, job.folder, command, quiet=True, trust=True, page=False)
     else:
         train(config, job.folder, command, quiet=True, page=False)
 
@@ -120,6 +211,8 @@ def ablate(config: AblationConfig, out: Path, command: str = "") -> Outcome:
 
 def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str) -> Outcome:
     plain = {**to_plain(config), "tasks": tasks}
+    sections = to_plain(config.skill_sections())
+    plain["skills"] = (sections if config.named_skills else sections[""]) if sections else None
     saved = out / "config.yaml"
     keep = {key: value for key, value in plain.items() if key != "workers"}  # how many at once changes no result
     if saved.exists() and (changed := differences(read_yaml(saved), keep)):
@@ -127,12 +220,17 @@ def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str) -
             f"{out}: holds an ablation with another config ({'; '.join(changed[:5])}); use another --out or delete the folder"
         )
     jobs = make_jobs(config, out, command)  # before anything is written: a wrong method must not take the folder
+    test = test_job(config, jobs, out, command)
     write_whole(saved, dump_yaml(keep))
     write_whole(out / "environment.json", json.dumps(environment(command), indent=1))
     started = time.monotonic()
     prepare(config, out, command)
-    print(f"3/4  {len(config.methods)} methods x {len(tasks)} tasks x {len(config.seeds)} seeds", flush=True)
+    print(f"3/4  {len(config.methods)} methods x {len(config.seeds)} seeds: {len(jobs)} runs", flush=True)
     outcome = run_jobs(jobs, run_one, config.workers, "learning")
+    if test is not None and len(outcome.done) == len(jobs):
+        tested = run_jobs([test], run_one, 1, f"evaluation on {config.test.split} tasks")
+        outcome.failed |= tested.failed
+        outcome.stopped |= tested.stopped
     print(f"4/4  report ({time.monotonic() - started:.0f} s so far)", flush=True)
     if outcome.done:
         try:

@@ -1,5 +1,4 @@
-"""Sections about an evaluation: how agents do in each episode of their trials, between their reference agents, and what that "
-"cost."""
+"""Sections about an evaluation: how agents do in each episode of their trials, beside reference agents, and what that costs."""
 
 from __future__ import annotations
 
@@ -34,13 +33,20 @@ def colours_of(evaluation: Evaluation, methods: Mapping[str, str]) -> dict[str, 
     return found | {name: GREYS[i % len(GREYS)] for i, name in enumerate(others)}
 
 
-def sections(evaluation: Evaluation, methods: Mapping[str, str], folder: Path) -> list[Section | None]:
-    """All that is to be said of an evaluation; `methods` are colours of those of its agents that have one."""
+def sections(
+    evaluation: Evaluation, methods: Mapping[str, str], folder: Path, reference: str | None = None
+) -> list[Section | None]:
+    """All that is to be said of an evaluation.
+
+    Args:
+        methods: colours of those of its agents that have one.
+        reference: the agent that others are compared with; by default the last one.
+    """
     colours, scores = colours_of(evaluation, methods), scores_of(evaluation)
     return [
         episode_by_episode(evaluation, colours, scores, folder),
         first_and_last(evaluation, scores),
-        between_agents(evaluation, scores),
+        between_agents(evaluation, scores, reference),
         against_references(evaluation, scores),
         *(by_class(evaluation, score) for score in scores[:2]),
         benchmark(evaluation),
@@ -101,11 +107,12 @@ def seeds_text(evaluation: Evaluation, name: str) -> str:
     return str(len(seeds)) if len(seeds) > 1 else "one seed" if seeds else "-"
 
 
-def between_agents(evaluation: Evaluation, scores: list[str]) -> Section | None:
-    """The last agent against each other one; they were evaluated on the same tasks and resets."""
+def between_agents(evaluation: Evaluation, scores: list[str], reference: str | None = None) -> Section | None:
+    """The reference agent against each other one; they were evaluated on the same tasks and resets."""
     if len(evaluation.agents) < 2:
         return None
-    reference, last = evaluation.agents[-1], evaluation.episodes - 1
+    last = evaluation.episodes - 1
+    reference = reference if reference in evaluation.agents else evaluation.agents[-1]
     found = evaluation.between(reference)
     rows = [
         [NAMES[score], name, difference.text("+.3g"), comparison(difference)]

@@ -283,8 +283,7 @@ def headline(study: Study, evaluation: Evaluation | None) -> list[str]:
 
 
 def summarize(content: Content) -> dict[str, Any]:
-    """summary.json: for each method what it scored and cost, for each evaluated agent every episode, then where it all comes "
-    "from."""
+    """summary.json: what each method scored and cost, every episode of each evaluated agent, and where it all comes from."""
     evaluated = content.evaluation.summary() if content.evaluation else {}
     study = content.study
     if study is None:

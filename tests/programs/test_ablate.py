@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skillmeta.config import build
+from skillmeta.config import build, to_plain
 from skillmeta.errors import ConfigError
+from skillmeta.programs import ablate as program
 from skillmeta.programs.ablate import AblationConfig, ablate, make_jobs
 from skillmeta.run.jobs import Job, Outcome
-from skillmeta.run.run import read_result
-from tests.programs.scripted import scripted
+from skillmeta.run.run import is_finished, read_result
+from tests.programs.scripted import PER_EPISODE, scripted
 from tests.programs.telltale import TEST, episode_return
 
 ACTIONS = {"first": 0.25, "second": -0.6, "third": 0.5}  # the second one solves task 1
@@ -38,15 +39,17 @@ def config(**options) -> AblationConfig:
     return build(AblationConfig, plain)
 
 
+def run_here(jobs: Sequence[Job], target: Callable[[Job], None], workers: int, label: str) -> Outcome:
+    """In this process, as a worker would."""
+    for job in jobs:
+        if not is_finished(job.folder):
+            target(job)
+    return Outcome(done=[job.name for job in jobs])
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     """All runs in this process, as a worker would make them, and the page."""
-
-    def run_here(jobs: Sequence[Job], target: Callable[[Job], None], workers: int, label: str) -> Outcome:
-        for job in jobs:
-            target(job)
-        return Outcome(done=[job.name for job in jobs])
-
     out = tmp_path_factory.mktemp("ablation")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("skillmeta.programs.ablate.run_jobs", run_here)
@@ -125,3 +128,93 @@ def test_skills_of_the_ablation_replace_those_that_a_method_names(tmp_path):
     for job in jobs:
         one, _ = job.payload
         assert one.skills == (str(tmp_path / "skills" / f"seed-{one.seed}") if job.name.startswith("with ") else None)
+
+
+# -- methods that are trained on tasks of a split ------------------------------------------------------------------------------
+SPLIT_METHODS = {
+    "meta": {"kind": "meta-train", "task": {"split": "train"}, "algorithm": scripted(tasks=2, action=0.25, adapt=True)},
+    "sees": {
+        "kind": "meta-train",
+        "task": {"split": "train"},
+        "see_task": True,
+        "algorithm": scripted(follow=True),
+    },
+    "single": {"task": {"split": "test"}, "algorithm": scripted(action=-0.6)},
+}
+
+
+def mixed(**options) -> AblationConfig:
+    changes = {"task": {"family": "tests.programs.telltale"}, "evaluation": {"episodes": 2}, "env_steps": 12}
+    return config(methods=SPLIT_METHODS, changes=changes, tasks=[1], test={"episodes": 1}, **options)
+
+
+@pytest.fixture(scope="module")
+def both_kinds(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("mixed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("skillmeta.programs.ablate.run_jobs", run_here)
+        assert len(ablate(mixed(), out, "skillmeta ablate mixed").done) == 6
+    return out
+
+
+def test_methods_on_a_split_are_trained_once_a_seed_and_others_on_every_task(tmp_path):
+    jobs = make_jobs(mixed(), tmp_path, "")
+    folders = {str(job.folder.relative_to(tmp_path / "methods")) for job in jobs}
+    assert folders == {f"{name}/seed-{seed}" for name in ("meta", "sees") for seed in (0, 1)} | {
+        f"single/task-1/seed-{seed}" for seed in (0, 1)
+    }
+    test = program.test_job(mixed(), jobs, tmp_path, "")
+    assert test is not None
+    evaluated = test.payload[0]
+    assert list(evaluated.agents) == ["meta", "sees"] and evaluated.task.split == "test" and evaluated.episodes == 1
+    assert evaluated.agents["meta"] == [str(tmp_path / "methods" / "meta" / f"seed-{seed}") for seed in (0, 1)]
+    assert program.test_job(config(), make_jobs(config(), tmp_path, ""), tmp_path, "") is None
+
+
+def test_methods_on_a_split_are_evaluated_on_test_tasks(both_kinds):
+    told = json.loads((both_kinds / "summary.json").read_text())["evaluation"]
+    assert told["split"] == "test" and told["tasks"] == len(TEST)
+    for name, action in (("meta", 0.25), ("meta, no adaptation", 0.25)):
+        first = told["results"][name]["returns"][0]["value"]
+        assert first == pytest.approx(np.mean([episode_return(task, action) for task in TEST]))
+    last = told["results"]["meta"]["returns"][-1]["value"]
+    assert last == pytest.approx(np.mean([episode_return(task, 0.25 + PER_EPISODE) for task in TEST]))
+    assert told["results"]["sees"]["success"][0]["value"] == 1  # the scripted learner acts by the task's feature
+    assert told["training_steps"] == {"meta": [12, 12], "sees": [12, 12]}
+
+
+def test_the_page_has_what_fits_each_kind(both_kinds):
+    summary = json.loads((both_kinds / "summary.json").read_text())
+    assert summary["methods"]["single"]["success"] == 1 and "success" not in summary["methods"]["meta"]
+    assert len(summary["headline"]) == 2 and "single 1.00" in summary["headline"][0]
+    page = (both_kinds / "report.html").read_text()
+    for title in ("Scores", "At the end of training", "Episode by episode", "sees minus each other agent", "Learning"):
+        assert f"<h2>{title}</h2>" in page
+
+
+def test_a_finished_ablation_is_not_run_again(both_kinds, monkeypatch):
+    monkeypatch.setattr("skillmeta.programs.ablate.train", lambda *arguments, **options: pytest.fail("trained again"))
+    monkeypatch.setattr("skillmeta.programs.ablate.run_evaluation", lambda *arguments, **options: pytest.fail("again"))
+    before = (both_kinds / "report.html").read_bytes()
+    (both_kinds / "report.html").unlink()
+    assert len(ablate(mixed(), both_kinds, "skillmeta ablate mixed").done) == 6
+    assert (both_kinds / "report.html").read_bytes() == before
+
+
+def test_methods_that_are_evaluated_together_share_a_family(tmp_path):
+    other = {**SPLIT_METHODS["meta"], "task": {"split": "train", "options": {"max_episode_steps": 2}}}
+    unlike = config(
+        methods={**SPLIT_METHODS, "other": other},
+        changes={"env_steps": 12, "task": {"family": "tests.programs.telltale"}},
+    )
+    with pytest.raises(ConfigError, match="have different families or options"):
+        program.test_job(unlike, make_jobs(unlike, tmp_path, ""), tmp_path, "")
+
+
+def test_budgets_of_methods_of_one_kind_are_equal(tmp_path):
+    more = {**SPLIT_METHODS["single"], "env_steps": 99}
+    make_jobs(build(AblationConfig, {**to_plain(mixed()), "methods": {**SPLIT_METHODS, "single": more}}), tmp_path, "")
+    with pytest.raises(ConfigError, match="unequal budgets"):
+        make_jobs(
+            build(AblationConfig, {**to_plain(mixed()), "methods": {**SPLIT_METHODS, "more": more}}), tmp_path, ""
+        )
