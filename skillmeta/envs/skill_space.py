@@ -47,9 +47,9 @@ def run_skills(
     terminated, truncated, success = np.zeros((3, len(z)), bool)
     alive = alive.copy()
     with torch.inference_mode():
-        controller = skills.controller(torch.from_numpy(z))
+        controller = skills.fast_controller(z)
         for h in range(skills.horizon if limit is None else min(limit, skills.horizon)):
-            taken = step(controller(torch.from_numpy(observation), h).numpy())
+            taken = step(controller(observation, h))
             observation = taken.observation
             reward += taken.reward if discount == 1 else discount**h * taken.reward
             steps += taken.steps

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+NEGATIVE_SLOPE = 0.2  # of LeakyReLU
+
 
 class MLP(nn.Module):
     """`depth` hidden layers of `hidden` LeakyReLU(0.2) units, then a linear one: [..., inputs] -> [..., outputs].
@@ -27,7 +29,9 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         *hidden, last = cast("list[nn.Linear]", list(self.layers))
         for layer in hidden:
-            x = F.leaky_relu_(F.linear(x, layer.weight, layer.bias), 0.2)  # in place: nothing else needs the sum
+            x = F.leaky_relu_(
+                F.linear(x, layer.weight, layer.bias), NEGATIVE_SLOPE
+            )  # in place: nothing else needs the sum
         return F.linear(x, last.weight, last.bias)
 
 

@@ -13,7 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple, cast
 
+import numpy as np
 import torch
 from einops import repeat
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 from skillmeta.config import PositiveInt, build, checked
 from skillmeta.errors import CheckpointError, ConfigError
 from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Gaussian, gaussian
+from skillmeta.nn.few_rows import FEW_ROWS, ConditionedMLP
 from skillmeta.nn.networks import MLP, Normalizer, SequenceEncoder
 from skillmeta.run.checkpoint import load_state, save_state
 
@@ -56,6 +59,16 @@ class OpenLoopDecoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         inputs = repeat(self.embed(z), "b d -> b h d", h=self.horizon)
         return self.sequence.every(inputs)
+
+
+class FastDecoder(NamedTuple):
+    """A closed-loop decoder and its units as arrays."""
+
+    decode: ConditionedMLP
+    mean: np.ndarray  # [O] of observations
+    stddev: np.ndarray  # [O]
+    middle: np.ndarray  # [A] of actions
+    scale: np.ndarray  # [A]
 
 
 class SkillModel(nn.Module):
@@ -99,6 +112,7 @@ class SkillModel(nn.Module):
         self.prior_network = MLP(observation_dim, 2 * self.dim, hidden, config.prior_depth, generator)
         self.register_buffer("action_low", action_low.float().clone())
         self.register_buffer("action_high", action_high.float().clone())
+        self._fast: FastDecoder | None = None  # made when it is needed
         self.register_buffer("latent_stddev", torch.ones(self.dim))  # of the aggregate posterior, set after training
 
     # Inside, observations are normalised and actions scaled to [-1, 1]; outside, both are the environment's own.
@@ -160,6 +174,31 @@ class SkillModel(nn.Module):
             return lambda observation, _: clipped(self.decoder(torch.cat([self.normalizer(observation), z], -1)))
         plan = clipped(self.decoder(z))
         return lambda _, step: plan[:, step]
+
+    def fast_controller(self, z: np.ndarray) -> Callable[[np.ndarray, int], np.ndarray]:
+        """`controller` on arrays, for a frozen model. Equal to it up to float32 rounding.
+
+        A closed-loop decoder acts at every primitive step. For up to `FEW_ROWS` environments it runs in NumPy.
+        """
+        if self.config.cloning or not self.config.closed_loop or len(z) > FEW_ROWS:
+            act = self.controller(torch.from_numpy(z))
+            return lambda observation, step: act(torch.from_numpy(observation), step).numpy()
+        if self._fast is None:
+            self._fast = FastDecoder(
+                ConditionedMLP(cast(MLP, self.decoder), self.observation_dim),
+                self.normalizer.mean.numpy(),
+                self.normalizer.stddev.numpy(),
+                self.action_middle.numpy(),
+                self.action_scale.numpy(),
+            )
+        decode, mean, stddev, middle, scale = self._fast
+        condition = decode.condition(z)
+
+        def act_few(observation: np.ndarray, step: int) -> np.ndarray:
+            unit = decode((observation - mean) / stddev, condition)
+            return middle + scale * np.minimum(np.maximum(unit, -1.0), 1.0)
+
+        return act_few
 
     @property
     def latent_bound(self) -> Tensor:

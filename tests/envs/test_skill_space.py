@@ -233,8 +233,8 @@ def test_the_vector_environment_equals_single_ones_through_resets_and_decodes_in
     vector = SkillVectorEnv([lambda n=n: CounterEnv(n) for n in lengths], model)
     singles = [SkillEnv(CounterEnv(n), model) for n in lengths]
     batches = []
-    controller = model.controller
-    monkeypatch.setattr(model, "controller", lambda z: batches.append(len(z)) or controller(z))
+    controller = model.fast_controller
+    monkeypatch.setattr(model, "fast_controller", lambda z: batches.append(len(z)) or controller(z))
     observation, _ = vector.reset(seed=3)
     alone = [env.reset(seed=3 + i)[0] for i, env in enumerate(singles)]
     ended = [False, False]

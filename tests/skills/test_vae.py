@@ -14,6 +14,7 @@ from skillmeta.data.episodes import from_episodes, single_episode
 from skillmeta.data.windows import WindowBatch
 from skillmeta.errors import CheckpointError, ConfigError
 from skillmeta.evaluation.skill_quality import fit
+from skillmeta.nn.few_rows import FEW_ROWS
 from skillmeta.nn.networks import Normalizer
 from skillmeta.run.checkpoint import load_state, save_state, state_hash
 from skillmeta.run.run import Run, read_metrics
@@ -175,3 +176,14 @@ def test_the_marginal_prior_is_one_gaussian_with_the_spread_of_the_skills():
     prior = model.marginal_prior(torch.randn(4, 2))
     assert prior.mean.abs().max() == 0 and prior.mean.shape == (4, 3)
     torch.testing.assert_close(prior.stddev, torch.tensor([0.5, 1.0, 2.0]).expand(4, 3))
+
+
+@pytest.mark.parametrize("rows", [1, 3, FEW_ROWS, FEW_ROWS + 1])
+@pytest.mark.parametrize("closed_loop", [True, False])
+def test_the_fast_controller_acts_as_the_controller_does(rows, closed_loop):
+    model = skill_model(closed_loop=closed_loop, observation_dim=4, action_dim=2)
+    model.normalizer.fit(3 + 2 * torch.randn(50, 4))
+    z, observation = torch.randn(rows, model.dim), 3 + 2 * torch.randn(rows, 4)
+    slow, fast = model.controller(4 * z), model.fast_controller(4 * z.numpy())
+    for step in range(3):
+        assert np.allclose(slow(observation, step).numpy(), fast(observation.numpy(), step), atol=1e-5)
