@@ -13,7 +13,7 @@ from skillmeta.collect.source import Budget, OnlineSource
 from skillmeta.collect.workers import Workers
 from skillmeta.envs.serial import SerialEnvs
 from skillmeta.errors import ConfigError
-from skillmeta.evaluation.adaptation import RandomAgent
+from skillmeta.evaluation.actors import RandomActor
 from skillmeta.seeds import Seeds
 from tests.actors import Still
 from tests.skills.fakes import CounterEnv
@@ -59,7 +59,7 @@ def test_trials_are_of_each_drawn_task_as_often_as_the_actor_asks():
     source = source_of(iter([2, 3, 4, 5, 6, 7]))
     batch = source.trials(Still(rollouts=2), 3, 2)
     assert len(batch.tasks) == 3 and batch.trials.reward.shape[:2] == (6, 2) and source.last is batch.trials
-    # In chunks of two environments, which are made once: one task at a time, with its two rollouts.
+    # Two environments at once, which are made once: one task at a time, with its two rollouts.
     assert batch.trials.lengths.tolist() == [[2, 2], [3, 3]] * 3
     assert source.cost() == {"env_steps": 30, "episodes": 12, "decisions": 30}
     assert source.trials_in(Still(), [7, 8], 1).tasks == (7, 8)
@@ -78,7 +78,7 @@ def test_what_is_told_of_a_call_are_means_over_its_trials():
 
 def test_a_restored_source_continues_as_if_it_had_not_been_interrupted():
     def calls(source: OnlineSource) -> list[Any]:
-        actor = RandomAgent(np.ones(1, np.float32))
+        actor = RandomActor(np.ones(1, np.float32))
         batch = source.trials(actor, 3, 2)
         return [batch.tasks, *astuple(batch.trials), *astuple(source.episode(actor))]
 

@@ -61,12 +61,12 @@ def doors(num: int) -> BatchedEnvs:
     return BatchedEnvs(Doors(), num)
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 100])
-def test_an_agent_that_solves_a_fifth_of_the_environments_scores_a_fifth(chunk):
+@pytest.mark.parametrize("at_once", [1, 3, 100])
+def test_an_agent_that_solves_a_fifth_of_the_environments_scores_a_fifth(at_once):
     """However early its solved episodes end: counting the first episodes that finish would give 1.00 (Meta-World does)."""
     result = evaluate(
         OpensEveryFifth(np.ones(1)),
-        Workers(doors, envs_per_batch=chunk),
+        Workers(doors, envs_per_batch=at_once),
         [Number(i) for i in range(10)],
         episodes=3,
         evaluation_seed=0,
@@ -228,11 +228,9 @@ def test_no_adaptation_below_the_agent_below_the_oracle():
 
 def test_the_number_of_processes_changes_nothing():
     factory = EnvsFactory(POINTS)
-    one = evaluate(
-        small_sac().actor(), Workers(factory, envs_per_batch=2), TASKS, episodes=1, evaluation_seed=7, sample=True
-    )
+    one = evaluate(small_sac(), Workers(factory, envs_per_batch=2), TASKS, episodes=1, evaluation_seed=7, sample=True)
     with Workers(factory, processes=2, envs_per_batch=2) as workers:
-        two = evaluate(small_sac().actor(), workers, TASKS, episodes=1, evaluation_seed=7, sample=True)
+        two = evaluate(small_sac(), workers, TASKS, episodes=1, evaluation_seed=7, sample=True)
     for a, b in zip(arrays(one), arrays(two), strict=True):
         assert np.array_equal(a, b)
 

@@ -317,8 +317,8 @@ def test_transitions_and_contexts_are_of_the_same_task_and_contexts_of_its_last_
             assert (-drawn.privileged[..., 4] == labels[:, None]).all()
         for m, label in enumerate(labels.tolist()):
             first = began[tasks.index(label)]  # of a visit: episodes with z from the prior, then two of the trial
-            of = {(True, False): {first}, (True, True): {first, first + 1, first + 2}}
-            allowed = of.get((config.context == "recent", config.posterior_to_context), {first + 1, first + 2})
+            of = {"recent": {first}, "visit": {first, first + 1, first + 2}, "trial": {first + 1, first + 2}}
+            allowed = of[config.context]
             assert {t / scale for t in observation[m, valid[m], 0].tolist()} <= allowed
             seen.add((label, valid[m].sum().item()))
         assert torch.equal(following[valid][:, 1], observation[valid][:, 1] + scale)

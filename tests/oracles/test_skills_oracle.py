@@ -15,8 +15,9 @@ from skillmeta.data.episodes import EpisodeDataset, from_episodes, single_episod
 from skillmeta.data.windows import WindowBatch
 from skillmeta.evaluation.skill_quality import fit
 from skillmeta.seeds import Seeds
-from skillmeta.skills.training import TrainingConfig, skill_losses, train_skills
+from skillmeta.skills.training import SkillTrainer, TrainingConfig, skill_losses, train_skills
 from skillmeta.skills.vae import SkillModel, SkillModelConfig
+from skillmeta.types import Metrics
 from tests.oracles.reference import (
     Adam,
     double,
@@ -149,19 +150,18 @@ MODEL = SkillModelConfig(horizon=H, dim=2, hidden=8, decoder_depth=1, prior_dept
 
 
 class Recorder:
-    """Stands in for a run: keeps what training reports and saves."""
+    """Stands in for a run: keeps what training reports, and the model at each evaluation."""
 
     stop_requested = False
 
     def __init__(self, folder: Path):
-        self.folder, self.rows, self.states = folder, [], []
+        self.folder, self.rows, self.models = folder, [], []
 
     def restore(self) -> None:
         return None
 
     def checkpoint(self, step: int, state: dict[str, Any]) -> None:
-        copied = {name: value.clone() for name, value in state["model"].items()}
-        self.states.append({**state, "model": copied})
+        pass
 
     def log(self, kind: str, **values: float) -> None:
         self.rows.append({"kind": kind, **values})
@@ -199,8 +199,15 @@ def trained(tmp_path: Path, dataset: EpisodeDataset, **changes: Any) -> tuple[Sk
         "held_out_windows": 32,
         "beta": 0.3,
     }
-    recorder = Recorder(tmp_path)
-    made = train_skills(dataset, MODEL, TrainingConfig(**{**settings, **changes}), recorder)  # type: ignore[arg-type]
+    recorder, evaluate = Recorder(tmp_path), SkillTrainer.held_out_metrics
+
+    def kept(trainer: SkillTrainer) -> Metrics:
+        recorder.models.append({name: value.clone() for name, value in trainer.model.state_dict().items()})
+        return evaluate(trainer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SkillTrainer, "held_out_metrics", kept)
+        made = train_skills(dataset, MODEL, TrainingConfig(**{**settings, **changes}), recorder)  # type: ignore[arg-type]
     assert made is not None
     return made, recorder
 
@@ -220,7 +227,7 @@ def test_four_steps_equal_the_reference(tmp_path):
         noise = torch.randn(16, 2, generator=draws)
         adam.lr = 2e-3 + (1e-2 - 2e-3) * (1 + math.cos(math.pi * step / 4)) / 2
         adam.step(list(reference.weights.values()), reference.gradients(batch, noise, 0.3))
-    saved = recorder.states[-1]["model"]
+    saved = recorder.models[-1]
     for name, expected in reference.weights.items():
         torch.testing.assert_close(saved[name].double(), expected.detach(), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(saved["normalizer.mean"].double(), reference.mean, rtol=1e-5, atol=1e-5)
@@ -231,7 +238,7 @@ def test_held_out_episodes_change_their_score_and_nothing_else(tmp_path):
     (one, a), (other, b) = (trained(tmp_path, data) for data in (logs(), logs(sign_held_out=-1.0, shift=100.0)))
     for name, value in one.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
-    scores = [next(row["score"] for row in r.rows if row["kind"] == "held_out") for r in (a, b)]
+    scores = [next(row["score"] for row in r.rows if row["kind"] == "evaluation") for r in (a, b)]
     assert scores[0] != scores[1]
 
 
@@ -241,10 +248,10 @@ def test_the_model_with_the_best_held_out_score_is_kept(sign, tmp_path):
     kept, recorder = trained(
         tmp_path, logs(sign_held_out=sign), steps=120, held_out_every=20, learning_rate=2e-2, beta=0.01
     )
-    scores = [row["score"] for row in recorder.rows if row["kind"] == "held_out"]
+    scores = [row["score"] for row in recorder.rows if row["kind"] == "evaluation"]
     best = scores.index(min(scores))
     assert len(scores) == 6 and (best < 5 if sign < 0 else best > 0)
-    winner = recorder.states[best]["model"]
+    winner = recorder.models[best]
     for name, value in kept.named_parameters():
         assert torch.equal(value, winner[name]), name
     loaded = SkillModel.load(tmp_path / "model")
@@ -260,8 +267,8 @@ def test_scores_and_the_spread_of_the_latents_equal_the_reference(tmp_path):
     generator = Seeds(0).stream("held_out_windows").torch()
     batch = held_out.sample(32, generator)
     expected = reference.losses(batch, torch.randn(32, 2, generator=generator))
-    row = next(row for row in recorder.rows if row["kind"] == "held_out")
-    assert row["step"] == 4 and row["score"] == pytest.approx(
+    row = next(row for row in recorder.rows if row["kind"] == "evaluation")
+    assert row["steps"] == 4 and row["score"] == pytest.approx(
         (expected["reconstruction"] + 0.3 * expected["prior_kl"]).item(), rel=1e-4
     )
     train = dataset.windows(H, "train", held_out=0.25)

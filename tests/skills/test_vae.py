@@ -19,7 +19,7 @@ from skillmeta.nn.networks import Normalizer
 from skillmeta.run.checkpoint import load_state, save_state, state_hash
 from skillmeta.run.run import Run, read_metrics
 from skillmeta.skills.training import TrainingConfig, train_skills
-from skillmeta.skills.vae import SkillModel, SkillModelConfig
+from skillmeta.skills.vae import MarginalPrior, SkillModel, SkillModelConfig
 from tests.skills.fakes import skill_model
 
 
@@ -117,16 +117,15 @@ def test_training_learns_skills_resumes_and_repeats_itself(tmp_path):
     fitted = fit(whole, dataset.windows(10, "held_out"))
     assert np.mean(fitted.error_by_action) < 0.25 * np.mean(fitted.action_variance)
     assert fitted.active_dimensions >= 1 and fitted.kl > 0.3
-    rows = [row for row in read_metrics(tmp_path / "whole") if row["kind"] == "held_out"]
-    assert [row["step"] for row in rows] == list(range(50, 201, 50)) and rows[-1]["score"] < rows[0]["score"]
+    rows = [row for row in read_metrics(tmp_path / "whole") if row["kind"] == "evaluation"]
+    assert [row["steps"] for row in rows] == list(range(50, 201, 50)) and rows[-1]["score"] < rows[0]["score"]
 
     class StopsAt(Run):
         """A run that is asked to stop once a step is reached."""
 
-        def checkpoint(self, step, state):
-            super().checkpoint(step, state)
-            if state["step"] == 100:
-                self._signalled = True
+        def log(self, kind, **values):
+            super().log(kind, **values)
+            self._signalled |= values["steps"] == 100
 
     with StopsAt.open(tmp_path / "cut", {}) as run:
         assert train_skills(dataset, MODEL, TRAINING, run) is None
@@ -173,7 +172,7 @@ def test_cloning_has_no_horizon():
 def test_the_marginal_prior_is_one_gaussian_with_the_spread_of_the_skills():
     model = skill_model()
     model.latent_stddev.copy_(torch.tensor([0.5, 1.0, 2.0]))
-    prior = model.marginal_prior(torch.randn(4, 2))
+    prior = MarginalPrior(model).prior(torch.randn(4, 2))
     assert prior.mean.abs().max() == 0 and prior.mean.shape == (4, 3)
     torch.testing.assert_close(prior.stddev, torch.tensor([0.5, 1.0, 2.0]).expand(4, 3))
 
