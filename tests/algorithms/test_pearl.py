@@ -242,7 +242,7 @@ def taught(config: Config = TAUGHT) -> Learner:
 
 def test_a_teacher_sees_dense_rewards_and_the_encoder_those_that_a_test_has():
     learner = taught()
-    assert (learner.privileged([0, 1, 2])[..., -1] < 0).all()
+    assert (learner.privileged([0, 1, 2], 64)[..., -1] < 0).all()
     context, valid = learner.contexts_of([0, 1, 2] * 20)
     assert (context[..., -1] == 0).all()
     assert {int(n) for n in valid.sum(1)} == {0, 5}  # nothing at all, or episodes, of which five transitions are shown

@@ -228,9 +228,11 @@ def test_no_adaptation_below_the_agent_below_the_oracle():
 
 def test_the_number_of_processes_changes_nothing():
     factory = EnvsFactory(POINTS)
-    one = evaluate(small_sac(), Workers(factory, envs_per_batch=2), TASKS, episodes=1, evaluation_seed=7, sample=True)
+    one = evaluate(
+        small_sac().actor(), Workers(factory, envs_per_batch=2), TASKS, episodes=1, evaluation_seed=7, sample=True
+    )
     with Workers(factory, processes=2, envs_per_batch=2) as workers:
-        two = evaluate(small_sac(), workers, TASKS, episodes=1, evaluation_seed=7, sample=True)
+        two = evaluate(small_sac().actor(), workers, TASKS, episodes=1, evaluation_seed=7, sample=True)
     for a, b in zip(arrays(one), arrays(two), strict=True):
         assert np.array_equal(a, b)
 
