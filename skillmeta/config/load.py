@@ -50,7 +50,7 @@ def find_config(name: str | Path, folder: str = "", beside: Path | None = None) 
         raise ConfigError(f"{name}: is now called {now}")
     near = difflib.get_close_matches(str(name).removeprefix(f"{folder}/"), list_configs(folder), 3, 0.4)
     hint = f"; did you mean {' or '.join(near)}?" if near else "; `skillmeta config list` shows those that come with it"
-    raise ConfigError(f"{name}: there is no such file or config{hint}")
+    raise ConfigError(f"{name}: there is no such file or {f'preset of configs/{folder}' if folder else 'config'}{hint}")
 
 
 def load(name: str | Path, overrides: Sequence[str] = (), folder: str = "") -> DictConfig:
