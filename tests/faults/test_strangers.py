@@ -26,8 +26,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from skillmeta.programs.finetune import FinetuneConfig, load_trained
-from skillmeta.programs.meta_train import MetaTrainConfig, make_meta_agent, meta_train
 
 from skillmeta.cli import main
 from skillmeta.config import build, dump_yaml, load, module_of, read_yaml, to_plain
@@ -40,9 +38,11 @@ from skillmeta.evaluation.records import paths, read_study
 from skillmeta.programs.ablate import AblationConfig, ablate
 from skillmeta.programs.adapt import load_adapted, pack
 from skillmeta.programs.page import write_page
+from skillmeta.programs.train import TrainConfig, load_trained, make_learner, save_actor, train, train_config
 from skillmeta.reports import plots
 from skillmeta.run.checkpoint import save_state
 from skillmeta.run.run import RUN_FORMAT
+from skillmeta.seeds import Seeds
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import TaskConfig, make_family
 from tests.reports.fakes import fake_run
@@ -148,9 +148,9 @@ def command(*arguments: str) -> Callable[[Place, Any], str]:
 # -- what strangers send -------------------------------------------------------------------------------------------------------
 def meta_run(folder: Path, **changes: Any) -> Path:
     """A finished run of meta-training, without the training. `changes` are made to its config afterwards."""
-    config = MetaTrainConfig(POINTS, algorithm=RL2)
-    agent = make_meta_agent(config, make_envs(make_family(POINTS), 1), None)
-    save_state(folder / "agent", {"agent": agent.acting_state(), "env_steps": 10}, {"run_format": RUN_FORMAT})
+    config = points()
+    learner = make_learner(config, make_envs(make_family(POINTS), 1).spec, None, Seeds(0))
+    save_actor(folder, learner.actor(), 10)
     (folder / "config.yaml").write_text(dump_yaml({**to_plain(config), **changes}))
     scores = {"return_first": 1.0, "return_last": 2.0, "success_last": 0.0, "env_steps": 10}
     rows = [
@@ -161,6 +161,10 @@ def meta_run(folder: Path, **changes: Any) -> Path:
     (folder / "environment.json").write_text(json.dumps({"command": "skillmeta meta-train x"}))
     (folder / "result.json").write_text(json.dumps({"updates": 1, "seconds": 1.0}))
     return folder
+
+
+def points() -> TrainConfig:
+    return train_config({"task": to_plain(POINTS), "algorithm": RL2}, "meta-train")
 
 
 def named(name: Any) -> dict[str, Any]:
@@ -184,7 +188,7 @@ def ablation(folder: Path, task: dict[str, Any] | None = None, **changes: Any) -
 def adapted(folder: Path, run: Path, task: dict[str, Any] | None = None) -> Path:
     """An adapted agent, without the adaptation."""
     config = TaskConfig("point", options={"horizon": 5})
-    agent = load_trained(meta_run(folder.parent / "for-the-belief"), envs_of(config)).agent
+    agent = load_trained(meta_run(folder.parent / "for-the-belief"), envs_of(config)).actor
     save_state(folder / "belief", {"belief": pack(agent.begin(1, torch.Generator().manual_seed(0)))}, {})
     about = {"run": str(run), "task": task or to_plain(config), "episodes": 1, "seed": 0}
     (folder / "adapted.yaml").write_text(dump_yaml(about))
@@ -292,9 +296,13 @@ def test_a_module_in_a_run_folder_is_never_imported_by_its_config(place, capsys,
         if path.name not in ("config.yaml", mark):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     (place.theirs / "evil.py").write_text(CANARY)
-    assert "there is no module evil" in command(program, "theirs/config.yaml", "--out", "mine")(place, capsys)
+    assert "there is no module evil" in command(program, "theirs/config.yaml", f"kind={program}", "--out", "mine")(
+        place, capsys
+    )
     monkeypatch.chdir(place.theirs)
-    assert "there is no module evil" in command(program, "config.yaml", "--out", "../mine")(place, capsys)
+    assert "there is no module evil" in command(program, "config.yaml", f"kind={program}", "--out", "../mine")(
+        place, capsys
+    )
     assert not (place.theirs / "ran").exists()
 
 
@@ -347,7 +355,7 @@ def test_the_config_of_a_run_folder_is_plain_values_only(place, kind):
         ("config.yaml", read_study),
         ("adapted.yaml", load_adapted),
         ("config.yaml", lambda folder: write_page_of_runs(folder)),
-        ("config.yaml", lambda folder: meta_train(MetaTrainConfig(POINTS, algorithm=RL2), folder, quiet=True)),
+        ("config.yaml", lambda folder: train(points(), folder, quiet=True)),
         ("config.yaml", lambda folder: ablate(AblationConfig(methods={"m": "downstream/maze_sac"}), folder)),
     ],
 )
@@ -376,7 +384,7 @@ def test_what_is_written_to_run_folders_is_read_back_as_it_was(tmp_path_factory,
 
 def test_a_config_on_the_command_line_may_read_the_environment(place):
     (place.home / "mine.yaml").write_text("seed: ${oc.decode:${oc.env:SEED,3}}\nskills: ${oc.env:SECRET}\n")
-    config = build(FinetuneConfig, load("mine.yaml"))
+    config = train_config(load("mine.yaml"))
     assert config.seed == 3 and config.skills == SECRET
     assert "${" not in dump_yaml(config)  # resolved in the run folder
 
@@ -390,21 +398,21 @@ def link(path: Path, target: Path) -> None:
 LINKS: dict[str, tuple[Callable[[Place], None], Callable[[Place], Any]]] = {
     "a run's config": (lambda p: link(p.theirs / "config.yaml", p.outside / "secret"), lambda p: trained(p.theirs)),
     "an agent's state": (
-        lambda p: link(p.theirs / "agent" / "state.json", p.outside / "secret"),
+        lambda p: link(p.theirs / "actor" / "state.json", p.outside / "secret"),
         lambda p: trained(p.theirs),
     ),
-    "an agent": (lambda p: (p.theirs / "agent2").symlink_to(p.outside), lambda p: trained(p.theirs)),
+    "an agent": (lambda p: (p.theirs / "actor2").symlink_to(p.outside), lambda p: trained(p.theirs)),
     "a relative one": (
         lambda p: (p.theirs / "x").symlink_to("../../outside/secret"),
         lambda p: trained(p.theirs),
     ),
     "metrics that a resumed run would cut": (
         lambda p: link(p.theirs / "metrics.jsonl", p.outside / "secret"),
-        lambda p: meta_train(MetaTrainConfig(POINTS, algorithm=RL2), p.theirs, quiet=True),
+        lambda p: train(points(), p.theirs, quiet=True),
     ),
     "the lock of a run": (
         lambda p: link(p.theirs / ".lock", p.outside / "secret"),
-        lambda p: meta_train(MetaTrainConfig(POINTS, algorithm=RL2), p.theirs, quiet=True),
+        lambda p: train(points(), p.theirs, quiet=True),
     ),
     "the pictures of a page": (
         lambda p: (p.theirs / "pictures").symlink_to(p.outside),
@@ -414,7 +422,7 @@ LINKS: dict[str, tuple[Callable[[Place], None], Callable[[Place], Any]]] = {
         lambda p: link(p.theirs / "metrics.jsonl", p.outside / "secret"),
         lambda p: write_page_of_runs(p.theirs),
     ),
-    "a pipe": (lambda p: os.mkfifo(p.theirs / "agent" / "pipe"), lambda p: trained(p.theirs)),
+    "a pipe": (lambda p: os.mkfifo(p.theirs / "actor" / "pipe"), lambda p: trained(p.theirs)),
 }
 
 
@@ -763,10 +771,10 @@ def test_a_state_with_a_right_checksum_is_still_data(place, name):
     assert "was not written by skillmeta" in watched(place, lambda: SkillModel.load(model))
 
 
-@pytest.mark.parametrize("state", [{}, {"agent": {}}, {"agent": "x"}, {"agent": [1], "env_steps": "many"}])
+@pytest.mark.parametrize("state", [{}, {"actor": {}}, {"actor": "x"}, {"actor": [1], "env_steps": "many"}])
 def test_an_agent_of_another_shape_is_refused(place, state):
-    save_state(meta_run(place.theirs) / "agent", state, {"run_format": RUN_FORMAT})
-    assert "holds no agent of its algorithm" in watched(place, lambda: trained(place.theirs))
+    save_state(meta_run(place.theirs) / "actor", state, {"run_format": RUN_FORMAT})
+    assert "holds no actor of its algorithm" in watched(place, lambda: trained(place.theirs))
     folder = adapted(place.theirs / "adapted", meta_run(place.theirs / "run"))
     save_state(folder / "belief", state, {})
     assert "is not what the agent of" in watched(place, lambda: load_adapted(folder))
