@@ -130,7 +130,8 @@ def held_out_scores(
 
     Returns:
         evaluation/return, evaluation/success and evaluation/sampled of the last episode; with K > 0 also of every episode k, as
-        evaluation/return_k. `sampled` is 1 where actions were sampled and 0 where the policy took its mode.
+        evaluation/return_k. `sampled` is 1 where actions were sampled and 0 where the policy took its mode. evaluation/trials is
+        the number of trials that they are means of.
     """
     parts = [evaluate(agent, workers, tasks, episodes, evaluation_seed, sample, repeat) for repeat in range(repeats)]
     done = joined(parts, 1)
@@ -140,6 +141,7 @@ def held_out_scores(
         "sampled": done.sampled,
     }
     named = {f"evaluation/{name}": float(values[-1]) for name, values in scores.items()}
+    named["evaluation/trials"] = float(len(tasks) * repeats)
     if episodes:
         named |= {f"evaluation/{name}_{k}": float(v) for name, values in scores.items() for k, v in enumerate(values)}
     return named

@@ -57,12 +57,13 @@ def curve(
     values = np.stack(
         [[running(stated[id(run)], key, axis, x, window) for run in row] for row in study.methods[method]]
     )
-    return Curve(x, np.moveaxis(values, -1, 0), window * trials(runs) if "success" in key and rows == "rows" else None)
+    return Curve(x, np.moveaxis(values, -1, 0), window * trials(runs, rows) if "success" in key else None)
 
 
-def trials(runs: Sequence[RunRecord]) -> int:
-    """Trials that success in a row of training is the share of, at least."""
-    return int(min(row.get("trials", 1) for run in runs for row in run.rows))
+def trials(runs: Sequence[RunRecord], rows: str = "rows") -> int:
+    """Trials that success in a row is the share of, at least."""
+    name = "trials" if rows == "rows" else "evaluation/trials"
+    return int(min(row.get(name, 1) for run in runs for row in getattr(run, rows)))
 
 
 def running(rows: Sequence[dict[str, Any]], key: str, axis: str, x: np.ndarray, window: int) -> np.ndarray:

@@ -32,16 +32,16 @@ from skillmeta.config import (
 )
 from skillmeta.envs.make import EnvsFactory, make_envs
 from skillmeta.errors import ConfigError, UserError
-from skillmeta.evaluation.adaptation import final_scores
+from skillmeta.evaluation.adaptation import final_scores, held_out_scores
 from skillmeta.programs.page import write_page
 from skillmeta.run.checkpoint import load_state, save_state
 from skillmeta.run.files import write_npz
-from skillmeta.run.loop import run_loop
+from skillmeta.run.loop import Evaluation, run_loop
 from skillmeta.run.parts import restore_parts, state_of
 from skillmeta.run.run import RUN_FORMAT, Run, check_run_format, read_metrics
 from skillmeta.seeds import Seeds
 from skillmeta.skills.vae import MarginalPrior, SkillModel
-from skillmeta.tasks.base import Task, TaskConfig, TaskFamily, chosen_task, make_family, task_id
+from skillmeta.tasks.base import VALIDATION, Task, TaskConfig, TaskFamily, chosen_task, make_family, task_id
 from skillmeta.trust import check_links, check_modules
 from skillmeta.types import Actor, Envs, EnvSpec, Episodes, Learner, Skills, State
 
@@ -52,9 +52,13 @@ SCORES = ("return", "return_first", "return_last", "success_last")  # of an iter
 
 @checked
 class EvaluationConfig:
-    """How the trained policy is evaluated on its task."""
+    """How the policy is evaluated: at the end of a run on one task, and while it trains."""
 
-    episodes: PositiveInt = 20  # of the policy as it samples, and as many of its mode
+    episodes: PositiveInt = 20  # at the end, of the policy as it samples, and as many of its mode
+    every: PositiveInt | None = None  # primitive steps between evaluations while it trains; null: none
+    tasks: PositiveInt = 10  # of the split `validation`, at most, that these are on; fine-tuning's are on its own task
+    trial_episodes: NonNegativeInt = 2  # K that an agent adapts on there; K + 1 are run
+    repeats: PositiveInt = 1  # trials in each task, with other resets
 
 
 @checked
@@ -151,15 +155,16 @@ def train(
                 config.num_envs,
                 family.shaped_reward,
             )
-            early = EarlyPaths(family, source)
+            early, held_out = EarlyPaths(family, source), while_training(learner, workers, family, task, config)
             clock = run_loop(
-                run, learner, source, config.env_steps, config.checkpoint_seconds, watcher=early, quiet=quiet
+                run, learner, source, config.env_steps, config.checkpoint_seconds, held_out, early, quiet=quiet
             )
             if clock is None:
                 return None
             result = {**source.cost(), "updates": learner.updates, "seconds": clock.seconds}
             if task is None:
-                last = read_metrics(folder)[-1]  # after its last checkpoint a run resumes with nothing left to do
+                # Read, not kept: after its last checkpoint a run resumes with nothing left to do.
+                last = [row for row in read_metrics(folder) if row["kind"] == "iteration"][-1]
                 result |= {key: last[key] for key in SCORES}
             else:
                 result |= evaluated(learner.actor(), factory, family, task, config, seeds, early, folder)
@@ -177,6 +182,18 @@ def task_of(family: TaskFamily, config: TrainConfig) -> Task | None:
 
 def spec_of(envs: Envs, family: TaskFamily) -> EnvSpec:
     return replace(envs.spec, shaped_reward=family.shaped_reward is not None)
+
+
+def while_training(
+    learner: Learner[Any], workers: Workers, family: TaskFamily, task: Task | None, config: TrainConfig
+) -> Evaluation | None:
+    """Evaluations of the actor while it trains, if any. Raises UserError for a family without validation tasks."""
+    how = config.evaluation
+    if how.every is None:
+        return None
+    tasks = family.tasks(VALIDATION)[: how.tasks] if task is None else (task,)
+    rounds = how.trial_episodes if task is None else 0
+    return Evaluation(lambda: held_out_scores(learner.actor(), workers, tasks, rounds, repeats=how.repeats), how.every)
 
 
 # -- the final policy on its task --------------------------------------------------------------------------------------------

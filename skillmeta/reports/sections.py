@@ -170,13 +170,14 @@ def held_out(study: Study, colours: Mapping[str, str], folder: Path) -> Section 
         told = ", ".join(
             f"{name} {'mode' if h is None or not h.values[-1].any() else 'sampled'}" for name, h in how.items()
         )
-        figure = plots.curves_figure(lines, colours, AXES["env_steps"], f"{label}, held-out tasks")
-        caption = (
-            f"{label} on validation tasks in the last episode of a trial: mean and 95 % interval. Actions: {told}."
-        )
+        figure = plots.curves_figure(lines, colours, AXES["env_steps"], f"{label}, evaluation")
+        caption = f"{label} in the last episode of a trial: mean and 95 % interval. Actions: {told}."
         pictures.append(picture(figure, f"held_out_{label}", caption, folder))
-    text = ["Evaluations during training on tasks that are not trained on; nothing is learned from them."]
-    return Section("On held-out tasks", text, pictures=pictures) if pictures else None
+    text = [
+        "Evaluations while training: on validation tasks, or on the one task of a run that learns one. Nothing is learned from "
+        "them."
+    ]
+    return Section("Evaluations while training", text, pictures=pictures) if pictures else None
 
 
 def shown(study: Study, key: str, rows: str, window: int | None = None) -> dict[str, Curve]:

@@ -259,7 +259,8 @@ def test_held_out_scores_are_means_of_every_episode_and_say_how_actions_were_cho
     assert told["evaluation/return"] == told["evaluation/return_2"] and told["evaluation/sampled"] == 0
     assert told == held_out_scores(agent, workers, TASKS, episodes=2, evaluation_seed=3, repeats=2)
     single = held_out_scores(agent, workers, TASKS, sample=True)
-    assert set(single) == {"evaluation/return", "evaluation/success", "evaluation/sampled"}
+    assert set(single) == {f"evaluation/{name}" for name in ("return", "success", "sampled", "trials")}
+    assert single["evaluation/trials"] == len(TASKS) and told["evaluation/trials"] == 2 * len(TASKS)
     assert single["evaluation/sampled"] == 1 and all(isinstance(value, float) for value in single.values())
 
 

@@ -156,3 +156,12 @@ def test_what_is_loaded_is_what_was_trained(tmp_path):
     saved = load_state(tmp_path / "actor")[0]["actor"]
     assert trained.env_steps == 9 and trained.skills is None and trained.sees_task is False
     assert trained.actor.rewards.tolist() == saved["rewards"].tolist() and trained.actor.weight == saved["weight"]
+
+
+def test_evaluations_while_training_are_on_its_own_task(tmp_path):
+    evaluation = EvaluationConfig(episodes=3, every=6)
+    plain, evaluated = run(tmp_path / "plain"), run(tmp_path / "evaluated", evaluation=evaluation)
+    assert {**evaluated, "seconds": 0} == {**plain, "seconds": 0}
+    logged = rows(tmp_path / "evaluated", "evaluation")
+    assert [row["env_steps"] for row in logged] == [6, 12]
+    assert all(row["evaluation/return"] == pytest.approx(episode_return(TEST[0], 0.25)) for row in logged)

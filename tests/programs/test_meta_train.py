@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from skillmeta.programs.train import TrainConfig
+from skillmeta.programs.train import EvaluationConfig, TrainConfig
 from skillmeta.programs.train import train as run_training
 from skillmeta.run.checkpoint import load_state
 from skillmeta.run.run import Run, read_metrics
 from skillmeta.tasks.base import TaskConfig
-from tests.programs.scripted import scripted
-from tests.programs.telltale import FRESH, TEST, TRAIN
+from tests.programs.scripted import PER_EPISODE, scripted
+from tests.programs.telltale import FRESH, TEST, TRAIN, VALIDATION, episode_return
 
 STEPS = 3
 LEARNERS = [
@@ -120,3 +120,17 @@ def test_an_interrupted_run_draws_what_it_would_have_drawn(tmp_path, monkeypatch
     assert starts[:4] == [None] * 4 and starts[4] is not None
     assert {**starts[4], "seconds": 0} == {**whole, "seconds": 0}
     assert read_metrics(tmp_path / "parts") == read_metrics(tmp_path / "whole")
+
+
+def test_evaluations_while_training_are_on_validation_tasks_and_change_nothing(tmp_path):
+    plain = train(tmp_path / "plain", scripted(tasks=2, adapt=True, action=0.25))
+    evaluation = EvaluationConfig(every=12, tasks=1, trial_episodes=1)
+    result = train(tmp_path / "evaluated", scripted(tasks=2, adapt=True, action=0.25), evaluation=evaluation)
+    assert {**result, "seconds": 0} == {**plain, "seconds": 0}
+    rows = [row for row in read_metrics(tmp_path / "evaluated") if row["kind"] == "evaluation"]
+    assert [row["env_steps"] for row in rows] == [12, 24, 36]
+    wanted = [episode_return(VALIDATION[0], 0.25 + PER_EPISODE * k) for k in (0, 1)]
+    for row in rows:
+        assert [row[f"evaluation/return_{k}"] for k in (0, 1)] == [pytest.approx(value) for value in wanted]
+        assert row["evaluation/return"] == row["evaluation/return_1"] and row["evaluation/sampled"] == 0
+    assert iterations(tmp_path / "evaluated") == iterations(tmp_path / "plain")

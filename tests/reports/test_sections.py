@@ -216,7 +216,7 @@ def test_a_cloned_policy_decodes_nothing(tmp_path):
 def test_a_page_has_what_its_content_has(study, tmp_path):
     of_runs = titles(sections_of(Content("T", study=study), tmp_path))
     assert of_runs == [
-        "Scores", "At the end of training", "Methods", "Learning", "On held-out tasks", "Inside", "How to make this again"
+        "Scores", "At the end of training", "Methods", "Learning", "Evaluations while training", "Inside", "How to make this again"
     ]  # fmt: skip
     of_evaluation = titles(sections_of(Content("T", evaluation=evaluated()), tmp_path))
     assert of_evaluation[0] == "Episode by episode" and "Learning" not in of_evaluation
