@@ -12,8 +12,8 @@ same agent without adaptation (`skillmeta.evaluation.actors`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -74,6 +74,7 @@ def evaluate(
     evaluation_seed: int,
     sample: bool = False,
     repeat: int = 0,
+    watch: Callable[[Trials], None] | None = None,
 ) -> Adaptation:
     """One trial in each task, S = R = 1.
 
@@ -82,12 +83,16 @@ def evaluate(
         evaluation_seed: of the environments' resets and the agent's draws, with the number of the repeat. Resets are the same for
             every agent.
         sample: act by samples of the policy in exploitation episodes too, not by its mode.
+        watch: is shown the trials, [M * rollouts, K + 1, T].
     """
     count = agent.rollouts * (episodes + 1)
     own = [Seeds(evaluation_seed, task_id(t)).stream("evaluation_resets", repeat).integers(count) for t in tasks]
     resets = np.concatenate(own).reshape(len(tasks) * agent.rollouts, episodes + 1)
     draws = Seeds(evaluation_seed).stream("evaluation_acting", repeat)
-    return run_trials(agent, workers, tasks, resets, draws, sample)[0]
+    done, trials = run_trials(agent, workers, tasks, resets, draws, sample)
+    if watch is not None:
+        watch(trials)
+    return done
 
 
 def run_trials(
@@ -215,6 +220,9 @@ class Evaluation:
     new_tasks: bool  # what intervals are about: new tasks of the family, or these tasks
     notes: tuple[str, ...] = ()
     benchmark: BenchmarkTable | None = None
+    paths: Mapping[str, list[list[np.ndarray]]] = field(
+        default_factory=dict
+    )  # agent -> of each episode in the first task, [T, 2]
 
     @property
     def agents(self) -> list[str]:

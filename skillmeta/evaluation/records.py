@@ -277,6 +277,21 @@ def part(folder: Path, name: str, number: int, repeat: int) -> Path:
     return folder / "parts" / f"{name.replace(', ', '-').replace(' ', '_')}-{number}-{repeat}.npz"
 
 
+def paths_part(folder: Path, name: str) -> Path:
+    """The file of where an actor went in the first task: `K/I` is episode K of the I-th rollout."""
+    return part(folder, name, 0, 0).with_name(f"{part(folder, name, 0, 0).stem}-paths.npz")
+
+
+def read_episode_paths(folder: Path, name: str, episodes: int) -> list[list[np.ndarray]]:
+    """Paths of each episode of a trial in the first task. Raises UserError for a damaged file."""
+    path = paths_part(folder, name)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return [[archive[n] for n in archive.files if n.startswith(f"{k}/")] for k in range(episodes)]
+    except Exception as error:
+        raise UserError(f"{path}: is damaged ({type(error).__name__}); delete it and run the command again") from None
+
+
 def read_part(path: Path) -> Adaptation:
     """Raises UserError for a damaged file."""
     try:
@@ -314,6 +329,11 @@ def read_evaluation(folder: Path) -> Evaluation | None:
             new_tasks=bool(result["new_tasks"]),
             notes=tuple(result["notes"]),
             benchmark=BenchmarkTable(**result["benchmark"]) if result["benchmark"] else None,
+            paths={
+                name: read_episode_paths(folder, name, len(one.explored))
+                for name, one in results.items()
+                if name in result["references"] and paths_part(folder, name).exists()
+            },
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,15 +20,15 @@ from skillmeta.envs.make import EnvsFactory, make_envs
 from skillmeta.errors import ConfigError
 from skillmeta.evaluation.actors import NoAdaptation, RandomActor
 from skillmeta.evaluation.adaptation import Adaptation, BenchmarkTable, Evaluation, evaluate
-from skillmeta.evaluation.records import part, read_evaluation, read_part
+from skillmeta.evaluation.records import part, paths_part, read_evaluation, read_part
 from skillmeta.programs.page import write_page
-from skillmeta.programs.train import Trained, load_trained
+from skillmeta.programs.train import Trained, load_trained, paths
 from skillmeta.run.files import write_npz
 from skillmeta.run.progress import Progress
 from skillmeta.run.run import Run
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family, task_id
-from skillmeta.types import Actor
+from skillmeta.types import Actor, Trials
 
 RESERVED = ("random", "random skills", "oracle", "no adaptation")  # names of reference agents
 
@@ -96,7 +97,7 @@ def run_evaluation(
         raise ConfigError("oracle: these agents do not see the task; train them with see_task=true")
     plan, references = planned(config, family, trained, oracle)
     with Run.open(folder, to_plain(config), command=command) as run:
-        if not acted(plan, config, tasks, run, quiet):
+        if not acted(plan, config, family, tasks, run, quiet):
             return None
         result: dict[str, Any] = {
             "family": family.name,
@@ -119,7 +120,7 @@ def run_evaluation(
         result["evaluation_steps"] = sum(int(one.env_steps.sum()) for every in parts.values() for one in every)
         if family.benchmark_score is not None:
             result["benchmark"] = asdict(benchmark_table(family, parts, result["groups"]))
-        run.finish(result, (lambda: write_page([folder])) if page else None)
+        run.finish(result, (lambda: write_page([folder], family=family)) if page else None)
         return read_evaluation(folder)
 
 
@@ -162,7 +163,9 @@ def random_actor(config: EvaluateConfig, family: TaskFamily, skills: str | None)
     return EnvsFactory(config.task, skills), RandomActor(bound)
 
 
-def acted(plan: dict[str, Planned], config: EvaluateConfig, tasks: Sequence[Any], run: Run, quiet: bool) -> bool:
+def acted(
+    plan: dict[str, Planned], config: EvaluateConfig, family: TaskFamily, tasks: Sequence[Any], run: Run, quiet: bool
+) -> bool:
     """Make the parts that are missing. Returns False if the run was asked to stop before all were there."""
     total, done = sum(len(one.actors) for one in plan.values()) * config.repeats, 0
     with Progress(total, run.folder.name, "trials", quiet=quiet) as progress:
@@ -176,12 +179,24 @@ def acted(plan: dict[str, Planned], config: EvaluateConfig, tasks: Sequence[Any]
                         if not path.exists():
                             path.parent.mkdir(parents=True, exist_ok=True)
                             how = (config.episodes, config.evaluation_seed, config.sample, repeat)
-                            made = evaluate(actor, workers, tasks, *how)
+                            keep = partial(keep_paths, run.folder, name, family, actor.rollouts)
+                            first = name in config.named and number == repeat == 0
+                            watch = keep if first and family.positions is not None else None
+                            made = evaluate(actor, workers, tasks, *how, watch)
                             write_npz(path, {f.name: getattr(made, f.name) for f in fields(Adaptation)})
                         done += 1
                         progress.update(done)
                         run.report_progress(done / total, name)
     return True
+
+
+def keep_paths(folder: Path, name: str, family: TaskFamily, rollouts: int, trials: Trials) -> None:
+    """Write where an agent went in the first task."""
+    named: dict[str, np.ndarray] = {}
+    for k in range(trials.returns.shape[1]):
+        each = paths(family, trials.episodes(k).rows(slice(rollouts)))
+        named |= {f"{k}/{i}": path for i, path in enumerate(each)}
+    write_npz(paths_part(folder, name), named)
 
 
 def notes(config: EvaluateConfig, family: TaskFamily, oracle: list[Trained]) -> list[str]:

@@ -12,6 +12,7 @@ from skillmeta.evaluation.statistics import Estimate
 from skillmeta.reports import plots
 from skillmeta.reports.html import Section, Table
 from skillmeta.reports.sections import comparison, picture
+from skillmeta.tasks.base import TaskFamily
 
 NAMES = {
     "returns": "return", "success": "success at any step", "success_at_end": "success at the end",
@@ -34,11 +35,16 @@ def colours_of(evaluation: Evaluation, methods: Mapping[str, str]) -> dict[str, 
 
 
 def sections(
-    evaluation: Evaluation, methods: Mapping[str, str], folder: Path, reference: str | None = None
+    evaluation: Evaluation,
+    methods: Mapping[str, str],
+    family: TaskFamily | None,
+    folder: Path,
+    reference: str | None = None,
 ) -> list[Section | None]:
     """All that is to be said of an evaluation.
 
     Args:
+        family: whose map paths are drawn on.
         methods: colours of those of its agents that have one.
         reference: the agent that others are compared with; by default the last one.
     """
@@ -50,6 +56,7 @@ def sections(
         against_references(evaluation, scores),
         *(by_class(evaluation, score) for score in scores[:2]),
         benchmark(evaluation),
+        where(evaluation, colours, family, folder),
         profiles(evaluation, colours, scores[:2], folder),
         cost(evaluation),
     ]
@@ -183,6 +190,23 @@ def profiles(evaluation: Evaluation, colours: Mapping[str, str], scores: list[st
         pictures.append(picture(figure, f"profile_{score}", f"Last episode, {NAMES[score]}.", folder))
     text = ["The share of pairs of training seed and task with a score above this."]
     return Section("Performance profiles", text, pictures=pictures)
+
+
+def where(
+    evaluation: Evaluation, colours: Mapping[str, str], family: TaskFamily | None, folder: Path
+) -> Section | None:
+    """Paths of each agent in each episode of its trial in the first task."""
+    if not evaluation.paths or family is None or family.draw is None:
+        return None
+    draw, task = family.draw, family.tasks(evaluation.split)[0]
+    panels = []
+    for name, episodes in evaluation.paths.items():
+        for k, lines in enumerate(episodes):
+            how = evaluation.how(name, k)
+            panels.append((f"{name}, episode {k}" + (f" ({how})" if how else ""), lines, colours[name]))
+    figure = plots.paths_figure(panels, lambda axes: draw(axes, task), evaluation.episodes)
+    caption = "Episodes of each agent's trial in the first task, first training seed. A path ends at its dot."
+    return Section("Where agents went", pictures=[picture(figure, "paths_episodes", caption, folder)])
 
 
 def cost(evaluation: Evaluation) -> Section:

@@ -84,7 +84,9 @@ def read_content(
         evaluation = read_evaluation(folder)
         if evaluation is None:
             raise UserError(f"{folder}: this evaluation is not finished; run its command again")
-        return of_evaluation(evaluation, folder)
+        if evaluation.paths and family is None:
+            family = family_of(config.get("task"), folder, trust)
+        return of_evaluation(evaluation, folder, family)
     if "source" in config:
         model = read_model(folder)
         if model is None:
@@ -129,7 +131,7 @@ def of_runs(study: Study, command: str, trust: bool, family: TaskFamily | None) 
     return Content(title, lead, [*warnings, *one_seed(study)], study, family=family, **about)
 
 
-def of_evaluation(evaluation: Evaluation, folder: Path) -> Content:
+def of_evaluation(evaluation: Evaluation, folder: Path, family: TaskFamily | None) -> Content:
     names = ", ".join(evaluation.results)
     lead = [
         f"{len(evaluation.tasks)} tasks of {evaluation.family}'s split {evaluation.split!r}, a trial of {evaluation.episodes} "
@@ -142,6 +144,7 @@ def of_evaluation(evaluation: Evaluation, folder: Path) -> Content:
         lead,
         evaluation.notes,
         evaluation=evaluation,
+        family=family,
         commands=[environment["command"]],
         environment=environment,
         configs={"config": (folder / "config.yaml").read_text()},

@@ -29,7 +29,7 @@ def sections_of(content: Content, folder: Path) -> list[Section | None]:
             sections.methods(study),
         ]
     if evaluation is not None:
-        made += adaptation.sections(evaluation, colours, folder, study.reference if study else None)
+        made += adaptation.sections(evaluation, colours, content.family, folder, study.reference if study else None)
     if study is not None:
         made += [
             sections.learning(study, colours, folder),

@@ -125,11 +125,11 @@ def adaptation_figure(
         dashed: series that are drawn dashed.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.2, 3.6), layout="constrained")
+        figure = Figure(figsize=(7.6, 3.6), layout="constrained")
         axes = figure.subplots()
         for name, (middle, low, high) in series.items():
             x = np.arange(len(middle))
-            axes.fill_between(x, low, high, color=colours[name], alpha=0.18, linewidth=0)
+            axes.fill_between(x, low, high, color=colours[name], alpha=0.05 if name in dashed else 0.18, linewidth=0)
             axes.plot(x, middle, "--" if name in dashed else "-", color=colours[name], label=name)
             for hollow in (False, True):
                 at = sampled[name] == hollow
@@ -139,7 +139,7 @@ def adaptation_figure(
         axes.set_xticks(range(episodes))
         axes.set_xlabel("episode of the trial (0: nothing known of the task)")
         axes.set_ylabel(y_label)
-        axes.legend(frameon=False, loc="best")
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 

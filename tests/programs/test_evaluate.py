@@ -11,7 +11,7 @@ from skillmeta.programs.evaluate import EvaluateConfig, run_evaluation
 from skillmeta.programs.train import TrainConfig, train
 from skillmeta.tasks.base import TaskConfig, task_id
 from tests.programs.scripted import PER_EPISODE, scripted
-from tests.programs.telltale import SPLITS, TEST, episode_return
+from tests.programs.telltale import SPLITS, TEST, codes, episode_return
 
 MODULE = "tests.programs.telltale"
 
@@ -123,3 +123,11 @@ def test_what_was_evaluated_is_kept_and_not_run_again(tmp_path, monkeypatch):
     again = evaluated(tmp_path / "page", **options)
     for name, result in first.results.items():
         assert np.array_equal(result.returns, again.results[name].returns)
+
+
+def test_paths_of_the_first_task_are_kept_for_every_agent_and_episode(tmp_path):
+    run = trained(tmp_path / "run", action=0.25)
+    done = evaluated(tmp_path / "page", agents=[run], episodes=1)
+    assert list(done.paths) == ["agent"] and [len(lines) for lines in done.paths["agent"]] == [1, 1]
+    for (path,) in done.paths["agent"]:
+        assert codes(path) == {TEST[0].code} and path.shape == (4, 2)

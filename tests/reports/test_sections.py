@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from skillmeta.reports import adaptation, sections, skills
 from skillmeta.reports.content import Content, at_the_end, description, finals, stated, summarize
 from skillmeta.reports.html import Section
 from skillmeta.reports.page import sections_of
+from skillmeta.tasks.base import TaskConfig, make_family
 from tests.reports.fakes import fake_meta_run, fake_model, fake_run, write_run
 
 COLOURS = {name: "#000000" for name in ("meta", "single", "a", "b")}
@@ -161,6 +163,17 @@ def test_agents_are_compared_with_one_another_and_with_their_own_references():
     assert against is not None and against.table is not None
     named = [(row[0], row[2]) for row in against.table.rows]
     assert named == [("a (mode)", "random"), ("a (mode)", "a, no adaptation"), ("b (mode)", "random")]
+
+
+def test_paths_are_drawn_where_there_are_some_and_a_map(tmp_path):
+    family = make_family(TaskConfig("tests.programs.telltale"))
+    line = np.zeros((4, 2))
+    told = replace(evaluated(), paths={"a": [[line], [line]], "b": [[line], [line]]})
+    colours = adaptation.colours_of(told, {})
+    made = adaptation.where(told, colours, family, tmp_path)
+    assert made is not None and len(made.pictures) == 1
+    assert adaptation.where(told, colours, None, tmp_path) is None
+    assert adaptation.where(evaluated(), colours, family, tmp_path) is None
 
 
 def test_training_steps_are_stated_a_seed_and_in_all():
