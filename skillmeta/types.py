@@ -54,12 +54,14 @@ class EpisodeArrays:
     @property
     def returns(self) -> np.ndarray:
         """Undiscounted return of each episode, [...]."""
-        return (self.reward * self.valid).sum(-1)
+        result: np.ndarray = (self.reward * self.valid).sum(-1)
+        return result
 
     @property
     def succeeded(self) -> np.ndarray:
         """Success at any step, [...] bool: what Meta-World counts."""
-        return (self.success & self.valid).any(-1)
+        result: np.ndarray = (self.success & self.valid).any(-1)
+        return result
 
     @property
     def succeeded_at_end(self) -> np.ndarray:
@@ -70,7 +72,8 @@ class EpisodeArrays:
     @property
     def lengths(self) -> np.ndarray:
         """Primitive steps of each episode, [...]."""
-        return (self.steps * self.valid).sum(-1)
+        result: np.ndarray = (self.steps * self.valid).sum(-1)
+        return result
 
 
 @dataclass(frozen=True)

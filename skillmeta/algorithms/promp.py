@@ -124,7 +124,7 @@ class Learner:
                 rows = before.tasks(part), after.tasks(part)
                 each = loss(actor.shape, self.parameters, old, *rows, config, actor.prior_coefficient)
                 value = each.sum() / config.tasks
-                value.backward()
+                torch.autograd.backward(value)
                 total += float(value.detach())
             self.optimizer.step()
         self.counts.updates += config.steps

@@ -360,7 +360,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * left
         self.optimizer.zero_grad()
-        total.backward()
+        torch.autograd.backward(total)
         nn.utils.clip_grad_norm_(self.network.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
         self.counts.updates += 1

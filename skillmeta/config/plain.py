@@ -34,7 +34,7 @@ def dump_yaml(config: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(to_plain(config)))
 
 
-class _PlainLoader(yaml.SafeLoader):
+class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]  # yaml is not typed
     """YAML without aliases, which let a short file expand to a long one."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:

@@ -36,7 +36,7 @@ def dataset_url(dataset_id: str) -> str:
     if dataset_id not in urls:
         near = difflib.get_close_matches(dataset_id, urls, 3)
         raise DataError(f"d4rl:{dataset_id}: D4RL has no such data set; did you mean {' or '.join(near) or 'another'}?")
-    return urls[dataset_id]
+    return str(urls[dataset_id])
 
 
 def normalized_score(dataset_id: str, episode_return: float) -> float:
@@ -45,4 +45,4 @@ def normalized_score(dataset_id: str, episode_return: float) -> float:
     if dataset_id not in infos.REF_MIN_SCORE:
         raise DataError(f"d4rl:{dataset_id}: D4RL has no reference scores for it")
     low, high = infos.REF_MIN_SCORE[dataset_id], infos.REF_MAX_SCORE[dataset_id]
-    return (episode_return - low) / (high - low)
+    return float((episode_return - low) / (high - low))

@@ -113,11 +113,11 @@ class EpisodeDataset:
 
     @property
     def observation_dim(self) -> int:
-        return self.observation.shape[1]
+        return int(self.observation.shape[1])
 
     @property
     def action_dim(self) -> int:
-        return self.action.shape[1]
+        return int(self.action.shape[1])
 
     @property
     def lengths(self) -> np.ndarray:

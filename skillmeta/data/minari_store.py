@@ -199,7 +199,8 @@ def _hdf5(episodes: Sequence[Episodes]) -> bytes:
             if with_success:
                 _write_column(infos, "success", np.concatenate([[False], episode.success[0]]))
         file.flush()
-        return file.id.get_file_image()
+        result: bytes = file.id.get_file_image()
+        return result
 
 
 def _write_column(group: h5py.Group, name: str, values: np.ndarray) -> None:

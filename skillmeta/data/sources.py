@@ -208,7 +208,8 @@ def _hdf5_array(group: h5py.Group, key: str, path: Path) -> np.ndarray:
         raise DataError(
             f"{path}, {where}: promises {size:,} bytes, the file has {path.stat().st_size:,}; it is damaged"
         )
-    return data[()]
+    result: np.ndarray = data[()]
+    return result
 
 
 def _flat(

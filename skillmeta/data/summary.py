@@ -50,4 +50,5 @@ def spread(values: np.ndarray) -> dict[str, float]:
 def ranges(values: np.ndarray) -> list[list[float]]:
     """[min, mean, standard deviation, max] of each column."""
     columns = (values.min(0), values.mean(0), values.std(0), values.max(0))
-    return np.stack(columns, 1).astype(float).round(6).tolist()
+    result: list[list[float]] = np.stack(columns, 1).astype(float).round(6).tolist()
+    return result

@@ -98,8 +98,8 @@ class Windows:
         start, size = self.starts[index], len(index)
         steps = (start[:, None] + self._ahead[:-1]).flatten()
         frames = ((start + self.episodes[index])[:, None] + self._ahead).flatten()  # one more observation an episode
-        observation = self.observation.index_select(0, frames).unflatten(0, (size, self.horizon + 1))
-        columns = (column.index_select(0, steps).unflatten(0, (size, self.horizon)) for column in self.columns)
+        observation = self.observation.index_select(0, frames).view(size, self.horizon + 1, -1)
+        columns = (c.index_select(0, steps).view(size, self.horizon, *c.shape[1:]) for c in self.columns)
         return WindowBatch(observation, *columns)
 
     def sample(self, batch_size: int, generator: torch.Generator) -> WindowBatch:

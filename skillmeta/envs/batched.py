@@ -43,7 +43,8 @@ class BatchedEnvs:
             raise ValueError(f"{self.num} environments need as many tasks at their first reset, not {len(self._tasks)}")
         self._observation = self.native.reset(np.asarray(seeds, np.uint64), self._tasks)
         self._alive, self._done = np.ones(self.num, bool), 0
-        return self._observation
+        result: np.ndarray = self._observation
+        return result
 
     def step(self, action: np.ndarray, limit: int | None = None) -> Step:
         """One primitive step in every environment that has not ended; action [N, A]. `limit` changes nothing here."""

@@ -98,7 +98,7 @@ def prepare(env: gym.Env, unit_actions: bool) -> gym.Env:
     return env
 
 
-def image_in(space: gym.Space) -> Box | None:
+def image_in(space: gym.Space[Any]) -> Box | None:
     """A part of an observation space that is an image: three axes or more, or two of bytes."""
     if isinstance(space, Dict | Tuple):
         parts = space.spaces.values() if isinstance(space, Dict) else space.spaces

@@ -49,7 +49,8 @@ class Adaptation:
         steps = self.env_steps.sum(2)
         before = np.zeros_like(steps)
         before[..., 1:] = steps[..., :-1].cumsum(-1)
-        return before
+        result: np.ndarray = before
+        return result
 
     def scores(self, score: str) -> Scores:
         """A score of every round, values [K+1, S, M]."""

@@ -72,4 +72,5 @@ def running(rows: Sequence[dict[str, Any]], key: str, axis: str, x: np.ndarray, 
     sums = np.concatenate([[0.0], np.cumsum([float(row[key]) for row in rows])])
     seen = np.searchsorted(at, x, side="right").clip(1)
     start = (seen - window).clip(0)
-    return (sums[seen] - sums[start]) / (seen - start)
+    result: np.ndarray = (sums[seen] - sums[start]) / (seen - start)
+    return result

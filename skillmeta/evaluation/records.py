@@ -151,7 +151,7 @@ class Study:
 
 def of_all_tasks(config: Mapping[str, Any]) -> bool:
     """Whether a run's config trains on all tasks of a split, not on one task."""
-    return config.get("kind", "finetune") != "finetune"
+    return bool(config.get("kind", "finetune") != "finetune")
 
 
 def read_run(folder: Path) -> RunRecord:

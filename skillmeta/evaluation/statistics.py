@@ -133,7 +133,8 @@ def normalized(agent: Scores, low: Scores, high: Scores, new_tasks: bool = False
 
 def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """Share of runs above each threshold, [thresholds]."""
-    return (np.asarray(scores, float).ravel()[None] > np.asarray(thresholds, float)[:, None]).mean(1)
+    result: np.ndarray = (np.asarray(scores, float).ravel()[None] > np.asarray(thresholds, float)[:, None]).mean(1)
+    return result
 
 
 # -- how it is computed ------------------------------------------------------------------------------------------------------

@@ -56,7 +56,8 @@ class Linear:
     deviation: np.ndarray  # [17]
 
     def __call__(self, observation: np.ndarray) -> np.ndarray:
-        return np.clip(self.weights @ ((observation[:OBSERVED] - self.mean) / self.deviation), -1, 1)
+        result: np.ndarray = np.clip(self.weights @ ((observation[:OBSERVED] - self.mean) / self.deviation), -1, 1)
+        return result
 
 
 class Cheetahs:
@@ -87,10 +88,9 @@ class Cheetahs:
 
 def reward(velocity: np.ndarray, action: np.ndarray, task: Task) -> np.ndarray:
     """The family's, for N: [N]."""
-    cost = 0.05 * (action**2).sum(1)
-    if isinstance(task, Velocity):
-        return -np.abs(velocity - task.velocity) - cost
-    return task.direction * velocity - cost
+    cost: np.ndarray = 0.05 * (action**2).sum(1)
+    run: np.ndarray = -np.abs(velocity - task.velocity) if isinstance(task, Velocity) else task.direction * velocity
+    return run - cost
 
 
 def search(

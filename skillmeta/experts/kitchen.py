@@ -62,16 +62,21 @@ class Arm:
         self.stiffness = self.model.actuator_gainprm[:7, 0]
 
     def place(self) -> np.ndarray:
-        return self.data.site_xpos[self.hand].copy()
+        result: np.ndarray = self.data.site_xpos[self.hand].copy()
+        return result
 
     def site(self, name: str) -> np.ndarray:
-        return self.data.site_xpos[mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_SITE, name)].copy()
+        result: np.ndarray = self.data.site_xpos[mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_SITE, name)].copy()
+        return result
 
     def action(self, joints: np.ndarray, grip: float) -> np.ndarray:
         """The action [9] that moves the arm's joints by [7] against gravity, and the fingers towards `grip`."""
         gravity = self.data.qfrc_bias[:7] / self.stiffness  # without it the arm sags by millimetres a step
         arm = (joints + gravity) / REACH + self.action_noise * self.generator.normal(size=7)
-        return np.clip(np.concatenate([arm, (grip - self.data.qpos[7:9]) / REACH]), -1, 1).astype(np.float32)
+        result: np.ndarray = np.clip(np.concatenate([arm, (grip - self.data.qpos[7:9]) / REACH]), -1, 1).astype(
+            np.float32
+        )
+        return result
 
     def towards(self, target: np.ndarray, grip: float, turn: float, fastest: float, drift: np.ndarray) -> np.ndarray:
         """The action that brings the hand nearer to `target`: damped least squares, the null space towards home."""

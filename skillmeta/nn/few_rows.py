@@ -28,7 +28,8 @@ class ConditionedMLP:
 
     def condition(self, c: np.ndarray) -> np.ndarray:
         """What conditions [N, C] add to the first layer, [N, hidden]."""
-        return c @ self.of_condition + self.first_bias
+        result: np.ndarray = c @ self.of_condition + self.first_bias
+        return result
 
     def __call__(self, x: np.ndarray, condition: np.ndarray) -> np.ndarray:
         hidden = x @ self.of_inputs
@@ -37,4 +38,5 @@ class ConditionedMLP:
             np.maximum(hidden, NEGATIVE_SLOPE * hidden, out=hidden)
             hidden = hidden @ weight
             hidden += bias
-        return hidden
+        result: np.ndarray = hidden
+        return result

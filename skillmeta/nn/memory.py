@@ -81,7 +81,8 @@ class Recurrent(nn.Module):
         self.cell = recurrent(nn.LSTM if lstm else nn.GRU, inputs, hidden, generator)
 
     def sequence(self, inputs: Tensor) -> Tensor:
-        return self.cell(inputs)[0]
+        result: Tensor = self.cell(inputs)[0]
+        return result
 
     def begin(self, num: int) -> Tensor:
         return torch.zeros(num, self.width * (2 if self.lstm else 1))
@@ -215,7 +216,8 @@ class Transformer(Remembering):
             seen = F.scaled_dot_product_attention(query, key, value, is_causal=True)
             x = x + self.read[i](seen.transpose(1, 2).flatten(2))
             x = x + self.think[i](self.norms[2 * i + 1](x))
-        return self.norms[-1](x)
+        result: Tensor = self.norms[-1](x)
+        return result
 
     def step(self, inputs: Tensor, state: State) -> tuple[Tensor, Tensor]:
         assert isinstance(state, History)

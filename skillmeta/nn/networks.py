@@ -44,7 +44,7 @@ def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     """torch's default initialisation (U(+-1/sqrt(inputs))), drawn from the given generator instead of the global one."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch's, of no outputs: an encoder without latents
-        layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+        layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")  # uninitialised
     limit = 1 / math.sqrt(inputs)
     with torch.no_grad():
         layer.weight.uniform_(-limit, limit, generator=generator)
@@ -91,12 +91,14 @@ class SequenceEncoder(nn.Module):
 
     def forward(self, sequence: Tensor) -> Tensor:
         output, _ = self.lstm(self.embed(sequence))
-        return self.read(output[:, -1])
+        result: Tensor = self.read(output[:, -1])
+        return result
 
     def every(self, sequence: Tensor) -> Tensor:
         """The read-out after each step instead of the last one: [B, H, outputs]."""
         output, _ = self.lstm(self.embed(sequence))
-        return self.read(output)
+        result: Tensor = self.read(output)
+        return result
 
 
 class Normalizer(nn.Module):

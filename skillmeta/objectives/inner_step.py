@@ -173,7 +173,7 @@ def flat(parameters: Parameters) -> Tensor:
 
 def unflat(vector: Tensor, like: Parameters) -> Parameters:
     sizes = [parameter.numel() for parameter in like]
-    return tuple(part.view_as(p) for part, p in zip(vector.split(sizes), like, strict=True))
+    return tuple(part.view_as(p) for part, p in zip(torch.split(vector, sizes), like, strict=True))
 
 
 def chunks(tasks: int, at_once: int) -> Iterator[slice]:

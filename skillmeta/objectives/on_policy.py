@@ -63,7 +63,8 @@ def linear_values(observation: Tensor, returns: Tensor, valid: Tensor, ridge: fl
     wanted = (returns * valid).flatten(1).unsqueeze(-1).double()
     square, right = flat.mT @ flat, flat.mT @ wanted
     weights = torch.linalg.solve(square + ridge * torch.eye(flat.shape[-1], dtype=torch.float64), right)
-    return (features.flatten(1, 2).double() @ weights).view(tasks, rollouts, steps).float() * valid
+    result: Tensor = (features.flatten(1, 2).double() @ weights).view(tasks, rollouts, steps).float() * valid
+    return result
 
 
 def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:

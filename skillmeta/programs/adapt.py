@@ -56,7 +56,7 @@ class AdaptedAgent:
 
     @property
     def rollouts(self) -> int:
-        return self.agent.rollouts
+        return int(self.agent.rollouts)
 
     def begin(self, num: int, generator: torch.Generator) -> Any:
         if num != 1:
@@ -64,7 +64,8 @@ class AdaptedAgent:
         return self.belief
 
     def act(self, observation: Tensor, belief: Any, generator: torch.Generator, explore: bool) -> tuple[Tensor, Any]:
-        return self.agent.act(observation, belief, generator, explore)
+        result: tuple[Tensor, Any] = self.agent.act(observation, belief, generator, explore)
+        return result
 
     def observe(self, belief: Any, action: Tensor, step: Any) -> Any:
         return self.agent.observe(belief, action, step)
@@ -73,7 +74,8 @@ class AdaptedAgent:
         return self.agent.adapt(belief, episodes, generator)
 
     def parts(self) -> Parts:
-        return self.agent.parts()
+        result: Parts = self.agent.parts()
+        return result
 
 
 def loaded(run: str | Path, config: TaskConfig, trust: bool = False) -> tuple[Actor[Any], Envs, Task]:

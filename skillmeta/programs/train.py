@@ -117,7 +117,8 @@ def make_learner(config: TrainConfig, spec: EnvSpec, skills: SkillModel | None, 
     used: Skills | None = skills
     if skills is not None and config.skill_prior == "marginal":
         used = MarginalPrior(skills)
-    return module.Learner(options, spec, used, seeds)
+    result: Learner[Any] = module.Learner(options, spec, used, seeds)
+    return result
 
 
 def algorithm_of(config: TrainConfig, at: str = "") -> tuple[ModuleType, Any]:

@@ -417,7 +417,7 @@ def description(run: RunRecord) -> str:
         module = module_of("algorithms", name, f"{at}.name")
         if hasattr(module, "describe"):
             prior = "p(z|s)" if run.config.get("skill_prior", "state") == "state" else "one Gaussian for all states"
-            return module.describe(build(module.Config, options, at), acts, prior) + sees
+            return str(module.describe(build(module.Config, options, at), acts, prior) + sees)
     values = ", ".join(f"{key} {value}" for key, value in options.items())
     return f"the algorithm {name}, acting in {acts}{sees}" + (f"; {values}" if values else "")
 

@@ -281,7 +281,8 @@ def _as_user_error(error: Exception) -> UserError:
     """The error as it can be sent: itself where it is a UserError that survives pickling."""
     if isinstance(error, UserError):
         try:
-            return pickle.loads(pickle.dumps(error))
+            result: UserError = pickle.loads(pickle.dumps(error))
+            return result
         except Exception:
             return UserError(str(error))
     return TaskFailed(f"{type(error).__name__}: {error}", traceback.format_exc())
@@ -291,7 +292,8 @@ def _prepared(setup: bytes) -> Callable[[Any], Any]:
     work, begin, value = pickle.loads(setup)
     if begin is not None:
         begin(value)
-    return work
+    result: Callable[[Any], Any] = work
+    return result
 
 
 def _follow(parent: int) -> None:

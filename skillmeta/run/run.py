@@ -31,7 +31,7 @@ from skillmeta.run.files import lock_folder, remove, settle, write_whole
 from skillmeta.trust import modules_of_run
 
 KEEP = 2  # checkpoints
-RUN_FORMAT = 2  # of checkpoints and agents; raised when random streams, or what learners save, change
+RUN_FORMAT = 3  # of checkpoints and agents; raised when random streams, or what learners save, change
 CHECKPOINTS = "checkpoints"  # the folder that holds them
 STOP_FILE = ".stop"  # whoever schedules the run asks it to stop by making this file
 PACKAGES = (

@@ -42,7 +42,8 @@ def decisions(episodes: Episodes, skills: SkillModel, noise: torch.Generator | N
 
     def windows(values: np.ndarray) -> np.ndarray:
         """[N, T, ...] -> [W, H, ...], those of valid decisions, episode by episode."""
-        return values[np.nonzero(valid)[0][:, None], inside[valid]]
+        result: np.ndarray = values[np.nonzero(valid)[0][:, None], inside[valid]]
+        return result
 
     def spread(values: np.ndarray) -> np.ndarray:
         """[W, ...] -> [N, D, ...], zeros after the end of a shorter episode."""

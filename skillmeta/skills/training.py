@@ -151,7 +151,7 @@ class SkillTrainer:
         noise = torch.randn(len(batch.action), self.model.dim, generator=self.generator)
         losses = skill_losses(self.model, batch, noise)
         self.optimizer.zero_grad(set_to_none=True)
-        losses.total(self.config.beta).backward()
+        torch.autograd.backward(losses.total(self.config.beta))
         self.optimizer.step()
         self.counts.updates += 1
         if self.updates % self.config.held_out_every and not source.spent:

@@ -140,9 +140,11 @@ class SkillModel(nn.Module):
         """Unit actions [B, H, A] that skill z [B, Z] takes in the normalised observations [B, H, O]."""
         if self.config.cloning:
             return z.unsqueeze(1)
-        if not self.config.closed_loop:
-            return self.decoder(z)
-        return self.decoder(torch.cat([normalized, repeat(z, "b z -> b h z", h=normalized.shape[1])], -1))
+        inputs = z
+        if self.config.closed_loop:
+            inputs = torch.cat([normalized, repeat(z, "b z -> b h z", h=normalized.shape[1])], -1)
+        actions: Tensor = self.decoder(inputs)
+        return actions
 
     def prior_of(self, normalized: Tensor) -> Gaussian:
         """p(z | s) from normalised observations [B, O]: over [B, Z]."""
@@ -159,7 +161,8 @@ class SkillModel(nn.Module):
 
     def normalize(self, observation: Tensor) -> Tensor:
         """Observations [..., O + F] as networks see them; the last F numbers, features of the task, pass unchanged."""
-        return self.normalizer(observation)
+        result: Tensor = self.normalizer(observation)
+        return result
 
     def controller(self, z: Tensor) -> Controller:
         """The policy that executes skill z [B, Z]: (observation [B, O], step) -> action [B, A], clipped to the bounds."""
@@ -196,7 +199,8 @@ class SkillModel(nn.Module):
 
         def act_few(observation: np.ndarray, step: int) -> np.ndarray:
             unit = decode((observation - mean) / stddev, condition)
-            return middle + scale * np.minimum(np.maximum(unit, -1.0), 1.0)
+            result: np.ndarray = middle + scale * np.minimum(np.maximum(unit, -1.0), 1.0)
+            return result
 
         return act_few
 

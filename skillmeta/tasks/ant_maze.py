@@ -146,7 +146,8 @@ def family(config: Config) -> TaskFamily:
 
 def root(model: mujoco.MjModel, data: mujoco.MjData) -> np.ndarray:
     """Where the ant is by its coordinates: what AntMaze compares with the goal."""
-    return data.qpos[:2].copy()
+    result: np.ndarray = data.qpos[:2].copy()
+    return result
 
 
 def above(walls: np.ndarray) -> mujoco.MjvCamera:

@@ -53,7 +53,8 @@ def mix(bits: np.ndarray) -> np.ndarray:
     """SplitMix64's finaliser: every bit of the input changes every bit of the output half the time. uint64 [N]."""
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return bits ^ (bits >> np.uint64(31))
+    result: np.ndarray = bits ^ (bits >> np.uint64(31))
+    return result
 
 
 class NativeEnv(gymnasium.Env):

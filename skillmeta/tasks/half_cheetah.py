@@ -81,7 +81,8 @@ def forward_reward(motion: Motion, task: Negated, config: Config) -> tuple[float
 def negate(action: np.ndarray, task: Negated) -> np.ndarray:
     signs = np.ones(JOINTS)
     signs[list(task.motors)] = -1
-    return signs * action
+    result: np.ndarray = signs * action
+    return result
 
 
 def velocities(config: Config) -> tuple[list[Velocity], list[Velocity]]:

@@ -176,7 +176,8 @@ class KitchenEnv(gymnasium.Env):
         seen = observation["observation"]  # robot 9, its velocities 9, objects 21, their velocities 20
         if self.config.observation == 60:
             seen = np.concatenate([seen[:9], seen[18:39], self._goals])
-        return seen.astype(np.float32)
+        result: np.ndarray = seen.astype(np.float32)
+        return result
 
     def _info(self) -> dict[str, Any]:
         whole = self.counted == len(self.task.subtasks)

@@ -174,11 +174,13 @@ def root(model: mujoco.MjModel, data: mujoco.MjData) -> np.ndarray:
 
 def torso(model: mujoco.MjModel, data: mujoco.MjData) -> np.ndarray:
     """Where the torso is by its pose, which MuJoCo leaves one substep behind the coordinates."""
-    return data.xpos[1, :2].copy()
+    result: np.ndarray = data.xpos[1, :2].copy()
+    return result
 
 
 def mass_center(model: mujoco.MjModel, data: mujoco.MjData) -> np.ndarray:
-    return (model.body_mass @ data.xipos[:, :2]) / model.body_mass.sum()
+    result: np.ndarray = (model.body_mass @ data.xipos[:, :2]) / model.body_mass.sum()
+    return result
 
 
 def planar(model: mujoco.MjModel, data: mujoco.MjData) -> np.ndarray:

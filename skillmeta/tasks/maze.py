@@ -181,7 +181,8 @@ class WaypointFollower:
         elif distance < NEXT_WAYPOINT:
             self.reached += 1
             gap = self.way[self.reached] - observation[:2]
-        return np.clip(PROPORTIONAL * gap - DERIVATIVE * observation[2:], -1, 1).astype(np.float32)
+        result: np.ndarray = np.clip(PROPORTIONAL * gap - DERIVATIVE * observation[2:], -1, 1).astype(np.float32)
+        return result
 
 
 class MazeEnv(gymnasium.Env):

@@ -48,7 +48,8 @@ def _crowding(grid: np.ndarray, length: int) -> np.ndarray:
     padded = np.pad(grid.astype(float), 1)
     sums = np.pad(padded, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     wide = sums[3:, length + 2 :] - sums[:-3, length + 2 :] - sums[3:, : -(length + 2)] + sums[:-3, : -(length + 2)]
-    return wide / (3 * (length + 2))
+    result: np.ndarray = wide / (3 * (length + 2))
+    return result
 
 
 def distances(walls: np.ndarray, origin: Cell) -> np.ndarray:

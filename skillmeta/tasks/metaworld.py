@@ -265,7 +265,8 @@ def family(config: Config) -> TaskFamily:
             seen[36:39] = goal  # the experts read it there
             with warnings.catch_warnings():  # that its answer will be clipped, which is done here
                 warnings.simplefilter("ignore")
-                return np.clip(policy.get_action(seen), -1, 1).astype(np.float32)
+                result: np.ndarray = np.clip(policy.get_action(seen), -1, 1).astype(np.float32)
+                return result
 
         return act
 

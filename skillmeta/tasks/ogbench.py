@@ -383,7 +383,8 @@ def family(config: Config) -> TaskFamily:
 def positions(observations: np.ndarray) -> np.ndarray:
     """Where the gripper is, seen from the front: left to right, near to far, [..., 2] metres."""
     place = observations[..., 12:14] / SCALE + CENTER[:2]
-    return place[..., ::-1]
+    result: np.ndarray = place[..., ::-1]
+    return result
 
 
 def coverage(places: np.ndarray) -> float:

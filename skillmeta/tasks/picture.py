@@ -49,7 +49,8 @@ def frame(
     renderer.update_scene(data, camera)
     for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
         renderer.scene.flags[flag] = 0
-    return renderer.render().copy()
+    result: np.ndarray = renderer.render().copy()
+    return result
 
 
 def close(cache: dict[str, Any]) -> None:

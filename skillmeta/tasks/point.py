@@ -115,7 +115,8 @@ def family(config: Config) -> TaskFamily:
 
     def shaped_reward(task: Goal, episodes: Any) -> np.ndarray:
         gap = episodes.observation[:, 1:] - np.array([task.x, task.y], np.float32)
-        return -np.sqrt((gap**2).sum(-1))
+        result: np.ndarray = -np.sqrt((gap**2).sum(-1))
+        return result
 
     where = (
         f"uniform in a square of half width {config.extent:g}, each task an independent draw"
