@@ -90,7 +90,8 @@ def reward(velocity: np.ndarray, action: np.ndarray, task: Task) -> np.ndarray:
     """The family's, for N: [N]."""
     cost: np.ndarray = 0.05 * (action**2).sum(1)
     run: np.ndarray = -np.abs(velocity - task.velocity) if isinstance(task, Velocity) else task.direction * velocity
-    return run - cost
+    run -= cost
+    return run
 
 
 def search(
