@@ -110,10 +110,7 @@ def convert(kind: Any, value: Any, at: str, default: Any = None) -> Any:
     if len(alternatives(kind)) > 1:
         if value is None and type(None) in arguments:
             return None
-        choices = [a for a in arguments if a is not type(None)]
-        mapped = [dataclasses.is_dataclass(a) or typing.get_origin(a) is dict for a in choices]
-        fitting = [a for a, is_mapping in zip(choices, mapped, strict=True) if is_mapping == isinstance(value, dict)]
-        return convert((fitting or choices)[0], value, at, default)
+        return convert(alternative_for(kind, value), value, at, default)
     if dataclasses.is_dataclass(kind):
         return build(typing.cast(type, kind), value, at, default if type(default) is kind else None)
     if origin in (list, tuple):
@@ -123,6 +120,19 @@ def convert(kind: Any, value: Any, at: str, default: Any = None) -> Any:
             raise ConfigError(f"{at}: is {value!r}; a mapping is expected")
         return {key: convert(arguments[1], item, f"{at}.{key}") for key, item in value.items()}
     return scalar(kind, value, at)
+
+
+def alternative_for(kind: Any, value: Any) -> Any:
+    """The type of a union that a plain value is for. A mapping is a section if it has a key of it or
+    is empty, else one of named sections."""
+    choices = [one for one in alternatives(kind) if one is not type(None)]
+    sections = [one for one in choices if dataclasses.is_dataclass(one)]
+    mappings = [one for one in choices if typing.get_origin(one) is dict]
+    if not isinstance(value, dict):
+        return next((one for one in choices if one not in sections and one not in mappings), choices[0])
+    if sections and (not mappings or not value or field_types(sections[0]).keys() & value.keys()):
+        return sections[0]
+    return mappings[0] if mappings else choices[0]
 
 
 def sequence(origin: Any, arguments: tuple[Any, ...], value: Any, at: str) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin
 
-from skillmeta.config.build import build, defaults, field_types
+from skillmeta.config.build import alternative_for, build, defaults, field_types
 from skillmeta.config.modules import module_of
 from skillmeta.config.plain import to_plain
 from skillmeta.config.values import OneOf, OptionsOf, alternatives, plain_type
@@ -48,17 +48,22 @@ def keys(schema: Any, values: Mapping[str, Any], at: str = "", default: Any = No
         here, meaning = f"{at}.{name}".strip("."), meanings(schema).get(name, "")
         value = values.get(name, own[name])
         plain, notes = plain_type(kind)
-        section: Any = next((one for one in alternatives(plain) if dataclasses.is_dataclass(one)), None)
         chosen = next((note for note in notes if isinstance(note, OptionsOf)), None)
         if chosen is not None:
             named = values.get(chosen.named_by, own[chosen.named_by]) if chosen.named_by else None
             yield from _options(chosen, named, dict(value), own[name], here, meaning)
             continue
-        if section is None or not isinstance(value, (dict, section)):
+        section: Any = next((one for one in alternatives(plain) if dataclasses.is_dataclass(one)), None)
+        inner = to_plain(value) if section is not None and isinstance(value, (dict, section)) else None
+        if inner is None:
             yield Key(here, type_text(kind), value, own[name], meaning)
-        if section is not None and (isinstance(value, (dict, section)) or name not in values):
-            inner = own[name] if isinstance(own[name], section) else None
-            yield from keys(section, value if isinstance(value, dict) else to_plain(inner) or {}, here, inner)
+        if section is None or (inner is None and name in values):
+            continue
+        if inner and alternative_for(kind, inner) is not section:
+            for each, one in inner.items():
+                yield from keys(section, one, f"{here}.{each}")
+        else:
+            yield from keys(section, inner or {}, here, own[name] if isinstance(own[name], section) else None)
 
 
 def _options(

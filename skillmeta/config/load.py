@@ -14,7 +14,7 @@ from skillmeta.config.modules import search_in
 from skillmeta.errors import ConfigError, first_line
 
 SECTIONS = {"task": "tasks", "algorithm": "algorithms"}  # key of a section: the folder of its presets
-SECTIONS_OF_ABLATION = {"logs": "pretrain", "skills": "pretrain", "cloning": "pretrain"}  # elsewhere `skills` is a run
+SECTIONS_OF_ABLATION = {"logs": "pretrain", "skills": "pretrain"}  # elsewhere `skills` is a run folder
 FORMER = {"tasks/maze_layouts": "tasks/maze_unseen"}
 
 
@@ -85,7 +85,7 @@ def stack(
 ) -> DictConfig:
     """`layer` on top of `config`.
 
-    A section (`task`, `algorithm`; in an ablation also `logs`, `skills`, `cloning`) may be the name of a preset, or a mapping
+    A section (`task`, `algorithm`; in an ablation also `logs` and `skills`) may be the name of a preset, or a mapping
     whose `base` is one: it then is that preset, with the mapping's other keys on top, and nothing of `config`'s section.
     A section whose `name` or `family` differs from `config`'s starts from empty: other schema, other keys. So does one that is a
     list where `config` has a mapping, or the other way round.

@@ -20,7 +20,6 @@ from omegaconf import OmegaConf
 from skillmeta.config import (
     NonNegativeInt,
     PositiveInt,
-    build,
     check_file_name,
     checked,
     differences,
@@ -69,30 +68,22 @@ class AblationConfig(Comparison):
     }
 
     logs: CollectConfig | None = None  # collected into OUT/logs first; null: skills.source exists already
-    skills: dict[str, Any] | None = None  # one section, or named ones that methods name; null: methods name folders
+    skills: PretrainConfig | dict[str, PretrainConfig] | None = None  # or named ones; null: methods name folders
     changes: dict[str, Any] = field(default_factory=dict)  # to every method: env_steps, task, evaluation, ...
     test: TestingConfig = field(default_factory=TestingConfig)  # how methods of kind meta-train are evaluated
     workers: PositiveInt = 2  # runs at once; no result depends on it
 
-    @property
-    def named_skills(self) -> bool:
-        """Whether `skills` is a mapping of named sections."""
-        if not self.skills or {one.name for one in fields(PretrainConfig)} & self.skills.keys():
-            return False
-        return all(isinstance(section, dict) for section in self.skills.values())
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.skills if isinstance(self.skills, dict) else ():
+            check_file_name(name, "skills: a name")
 
+    @property
     def skill_sections(self) -> dict[str, PretrainConfig]:
-        """Skill models by name; a single section is called "". Raises ConfigError for a section that is none."""
-        if self.skills is None:
-            return {}
-        if not self.named_skills:
-            return {"": build(PretrainConfig, self.skills, "skills")}
-        for name in self.skills:
-            try:
-                check_file_name(name, "skills: a name")
-            except ValueError as error:
-                raise ConfigError(str(error)) from None
-        return {name: build(PretrainConfig, section, f"skills.{name}") for name, section in self.skills.items()}
+        """Skill models by name; a single section is called ""."""
+        if isinstance(self.skills, dict):
+            return self.skills
+        return {} if self.skills is None else {"": self.skills}
 
 
 def method_config(config: AblationConfig, name: str, out: Path, seed: int) -> TrainConfig:
@@ -101,9 +92,9 @@ def method_config(config: AblationConfig, name: str, out: Path, seed: int) -> Tr
     wanted = {"config": wanted} if isinstance(wanted, str) else dict(wanted)
     base = load(wanted.pop("config")) if "config" in wanted else OmegaConf.create()
     merged = stack(stack(base, OmegaConf.create(config.changes)), OmegaConf.create(wanted))
-    sections, skills = config.skill_sections(), merged.get("skills")
+    sections, skills = config.skill_sections, merged.get("skills")
     if sections and skills is not None:
-        section = skills if config.named_skills else ""
+        section = "" if "" in sections else skills
         if section not in sections:
             raise ConfigError(
                 f"methods.{name}.skills is {skills!r}; it must name a section of skills: {', '.join(sections)}"
@@ -161,7 +152,7 @@ def make_jobs(config: AblationConfig, out: Path, command: str) -> list[Job]:
 def pretraining_jobs(config: AblationConfig, out: Path, command: str) -> list[Job]:
     """One model of each section a training seed: runs that share a model are not independent."""
     jobs = []
-    for name, section in config.skill_sections().items():
+    for name, section in config.skill_sections.items():
         for seed in config.seeds:
             one = replace(section, training=replace(section.training, seed=seed))
             called = " ".join(["skills", *([name] if name else []), f"seed {seed}"])
@@ -211,8 +202,6 @@ def ablate(config: AblationConfig, out: Path, command: str = "") -> Outcome:
 
 def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str) -> Outcome:
     plain = {**to_plain(config), "tasks": tasks}
-    sections = to_plain(config.skill_sections())
-    plain["skills"] = (sections if config.named_skills else sections[""]) if sections else None
     saved = out / "config.yaml"
     keep = {key: value for key, value in plain.items() if key != "workers"}  # how many at once changes no result
     if saved.exists() and (changed := differences(read_yaml(saved), keep)):

@@ -72,6 +72,7 @@ class TrainConfig:
     skills: str | None = None  # folder of a skill model; null acts in the environment's own actions
     skill_prior: Literal["state", "marginal"] = "state"  # p(z|s), or one Gaussian for all states, a reference
     see_task: bool = False  # append the task's features to what is observed: an oracle, a reference agent for others
+    # what learns: its name, and the keys of that module's `Config`
     algorithm: Annotated[dict[str, Any], OptionsOf("algorithms")] = field(default_factory=lambda: {"name": "sac"})
     env_steps: PositiveInt = 100_000  # primitive steps of training, all methods alike
     max_episodes: PositiveInt | None = None  # stop after this many episodes even if steps are left
