@@ -52,9 +52,9 @@ class Config:
     """The paper's 2-D navigation."""
 
     FORMER_KEYS: ClassVar[dict[str, str]] = {
-        "inner_rate": "is now called inner_lr",
-        "radius": "is now called max_kl",
-        "iterations": "is now called cg_iterations",
+        "inner_rate": "inner_lr",
+        "radius": "max_kl",
+        "iterations": "cg_iterations",
     }
 
     tasks: PositiveInt = 20  # M

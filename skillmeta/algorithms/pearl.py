@@ -82,13 +82,13 @@ class Config:
     """Sizes for a laptop and the point robot; configs/meta has the others."""
 
     FORMER_KEYS: ClassVar[dict[str, str]] = {
-        "kl_weight": "is now called kl_coefficient",
-        "target_rate": "is now called tau",
+        "kl_weight": "kl_coefficient",
+        "target_rate": "tau",
         "posterior_to_context": "is now `context: visit`",
-        "teacher_size": "is now called teacher.size",
-        "components": "is now called teacher.components",
+        "teacher_size": "teacher.size",
+        "components": "teacher.components",
         **{
-            name: f"is now called original.{name}"
+            name: f"original.{name}"
             for name in ("kl_reduction", "replacement", "value_network", "policy_penalty")
         },
     }

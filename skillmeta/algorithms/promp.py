@@ -45,8 +45,8 @@ class Config:
     """The paper's numbers; 20 tasks as in 2-D navigation."""
 
     FORMER_KEYS: ClassVar[dict[str, str]] = {
-        "inner_rate": "is now called inner_lr",
-        "inner_kl_weight": "is now called inner_kl_coefficient",
+        "inner_rate": "inner_lr",
+        "inner_kl_weight": "inner_kl_coefficient",
     }
 
     tasks: PositiveInt = 20  # M

@@ -24,8 +24,8 @@ class Config:
     """Two inner steps, and half of the way to where they lead."""
 
     FORMER_KEYS: ClassVar[dict[str, str]] = {
-        "inner_rate": "is now called inner_lr",
-        "step": "is now called outer_lr",
+        "inner_rate": "inner_lr",
+        "step": "outer_lr",
     }
 
     tasks: PositiveInt = 20  # M

@@ -46,11 +46,11 @@ class Config:
     """Numbers that learn the 5-armed bandit in a minute; configs/meta has those of larger problems."""
 
     FORMER_KEYS: ClassVar[dict[str, str]] = {
-        "trace": "is now called gae_lambda",
-        "weight": "is now called prior_coefficient",
-        "value_weight": "is now called value_coefficient",
-        "maximum_gradient": "is now called max_grad_norm",
-        "reach": "is now called receptive_field",
+        "trace": "gae_lambda",
+        "weight": "prior_coefficient",
+        "value_weight": "value_coefficient",
+        "maximum_gradient": "max_grad_norm",
+        "reach": "receptive_field",
     }
 
     episodes: PositiveInt = 1  # K of a trial

@@ -44,7 +44,7 @@ class Config:
 
     FORMER_KEYS: ClassVar[dict[str, str]] = {
         "discount_per": "is no longer a key; discount is per decision, so remove it",
-        "target_rate": "is now called tau",
+        "target_rate": "tau",
     }
 
     regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)  # what the policy is pulled towards

@@ -27,10 +27,10 @@ class RegularizerConfig:
     """What the policy is pulled towards, and how hard."""
 
     FORMER_KEYS: ClassVar[dict[str, str]] = {
-        "initial_weight": "is now called initial_coefficient",
-        "minimum_weight": "is now called minimum_coefficient",
-        "maximum_weight": "is now called maximum_coefficient",
-        "target_clip": "is now called td_divergence_clip",
+        "initial_weight": "initial_coefficient",
+        "minimum_weight": "minimum_coefficient",
+        "maximum_weight": "maximum_coefficient",
+        "target_clip": "td_divergence_clip",
     }
 
     prior: Literal["uniform", "skill"] = "uniform"  # uniform: plain SAC; skill: p(z|s) of the skill model

@@ -65,7 +65,7 @@ class EvaluationConfig:
 class TrainConfig:
     """One learner with one seed, on one task or on the tasks of a split."""
 
-    FORMER_KEYS: ClassVar[dict[str, str]] = {"chunk": "is now called envs_per_batch"}
+    FORMER_KEYS: ClassVar[dict[str, str]] = {"chunk": "envs_per_batch"}
 
     kind: Literal["finetune", "meta-train"] = "finetune"  # on the task task.index of a split, or on tasks drawn from it
     task: TaskConfig = field(default_factory=TaskConfig)  # what is learned

@@ -122,11 +122,11 @@ def test_the_coefficient_keeps_its_limits():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"prior": "skil"}, "choose one of"),
+        ({"prior": "skil"}, "choose uniform or skill"),
         ({"prior": "uniform", "divergence": "reverse_kl"}, "needs a prior with a density"),
         ({"prior": "skill"}, "target_divergence is missing"),
         ({"initial_coefficient": 0.0}, "above 0"),
-        ({"target_divergence": -1.0}, "never below 0"),
+        ({"target_divergence": -1.0}, "at least 0"),
         ({"td_divergence_clip": 0.0}, "above 0"),
         ({"weight": 1.0}, "unknown key 'weight'"),
     ],
