@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
-from skillmeta.programs.meta_train import MetaTrainConfig, meta_train
 
 from skillmeta.config import to_plain
 from skillmeta.errors import UserError
+from skillmeta.programs.train import TrainConfig, train
 from skillmeta.tasks.base import TaskConfig, TaskFamily, from_json, task_id, to_json
 from tests.tasks.golden import FILE, PRESETS, actions, family_of, observed
 
@@ -98,11 +98,11 @@ def test_training_validation_and_test_tasks_are_apart(family, tmp_path, monkeypa
         assert len(set(tasks)) == len(tasks) > 0
         role = "train" if split in family.training_splits else "validation" if split == "validation" else "test"
         roles[role] |= set(tasks)
-    monkeypatch.setattr("skillmeta.programs.meta_train.make_family", lambda config: family)
+    monkeypatch.setattr("skillmeta.programs.train.make_family", lambda config: family)
     for split in family.splits:
         if split not in family.training_splits:
             with pytest.raises(UserError, match=f"{split!r}, whose tasks are held out from training; choose train"):
-                meta_train(MetaTrainConfig(TaskConfig(split=split)), tmp_path / "run")
+                train(TrainConfig("meta-train", TaskConfig(split=split)), tmp_path / "run")
     if family.same_tasks:
         assert roles["train"] == roles["validation"] == roles["test"] and "training task" in family.definition
         return
