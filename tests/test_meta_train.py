@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from skillmeta.programs.meta_train import MetaTrainConfig, meta_train
 
 from downstream.evaluate import main as evaluate_main
 from downstream.meta_train import main as meta_main
 from skillmeta.algorithms import pearl
 from skillmeta.cli import main
 from skillmeta.config import build, load
+from skillmeta.programs.train import TrainConfig, train, train_config
 from skillmeta.run.checkpoint import load_state
 from skillmeta.run.files import locked_folder
 from skillmeta.run.run import read_metrics
@@ -31,9 +31,9 @@ PEARL = {
 PROMP = {"name": "promp", "tasks": 2, "rollouts": 3, "hidden": 8, "steps": 1}
 REPTILE = {"name": "reptile", "tasks": 2, "rollouts": 3, "hidden": 8}
 TRANSFORMER = {**RL2, "core": "transformer", "previous_observation": True}
-PEARL_OTHERWISE = {**PEARL, "encoder": "gru", "context": "trial", "value_network": True}
+PEARL_OTHERWISE = {**PEARL, "encoder": "gru", "context": "trial", "original": {"value_network": True}}
 PEARL_TAUGHT = {
-    **PEARL, "encoder": "attention", "context": "trial", "context_visits": 2, "shaped_reward": True, "teacher": True
+    **PEARL, "encoder": "attention", "context": "trial", "context_visits": 2, "shaped_reward": True, "teacher": {}
 }  # fmt: skip
 ALL = [RL2, MAML, PEARL, PROMP, REPTILE, TRANSFORMER, PEARL_OTHERWISE, PEARL_TAUGHT]
 POINTS = TaskConfig("point", split="train", options={"horizon": 5})
@@ -45,7 +45,7 @@ SPARSE = TaskConfig(
 @pytest.fixture
 def no_page(monkeypatch):
     """A page costs more than the tiny runs of the tests that do not look at it."""
-    monkeypatch.setattr("skillmeta.programs.meta_train.write_page", lambda folder: None)
+    monkeypatch.setattr("skillmeta.programs.train.write_page", lambda *arguments, **options: None)
 
 
 def flat(state: object) -> list[float]:
@@ -58,8 +58,8 @@ def flat(state: object) -> list[float]:
 @pytest.mark.parametrize("algorithm", ALL)
 def test_an_interrupted_run_continues_as_if_it_had_not_been(algorithm, tmp_path, monkeypatch):
     task = SPARSE if algorithm is PEARL_TAUGHT else POINTS
-    config = MetaTrainConfig(task, algorithm=algorithm, env_steps=600, envs_per_batch=16)
-    whole = meta_train(config, tmp_path / "whole", quiet=True)
+    config = TrainConfig("meta-train", task, algorithm=algorithm, env_steps=600, envs_per_batch=16)
+    whole = train(config, tmp_path / "whole", quiet=True)
     assert whole is not None
 
     from skillmeta.run.run import Run
@@ -73,10 +73,10 @@ def test_an_interrupted_run_continues_as_if_it_had_not_been(algorithm, tmp_path,
     monkeypatch.setattr(Run, "stop_requested", property(stop))
     result, starts = None, 0
     while result is None:
-        result, starts = meta_train(config, tmp_path / "parts", quiet=True), starts + 1
+        result, starts = train(config, tmp_path / "parts", quiet=True), starts + 1
     assert starts > 1
     assert {k: v for k, v in result.items() if k != "seconds"} == {k: v for k, v in whole.items() if k != "seconds"}
-    states = [load_state(tmp_path / run / "agent")[0] for run in ("whole", "parts")]
+    states = [load_state(tmp_path / run / "actor")[0] for run in ("whole", "parts")]
     assert flat(states[0]) == flat(states[1])
     assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "parts")
 
@@ -84,8 +84,8 @@ def test_an_interrupted_run_continues_as_if_it_had_not_been(algorithm, tmp_path,
 @pytest.mark.usefixtures("no_page")
 def test_two_processes_are_one(tmp_path):
     results = [
-        meta_train(
-            MetaTrainConfig(POINTS, algorithm=RL2, env_steps=200, envs_per_batch=4, processes=n),
+        train(
+            TrainConfig("meta-train", POINTS, algorithm=RL2, env_steps=200, envs_per_batch=4, processes=n),
             tmp_path / str(n),
             quiet=True,
         )
@@ -120,8 +120,10 @@ def test_a_run_is_judged_between_its_brackets(algorithm, tmp_path, capsys):
 def test_an_agent_of_other_dimensions_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name, algorithm in (("rl2", RL2), ("maml", MAML), ("pearl", PEARL)):
-        assert meta_train(
-            MetaTrainConfig(POINTS, algorithm=algorithm, env_steps=50, envs_per_batch=16), tmp_path / name, quiet=True
+        assert train(
+            TrainConfig("meta-train", POINTS, algorithm=algorithm, env_steps=50, envs_per_batch=16),
+            tmp_path / name,
+            quiet=True,
         )
         assert main(["adapt", name, "tasks/maze"]) == 2
         assert "trained on other dimensions than 4 observed numbers" in capsys.readouterr().err
@@ -131,7 +133,7 @@ def test_wrong_configs_are_one_sentence(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for change, sentence in (
         ("algorithm.name=rl3", "there is no module rl3 in skillmeta.algorithms, beside the config or"),
-        ("algorithm.core=rnn", "choose one of gru, lstm, snail, transformer"),
+        ("algorithm.core=rnn", "choose gru, lstm, snail or transformer"),
         ("task.split=tset", "there is no split 'tset'"),
         ("task.split=test", "held out from training; choose train or any of bandit"),
         ("task.split=validation", "held out from training; choose train or any of bandit"),
@@ -151,8 +153,10 @@ def test_an_adapted_agent_goes_on_from_what_it_knows(algorithm, tmp_path, capsys
     from skillmeta.programs.adapt import AdaptedAgent, load_adapted, loaded
 
     task = SPARSE if algorithm is PEARL_TAUGHT else POINTS
-    assert meta_train(
-        MetaTrainConfig(task, algorithm=algorithm, env_steps=300, envs_per_batch=16), tmp_path / "run", quiet=True
+    assert train(
+        TrainConfig("meta-train", task, algorithm=algorithm, env_steps=300, envs_per_batch=16),
+        tmp_path / "run",
+        quiet=True,
     )
     arguments = [str(tmp_path / "run"), "tasks/point_robot", "options.horizon=5", "index=2", "--episodes", "2"]
     assert adapt_main([*arguments, "--out", str(tmp_path / "adapted")]) == 0
@@ -204,23 +208,24 @@ def test_actions_may_be_skills(algorithm, see_task, tmp_path):
     from tests.skills.fakes import skill_model
 
     skill_model(observation_dim=4, action_dim=2).save(tmp_path / "skills")
-    config = MetaTrainConfig(
-        TaskConfig("maze", split="train", options={"max_episode_steps": 60}),
+    config = TrainConfig("meta-train", TaskConfig("maze", split="train", options={"max_episode_steps": 60}),
         skills=str(tmp_path / "skills"), see_task=see_task, algorithm=algorithm, env_steps=300, envs_per_batch=8,
     )  # fmt: skip
-    result = meta_train(config, tmp_path / "run", quiet=True)
+    result = train(config, tmp_path / "run", quiet=True)
     assert result is not None and result["env_steps"] >= 300
 
 
 def test_runs_side_by_side_make_a_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for seed in (0, 1):
-        meta_train(
-            MetaTrainConfig(POINTS, algorithm=RL2, env_steps=300, envs_per_batch=16, seed=seed),
+        train(
+            TrainConfig("meta-train", POINTS, algorithm=RL2, env_steps=300, envs_per_batch=16, seed=seed),
             Path(f"a/seed{seed}"),
             quiet=True,
         )
-    meta_train(MetaTrainConfig(POINTS, algorithm=MAML, env_steps=300, envs_per_batch=16), Path("maml-0"), quiet=True)
+    train(
+        TrainConfig("meta-train", POINTS, algorithm=MAML, env_steps=300, envs_per_batch=16), Path("maml-0"), quiet=True
+    )
     assert "How to make this again" in Path("maml-0/report.html").read_text()  # every run has its own
     assert main(["report", "a/seed0", "a/seed1", "maml-0", "--out", "page"]) == 0
     told = json.loads(Path("page/summary.json").read_text())["methods"]
@@ -242,8 +247,8 @@ def test_an_agent_that_sees_the_task_is_an_oracle(tmp_path, capsys, monkeypatch)
     monkeypatch.chdir(tmp_path)
     cheetah = TaskConfig("half_cheetah", split="train", options={"horizon": 6})
     for name, sees in (("blind", False), ("oracle", True)):
-        config = MetaTrainConfig(cheetah, see_task=sees, algorithm=RL2, env_steps=60, envs_per_batch=4)
-        assert meta_train(config, tmp_path / name, quiet=True)
+        config = TrainConfig("meta-train", cheetah, see_task=sees, algorithm=RL2, env_steps=60, envs_per_batch=4)
+        assert train(config, tmp_path / name, quiet=True)
     asked = [
         "evaluate",
         "tasks/cheetah_vel_maml",
@@ -268,8 +273,8 @@ def test_what_the_family_lacks_is_said_before_the_folder_is_taken(tmp_path, monk
 
 @pytest.mark.parametrize("name", ["point", "cheetah_vel", "cheetah_dir", "maze_skills"])
 def test_a_no_context_preset_is_pearls_without_latents_and_an_oracle_is_that_with_the_task(name):
-    def preset(path: Path) -> MetaTrainConfig:
-        return build(MetaTrainConfig, load(path), str(path))
+    def preset(path: Path) -> TrainConfig:
+        return train_config(load(path), at=str(path))
 
     pearls, blind = (preset(Path(f"configs/meta/{method}_{name}.yaml")) for method in ("pearl", "no_context"))
     changed = {"latent_dim": 0, "context_size": 1, "exploration_episodes": 0}
@@ -281,7 +286,7 @@ def test_a_no_context_preset_is_pearls_without_latents_and_an_oracle_is_that_wit
 @pytest.mark.parametrize("path", sorted(Path("configs/meta").glob("pearl_*.yaml")), ids=lambda path: path.stem)
 def test_a_presets_contexts_hold_a_whole_trial(path):
     """Otherwise the run stops after its first visit to every task."""
-    config = build(MetaTrainConfig, load(path), str(path))
+    config = train_config(load(path), at=str(path))
     algorithm = build(pearl.Config, {k: v for k, v in config.algorithm.items() if k != "name"}, str(path))
     decisions = make_family(config.task).horizon // (10 if config.skills else 1)  # the maze's skills take ten steps
     if algorithm.context == "trial":

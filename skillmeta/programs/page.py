@@ -30,6 +30,7 @@ def write_page(
     """
     content = read_content(folders, command, trust, family)
     out = out or folders[0]
+    out.mkdir(parents=True, exist_ok=True)
     write_numbers(out, content)
     try:
         from skillmeta.reports.page import write_report
