@@ -128,7 +128,7 @@ def pearl_speed(bfloat16: bool, bar: float, theirs: Callable[[], None] | None, r
 
 def rl2_samples(folder: Path | None, iterations: int = 4) -> list[Figure]:
     """HalfCheetah, 16 trials of 400 decisions, GRU of 128, five epochs of four minibatches; samples a second, sampling counted."""
-    config = TaskConfig("half_cheetah", split="train", options={"horizon": 200})
+    config = TaskConfig("half_cheetah", split="train", options={"max_episode_steps": 200})
     family = make_family(config)
     agent = rl2.Agent(
         rl2.Config(episodes=2, tasks=16, hidden=128, epochs=5, minibatches=4),

@@ -64,7 +64,7 @@ def native(num: int = 2048, seconds: float = 1.0) -> list[Figure]:
         steps, started = 0, time.perf_counter()
         while time.perf_counter() - started < seconds:
             envs.reset(range(num), tasks)
-            for _ in range(family.horizon):
+            for _ in range(family.max_episode_steps):
                 steps += int(envs.step(actions).steps.sum())
         rate = steps / (time.perf_counter() - started)
         figures.append(Figure(preset, rate, "steps/s", 500_000, f"{num} environments in lockstep, resets counted"))

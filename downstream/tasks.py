@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("preset", nargs="?", help="a preset of configs/tasks, or a YAML file like one")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes, e.g. options.horizon=50")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes, e.g. options.max_episode_steps=50")
     parser.add_argument("--split", help="which tasks (default: the preset's, usually test)")
     parser.add_argument("--draw", type=int, metavar="N", help="draw N tasks of the split")
     parser.add_argument("--seed", type=int, default=0, help="of draws and of the film (default: 0)")
@@ -54,7 +54,7 @@ def list_presets() -> int:
     from skillmeta.errors import UserError
     from skillmeta.tasks.base import TaskConfig, make_family
 
-    print(f"{'preset':<26} {'observed':>8} {'actions':>8} {'horizon':>8}  {'expert':<7} tasks in each split")
+    print(f"{'preset':<26} {'observed':>8} {'actions':>8} {'steps':>8}  {'expert':<7} tasks in each split")
     for preset in list_configs("tasks"):
         try:
             family = make_family(build(TaskConfig, load(preset, folder="tasks"), "task"))
@@ -64,7 +64,7 @@ def list_presets() -> int:
             continue
         splits = ", ".join(f"{name} {len(tasks)}" for name, tasks in family.splits.items())
         expert = "yes" if family.expert else "no"
-        print(f"{preset:<26} {observed:>8} {acted:>8} {family.horizon:>8}  {expert:<7} {splits}", flush=True)
+        print(f"{preset:<26} {observed:>8} {acted:>8} {family.max_episode_steps:>8}  {expert:<7} {splits}", flush=True)
     print("\nmore of one: skillmeta tasks PRESET; any Gymnasium id: a file like configs/tasks/pendulum.yaml")
     return 0
 
@@ -89,7 +89,7 @@ def describe(config: object) -> int:
     family = make_family(config)  # type: ignore[arg-type]
     observed, acted = dimensions(family)
     print(
-        f"{family.name}, version {family.version}: {observed} observed, {acted} actions, at most {family.horizon} steps"
+        f"{family.name}, version {family.version}: {observed} observed, {acted} actions, at most {family.max_episode_steps} steps"
     )
     print(textwrap.fill(family.definition, 100))
     for split, tasks in family.splits.items():

@@ -36,9 +36,9 @@ PEARL_TAUGHT = {
     **PEARL, "encoder": "attention", "context": "trial", "context_visits": 2, "shaped_reward": True, "teacher": {}
 }  # fmt: skip
 ALL = [RL2, MAML, PEARL, PROMP, REPTILE, TRANSFORMER, PEARL_OTHERWISE, PEARL_TAUGHT]
-POINTS = TaskConfig("point", split="train", options={"horizon": 5})
+POINTS = TaskConfig("point", split="train", options={"max_episode_steps": 5})
 SPARSE = TaskConfig(
-    "point", split="train", options={"horizon": 5, "sparse": True}
+    "point", split="train", options={"max_episode_steps": 5, "sparse": True}
 )  # it has a dense reward to learn from
 
 
@@ -158,7 +158,7 @@ def test_an_adapted_agent_goes_on_from_what_it_knows(algorithm, tmp_path, capsys
         tmp_path / "run",
         quiet=True,
     )
-    arguments = [str(tmp_path / "run"), "tasks/point_robot", "options.horizon=5", "index=2", "--episodes", "2"]
+    arguments = [str(tmp_path / "run"), "tasks/point_robot", "options.max_episode_steps=5", "index=2", "--episodes", "2"]
     assert adapt_main([*arguments, "--out", str(tmp_path / "adapted")]) == 0
     assert adapt_main([*arguments, "--out", str(tmp_path / "adapted")]) == 0
     assert "adapted already" in capsys.readouterr().out
@@ -175,7 +175,7 @@ def test_an_adapted_agent_goes_on_from_what_it_knows(algorithm, tmp_path, capsys
         draws = streams.stream("adaptation_acting").torch()
         return trial(actor, environments, [task] * rows, seeds, draws, flags)
 
-    original, fresh, _ = loaded(tmp_path / "run", TaskConfig("point", index=2, options={"horizon": 5}))
+    original, fresh, _ = loaded(tmp_path / "run", TaskConfig("point", index=2, options={"max_episode_steps": 5}))
     seeds = streams.stream("adaptation_resets").integers(2 * rows).reshape(rows, 2)
     flags = [k < original.exploration_episodes for k in range(2)]
     next_seed = np.full((rows, 1), 77)
@@ -245,14 +245,14 @@ def test_runs_side_by_side_make_a_page(tmp_path, monkeypatch, capsys):
 
 def test_an_agent_that_sees_the_task_is_an_oracle(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    cheetah = TaskConfig("half_cheetah", split="train", options={"horizon": 6})
+    cheetah = TaskConfig("half_cheetah", split="train", options={"max_episode_steps": 6})
     for name, sees in (("blind", False), ("oracle", True)):
         config = TrainConfig("meta-train", cheetah, see_task=sees, algorithm=RL2, env_steps=60, envs_per_batch=4)
         assert train(config, tmp_path / name, quiet=True)
     asked = [
         "evaluate",
         "tasks/cheetah_vel_maml",
-        "task.options.horizon=6",
+        "task.options.max_episode_steps=6",
         "tasks=2",
         "evaluation_seed=3",
         "episodes=1",

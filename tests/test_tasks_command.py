@@ -44,7 +44,7 @@ def test_a_family_is_described_and_its_tasks_drawn(capsys):
     assert len(drawn) == 2 and drawn[0].keys() == {"x", "y"} and drawn[0] != drawn[1]
     tasks_main(["point_robot", "--draw", "2", "--split", "any", "--seed", "3"])
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == drawn
-    assert tasks_main(["point_robot", "options.horizon=7"]) == 0
+    assert tasks_main(["point_robot", "options.max_episode_steps=7"]) == 0
     assert "at most 7 steps" in capsys.readouterr().out
 
 
@@ -79,7 +79,7 @@ def test_an_episode_is_filmed(preset, tmp_path):
 
 def test_a_simulator_is_filmed(tmp_path):
     try:
-        assert tasks_main(["cheetah_dir", "options.horizon=4", "--video", str(tmp_path / "c.webp")]) == 0
+        assert tasks_main(["cheetah_dir", "options.max_episode_steps=4", "--video", str(tmp_path / "c.webp")]) == 0
     except UserError as error:
         pytest.skip(str(error))
 

@@ -87,10 +87,7 @@ class Config:
         "posterior_to_context": "is now `context: visit`",
         "teacher_size": "teacher.size",
         "components": "teacher.components",
-        **{
-            name: f"original.{name}"
-            for name in ("kl_reduction", "replacement", "value_network", "policy_penalty")
-        },
+        **{name: f"original.{name}" for name in ("kl_reduction", "replacement", "value_network", "policy_penalty")},
     }
 
     training_tasks: PositiveInt = 80  # drawn once, with a replay and a context buffer each

@@ -63,7 +63,7 @@ class BatchedEnvs:
             observation = np.where(alive[:, None], outcome.observation, self._observation)
             reward, success = np.where(alive, outcome.reward, 0).astype(np.float32), outcome.success & alive
         terminated = outcome.terminated & alive
-        truncated = alive & ~terminated if self._done >= self.native.horizon else np.zeros(self.num, bool)
+        truncated = alive & ~terminated if self._done >= self.native.max_episode_steps else np.zeros(self.num, bool)
         if not math.isfinite(np.add.reduce(reward)):
             finite(reward, "reward")
         self._observation, self._alive = observation, alive & ~(terminated | truncated)

@@ -155,7 +155,7 @@ def collect(
             share = (before * config.iterations + iteration) / (len(tasks) * config.iterations)
             progress(int(0.9 * share * config.steps))
 
-        stages = search(task, config, family.horizon, generator, told)
+        stages = search(task, config, family.max_episode_steps, generator, told)
         policies += [(task, quality, policy) for quality, policy in zip(config.qualities, stages, strict=True)]
     recorded = episodes = 0
     while recorded < config.steps:

@@ -17,7 +17,7 @@ class Filmed(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env, family: TaskFamily, most: int = 120):
         super().__init__(env)
-        self.family, self.every = family, max(1, -(-family.horizon // most))
+        self.family, self.every = family, max(1, -(-family.max_episode_steps // most))
         self.frames: list[np.ndarray] = []
         self.path: list[np.ndarray] = []
         self.canvas: Any = None  # the map, where the environment makes no pictures

@@ -9,7 +9,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import mujoco
 import numpy as np
@@ -35,6 +35,8 @@ LEGS = ("front_left_leg", "front_right_leg", "back_leg", "right_back_leg")
 class Config:
     """PEARL's ant-dir by default; configs/tasks has the others."""
 
+    FORMER_KEYS: ClassVar[dict[str, str]] = {"horizon": "max_episode_steps"}
+
     goal: Literal["direction", "forward_back", "place", "leg"] = "direction"  # leg: walk forward with a changed leg
     train_range: Range = field(default_factory=lambda: [0.0, 1.0])  # of directions, in full turns
     test_range: Range | None = None  # another range to test on; null: the same
@@ -45,7 +47,7 @@ class Config:
     contact_cost: bool = True  # false: as MuJoCo 2.0 had it, whose contact forces were always 0
     contact_observation: bool = False  # see the contact forces too, 78 numbers (PEARL's ant-goal)
     leg_range: Range = field(default_factory=lambda: [0.5, 1.5])  # factors of a leg's mass and of its length
-    horizon: PositiveInt = 200  # steps of an episode
+    max_episode_steps: PositiveInt = 200  # steps of an episode
     train_tasks: PositiveInt = 150  # tasks of the split `train`
     validation_tasks: PositiveInt = 30  # tasks of the split `validation`
     test_tasks: PositiveInt = 30  # tasks of the split `test`
@@ -233,7 +235,12 @@ def family(config: Config) -> TaskFamily:
     def make_env() -> LocomotionEnv:
         body = changed_leg if config.goal == "leg" else None
         return LocomotionEnv(
-            robot, lambda motion, task: reward(motion, task, config), train[0], config.horizon, ends, body=body
+            robot,
+            lambda motion, task: reward(motion, task, config),
+            train[0],
+            config.max_episode_steps,
+            ends,
+            body=body,
         )
 
     seen = {ant_pose: "pose and velocities", ant_pose_and_place: "place, pose and velocities",
@@ -244,10 +251,11 @@ def family(config: Config) -> TaskFamily:
         name="ant",
         version=1,
         definition=(
-            f"{what} Reward: {paid}, velocity over the 0.05 s of a step. {config.horizon} steps, {early}. Seen: {seen}. Success: "
+            f"{what} Reward: {paid}, velocity over the 0.05 s of a step. "
+            f"{config.max_episode_steps} steps, {early}. Seen: {seen}. Success: "
             f"{success}. Gymnasium's Ant-v5 model; after PEARL, MAML, MIER and MetaCURE."
         ),
-        horizon=config.horizon,
+        max_episode_steps=config.max_episode_steps,
         splits={"train": tuple(train), "validation": tuple(validation), "test": tuple(test)},
         make_env=make_env,
         draw_task=draw_task,

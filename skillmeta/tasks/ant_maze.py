@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import mujoco
 import numpy as np
@@ -34,10 +34,12 @@ START = (1, 1)
 class Config:
     """The U-shaped maze by default."""
 
+    FORMER_KEYS: ClassVar[dict[str, str]] = {"horizon": "max_episode_steps"}
+
     map: Literal["umaze", "medium", "large"] = "umaze"  # D4RL's and gymnasium-robotics' mazes
     reward: Literal["sparse", "dense"] = "sparse"  # sparse: 1 within 0.45 m; dense: exp(-distance)
     min_path: PositiveInt = 2  # cells of path from the start to a goal, at least
-    horizon: PositiveInt | None = None  # steps of an episode; null: 700 for umaze, 1000 for the others
+    max_episode_steps: PositiveInt | None = None  # steps of an episode; null: 700 for umaze, 1000 for the others
     train_tasks: PositiveInt = 40  # tasks of the split `train`
     validation_tasks: PositiveInt = 10  # tasks of the split `validation`
     test_tasks: PositiveInt = 10  # tasks of the split `test`
@@ -81,7 +83,7 @@ def family(config: Config) -> TaskFamily:
     far = [(int(r), int(c)) for r, c in np.argwhere(paths >= config.min_path)]
     if not far:
         raise UserError(f"ant_maze {config.map}: no cell lies {config.min_path} cells from the start; lower min_path")
-    horizon = config.horizon or (700 if config.map == "umaze" else 1000)
+    max_episode_steps = config.max_episode_steps or (700 if config.map == "umaze" else 1000)
 
     def shaken(cell: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
         return CELL * (to_xy(cell, walls) + generator.uniform(-SHAKEN, SHAKEN, 2))
@@ -104,7 +106,7 @@ def family(config: Config) -> TaskFamily:
 
     def make_env() -> LocomotionEnv:
         return LocomotionEnv(
-            robot, lambda motion, task: reward(motion, task, config), train[0], horizon, ends_at_success=True,
+            robot, lambda motion, task: reward(motion, task, config), train[0], max_episode_steps, ends_at_success=True,
             body=lambda task: model, start=lambda own: shaken(START, own), camera=above(walls),
         )  # fmt: skip
 
@@ -128,11 +130,12 @@ def family(config: Config) -> TaskFamily:
         version=2,
         definition=(
             f"An ant walks through the {config.map} maze, cells of 4 m, to a hidden goal {config.min_path} or more cells away. "
-            f"Goals to train on, of validation and of tests are {MARGIN:g} m or more apart. Reward: {paid}. {horizon} steps, or "
+            f"Goals to train on, of validation and of tests are {MARGIN:g} m or more apart. Reward: {paid}. "
+            f"{max_episode_steps} steps, or "
             "until it arrives. Seen: place, pose and velocities, 29 numbers; neither the "
             "goal nor contact forces. gymnasium-robotics' AntMaze-v5, after D4RL (Fu et al. 2020)."
         ),
-        horizon=horizon,
+        max_episode_steps=max_episode_steps,
         splits={"train": train, "validation": validation, "test": test},
         make_env=make_env,
         draw_task=draw_task,

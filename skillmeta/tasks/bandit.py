@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import gymnasium
 import numpy as np
@@ -18,8 +19,10 @@ from skillmeta.tasks.batched import NativeEnv, Outcome, uniform
 class Config:
     """RL2's smallest setting by default."""
 
+    FORMER_KEYS: ClassVar[dict[str, str]] = {"pulls": "max_episode_steps"}
+
     arms: PositiveInt = 5  # to choose from
-    pulls: PositiveInt = 10  # steps of an episode
+    max_episode_steps: PositiveInt = 10  # steps of an episode
     train_tasks: PositiveInt = 1000  # tasks of the split `train`
     validation_tasks: PositiveInt = 200  # tasks of the split `validation`
     test_tasks: PositiveInt = 1000  # tasks of the split `test`
@@ -37,7 +40,7 @@ class Bandits:
     """N bandits in lockstep. Observation [N, 1]: always 0, for there is nothing to see."""
 
     def __init__(self, config: Config, num: int):
-        self.config, self.num, self.horizon, self.observation_dim = config, num, config.pulls, 1
+        self.config, self.num, self.max_episode_steps, self.observation_dim = config, num, config.max_episode_steps, 1
         self.action_space = Discrete(config.arms)
         self.rows = np.arange(num)
 
@@ -72,11 +75,12 @@ def family(config: Config) -> TaskFamily:
         name="bandit",
         version=1,
         definition=(
-            f"{config.arms} arms, each with a hidden chance ~ U(0, 1) of a reward of 1 a pull; {config.pulls} pulls an episode. "
+            f"{config.arms} arms, each with a hidden chance ~ U(0, 1) of a reward of 1 a pull; "
+            f"{config.max_episode_steps} pulls an episode. "
             "Each task is an independent draw. Nothing is seen but the reward. Success: the best arm is pulled. After RL2 (Duan "
             "et al. 2016)."
         ),
-        horizon=config.pulls,
+        max_episode_steps=config.max_episode_steps,
         splits={
             "train": tuple(drawn[: config.train_tasks]),
             "validation": draw_tasks(draw_task, validation_generator(config.tasks_seed), config.validation_tasks),

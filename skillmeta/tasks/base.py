@@ -58,7 +58,7 @@ class TaskFamily:
         name: what configs call it.
         version: raised whenever the same config would give other tasks, rewards or dynamics.
         definition: what is drawn, seen, done and rewarded, and where that comes from; printed by `skillmeta tasks`.
-        horizon: primitive steps of an episode, at most.
+        max_episode_steps: primitive steps of an episode, at most.
         splits: the fixed tasks of each named split: `train`, `validation`, `test`, and others where the literature has them.
         make_env: makes one environment. Its reset sets the task from `options["task"]`; without one the task stays. Its info
             has `task` (plain values) and `success`.
@@ -86,7 +86,7 @@ class TaskFamily:
     name: str
     version: int
     definition: str
-    horizon: int
+    max_episode_steps: int
     splits: Mapping[str, Sequence[Task]]
     make_env: Callable[[], gymnasium.Env]
     draw_task: Callable[[np.random.Generator], Task] | None = None

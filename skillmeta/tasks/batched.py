@@ -30,7 +30,7 @@ class Native(Protocol):
     """N environments as arrays. Ending at the horizon is left to whoever steps them."""
 
     observation_dim: int
-    horizon: int
+    max_episode_steps: int
 
     @property
     def action_space(self) -> Any: ...  # of one environment, Box or Discrete; Discrete actions come as indices [N]
@@ -80,7 +80,7 @@ class NativeEnv(gymnasium.Env):
         self._steps += 1
         observation, reward, terminated, success = self.native.step(np.asarray(action)[None])
         ended = bool(terminated[0])
-        cut_off = self._steps >= self.native.horizon and not ended
+        cut_off = self._steps >= self.native.max_episode_steps and not ended
         return observation[0], float(reward[0]), ended, cut_off, self._info(bool(success[0]))
 
     def _info(self, success: bool) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def family(config: Config) -> TaskFamily:
         name="gym",
         version=1,
         definition=f"Gymnasium's {config.id} as it is registered; {ranged}.",
-        horizon=config.max_episode_steps or (spec.max_episode_steps if spec else None) or 0,
+        max_episode_steps=config.max_episode_steps or (spec.max_episode_steps if spec else None) or 0,
         splits={"train": train, "validation": validation, "test": test},
         make_env=lambda: VariedEnv(config, test[0]),
         draw_task=draw_task if ranges else None,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -25,6 +25,8 @@ JOINTS = 6
 class Config:
     """PEARL's cheetah-vel by default; configs/tasks has the others."""
 
+    FORMER_KEYS: ClassVar[dict[str, str]] = {"horizon": "max_episode_steps"}
+
     goal: Literal["velocity", "direction", "negated"] = "velocity"  # negated: run forward with some motors negated
     train_range: Range = field(default_factory=lambda: [0.0, 3.0])  # of velocities, metres a second
     test_range: Range | None = None  # another range to test on; null: the same
@@ -32,7 +34,7 @@ class Config:
     radius: PositiveFloat = 0.5  # of the sparse reward, and of success
     control_cost: float = 0.05  # coefficient of the squared actions in the reward
     observation: Literal[17, 20] = 17  # numbers: v5's 17; 20 appends the torso's place, as PEARL does
-    horizon: PositiveInt = 200  # steps of an episode
+    max_episode_steps: PositiveInt = 200  # steps of an episode
     train_tasks: PositiveInt = 100  # tasks of the split `train`
     validation_tasks: PositiveInt = 30  # tasks of the split `validation`
     test_tasks: PositiveInt = 30  # tasks of the split `test`
@@ -132,7 +134,7 @@ def family(config: Config) -> TaskFamily:
 
     def make_env() -> LocomotionEnv:
         return LocomotionEnv(
-            robot, lambda motion, task: reward(motion, task, config), first, config.horizon, drive=drive
+            robot, lambda motion, task: reward(motion, task, config), first, config.max_episode_steps, drive=drive
         )
 
     seen = "joint angles and velocities" + (", the torso's place" if config.observation == 20 else "")
@@ -141,10 +143,11 @@ def family(config: Config) -> TaskFamily:
         name="half_cheetah",
         version=1,
         definition=(
-            f"{what} Reward: {paid} - {config.control_cost:g} |a|^2, v over the 0.05 s of a step. {config.horizon} steps, never an "
+            f"{what} Reward: {paid} - {config.control_cost:g} |a|^2, v over the 0.05 s of a step. "
+            f"{config.max_episode_steps} steps, never an "
             f"early end. Seen: {seen}. Success: {success}. Gymnasium's HalfCheetah-v5 model; after PEARL, MAML, MetaCURE and MIER."
         ),
-        horizon=config.horizon,
+        max_episode_steps=config.max_episode_steps,
         splits={"train": tuple(train), "validation": tuple(validation), "test": tuple(test)},
         make_env=make_env,
         draw_task=draw_task,

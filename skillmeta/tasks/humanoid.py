@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,8 +17,10 @@ from skillmeta.tasks.locomotion import HUMANOID, LocomotionEnv, Motion, heading
 class Config:
     """PEARL's numbers."""
 
+    FORMER_KEYS: ClassVar[dict[str, str]] = {"horizon": "max_episode_steps"}
+
     contact_cost: bool = True  # false: as MuJoCo 2.0 had it, whose contact forces were always 0
-    horizon: PositiveInt = 200  # steps of an episode
+    max_episode_steps: PositiveInt = 200  # steps of an episode
     train_tasks: PositiveInt = 100  # tasks of the split `train`
     validation_tasks: PositiveInt = 30  # tasks of the split `validation`
     test_tasks: PositiveInt = 30  # tasks of the split `test`
@@ -49,17 +52,18 @@ def family(config: Config) -> TaskFamily:
         version=1,
         definition=(
             f"Walk in a hidden direction, each task an independent draw. Reward: 1.25 times the centre of mass's velocity in it "
-            f"- 0.1 |a|^2{impact} + 5. {config.horizon} steps, or until the torso leaves heights 1 to 2 m. Seen: Humanoid-v5's 348 "
+            f"- 0.1 |a|^2{impact} + 5. "
+            f"{config.max_episode_steps} steps, or until the torso leaves heights 1 to 2 m. Seen: Humanoid-v5's 348 "
             "numbers. Success: 0.5 m/s in the direction. Gymnasium's Humanoid-v5 model; after PEARL (Rakelly et al. 2019)."
         ),
-        horizon=config.horizon,
+        max_episode_steps=config.max_episode_steps,
         splits={
             "train": tuple(drawn[: config.train_tasks]),
             "validation": draw_tasks(draw_task, validation_generator(config.tasks_seed), config.validation_tasks),
             "test": tuple(drawn[config.train_tasks :]),
         },
         make_env=lambda: LocomotionEnv(
-            robot, lambda motion, task: reward(motion, task, config), drawn[0], config.horizon, ends=True
+            robot, lambda motion, task: reward(motion, task, config), drawn[0], config.max_episode_steps, ends=True
         ),
         draw_task=draw_task,
         features=features,

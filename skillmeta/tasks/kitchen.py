@@ -12,7 +12,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, permutations
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import gymnasium
 import mujoco
@@ -53,6 +53,8 @@ Subtask = Annotated[str, OneOf(SUBTASKS)]
 class Config:
     """SiMPL's setting: 23 training and 10 test orders, D4RL's observation and noise; 10 more for validation."""
 
+    FORMER_KEYS: ClassVar[dict[str, str]] = {"horizon": "max_episode_steps"}
+
     observation: Literal[59, 60] = (
         60  # numbers: D4RL's (robot 9, objects 21, goals 30) or Gymnasium's (with velocities)
     )
@@ -62,7 +64,7 @@ class Config:
     shown_goals: list[Subtask] = field(default_factory=list)
     subtasks: list[Subtask] = field(default_factory=lambda: list(SUBTASKS[:6]))  # that orders are made of
     length: PositiveInt = 4  # subtasks in an order
-    horizon: PositiveInt = 280  # steps of an episode
+    max_episode_steps: PositiveInt = 280  # steps of an episode
     train_tasks: PositiveInt = 23  # tasks of the split `train`
     validation_tasks: PositiveInt = 10  # tasks of the split `validation`
     test_tasks: PositiveInt = 10  # tasks of the split `test`
@@ -169,7 +171,7 @@ class KitchenEnv(gymnasium.Env):
         before, self._steps = self.counted, self._steps + 1
         self.counted = count(self.data.qpos, self.task.subtasks, before)
         ended = self.counted == len(self.task.subtasks)
-        truncated = self._steps >= self.config.horizon and not ended
+        truncated = self._steps >= self.config.max_episode_steps and not ended
         return self._observe(observation), float(self.counted - before), ended, truncated, self._info()
 
     def _observe(self, observation: dict[str, Any]) -> np.ndarray:
@@ -227,12 +229,13 @@ def family(config: Config) -> TaskFamily:
         version=1,
         definition=(
             f"FrankaKitchen: do {config.length} of {', '.join(dict.fromkeys(config.subtasks))} in a hidden order. "
-            f"Reward: 1 for each that is done when all before it are. {config.horizon} steps, or until all are. Actions: nine "
+            f"Reward: 1 for each that is done when all before it are. "
+            f"{config.max_episode_steps} steps, or until all are. Actions: nine "
             f"joint velocities. Seen: {seen}, noise: {config.noise}, goals among them: {goals}. Validation and test orders "
             "are not trained on, their transitions are. Success: all done. After D4RL (Fu et al. 2020) and SiMPL "
             "(Nam et al. 2022); orders of our own."
         ),
-        horizon=config.horizon,
+        max_episode_steps=config.max_episode_steps,
         splits=splits,
         make_env=lambda: KitchenEnv(config, splits["train"][0]),
         features=features,

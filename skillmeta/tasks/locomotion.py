@@ -68,7 +68,7 @@ class LocomotionEnv(gymnasium.Env):
         robot: see `Robot`.
         reward: see `Reward`.
         task: the first one.
-        horizon: steps of an episode.
+        max_episode_steps: steps of an episode.
         ends: whether an episode ends when the robot is not healthy.
         ends_at_success: whether it ends at success.
         body: the model that a task has, where bodies differ.
@@ -84,7 +84,7 @@ class LocomotionEnv(gymnasium.Env):
         robot: Robot,
         reward: Reward,
         task: Any,
-        horizon: int,
+        max_episode_steps: int,
         ends: bool = False,
         ends_at_success: bool = False,
         body: Callable[[Any], mujoco.MjModel] | None = None,
@@ -92,7 +92,13 @@ class LocomotionEnv(gymnasium.Env):
         start: Callable[[np.random.Generator], np.ndarray] | None = None,
         camera: Any = "track",
     ):
-        self.robot, self.reward, self.task, self.horizon, self.ends = robot, reward, task, horizon, ends
+        self.robot, self.reward, self.task, self.max_episode_steps, self.ends = (
+            robot,
+            reward,
+            task,
+            max_episode_steps,
+            ends,
+        )
         self.ends_at_success, self.camera = ends_at_success, camera
         self.body, self.drive, self.start, self.frame_skip = body, drive, start, robot.frame_skip
         self.render_mode = "rgb_array"
@@ -149,7 +155,7 @@ class LocomotionEnv(gymnasium.Env):
         reward, success = self.reward(Motion(velocity, after, action, data), self.task)
         self._steps += 1
         ended = (self.ends and not robot.healthy(data)) or (self.ends_at_success and success)
-        truncated = self._steps >= self.horizon and not ended
+        truncated = self._steps >= self.max_episode_steps and not ended
         return self._observe(), reward, ended, truncated, self._info(success, velocity)
 
     def _observe(self) -> np.ndarray:

@@ -299,7 +299,7 @@ def family(config: Config) -> TaskFamily:
             f"{len(splits['train'])} training and {TEST_TASKS} test goals, and its narrow splits. Goals to train on, of validation "
             f"and of tests are {maze.margin:g} or more cells apart, so that their discs of success do not overlap."
         ),
-        horizon=config.max_episode_steps,
+        max_episode_steps=config.max_episode_steps,
         splits=splits,
         make_env=lambda: MazeEnv(maze),
         draw_task=lambda generator: maze.far[int(generator.integers(len(maze.far)))],

@@ -181,7 +181,7 @@ def family(config: Config) -> TaskFamily:
             f"others to test on. Reward 1 and the end within {config.goal_radius:g} of it, 0 before; {config.max_episode_steps} "
             f"steps. Seen: x, y and velocities{around}. Physics and layouts as in the family maze."
         ),
-        horizon=config.max_episode_steps,
+        max_episode_steps=config.max_episode_steps,
         splits=splits,
         make_env=lambda: LayoutsEnv(config, splits["train"][0]),
         draw_task=lambda own: goal_in(train[int(own.integers(len(train)))], own),

@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import gymnasium
 import numpy as np
@@ -50,6 +50,8 @@ OFFICIAL = BenchmarkScore(
 class Config:
     """Meta-World's ML10 by default."""
 
+    FORMER_KEYS: ClassVar[dict[str, str]] = {"horizon": "max_episode_steps"}
+
     benchmark: Literal["ML1", "ML10", "ML45", "custom"] = "ML10"  # custom: the classes that are named below
     name: str = "reach-v3"  # the class of ML1
     train_classes: list[str] = field(default_factory=list)  # of custom
@@ -59,7 +61,9 @@ class Config:
     goal_visible: bool = False  # the observation has the goal
     reward_version: Literal["v1", "v2"] = "v2"  # v2: 0 to 10; v1 is not normalised and ruins some learners
     end_at_success: bool = False  # an episode ends at its first success
-    horizon: Annotated[int, Bound(at_least=1, at_most=500)] = 500  # steps of an episode; the simulators run 500
+    max_episode_steps: Annotated[int, Bound(at_least=1, at_most=500)] = (
+        500  # steps of an episode; the simulators run 500
+    )
 
     def __post_init__(self) -> None:
         if self.benchmark == "custom" and not (self.train_classes and self.test_classes):
@@ -213,7 +217,13 @@ class MetaWorldEnv(gymnasium.Env):
         self._steps += 1
         info = self._info(told)
         ended = self.config.end_at_success and info["success"]
-        return self._observe(observation), float(reward), ended, self._steps >= self.config.horizon and not ended, info
+        return (
+            self._observe(observation),
+            float(reward),
+            ended,
+            self._steps >= self.config.max_episode_steps and not ended,
+            info,
+        )
 
     def goal(self) -> np.ndarray:
         """Where the goal is, [3], as a goal-visible observation has it in its last three numbers."""
@@ -287,10 +297,11 @@ def family(config: Config) -> TaskFamily:
             f"Meta-World {title}: training classes {', '.join(names[0])}; test classes {', '.join(names[1])}; "
             f"{config.goals_per_class} placements of each, Meta-World's own draws from seed {config.seed}; for validation up to "
             f"{VALIDATION_GOALS} others of each training class. Reward: Meta-World's "
-            f"{config.reward_version}. {config.horizon} steps{end}. Seen: hand, gripper, objects, the same one step ago, {shown}. "
+            f"{config.reward_version}. "
+            f"{config.max_episode_steps} steps{end}. Seen: hand, gripper, objects, the same one step ago, {shown}. "
             "Success: Meta-World's, at this step. Yu et al. 2019 (arXiv:1910.10897), package metaworld 3.1."
         ),
-        horizon=config.horizon,
+        max_episode_steps=config.max_episode_steps,
         splits=splits,
         make_env=lambda: MetaWorldEnv(config, train[0]),
         features=features,

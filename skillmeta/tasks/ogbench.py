@@ -10,7 +10,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import gymnasium
 import mujoco
@@ -44,10 +44,12 @@ WORK_LOW, WORK_HIGH = np.array([0.25, -0.35]), np.array([0.6, 0.35])  # metres t
 class Config:
     """Two cubes by default."""
 
+    FORMER_KEYS: ClassVar[dict[str, str]] = {"horizon": "max_episode_steps"}
+
     scene: Annotated[str, OneOf(tuple(SCENES))] = "cube-double"  # OGBench's environment
     reward: Literal["sparse", "singletask"] = "sparse"  # 1 at success, or minus the number of things not in place
     goal_visible: bool = False  # append the goal to the observation, as OGBench's oracle representation has it
-    horizon: PositiveInt | None = None  # steps of an episode; null: OGBench's
+    max_episode_steps: PositiveInt | None = None  # steps of an episode; null: OGBench's
     train_tasks: PositiveInt = 40  # tasks of the split `train`
     validation_tasks: PositiveInt = 10  # tasks of the split `validation`
     tasks_seed: NonNegativeInt = 0  # that the tasks are drawn by
@@ -244,7 +246,7 @@ class OGBenchEnv(gymnasium.Env):
     def __init__(self, config: Config, task: Rearrangement):
         self.config, self.task = config, task
         self.render_mode = "rgb_array"
-        self.horizon = config.horizon or SCENES[config.scene]
+        self.max_episode_steps = config.max_episode_steps or SCENES[config.scene]
         self.inner = make_scene(config.scene)
         with quietly():
             self.inner.reset(seed=0, options={"task_info": as_theirs(task, config.scene)})
@@ -277,7 +279,7 @@ class OGBenchEnv(gymnasium.Env):
         self._steps += 1
         success = bool(self.told["success"])
         reward = float(success) if self.config.reward == "sparse" else -float(len(unplaced(self.inner)))
-        truncated = self._steps >= self.horizon and not success
+        truncated = self._steps >= self.max_episode_steps and not success
         return self._observe(), reward, success, truncated, self._info(success)
 
     def _observe(self) -> np.ndarray:
@@ -331,7 +333,7 @@ def family(config: Config) -> TaskFamily:
     own = validation_generator(config.tasks_seed)
     validation = draw_tasks(draw, own, config.validation_tasks, away(test))
     train = draw_tasks(draw, np.random.default_rng(config.tasks_seed), config.train_tasks, away(test + validation))
-    horizon = config.horizon or SCENES[config.scene]
+    max_episode_steps = config.max_episode_steps or SCENES[config.scene]
 
     def outline(axes: Any, task: Rearrangement | None) -> None:
         (near, right), (far, left) = WORK_LOW, WORK_HIGH
@@ -359,13 +361,13 @@ def family(config: Config) -> TaskFamily:
         version=3,
         definition=(
             f"OGBench's {config.scene}: bring everything to a hidden goal. Reward: {paid}; an episode ends there, or after "
-            f"{horizon} steps. Actions: relative moves of the gripper (3), its yaw and opening. Seen: arm and objects, "
+            f"{max_episode_steps} steps. Actions: relative moves of the gripper (3), its yaw and opening. Seen: arm and objects, "
             f"OGBench's numbers, {shown}. Cubes keep their numbers, as in its single-task environments. Test tasks: OGBench's own "
             f"five; {len(train)} training and {len(validation)} validation tasks drawn here: {drawn}. Their goals and those of the "
             f"tests differ in a button, in the drawer or the window, or in a cube's place by {100 * MARGIN:g} cm or more. "
             "Park et al. 2024 (arXiv:2410.20092), package ogbench 1.2."
         ),
-        horizon=horizon,
+        max_episode_steps=max_episode_steps,
         splits={"train": train, "validation": validation, "test": test},
         make_env=lambda: OGBenchEnv(config, train[0]),
         draw_task=draw,

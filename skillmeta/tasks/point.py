@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import gymnasium
 import numpy as np
@@ -23,6 +23,8 @@ from skillmeta.tasks.batched import NativeEnv, Outcome, uniform
 class Config:
     """PEARL's dense point robot by default; configs/tasks has the others."""
 
+    FORMER_KEYS: ClassVar[dict[str, str]] = {"horizon": "max_episode_steps"}
+
     goals: Literal["square", "half_circle"] = "square"  # uniform in [-extent, extent]^2, or on radius `extent`, 0 to pi
     extent: PositiveFloat = 1.0  # half width of the square, or radius of the half circle
     start_extent: NonNegativeFloat = 1.0  # starts are uniform in [-start_extent, start_extent]^2; 0: always the origin
@@ -30,7 +32,7 @@ class Config:
     sparse: bool = False  # reward 1 - distance within goal_radius and 0 outside, instead of minus the distance
     goal_radius: PositiveFloat = 0.2  # of success, and of the sparse reward
     end_within: NonNegativeFloat = 0.0  # the episode ends this near to the goal in both coordinates; 0: it never does
-    horizon: PositiveInt = 20  # steps of an episode
+    max_episode_steps: PositiveInt = 20  # steps of an episode
     train_tasks: PositiveInt = 80  # tasks of the split `train`
     validation_tasks: PositiveInt = 20  # tasks of the split `validation`
     test_tasks: PositiveInt = 20  # tasks of the split `test`
@@ -49,7 +51,7 @@ class Points:
     """N points in lockstep. Observation [N, 2]: where they are."""
 
     def __init__(self, config: Config, num: int):
-        self.config, self.num, self.horizon, self.observation_dim = config, num, config.horizon, 2
+        self.config, self.num, self.max_episode_steps, self.observation_dim = config, num, config.max_episode_steps, 2
         self.action_space = Box(-config.max_step, config.max_step, (2,), np.float32)
         self.at = np.zeros((num, 2))
 
@@ -131,10 +133,10 @@ def family(config: Config) -> TaskFamily:
         version=1,
         definition=(
             f"A point steps up to {config.max_step:g} along each axis towards a hidden goal, {where}. Start: {start}. "
-            f"Reward: {reward}. An episode has {config.horizon} steps{end}. Seen: the position. Success: within "
+            f"Reward: {reward}. An episode has {config.max_episode_steps} steps{end}. Seen: the position. Success: within "
             f"{config.goal_radius:g}. After PEARL (Rakelly et al. 2019) and MAML (Finn et al. 2017)."
         ),
-        horizon=config.horizon,
+        max_episode_steps=config.max_episode_steps,
         splits={
             "train": tuple(fixed[: config.train_tasks]),
             "validation": validation,

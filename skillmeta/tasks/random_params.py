@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import mujoco
 import numpy as np
@@ -21,13 +21,15 @@ from skillmeta.tasks.locomotion import HOPPER, WALKER, LocomotionEnv, Motion, Ro
 class Config:
     """PEARL's Walker by default."""
 
+    FORMER_KEYS: ClassVar[dict[str, str]] = {"horizon": "max_episode_steps"}
+
     robot: Literal["walker", "hopper"] = "walker"  # whose body is changed
     log_scale: PositiveFloat = 3.0  # exponents are uniform in [-log_scale, log_scale]
     timestep: PositiveFloat = 0.004  # seconds of a substep, the old models'; Gymnasium's own is 0.002
     set_const: bool = (
         False  # MuJoCo derives its constants (invweight0, ...) from the new masses; the old code never did
     )
-    horizon: PositiveInt = 200  # steps of an episode
+    max_episode_steps: PositiveInt = 200  # steps of an episode
     train_tasks: PositiveInt = 40  # tasks of the split `train`
     validation_tasks: PositiveInt = 10  # tasks of the split `validation`
     test_tasks: PositiveInt = 10  # tasks of the split `test`
@@ -99,17 +101,18 @@ def family(config: Config) -> TaskFamily:
             f"Run forward in a hidden body: Gymnasium's {config.robot}, each mass, inertia and friction times "
             f"1.5 ** U(-{config.log_scale:g}, {config.log_scale:g}), each damping times 1.3 ** the same ({sum(sizes)} "
             f"numbers), each task an independent draw. Reward: v + 1 - 0.001 |a|^2, over the {4 * config.timestep:g} s of a "
-            f"step. {config.horizon} steps, or until {end}. Seen: joint angles and velocities. Success: 1 m/s. After PEARL "
+            f"step. "
+            f"{config.max_episode_steps} steps, or until {end}. Seen: joint angles and velocities. Success: 1 m/s. After PEARL "
             "(Rakelly et al. 2019)."
         ),
-        horizon=config.horizon,
+        max_episode_steps=config.max_episode_steps,
         splits={
             "train": tuple(drawn[: config.train_tasks]),
             "validation": draw_tasks(draw_task, validation_generator(config.tasks_seed), config.validation_tasks),
             "test": tuple(drawn[config.train_tasks :]),
         },
         make_env=lambda: LocomotionEnv(
-            robot, reward, drawn[0], config.horizon, ends=True, body=lambda task: changed(task, config)
+            robot, reward, drawn[0], config.max_episode_steps, ends=True, body=lambda task: changed(task, config)
         ),
         draw_task=draw_task,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import gymnasium
 import numpy as np
@@ -19,9 +20,11 @@ from skillmeta.tasks.batched import NativeEnv, Outcome, uniform
 class Config:
     """RL2's numbers."""
 
+    FORMER_KEYS: ClassVar[dict[str, str]] = {"horizon": "max_episode_steps"}
+
     states: PositiveInt = 10  # of an MDP
     actions: PositiveInt = 5  # to choose from in each state
-    horizon: PositiveInt = 10  # steps of an episode
+    max_episode_steps: PositiveInt = 10  # steps of an episode
     train_tasks: PositiveInt = 1000  # tasks of the split `train`
     validation_tasks: PositiveInt = 200  # tasks of the split `validation`
     test_tasks: PositiveInt = 1000  # tasks of the split `test`
@@ -49,7 +52,12 @@ class TabularMDPs:
     """N random MDPs in lockstep. Observation [N, S]: the state, one-hot. Episodes start in state 0."""
 
     def __init__(self, config: Config, num: int):
-        self.config, self.num, self.horizon, self.observation_dim = config, num, config.horizon, config.states
+        self.config, self.num, self.max_episode_steps, self.observation_dim = (
+            config,
+            num,
+            config.max_episode_steps,
+            config.states,
+        )
         self.action_space = Discrete(config.actions)
         self.rows = np.arange(num)
         self.onehot = np.eye(config.states, dtype=np.float32)
@@ -75,11 +83,14 @@ class TabularMDPs:
         return Outcome(self.onehot[self.state], reward, nothing, nothing)
 
 
-def optimal(task: RandomMDP, horizon: int) -> tuple[np.ndarray, np.ndarray]:
-    """The best action [horizon, S] and the value [horizon + 1, S] of each state with so many steps done (backward induction)."""
+def optimal(task: RandomMDP, max_episode_steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """The best action [T, S] and the value [T + 1, S] of each state with so many steps done (backward induction), T the episode."""
     transitions, mean = tables(task)
-    values, actions = np.zeros((horizon + 1, task.states)), np.zeros((horizon, task.states), np.int64)
-    for t in reversed(range(horizon)):
+    values, actions = (
+        np.zeros((max_episode_steps + 1, task.states)),
+        np.zeros((max_episode_steps, task.states), np.int64),
+    )
+    for t in reversed(range(max_episode_steps)):
         q = mean + transitions @ values[t + 1]
         actions[t], values[t] = q.argmax(1), q.max(1)
     return actions, values
@@ -96,7 +107,7 @@ def family(config: Config) -> TaskFamily:
         return np.concatenate([transitions.ravel(), mean.ravel()]).astype(np.float32)
 
     def expert(env: gymnasium.Env, generator: np.random.Generator) -> Expert:
-        ahead = iter(optimal(env.unwrapped.task, config.horizon)[0])  # type: ignore[attr-defined]
+        ahead = iter(optimal(env.unwrapped.task, config.max_episode_steps)[0])  # type: ignore[attr-defined]
         return lambda observation: next(ahead)[int(observation.argmax())]
 
     generator = np.random.default_rng(config.tasks_seed)
@@ -107,10 +118,11 @@ def family(config: Config) -> TaskFamily:
         version=1,
         definition=(
             f"{config.states} states, {config.actions} actions; transitions ~ Dirichlet(1), rewards ~ N(m, 1) with m ~ N(1, 1) for "
-            f"each state and action, each task an independent draw; {config.horizon} steps from state 0. Seen: the state, "
+            f"each state and action, each task an independent draw; "
+            f"{config.max_episode_steps} steps from state 0. Seen: the state, "
             "one-hot. No notion of success. After RL2 (Duan et al. 2016)."
         ),
-        horizon=config.horizon,
+        max_episode_steps=config.max_episode_steps,
         splits={
             "train": tuple(drawn[: config.train_tasks]),
             "validation": draw_tasks(draw_task, validation_generator(config.tasks_seed), config.validation_tasks),

@@ -21,7 +21,7 @@ from skillmeta.tasks.base import TaskConfig, make_family
 from skillmeta.types import Batch, Metrics, Trials
 from tests.learners import make_learner
 
-POINTS = TaskConfig("point", split="any", options={"extent": 0.5, "start_extent": 0.0, "horizon": 12})
+POINTS = TaskConfig("point", split="any", options={"extent": 0.5, "start_extent": 0.0, "max_episode_steps": 12})
 SMALL = Config(tasks=3, rollouts=4, hidden=8, cg_iterations=5)
 
 

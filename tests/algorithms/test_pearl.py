@@ -27,7 +27,7 @@ from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
 from skillmeta.types import Episodes
 from tests.learners import make_learner
 
-POINTS = TaskConfig("point", split="train", options={"horizon": 6})
+POINTS = TaskConfig("point", split="train", options={"max_episode_steps": 6})
 FAMILY = make_family(POINTS)
 SMALL = Config(
     training_tasks=6, tasks_per_iteration=2, prior_episodes=2, posterior_episodes=1, first_episodes=2, updates=3, tasks=3,
@@ -194,7 +194,7 @@ def test_every_encoder_learns_and_acts(kind):
 
 def test_shaped_rewards_are_learned_from_and_not_shown():
     """The sparse point robot: the replay has dense rewards, the context those of the task; so has what is reported."""
-    sparse = TaskConfig("point", split="train", options={"sparse": True, "horizon": 6, "goal_radius": 0.01})
+    sparse = TaskConfig("point", split="train", options={"sparse": True, "max_episode_steps": 6, "goal_radius": 0.01})
     family = make_family(sparse)
     learner = made(replace(SMALL, shaped_reward=True, context="visit"))
     with Workers(EnvsFactory(sparse), envs_per_batch=32) as workers:
@@ -230,7 +230,7 @@ def test_what_acting_believes_after_an_episode_is_what_learning_infers_from_it()
 TAUGHT = replace(
     SMALL, teacher=TeacherConfig(), shaped_reward=True, context="trial", context_visits=2, encoder="attention"
 )
-SPARSE = TaskConfig("point", split="train", options={"sparse": True, "horizon": 6, "goal_radius": 0.01})
+SPARSE = TaskConfig("point", split="train", options={"sparse": True, "max_episode_steps": 6, "goal_radius": 0.01})
 
 
 def taught(config: Config = TAUGHT) -> Learner:

@@ -17,7 +17,7 @@ from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, make_family
 from tests.learners import make_learner
 
-POINTS = TaskConfig("point", split="any", options={"start_extent": 0.0, "horizon": 8})
+POINTS = TaskConfig("point", split="any", options={"start_extent": 0.0, "max_episode_steps": 8})
 FAMILY = make_family(POINTS)
 
 

@@ -20,8 +20,8 @@ from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, make_family
 from tests.learners import make_learner
 
-BANDIT = TaskConfig("bandit", split="any", options={"arms": 3, "pulls": 6})
-ENDS = TaskConfig("point", split="any", options={"end_within": 0.5, "extent": 0.5, "horizon": 9})
+BANDIT = TaskConfig("bandit", split="any", options={"arms": 3, "max_episode_steps": 6})
+ENDS = TaskConfig("point", split="any", options={"end_within": 0.5, "extent": 0.5, "max_episode_steps": 9})
 
 
 def acted(config: TaskConfig, core: str, episodes: int = 3, previous: bool = False):

@@ -27,7 +27,7 @@ def test_arrays_of_environments_are_the_same_environments(preset):
     if preset == "navigation":  # one goal lies at the start: its episode ends at once
         tasks = (replace(tasks[0], x=0.0, y=0.0), *tasks[1:])
     assert np.array_equal(arrays.reset([1, 2, 3, 4], tasks), serial.reset([1, 2, 3, 4], tasks))
-    for _ in range(family.horizon + 2):
+    for _ in range(family.max_episode_steps + 2):
         action = generator.uniform(-1, 1, (4, serial.spec.action_dim)).astype(np.float32) * (preset != "navigation")
         a, b = arrays.step(action), serial.step(action)
         assert np.allclose(a.reward, b.reward, atol=1e-6)  # rescaling an action rounds in another order

@@ -9,7 +9,7 @@ from skillmeta.errors import ConfigError
 from skillmeta.experts.half_cheetah import Cheetahs, Config, Linear, collect, pooled, reward, search
 from skillmeta.tasks import half_cheetah, point
 
-FAMILY = half_cheetah.family(half_cheetah.Config(observation=20, horizon=60))
+FAMILY = half_cheetah.family(half_cheetah.Config(observation=20, max_episode_steps=60))
 QUICK = Config(
     steps=240, tasks=1, iterations=12, directions=8, best=4, qualities=[0.0, 1.0], action_noise=0.0, threads=1
 )

@@ -52,7 +52,7 @@ ROOT = Path(__file__).parents[2]
 SECRET = "s3cret-of-the-user"
 CANARY = "open('ran', 'w')\ndef make(*arguments, **options): raise SystemError('made')\n"
 SCRIPT = '"></text></svg></title><script>alert(1)</script><img src=x onerror=alert(1)>'
-POINTS = TaskConfig("point", split="train", options={"horizon": 5})
+POINTS = TaskConfig("point", split="train", options={"max_episode_steps": 5})
 RL2 = {"name": "rl2", "tasks": 4, "hidden": 8, "epochs": 1, "minibatches": 2, "episodes": 1}
 
 _opened: list[Path] | None = None
@@ -187,7 +187,7 @@ def ablation(folder: Path, task: dict[str, Any] | None = None, **changes: Any) -
 
 def adapted(folder: Path, run: Path, task: dict[str, Any] | None = None) -> Path:
     """An adapted agent, without the adaptation."""
-    config = TaskConfig("point", options={"horizon": 5})
+    config = TaskConfig("point", options={"max_episode_steps": 5})
     agent = load_trained(meta_run(folder.parent / "for-the-belief"), envs_of(config)).actor
     save_state(folder / "belief", {"belief": pack(agent.begin(1, torch.Generator().manual_seed(0)))}, {})
     about = {"run": str(run), "task": task or to_plain(config), "episodes": 1, "seed": 0}
@@ -201,7 +201,7 @@ def envs_of(config: TaskConfig) -> Callable[[SkillModel | None, bool], Any]:
 
 
 def trained(folder: Path, trust: bool = False) -> Any:
-    return load_trained(folder, envs_of(TaskConfig("point", options={"horizon": 5})), trust)
+    return load_trained(folder, envs_of(TaskConfig("point", options={"max_episode_steps": 5})), trust)
 
 
 # -- modules -------------------------------------------------------------------------------------------------------------------

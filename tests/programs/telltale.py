@@ -69,7 +69,7 @@ def family(config: Config) -> TaskFamily:
         name="telltale",
         version=1,
         definition="Reward: the task's code minus the distance of the action from the task's best one.",
-        horizon=config.max_episode_steps,
+        max_episode_steps=config.max_episode_steps,
         splits=SPLITS,
         make_env=lambda: NativeEnv(Signs(config, 1), TRAIN[0]),
         draw_task=lambda generator: FRESH,

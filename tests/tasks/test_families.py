@@ -88,7 +88,7 @@ def test_tasks_are_values(family):
     vectors = [family.features(task) for task in (*family.tasks("train")[:3], *family.tasks("test")[:3])]
     assert len({v.shape for v in vectors}) == 1 and all(v.dtype == np.float32 and np.isfinite(v).all() for v in vectors)
     assert all(isinstance(family.group(task), str) for task in family.tasks("test"))
-    assert family.definition.endswith(".") and family.horizon >= 0
+    assert family.definition.endswith(".") and family.max_episode_steps >= 0
 
 
 def test_training_validation_and_test_tasks_are_apart(family, tmp_path, monkeypatch):
@@ -147,16 +147,16 @@ def test_a_task_stays_until_another_is_set(family, env):
 
 
 def test_an_episode_is_cut_off_at_the_horizon(family, env):
-    if not 0 < family.horizon <= 500:
-        pytest.skip(f"its horizon is {family.horizon}: too long to walk here")
+    if not 0 < family.max_episode_steps <= 500:
+        pytest.skip(f"its horizon is {family.max_episode_steps}: too long to walk here")
     env.reset(seed=0, options={"task": family.tasks("train")[0]})
     nothing = np.zeros(env.action_space.shape, np.float32) if env.action_space.shape else 0
-    for step in range(1, family.horizon + 1):
+    for step in range(1, family.max_episode_steps + 1):
         *_, terminated, truncated, _ = env.step(nothing)
         if terminated:
             assert not truncated
             break
-        assert truncated == (step == family.horizon)
+        assert truncated == (step == family.max_episode_steps)
 
 
 def test_the_first_tasks_and_rewards_are_as_they_were(request, family):

@@ -141,7 +141,7 @@ def test_observations_are_fresh_and_environments_apart():
 
 def test_the_definition_tells_what_is_shown():
     assert "goals among them: none" in family(Config()).definition
-    told = family(Config(shown_goals=["kettle"], noise="gymnasium", horizon=100)).definition
+    told = family(Config(shown_goals=["kettle"], noise="gymnasium", max_episode_steps=100)).definition
     assert "those of kettle" in told and "noise: gymnasium" in told and "100 steps" in told
 
 

@@ -218,7 +218,7 @@ def test_random_bodies(preset):
         (lambda: half_cheetah.Config(goal="up"), "choose velocity, direction or negated"),
         (lambda: half_cheetah.Config(train_range=[3.0, 0.0]), "the lower one first"),
         (lambda: ant.Config(radius=0), "above 0"),
-        (lambda: humanoid.Config(horizon=0), "at least 1"),
+        (lambda: humanoid.Config(max_episode_steps=0), "at least 1"),
         (lambda: random_params.Config(robot="snake"), "walker or hopper"),
     ],
 )

@@ -67,7 +67,7 @@ def test_test_classes_are_not_looked_at_in_validation():
 
 def test_the_goal_is_hidden_unless_asked_for():
     for visible in (False, True):
-        found = push(goal_visible=visible, horizon=5)
+        found = push(goal_visible=visible, max_episode_steps=5)
         env = found.make_env()
         seen, _ = env.reset(options={"task": found.tasks("train")[0]})
         moved = env.step(np.zeros(4, np.float32))[0]
@@ -95,12 +95,12 @@ def test_an_episode_can_be_repeated_after_another_one():
 
 
 def test_the_horizon_is_ours_and_step_501_is_never_taken():
-    found = push(horizon=3)
+    found = push(max_episode_steps=3)
     env = found.make_env()
     env.reset(options={"task": found.tasks("train")[0]})
     assert [env.step(np.zeros(4, np.float32))[3] for _ in range(3)] == [False, False, True]
     with pytest.raises(ValueError, match="between 1 and 500"):
-        Config(horizon=501)
+        Config(max_episode_steps=501)
 
 
 def test_experts_solve_with_the_goal_in_view_and_are_recorded_without_it():
@@ -162,7 +162,7 @@ class Stub:
     def step(self, actions):
         self.clock += 1
         solved = (np.arange(self.num_envs) % 5 == 0) & (self.clock >= 10)
-        cut = self.clock >= self.horizon
+        cut = self.clock >= self.max_episode_steps
         self.clock[solved | cut] = 0
         info = {"final_info": {"episode": {"r": np.zeros(self.num_envs)}, "success": solved}}
         return np.zeros((self.num_envs, 39)), np.zeros(self.num_envs), solved, cut & ~solved, info
