@@ -23,7 +23,7 @@ from tests.faults.harness import Command, contents, differences, renames, run_fo
 from tests.faults.shim import Shim
 
 RL2 = {"name": "rl2", "tasks": 4, "hidden": 4, "epochs": 1, "minibatches": 1, "episodes": 1}
-BANDIT = "{family: bandit, split: any, options: {arms: 2, pulls: 3}}"
+BANDIT = "{family: bandit, split: any, options: {arms: 2, max_episode_steps: 3}}"
 
 
 def commands(root: Path) -> dict[str, Command]:
@@ -38,9 +38,9 @@ def commands(root: Path) -> dict[str, Command]:
                    "training.held_out_every=2", "training.batch_size=4", "model.hidden=4", "model.horizon=5"],
         "meta-train": ["meta-train", "meta/rl2_bandit_5", f"task={BANDIT}", f"algorithm={json.dumps(RL2)}",
                        "env_steps=36", "checkpoint_seconds=1e-300"],
-        "evaluate": ["evaluate", "tasks/bandit_5", "task.options={arms: 2, pulls: 3}", "tasks=2",
+        "evaluate": ["evaluate", "tasks/bandit_5", "task.options={arms: 2, max_episode_steps: 3}", "tasks=2",
                      "episodes=1", f"agents=[{root / 'meta-train' / 'out'}]"],
-        "adapt": ["adapt", str(root / "meta-train" / "out"), "tasks/bandit_5", "options={arms: 2, pulls: 3}"],
+        "adapt": ["adapt", str(root / "meta-train" / "out"), "tasks/bandit_5", "options={arms: 2, max_episode_steps: 3}"],
         "finetune": ["finetune", "downstream/maze_sac", "task={family: point, options: {horizon: 5}}", "env_steps=20",
                      "algorithm={hidden: 4, batch_size: 4, random_decisions: 5}", "evaluation.episodes=1",
                      "checkpoint_seconds=1e-300"],
