@@ -266,6 +266,10 @@ class Learner:
             raise ConfigError(
                 "shaped_reward is of primitive steps, and these actions are skills; leave one of them out"
             )
+        if config.shaped_reward and not spec.shaped_reward:
+            raise ConfigError(
+                "algorithm.shaped_reward: this family, as it is configured, has no dense reward to learn from"
+            )
         self.config, self.bound = config, torch.from_numpy(spec.action_bound)
         weights = seeds.stream("weights").torch()
         observation_dim, action_dim = spec.observation_dim, spec.action_dim

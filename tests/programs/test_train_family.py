@@ -6,13 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from skillmeta.programs.train import EvaluationConfig, TrainConfig
-from skillmeta.programs.train import train as run_training
 from skillmeta.run.checkpoint import load_state
-from skillmeta.run.run import Run, read_metrics
-from skillmeta.tasks.base import TaskConfig
-from tests.programs.scripted import PER_EPISODE, scripted
-from tests.programs.telltale import FRESH, TEST, TRAIN, VALIDATION, episode_return
+from tests.programs.runs import family, rows, run, saved_actor
+from tests.programs.scripted import scripted
+from tests.programs.telltale import FRESH, TEST, TRAIN
 
 STEPS = 3
 LEARNERS = [
@@ -28,19 +25,8 @@ LEARNERS = [
 ]  # fmt: skip
 
 
-def telltale(split: str) -> TaskConfig:
-    return TaskConfig("tests.programs.telltale", split=split)
-
-
-def train(folder: Path, algorithm: dict, split: str = "train", env_steps: int = 30, **options) -> dict:
-    config = TrainConfig("meta-train", telltale(split), algorithm=algorithm, env_steps=env_steps, **options)
-    result = run_training(config, folder, quiet=True)
-    assert result is not None
-    return result
-
-
-def iterations(folder: Path) -> list[dict]:
-    return [row for row in read_metrics(folder) if row["kind"] == "iteration"]
+def train(folder: Path, algorithm: dict, split: str = "train", **options) -> dict:
+    return run(folder, family(algorithm, split, **options))
 
 
 def returns_of(tasks) -> tuple[float, float]:
@@ -52,9 +38,9 @@ def returns_of(tasks) -> tuple[float, float]:
 def test_every_learner_is_trained_on_training_tasks(algorithm, tmp_path):
     result = train(tmp_path, algorithm, env_steps=60)
     low, high = returns_of(TRAIN)
-    rows = iterations(tmp_path)
+    logged = rows(tmp_path)
     assert all(
-        low <= row[name] <= high for row in [*rows, result] for name in ("return", "return_first", "return_last")
+        low <= row[name] <= high for row in [*logged, result] for name in ("return", "return_first", "return_last")
     )
     assert result["env_steps"] == result["episodes"] * STEPS >= 60
 
@@ -63,7 +49,7 @@ def test_every_learner_is_trained_on_training_tasks(algorithm, tmp_path):
 def test_tasks_are_those_of_the_split(split, codes, tmp_path):
     """One task an iteration, so that each mean reward names it; every task of the split is met."""
     train(tmp_path, scripted(tasks=1), split, env_steps=60)
-    met = [row["mean_reward"] for row in iterations(tmp_path)]
+    met = [row["mean_reward"] for row in rows(tmp_path)]
     assert {round(reward / 10) * 10 for reward in met} == codes
     state, meta = load_state(tmp_path / "actor")
     total, count = state["actor"]["rewards"].tolist()
@@ -73,16 +59,16 @@ def test_tasks_are_those_of_the_split(split, codes, tmp_path):
 def test_steps_episodes_and_updates_are_counted_once(tmp_path):
     """An iteration is 2 tasks x 2 episodes x 3 steps; the budget is checked between iterations."""
     result = train(tmp_path, scripted(tasks=2), env_steps=30)
-    rows = iterations(tmp_path)
-    assert [row["env_steps"] for row in rows] == [12, 24, 36] and [row["episodes"] for row in rows] == [4, 8, 12]
+    logged = rows(tmp_path)
+    assert [row["env_steps"] for row in logged] == [12, 24, 36] and [row["episodes"] for row in logged] == [4, 8, 12]
     assert (result["env_steps"], result["episodes"], result["updates"]) == (36, 12, 3)
-    assert {result[name] for name in ("return_last", "success_last")} == {rows[-1]["return_last"], 0.0}
+    assert {result[name] for name in ("return_last", "success_last")} == {logged[-1]["return_last"], 0.0}
 
 
 def test_first_and_last_episodes_of_a_trial_are_logged_apart(tmp_path):
     """A trial's second action is PER_EPISODE nearer to the best one, in every training task."""
     train(tmp_path, scripted(tasks=2, adapt=True))
-    for row in iterations(tmp_path):
+    for row in rows(tmp_path):
         assert row["return_last"] - row["return_first"] == pytest.approx(STEPS * 0.125, abs=1e-4)
         assert row["return"] == pytest.approx((row["return_first"] + row["return_last"]) / 2)
 
@@ -103,34 +89,8 @@ def test_a_seed_decides_weights_tasks_and_resets(tmp_path):
     runs = {}
     for name, seed in (("a", 0), ("again", 0), ("other", 1)):
         train(tmp_path / name, scripted(tasks=2, follow=True), seed=seed)
-        weight = load_state(tmp_path / name / "actor")[0]["actor"]["weight"].item()
-        runs[name] = weight, [row["return_first"] for row in iterations(tmp_path / name)]
+        weight = saved_actor(tmp_path / name)["weight"].item()
+        runs[name] = weight, [row["return_first"] for row in rows(tmp_path / name)]
     assert runs["a"] == runs["again"] != runs["other"]
     assert runs["a"][0] != runs["other"][0] and not set(runs["a"][1]) & set(runs["other"][1])
     assert len(set(runs["a"][1])) == len(runs["a"][1])  # and the iterations of a run differ
-
-
-def test_an_interrupted_run_draws_what_it_would_have_drawn(tmp_path, monkeypatch):
-    algorithm = scripted(tasks=2, follow=True, noise=0.1)
-    whole = train(tmp_path / "whole", algorithm, env_steps=60)
-    looked = iter([False, True] * 10)
-    monkeypatch.setattr(Run, "stop_requested", property(lambda run: next(looked)))
-    config = TrainConfig("meta-train", telltale("train"), algorithm=algorithm, env_steps=60)
-    starts = [run_training(config, tmp_path / "parts", quiet=True) for _ in range(5)]
-    assert starts[:4] == [None] * 4 and starts[4] is not None
-    assert {**starts[4], "seconds": 0} == {**whole, "seconds": 0}
-    assert read_metrics(tmp_path / "parts") == read_metrics(tmp_path / "whole")
-
-
-def test_evaluations_while_training_are_on_validation_tasks_and_change_nothing(tmp_path):
-    plain = train(tmp_path / "plain", scripted(tasks=2, adapt=True, action=0.25))
-    evaluation = EvaluationConfig(every=12, tasks=1, trial_episodes=1)
-    result = train(tmp_path / "evaluated", scripted(tasks=2, adapt=True, action=0.25), evaluation=evaluation)
-    assert {**result, "seconds": 0} == {**plain, "seconds": 0}
-    rows = [row for row in read_metrics(tmp_path / "evaluated") if row["kind"] == "evaluation"]
-    assert [row["env_steps"] for row in rows] == [12, 24, 36]
-    wanted = [episode_return(VALIDATION[0], 0.25 + PER_EPISODE * k) for k in (0, 1)]
-    for row in rows:
-        assert [row[f"evaluation/return_{k}"] for k in (0, 1)] == [pytest.approx(value) for value in wanted]
-        assert row["evaluation/return"] == row["evaluation/return_1"] and row["evaluation/sampled"] == 0
-    assert iterations(tmp_path / "evaluated") == iterations(tmp_path / "plain")

@@ -7,36 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skillmeta.envs.make import make_envs
-from skillmeta.programs.train import EvaluationConfig, TrainConfig, load_trained, train
+from skillmeta.programs.train import EvaluationConfig, TrainConfig, train
 from skillmeta.run.checkpoint import load_state
-from skillmeta.run.run import Run, read_metrics
-from skillmeta.tasks.base import TaskConfig, make_family
+from skillmeta.tasks.base import TaskConfig
+from tests.programs.runs import one_task, paths, rows, saved_actor
+from tests.programs.runs import run as run_config
 from tests.programs.scripted import scripted
 from tests.programs.telltale import SPLITS, TEST, codes, episode_return
 
 SAC = {"name": "sac", "hidden": 4, "batch_size": 4, "replay_capacity": 100}
 
 
-def config(split: str = "test", index: int = 0, algorithm: dict | None = None, **options) -> TrainConfig:
-    task = TaskConfig("tests.programs.telltale", split=split, index=index)
-    options = {"env_steps": 12, "evaluation": EvaluationConfig(3), **options}
-    return TrainConfig(task=task, algorithm=algorithm or scripted(action=0.25), **options)
-
-
-def run(folder: Path, *arguments, **options) -> dict:
-    result = train(config(*arguments, **options), folder, quiet=True)
-    assert result is not None
-    return result
-
-
-def rows(folder: Path, kind: str) -> list[dict]:
-    return [row for row in read_metrics(folder) if row["kind"] == kind]
-
-
-def paths(folder: Path, which: str) -> list[np.ndarray]:
-    with np.load(folder / "trajectories.npz") as archive:
-        return [archive[name] for name in sorted(archive.files) if name.startswith(which)]
+def run(folder: Path, split: str = "test", index: int = 0, algorithm: dict | None = None, **options) -> dict:
+    return run_config(folder, one_task(algorithm or scripted(action=0.25), split, index, **options))
 
 
 @pytest.mark.parametrize(("split", "index"), [("train", 1), ("validation", 0), ("test", 0), ("test", 2)])
@@ -44,10 +27,10 @@ def test_the_task_that_was_named_is_learned_and_evaluated(split, index, tmp_path
     task = SPLITS[split][index]
     result = run(tmp_path, split, index)
     wanted = episode_return(task, 0.25)
-    assert [row["return"] for row in rows(tmp_path, "iteration")] == [pytest.approx(wanted)] * 4
+    assert [row["return"] for row in rows(tmp_path)] == [pytest.approx(wanted)] * 4
     assert result["return"] == pytest.approx(wanted) == result["mode_return"]
     assert codes(np.concatenate(paths(tmp_path, "early") + paths(tmp_path, "final"))) == {task.code}
-    total, count = load_state(tmp_path / "actor")[0]["actor"]["rewards"].tolist()
+    total, count = saved_actor(tmp_path)["rewards"].tolist()
     assert count == 12 and total == pytest.approx(4 * wanted)
 
 
@@ -55,7 +38,7 @@ def test_success_is_the_named_tasks_own(tmp_path):
     for index, success in ((0, 0.0), (1, 1.0), (2, 0.0)):
         result = run(tmp_path / str(index), index=index, algorithm=scripted(action=TEST[1].best))
         assert result["success"] == result["mode_success"] == success
-        assert {row["success"] for row in rows(tmp_path / str(index), "iteration")} == {success}
+        assert {row["success"] for row in rows(tmp_path / str(index))} == {success}
 
 
 @pytest.mark.parametrize(
@@ -71,7 +54,7 @@ def test_success_is_the_named_tasks_own(tmp_path):
 def test_a_run_ends_with_its_steps_or_its_episodes(options, episodes, env_steps, tmp_path):
     """And evaluation is not counted."""
     result = run(tmp_path, **options)
-    logged = rows(tmp_path, "iteration")
+    logged = rows(tmp_path)
     assert (result["episodes"], result["env_steps"], result["decisions"]) == (episodes, env_steps, env_steps)
     num_envs = options.get("num_envs", 1)
     assert [row["episodes"] for row in logged] == list(range(num_envs, episodes + 1, num_envs))
@@ -88,7 +71,7 @@ def test_updates_follow_decisions_once_the_random_ones_are_over(each, random, up
     algorithm = {**SAC, "updates_per_decision": each, "random_decisions": random}
     result = run(tmp_path, algorithm=algorithm)
     assert result["updates"] == updates and result["decisions"] == 12
-    assert rows(tmp_path, "iteration")[-1]["updates"] == updates
+    assert rows(tmp_path)[-1]["updates"] == updates
 
 
 def test_random_decisions_are_uniform_and_the_evaluated_policy_is_not(tmp_path):
@@ -96,7 +79,7 @@ def test_random_decisions_are_uniform_and_the_evaluated_policy_is_not(tmp_path):
     task = TaskConfig("tests.programs.telltale", options={"max_episode_steps": 1})
     algorithm = {**SAC, "random_decisions": 1000, "updates_per_decision": 0}
     assert train(TrainConfig(task=task, algorithm=algorithm, env_steps=400), tmp_path, quiet=True)
-    error = np.array([1000 - row["return"] for row in rows(tmp_path, "iteration")])
+    error = np.array([1000 - row["return"] for row in rows(tmp_path)])
     assert error.max() > 1.4 and np.mean(error < 0.5) == pytest.approx(0.5, abs=0.1)  # uniform in [-1, 1] about -0.5
 
 
@@ -120,48 +103,9 @@ def test_the_same_seed_on_two_tasks_gives_different_draws(tmp_path):
     drawn = {}
     for name, index, seed in (("a", 0, 0), ("again", 0, 0), ("task", 1, 0), ("seed", 0, 1)):
         run(tmp_path / name, index=index, seed=seed)
-        weight = load_state(tmp_path / name / "actor")[0]["actor"]["weight"].item()
+        weight = saved_actor(tmp_path / name)["weight"].item()
         noise = [path[:, 1] for path in paths(tmp_path / name, "early") + paths(tmp_path / name, "final")]
         drawn[name] = [weight, *np.concatenate(noise).tolist()]
     assert drawn["a"] == drawn["again"]
     assert not set(drawn["a"]) & set(drawn["task"]) and not set(drawn["a"]) & set(drawn["seed"])
     assert len(set(drawn["a"])) == len(drawn["a"])
-
-
-@pytest.mark.parametrize("algorithm", [scripted(follow=True, noise=0.1), SAC], ids=["scripted", "sac"])
-def test_an_interrupted_run_draws_what_it_would_have_drawn(algorithm, tmp_path, monkeypatch):
-    whole = run(tmp_path / "whole", algorithm=algorithm)
-    looked = iter([False, True] * 10)
-    monkeypatch.setattr(Run, "stop_requested", property(lambda run: next(looked)))
-    results = [train(config(algorithm=algorithm), tmp_path / "parts", quiet=True) for _ in range(4)]
-    assert results[:3] == [None] * 3 and results[3] is not None
-    assert {**results[3], "seconds": 0} == {**whole, "seconds": 0}
-    assert read_metrics(tmp_path / "parts") == read_metrics(tmp_path / "whole")
-    for a, b in zip(paths(tmp_path / "parts", ""), paths(tmp_path / "whole", ""), strict=True):
-        assert np.array_equal(a, b)
-
-
-def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
-    first = run(tmp_path)
-    monkeypatch.setattr(
-        "skillmeta.programs.train.run_loop", lambda *arguments, **options: pytest.fail("it was run again")
-    )
-    assert run(tmp_path) == first
-
-
-def test_what_is_loaded_is_what_was_trained(tmp_path):
-    run(tmp_path, env_steps=9)
-    family = make_family(config().task)
-    trained = load_trained(tmp_path, lambda skills, sees_task: make_envs(family, 1, skills, sees_task), trust=True)
-    saved = load_state(tmp_path / "actor")[0]["actor"]
-    assert trained.env_steps == 9 and trained.skills is None and trained.sees_task is False
-    assert trained.actor.rewards.tolist() == saved["rewards"].tolist() and trained.actor.weight == saved["weight"]
-
-
-def test_evaluations_while_training_are_on_its_own_task(tmp_path):
-    evaluation = EvaluationConfig(episodes=3, every=6)
-    plain, evaluated = run(tmp_path / "plain"), run(tmp_path / "evaluated", evaluation=evaluation)
-    assert {**evaluated, "seconds": 0} == {**plain, "seconds": 0}
-    logged = rows(tmp_path / "evaluated", "evaluation")
-    assert [row["env_steps"] for row in logged] == [6, 12]
-    assert all(row["evaluation/return"] == pytest.approx(episode_return(TEST[0], 0.25)) for row in logged)

@@ -1,9 +1,8 @@
-"""Meta-training runs: interrupted or not, in one process or two, the same; judged by the one evaluator; in skill space."""
+"""Every learner by the commands of a user: interrupted or not, in one process or two; evaluated, adapted, on a page."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +10,13 @@ import pytest
 
 from downstream.evaluate import main as evaluate_main
 from downstream.meta_train import main as meta_main
-from skillmeta.algorithms import pearl
 from skillmeta.cli import main
-from skillmeta.config import build, load
-from skillmeta.programs.train import TrainConfig, train, train_config
+from skillmeta.programs.train import TrainConfig, train
 from skillmeta.run.checkpoint import load_state
 from skillmeta.run.files import locked_folder
 from skillmeta.run.run import read_metrics
 from skillmeta.seeds import Seeds
-from skillmeta.tasks.base import TaskConfig, make_family, task_id
+from skillmeta.tasks.base import TaskConfig, task_id
 
 RL2 = {"name": "rl2", "tasks": 8, "hidden": 8, "epochs": 1, "minibatches": 2, "episodes": 2}
 MAML = {"name": "maml", "tasks": 2, "rollouts": 3, "hidden": 8}
@@ -40,6 +37,11 @@ POINTS = TaskConfig("point", split="train", options={"max_episode_steps": 5})
 SPARSE = TaskConfig(
     "point", split="train", options={"max_episode_steps": 5, "sparse": True}
 )  # it has a dense reward to learn from
+
+
+@pytest.fixture(autouse=True)
+def _no_pages():
+    """Some tests here look at pages; the others use `no_page`."""
 
 
 @pytest.fixture
@@ -269,25 +271,3 @@ def test_what_the_family_lacks_is_said_before_the_folder_is_taken(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     assert main(["meta-train", "meta/pearl_point", "algorithm.shaped_reward=true", "--out", "run"]) == 2
     assert "has no dense reward to learn from" in capsys.readouterr().err and not Path("run").exists()
-
-
-@pytest.mark.parametrize("name", ["point", "cheetah_vel", "cheetah_dir", "maze_skills"])
-def test_a_no_context_preset_is_pearls_without_latents_and_an_oracle_is_that_with_the_task(name):
-    def preset(path: Path) -> TrainConfig:
-        return train_config(load(path), at=str(path))
-
-    pearls, blind = (preset(Path(f"configs/meta/{method}_{name}.yaml")) for method in ("pearl", "no_context"))
-    changed = {"latent_dim": 0, "context_size": 1, "exploration_episodes": 0}
-    assert blind == replace(pearls, algorithm={**pearls.algorithm, **changed})
-    oracle = Path(f"configs/meta/oracle_{name}.yaml")
-    assert not oracle.exists() or preset(oracle) == replace(blind, see_task=True)
-
-
-@pytest.mark.parametrize("path", sorted(Path("configs/meta").glob("pearl_*.yaml")), ids=lambda path: path.stem)
-def test_a_presets_contexts_hold_a_whole_trial(path):
-    """Otherwise the run stops after its first visit to every task."""
-    config = train_config(load(path), at=str(path))
-    algorithm = build(pearl.Config, {k: v for k, v in config.algorithm.items() if k != "name"}, str(path))
-    decisions = make_family(config.task).horizon // (10 if config.skills else 1)  # the maze's skills take ten steps
-    if algorithm.context == "trial":
-        assert algorithm.context_capacity >= (1 + algorithm.posterior_episodes) * decisions
