@@ -560,6 +560,8 @@ def test_no_string_of_a_stranger_is_an_element_of_the_page_of_an_ablation(place,
     fit |= {"active_dimensions": SCRIPT, "dimensions": SCRIPT, "windows": 3}
     fit |= {name: [0.1] for name in ("error_by_action", "error_by_action_prior", "action_variance")}
     prior = {"source": SCRIPT, "verdict": [SCRIPT], "rollouts": [rollout], "held_out": fit}
+    (skills / "config.yaml").write_text(dump_yaml({"source": SCRIPT, SCRIPT: SCRIPT}))
+    (skills / "environment.json").write_text(json.dumps(about))
     (skills / "result.json").write_text(json.dumps(prior))
     rows = [{"kind": kind, "step": 1, "score": 1.0} for kind in ("train", "held_out")]
     (skills / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -871,8 +873,10 @@ ALLOWED = {  # call: the files that may make it
     # modules that a trusted config, or the package, names
     "importlib.import_module": {"config/modules.py", "skillmeta/cli.py", "programs/doctor.py"},
     "loader.exec_module": {"d4rl_table.py"},  # of the installed package d4rl
-    "pickle.loads": {"metaworld.py"},  # Meta-World hands its tasks over pickled, within the process that makes them
-    "pickle.dumps": {"metaworld.py"},
+    # Meta-World hands its tasks over pickled, within the process that makes them. The pool pickles what goes between this process
+    # and the workers that it has started, over a pipe that nobody else can write.
+    "pickle.loads": {"metaworld.py", "run/pool.py"},
+    "pickle.dumps": {"metaworld.py", "run/pool.py"},
     "yaml.load": {"config/plain.py"},
     "OmegaConf.load": {"config/load.py"},  # configs that the user names
     "h5py.File": {"sources.py", "minari_store.py"},  # the latter writes, in memory
