@@ -10,6 +10,7 @@ Episodes end where `terminals | timeouts` says. Whatever a reader below raises b
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -20,8 +21,9 @@ import numpy as np
 
 from skillmeta.data.d4rl_table import dataset_url
 from skillmeta.data.episodes import EpisodeDataset, from_episodes, single_episode
-from skillmeta.data.minari_store import check_id, dataset_folder, exists, recover, verify
+from skillmeta.data.minari_store import MANIFEST, check_id, dataset_folder, exists, recover, verify
 from skillmeta.errors import DataError, UserError
+from skillmeta.run.files import sha256
 from skillmeta.trust import check_links
 from skillmeta.types import Episodes
 
@@ -66,6 +68,18 @@ def load_source(source: str, *, clip_actions: bool = False, download: bool = Fal
         raise DataError(
             f"{source}: cannot be read ({type(error).__name__}: {error}); the file is damaged or not what it seems"
         ) from None
+
+
+def fingerprint(source: str) -> tuple[Path, str]:
+    """Where the data of a source that loads lie, and a SHA-256 that changes when they do."""
+    if source.startswith("minari:"):
+        folder = dataset_folder(source.removeprefix("minari:").partition("?")[0])
+        if (folder / MANIFEST).exists():  # of the checksums of all
+            return folder, sha256(folder / MANIFEST)
+        data = [folder / "data" / name for name in ("metadata.json", "main_data.hdf5")]
+        return folder, hashlib.sha256("".join(map(sha256, data)).encode()).hexdigest()
+    path = _d4rl_file(source.removeprefix("d4rl:"), False) if source.startswith("d4rl:") else Path(source)
+    return path, sha256(path)
 
 
 # -- Minari --------------------------------------------------------------------------------------------------------------

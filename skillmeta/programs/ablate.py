@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,12 +20,11 @@ from omegaconf import OmegaConf
 from skillmeta.config import (
     NonNegativeInt,
     PositiveInt,
+    build,
     check_file_name,
     checked,
-    differences,
     dump_yaml,
     load,
-    read_yaml,
     stack,
     to_plain,
 )
@@ -38,6 +37,7 @@ from skillmeta.programs.page import write_page
 from skillmeta.programs.pretrain import PretrainConfig, pretrain
 from skillmeta.programs.train import TrainConfig, algorithm_of, train, train_config
 from skillmeta.run.files import locked_folder, write_whole
+from skillmeta.run.identity import Identity
 from skillmeta.run.jobs import Job, Outcome, run_jobs
 from skillmeta.run.run import environment, read_result
 from skillmeta.tasks.base import evenly_spaced, make_family
@@ -204,7 +204,7 @@ def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str) -
     plain = {**to_plain(config), "tasks": tasks}
     saved = out / "config.yaml"
     keep = {key: value for key, value in plain.items() if key != "workers"}  # how many at once changes no result
-    if saved.exists() and (changed := differences(read_yaml(saved), keep)):
+    if saved.exists() and (changed := Identity(keep, complete_config).changes_of(saved, keep)):
         raise ConfigError(
             f"{out}: holds an ablation with another config ({'; '.join(changed[:5])}); use another --out or delete the folder"
         )
@@ -228,6 +228,13 @@ def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str) -
             if not outcome.stopped:  # stopped so early that no method is complete: nothing to show yet
                 raise
     return outcome
+
+
+def complete_config(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """An ablation's config with every default, without what changes no result."""
+    full: dict[str, Any] = to_plain(build(AblationConfig, plain))
+    del full["workers"]
+    return full
 
 
 def prepare(config: AblationConfig, out: Path, command: str) -> None:

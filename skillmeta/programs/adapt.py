@@ -6,6 +6,7 @@ An adapted agent is its parameters, which stay as they are in its run, and a bel
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ import torch
 from torch import Tensor
 
 from skillmeta.collect.trials import trial
-from skillmeta.config import build, differences, dump_yaml, read_yaml, to_plain
+from skillmeta.config import build, dump_yaml, read_yaml, to_plain
 from skillmeta.envs.make import make_envs
 from skillmeta.errors import UserError
 from skillmeta.programs.train import load_trained
 from skillmeta.run.checkpoint import load_state, save_state
 from skillmeta.run.files import locked_folder, write_whole
+from skillmeta.run.identity import Identity
 from skillmeta.seeds import Seeds
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import Task, TaskConfig, chosen_task, make_family, task_id
@@ -112,8 +114,7 @@ def adapt(
     draws = own.stream("adaptation_acting").torch()
     with locked_folder(folder):
         if (folder / ADAPTED).exists():
-            changed = differences(read_yaml(folder / ADAPTED), about)
-            if changed:
+            if changed := Identity(about, complete).changes_of(folder / ADAPTED, about):
                 raise UserError(
                     f"{folder}: holds another adapted agent ({'; '.join(changed[:5])}); use another --out, or delete the folder"
                 )
@@ -124,6 +125,11 @@ def adapt(
         write_whole(folder / ENVIRONMENT, json.dumps({"modules": modules_of_run(folder, about)}))
         write_whole(folder / ADAPTED, dump_yaml(about))
         return trials
+
+
+def complete(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What an adapted.yaml says, with every default of its task."""
+    return {**about, "task": to_plain(build(TaskConfig, about.get("task"), "task"))}
 
 
 def load_adapted(folder: Path, trust: bool = False) -> tuple[AdaptedAgent, Envs, Task]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from skillmeta.collect.workers import Workers
-from skillmeta.config import NonNegativeInt, PositiveInt, check_file_name, checked, to_plain
+from skillmeta.config import NonNegativeInt, PositiveInt, build, check_file_name, checked, to_plain
 from skillmeta.envs.make import EnvsFactory, make_envs
 from skillmeta.errors import ConfigError
 from skillmeta.evaluation.actors import NoAdaptation, RandomActor
@@ -24,6 +24,7 @@ from skillmeta.evaluation.records import part, paths_part, read_evaluation, read
 from skillmeta.programs.page import write_page
 from skillmeta.programs.train import Trained, load_trained, paths
 from skillmeta.run.files import write_npz
+from skillmeta.run.identity import Identity
 from skillmeta.run.progress import Progress
 from skillmeta.run.run import Run
 from skillmeta.skills.vae import SkillModel
@@ -96,7 +97,8 @@ def run_evaluation(
     if not all(one.sees_task for one in oracle):
         raise ConfigError("oracle: these agents do not see the task; train them with see_task=true")
     plan, references = planned(config, family, trained, oracle)
-    with Run.open(folder, to_plain(config), command=command) as run:
+    identity = Identity(to_plain(config), lambda plain: to_plain(build(EvaluateConfig, plain)))
+    with Run.open(folder, to_plain(config), command=command, identity=identity) as run:
         if not acted(plan, config, family, tasks, run, quiet):
             return None
         result: dict[str, Any] = {

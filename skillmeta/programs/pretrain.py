@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from skillmeta.config import PositiveInt, checked, to_plain
-from skillmeta.data.sources import load_source
+from skillmeta.config import PositiveInt, build, checked, to_plain
+from skillmeta.data.episodes import EpisodeDataset
+from skillmeta.data.sources import fingerprint, load_source
 from skillmeta.evaluation.skill_quality import Rollouts, compare_rollouts, fit, verdict
 from skillmeta.programs.page import write_page
 from skillmeta.run.files import write_npz
-from skillmeta.run.run import Run
+from skillmeta.run.identity import Identity, Input
+from skillmeta.run.run import Run, read_result
 from skillmeta.skills.training import TrainingConfig, train_skills
 from skillmeta.skills.vae import SkillModelConfig
 from skillmeta.tasks.base import TaskConfig, make_family
@@ -42,11 +45,13 @@ class PretrainConfig:
 def pretrain(config: PretrainConfig, folder: Path, command: str = "", quiet: bool = False) -> dict[str, Any] | None:
     """Train, judge, write the page. Returns the result, or None if it was asked to stop before the end."""
     torch.set_num_threads(1)
-    with Run.open(folder, to_plain(config), command=command) as run:
-        family = make_family(config.task) if config.task else None
+    # Before the folder is taken: what is wrong with the task or the logs leaves no folder. A finished run needs no logs.
+    family = make_family(config.task) if config.task else None
+    dataset = load_logs(config) if read_result(folder) is None else None
+    with Run.open(folder, to_plain(config), command=command, identity=identity_of(config, dataset)) as run:
         if run.result is not None:
             return run.finish(run.result, lambda: write_page([folder], family=family))
-        dataset = load_source(config.source, clip_actions=config.clip_actions)
+        assert dataset is not None
         model = train_skills(dataset, config.model, config.training, run, quiet)
         if model is None:
             return None
@@ -64,6 +69,27 @@ def pretrain(config: PretrainConfig, folder: Path, command: str = "", quiet: boo
         }
         save_paths(run.folder, acted)
         return run.finish(result, lambda: write_page([folder], family=family))
+
+
+def load_logs(config: PretrainConfig) -> EpisodeDataset:
+    """The logs of a config. Raises DataError if they are too few or too short to train on, too."""
+    dataset = load_source(config.source, clip_actions=config.clip_actions)
+    training = config.training
+    dataset.windows(config.model.horizon, "train", held_out=training.held_out, seed=training.seed)
+    return dataset
+
+
+def identity_of(config: PretrainConfig, dataset: EpisodeDataset | None) -> Identity:
+    """What a run with this config is; without `dataset` that of a finished run, which is not continued."""
+
+    def complete(plain: Mapping[str, Any]) -> Any:
+        return to_plain(build(PretrainConfig, plain))
+
+    if dataset is None:
+        return Identity(to_plain(config), complete)
+    path, digest = fingerprint(config.source)
+    shapes = {"observation_dim": dataset.observation_dim, "action_dim": dataset.action_dim}
+    return Identity(to_plain(config), complete, shapes, {"logs": Input(str(path), digest)})
 
 
 def logged(observations: np.ndarray, family: Any, like: Rollouts) -> Rollouts:

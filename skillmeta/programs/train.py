@@ -36,11 +36,12 @@ from skillmeta.evaluation.adaptation import final_scores, held_out_scores
 from skillmeta.programs.page import write_page
 from skillmeta.run.checkpoint import load_state, save_state
 from skillmeta.run.files import write_npz
+from skillmeta.run.identity import Identity, Input, check_inputs, check_run_format, saved_state, shapes_of
 from skillmeta.run.loop import Evaluation, run_loop
 from skillmeta.run.parts import restore_parts, state_of
-from skillmeta.run.run import RUN_FORMAT, Run, check_run_format, read_metrics
+from skillmeta.run.run import Run, read_metrics
 from skillmeta.seeds import Seeds
-from skillmeta.skills.vae import MarginalPrior, SkillModel
+from skillmeta.skills.vae import MarginalPrior, SkillModel, model_folder
 from skillmeta.tasks.base import VALIDATION, Task, TaskConfig, TaskFamily, chosen_task, make_family, task_id
 from skillmeta.trust import check_links, check_modules
 from skillmeta.types import Actor, Envs, EnvSpec, Episodes, Learner, Skills, State
@@ -141,10 +142,12 @@ def train(
     seeds = Seeds(config.seed) if task is None else Seeds(config.seed, task_id(task))
     skills = SkillModel.load(config.skills) if config.skills else None
     probe = make_envs(family, 1, skills, config.see_task)
-    learner = make_learner(config, spec_of(probe, family), skills, seeds)  # before the folder is taken: it refuses
+    spec = spec_of(probe, family)
+    learner = make_learner(config, spec, skills, seeds)  # before the folder is taken: it refuses
     probe.close()
+    identity = identity_of(config, spec)
     pages = (lambda: write_page([folder], family=family)) if page else None
-    with Run.open(folder, to_plain(config), command=command) as run:
+    with Run.open(folder, to_plain(config), command=command, identity=identity) as run:
         if run.result is not None:
             return run.finish(run.result, pages)
         factory = EnvsFactory(config.task, config.skills, config.see_task)
@@ -170,8 +173,32 @@ def train(
                 result |= {key: last[key] for key in SCORES}
             else:
                 result |= evaluated(learner.actor(), factory, family, task, config, seeds, early, folder)
-        save_actor(folder, learner.actor(), source.env_steps)
+        save_actor(folder, learner.actor(), source.env_steps, identity)
         return run.finish(result, pages)
+
+
+def identity_of(config: TrainConfig, spec: EnvSpec) -> Identity:
+    """What a run with this config is, in environments as `spec` says."""
+
+    def complete(plain: Mapping[str, Any]) -> dict[str, Any]:
+        return complete_config(plain, config.algorithm["name"])
+
+    return Identity(complete(to_plain(config)), complete, shapes_of(spec), inputs_of(config))
+
+
+def complete_config(plain: Mapping[str, Any], algorithm: str) -> dict[str, Any]:
+    """A config with every default; those of its algorithm only if that is the named one, which the user vouches for."""
+    config = train_config(plain)
+    full: dict[str, Any] = to_plain(config)
+    if config.algorithm["name"] == algorithm:
+        _, options = algorithm_of(config)
+        full["algorithm"] = {"name": algorithm, **to_plain(options)}
+    return full
+
+
+def inputs_of(config: TrainConfig) -> dict[str, Input]:
+    """What training and acting depend on, beside the config."""
+    return {} if config.skills is None else {"skill model": saved_state(config.skills, model_folder(config.skills))}
 
 
 def task_of(family: TaskFamily, config: TrainConfig) -> Task | None:
@@ -259,8 +286,8 @@ class Trained:
     sees_task: bool = False  # the task's features are part of what it observes
 
 
-def save_actor(folder: Path, actor: Actor[Any], env_steps: int) -> None:
-    save_state(folder / ACTOR, {"actor": state_of(actor.parts()), "env_steps": env_steps}, {"run_format": RUN_FORMAT})
+def save_actor(folder: Path, actor: Actor[Any], env_steps: int, identity: Identity) -> None:
+    save_state(folder / ACTOR, {"actor": state_of(actor.parts()), "env_steps": env_steps}, identity.meta())
 
 
 def load_trained(folder: str | Path, make: Callable[[SkillModel | None, bool], Envs], trust: bool = False) -> Trained:
@@ -270,8 +297,8 @@ def load_trained(folder: str | Path, make: Callable[[SkillModel | None, bool], E
         make: the environments that it shall act in, given its skills and whether it sees the task.
         trust: import the module that the run's config names as its algorithm, where that is not part of skillmeta.
 
-    Raises UserError for a folder that holds no finished run, one whose actor does not fit the environments, or one that names a
-    module of its own without `trust`.
+    Raises UserError for a folder that holds no finished run, one whose actor does not fit the environments, one whose skill model
+    has changed since, or one that names a module of its own without `trust`.
     """
     folder = Path(folder)
     if not (folder / "config.yaml").exists():
@@ -290,6 +317,7 @@ def load_trained(folder: str | Path, make: Callable[[SkillModel | None, bool], E
     check_run_format(folder / ACTOR, meta)
     config = build(TrainConfig, node, str(folder / "config.yaml"))
     skills = SkillModel.load(config.skills) if config.skills else None
+    check_inputs(folder / ACTOR, meta, inputs_of(config))
     envs = make(skills, config.see_task)
     spec = replace(envs.spec, shaped_reward=True)  # of training alone: acting needs none
     actor = make_learner(config, spec, skills, Seeds(config.seed)).actor()

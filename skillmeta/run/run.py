@@ -17,21 +17,21 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 from filelock import FileLock
 
-from skillmeta.config import differences, dump_yaml, read_yaml
+from skillmeta.config import dump_yaml
 from skillmeta.errors import CheckpointError, ConfigError, UserError
 from skillmeta.run.checkpoint import State, load_state, save_state
 from skillmeta.run.files import lock_folder, remove, settle, write_whole
+from skillmeta.run.identity import Identity
 from skillmeta.trust import modules_of_run
 
 KEEP = 2  # checkpoints
-RUN_FORMAT = 3  # of checkpoints and agents; raised when random streams, or what learners save, change
 CHECKPOINTS = "checkpoints"  # the folder that holds them
 STOP_FILE = ".stop"  # whoever schedules the run asks it to stop by making this file
 PACKAGES = (
@@ -42,28 +42,34 @@ PACKAGES = (
 class Run:
     """Use as `with Run.open(folder, config) as run:`; inside, Ctrl-C sets `stop_requested` and a second one interrupts."""
 
-    def __init__(self, folder: Path, lock: FileLock):
-        self.folder, self._lock = folder, lock
+    def __init__(self, folder: Path, lock: FileLock, identity: Identity):
+        self.folder, self._lock, self.identity = folder, lock, identity
         self._metrics = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115  (closed by __exit__)
         self._signalled = False
         self._handlers: dict[int, Any] = {}
         self._reported = self._looked = 0.0
 
     @classmethod
-    def open(cls, folder: str | Path, config: dict[str, Any], *, command: str = "") -> Run:
+    def open(
+        cls, folder: str | Path, config: dict[str, Any], *, command: str = "", identity: Identity | None = None
+    ) -> Run:
         """Start a run in `folder`, or continue the one that is there.
+
+        Args:
+            config: is written to config.yaml, as plain values.
+            identity: what its checkpoints are of; by default the config as it stands.
 
         Raises:
             UserError: another process is using the folder, it cannot be written, or a link in it leads out of it.
             ConfigError: the folder holds a run with another config; the sentence names the keys that differ.
         """
         folder = Path(folder)
+        identity = identity or Identity(config)
         lock = lock_folder(folder)
         try:
             saved = folder / "config.yaml"
             if saved.exists():
-                changed = differences(read_yaml(saved), config)
-                if changed:
+                if changed := identity.changes_of(saved, config):
                     raise ConfigError(
                         f"{folder}: holds a run with another config ({'; '.join(changed[:5])}); "
                         "use another --out, or delete the folder to start anew"
@@ -79,7 +85,7 @@ class Run:
                 multiprocessing.parent_process() is None
             ):  # else a scheduler may have made it while this run was starting
                 (folder / STOP_FILE).unlink(missing_ok=True)
-            return cls(folder, lock)
+            return cls(folder, lock, identity)
         except BaseException:
             lock.release()
             raise
@@ -147,11 +153,8 @@ class Run:
         os.fsync(self._metrics.fileno())
         size = os.fstat(self._metrics.fileno()).st_size
         try:
-            save_state(
-                self._checkpoints / f"ckpt-{step:012d}",
-                state,
-                {"step": step, "metrics_bytes": size, "run_format": RUN_FORMAT},
-            )
+            about = {"step": step, "metrics_bytes": size, **self.identity.meta()}
+            save_state(self._checkpoints / f"ckpt-{step:012d}", state, about)
         except OSError as error:
             raise UserError(
                 f"{self._checkpoints}: cannot save step {step} ({error}); older checkpoints are intact"
@@ -162,7 +165,8 @@ class Run:
     def restore(self) -> State | None:
         """The newest checkpoint that is whole, or None; metrics are cut back to it. Says on stderr what it skipped.
 
-        Raises UserError for a checkpoint of another version, which would continue with other random numbers and losses.
+        Raises UserError for a checkpoint of something else: of another version, which would continue with other random numbers and
+        losses, or of a skill model or logs that have changed.
         """
         for folder in self._saved():
             try:
@@ -170,7 +174,7 @@ class Run:
             except CheckpointError as error:
                 print(f"skipped: {error}", file=sys.stderr)
                 continue
-            check_run_format(folder, meta)
+            self.identity.check(folder, meta)
             self._cut_metrics(meta["metrics_bytes"])
             return state
         self._cut_metrics(0)
@@ -224,15 +228,6 @@ class Run:
     def command(self) -> str:
         """The command that made the run, for its page."""
         return str(json.loads((self.folder / "environment.json").read_text())["command"])
-
-
-def check_run_format(folder: Path, meta: Mapping[str, Any]) -> None:
-    """Raises UserError if what is in a folder, with this `meta`, was saved by a version with other streams or learners."""
-    if meta.get("run_format") != RUN_FORMAT:
-        raise UserError(
-            f"{folder}: was saved by another version of skillmeta (run format {meta.get('run_format', 1)}, this one has "
-            f"{RUN_FORMAT}); use that version, or start anew in another --out"
-        )
 
 
 def is_finished(folder: Path) -> bool:

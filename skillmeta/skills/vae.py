@@ -25,7 +25,7 @@ from skillmeta.errors import CheckpointError, ConfigError
 from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Gaussian, gaussian
 from skillmeta.nn.few_rows import FEW_ROWS, ConditionedMLP
 from skillmeta.nn.networks import MLP, Normalizer, SequenceEncoder
-from skillmeta.run.checkpoint import load_state, save_state
+from skillmeta.run.checkpoint import MANIFEST, load_state, save_state
 
 Controller = Callable[[Tensor, int], Tensor]  # (observation [B, O], step within the skill) -> action [B, A]
 
@@ -228,9 +228,7 @@ class SkillModel(nn.Module):
 
         Raises CheckpointError, naming the folder, if there is none, it is damaged, or it holds something else.
         """
-        folder = Path(folder)
-        if not (folder / "manifest.json").exists() and (folder / "model").is_dir():
-            folder = folder / "model"
+        folder = model_folder(folder)
         state, meta = load_state(folder)
         if meta.get("kind") != "skill_model":
             raise CheckpointError(f"{folder}: holds {meta.get('kind', 'something else')!r}, not a skill model")
@@ -259,6 +257,13 @@ class SkillModel(nn.Module):
                 f"{self.action_dim} numbers, the environment has {observation_dim} and {action_dim}; "
                 "pretrain skills on logs of this environment"
             )
+
+
+def model_folder(folder: str | Path) -> Path:
+    """Where the skill model is that a user names by its own folder or by that of its run."""
+    folder = Path(folder)
+    inside = not (folder / MANIFEST).exists() and (folder / "model").is_dir()
+    return folder / "model" if inside else folder
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from skillmeta.programs.page import write_page
 from skillmeta.programs.train import TrainConfig, load_trained, make_learner, save_actor, train, train_config
 from skillmeta.reports import plots
 from skillmeta.run.checkpoint import save_state
-from skillmeta.run.run import RUN_FORMAT
+from skillmeta.run.identity import RUN_FORMAT, Identity
 from skillmeta.seeds import Seeds
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import TaskConfig, make_family
@@ -150,7 +150,7 @@ def meta_run(folder: Path, **changes: Any) -> Path:
     """A finished run of meta-training, without the training. `changes` are made to its config afterwards."""
     config = points()
     learner = make_learner(config, make_envs(make_family(POINTS), 1).spec, None, Seeds(0))
-    save_actor(folder, learner.actor(), 10)
+    save_actor(folder, learner.actor(), 10, Identity({}))
     (folder / "config.yaml").write_text(dump_yaml({**to_plain(config), **changes}))
     scores = {"return_first": 1.0, "return_last": 2.0, "success_last": 0.0, "env_steps": 10}
     rows = [
