@@ -160,7 +160,14 @@ def test_an_adapted_agent_goes_on_from_what_it_knows(algorithm, tmp_path, capsys
         tmp_path / "run",
         quiet=True,
     )
-    arguments = [str(tmp_path / "run"), "tasks/point_robot", "options.max_episode_steps=5", "index=2", "--episodes", "2"]
+    arguments = [
+        str(tmp_path / "run"),
+        "tasks/point_robot",
+        "options.max_episode_steps=5",
+        "index=2",
+        "--episodes",
+        "2",
+    ]
     assert adapt_main([*arguments, "--out", str(tmp_path / "adapted")]) == 0
     assert adapt_main([*arguments, "--out", str(tmp_path / "adapted")]) == 0
     assert "adapted already" in capsys.readouterr().out
