@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple, Protocol, TypeVar, Union
+from typing import Any, NamedTuple, Protocol, TypeVar, Union, runtime_checkable
 
 import numpy as np
 import torch
@@ -214,6 +214,14 @@ class Actor(Protocol[BeliefT]):
 
     def parts(self) -> Parts:
         """What is saved and loaded of it."""
+
+
+@runtime_checkable
+class InformedActor(Protocol):
+    """An actor that begins with something known of N given tasks, which a batch of environments has only some of."""
+
+    def of_tasks(self, rows: slice) -> Actor[Any]:
+        """The actor of these tasks alone."""
 
 
 class Experience(Stateful, Protocol):

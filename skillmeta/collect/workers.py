@@ -16,7 +16,7 @@ from skillmeta.collect.trials import trial
 from skillmeta.data.trials import join
 from skillmeta.run.pool import Pool, WorkerDied
 from skillmeta.seeds import Stream
-from skillmeta.types import Actor, BeliefT, Envs, Task, Trials
+from skillmeta.types import Actor, BeliefT, Envs, InformedActor, Task, Trials
 
 MakeEnvs = Callable[[int], Envs]  # must survive pickling where there are processes
 
@@ -52,6 +52,7 @@ class Workers:
         """K episodes in each of N tasks by a copy of the actor: nothing that happens here reaches the one that was passed.
 
         Args:
+            actor: one that knows something of each task (`InformedActor`) knows it in the order of `tasks`.
             tasks: N of them; an actor with `rollouts` B > 1 runs each B times, and the trials are [N * B] then.
             seeds: of the resets, [N * B, K].
             draws: of the actor; every batch of environments has a stream of its own.
@@ -62,8 +63,9 @@ class Workers:
         """
         rollouts = actor.rollouts
         each = max(1, self.envs_per_batch // rollouts)
-        parts = [
+        parts: list[tuple[Any, ...]] = [
             (
+                actor.of_tasks(slice(start, start + each)) if isinstance(actor, InformedActor) else actor,
                 [task for task in tasks[start : start + each] for _ in range(rollouts)],
                 seeds[start * rollouts : (start + each) * rollouts],
                 draws.at(start // each),
@@ -72,9 +74,9 @@ class Workers:
             for start in range(0, len(tasks), each)
         ]
         if self._pool is None:
-            return join([run_trials(copy.deepcopy(actor), self.envs, *part) for part in parts])
+            return join([run_trials(copy.deepcopy(own), self.envs, *part) for own, *part in parts])
         try:
-            return join(self._pool.results((actor, *part) for part in parts))
+            return join(self._pool.results(parts))
         except WorkerDied as error:
             raise WorkerDied(f"trials: {error}; run with processes=1 to see why") from None
 

@@ -52,11 +52,75 @@ class RegularizerConfig:
             raise ValueError(
                 "target_divergence is missing: a controlled coefficient needs it (nats a decision, e.g. 1.0)"
             )
-        if not self.minimum_coefficient <= self.initial_coefficient <= self.maximum_coefficient:
-            raise ValueError(
-                f"initial_coefficient is {self.initial_coefficient}; it must lie between minimum_coefficient "
-                f"{self.minimum_coefficient} and maximum_coefficient {self.maximum_coefficient}"
-            )
+        check_limits(self)
+
+
+@checked
+class CoefficientConfig:
+    """A coefficient of a divergence in nats, and its controller."""
+
+    controller: Literal["fixed", "two_way", "one_way"] = "two_way"  # towards the target; one_way: it only grows
+    initial_coefficient: PositiveFloat = 1.0  # of the divergence
+    target_divergence: NonNegativeFloat = 1.0  # nats
+    learning_rate: PositiveFloat = 3e-4  # of the log coefficient
+    minimum_coefficient: PositiveFloat = 1e-6  # it never falls below
+    maximum_coefficient: PositiveFloat = 1e3  # it never rises above
+    per_task: bool = False  # each training task has its own
+
+    def __post_init__(self) -> None:
+        check_limits(self)
+
+
+def check_limits(config: RegularizerConfig | CoefficientConfig) -> None:
+    """Raises ValueError for an initial coefficient outside its limits."""
+    if not config.minimum_coefficient <= config.initial_coefficient <= config.maximum_coefficient:
+        raise ValueError(
+            f"initial_coefficient is {config.initial_coefficient}; it must lie between minimum_coefficient "
+            f"{config.minimum_coefficient} and maximum_coefficient {config.maximum_coefficient}"
+        )
+
+
+class Coefficient:
+    """A coefficient that is controlled towards a target divergence, or several of them.
+
+    Args:
+        config: its controller, start and limits.
+        target: nats; None where nothing is controlled.
+        shape: () for one, (K,) for K of them.
+    """
+
+    def __init__(
+        self, config: RegularizerConfig | CoefficientConfig, target: float | None, shape: tuple[int, ...] = ()
+    ):
+        self.config, self.target = config, target
+        self.log = torch.full(shape, math.log(config.initial_coefficient))
+        self.optimizer = torch.optim.Adam([self.log], lr=config.learning_rate)
+
+    def parts(self) -> Parts:
+        return {"log_coefficient": self.log, "optimizer": self.optimizer}
+
+    def value(self) -> Tensor:
+        return self.log.exp()
+
+    def update(self, divergence: Tensor, which: Tensor | None = None) -> None:
+        """Move towards the target: up when the divergence [B] is above it, down (two_way) when below.
+
+        Args:
+            which: of K coefficients, the one that each divergence belongs to, [B], all different. Without it the mean of the
+                divergences moves the only one.
+        """
+        if self.config.controller == "fixed":
+            return
+        assert self.target is not None  # the config guarantees it
+        if which is None:
+            gradient = (self.target - divergence).mean()
+        else:
+            gradient = torch.zeros_like(self.log).index_copy(0, which, self.target - divergence)
+        if self.config.controller == "one_way":
+            gradient = gradient.clamp(max=0)
+        self.log.grad = gradient
+        self.optimizer.step()
+        self.log.clamp_(math.log(self.config.minimum_coefficient), math.log(self.config.maximum_coefficient))
 
 
 class Regularizer:
@@ -71,14 +135,22 @@ class Regularizer:
         self.config = config
         self.log_volume = float((2 * bound).log().sum())
         self.constant = len(bound) * math.log(2) if config.prior == "uniform" else 0.0  # of the KL, see above
-        self.log_coefficient = torch.tensor(math.log(config.initial_coefficient))
-        self.optimizer = torch.optim.Adam([self.log_coefficient], lr=config.learning_rate)
-        self.target = config.target_divergence
-        if self.target is None and config.prior == "uniform":
-            self.target = len(bound) + self.constant
+        target = config.target_divergence
+        if target is None and config.prior == "uniform":
+            target = len(bound) + self.constant
+        self.controller = Coefficient(config, target)
 
     def parts(self) -> Parts:
-        return {"log_coefficient": self.log_coefficient, "optimizer": self.optimizer}
+        return self.controller.parts()
+
+    @property
+    def target(self) -> float | None:
+        """The target divergence, nats."""
+        return self.controller.target
+
+    @property
+    def log_coefficient(self) -> Tensor:
+        return self.controller.log
 
     @property
     def controlled(self) -> bool:
@@ -86,7 +158,7 @@ class Regularizer:
 
     def coefficient(self) -> Tensor:
         """The coefficient of the divergence, a scalar; 0 where there is no divergence."""
-        return self.log_coefficient.exp() if self.config.divergence != "none" else torch.zeros(())
+        return self.controller.value() if self.config.divergence != "none" else torch.zeros(())
 
     def divergence(self, policy: Policy, prior: Prior | None, noise: Tensor) -> Tensor:
         """Divergence of each row, [B], nats. Closed form between Gaussians; against the uniform prior the one-sample
@@ -113,14 +185,5 @@ class Regularizer:
 
     def update_coefficient(self, divergence: Tensor) -> None:
         """Move the coefficient towards the target: up when the divergence [B] is above it, down (two_way) when below."""
-        if not self.controlled:
-            return
-        assert self.target is not None  # the config guarantees it
-        gradient = (self.target - divergence).mean()
-        if self.config.controller == "one_way":
-            gradient = gradient.clamp(max=0)
-        self.log_coefficient.grad = gradient
-        self.optimizer.step()
-        self.log_coefficient.clamp_(
-            math.log(self.config.minimum_coefficient), math.log(self.config.maximum_coefficient)
-        )
+        if self.controlled:
+            self.controller.update(divergence)
