@@ -35,6 +35,11 @@ def stack(batches: Sequence[Transitions]) -> Transitions:
     return Transitions(*(torch.stack([getattr(batch, name) for batch in batches]) for name in FIELDS))
 
 
+def concatenate(batches: Sequence[Transitions]) -> Transitions:
+    """Batches as one, their rows below one another."""
+    return Transitions(*(torch.cat([getattr(batch, name) for batch in batches]) for name in FIELDS))
+
+
 class Replay:
     """The last `capacity` decisions."""
 

@@ -1,0 +1,430 @@
+"""SiMPL: a policy over skills that is conditioned on what the task is, meta-trained, and held near the skill prior.
+
+Nam, Sun, Pertsch, Hwang and Lim 2022 (arXiv:2204.11828). An action is a skill z of a frozen skill model with prior p(z | s). An
+encoder infers a task vector e from a set of decisions (s, z, r, s'). The policy is a residual on the prior, which it equals at the
+start. An update learns from two kinds of task batches, with a small and with a large context. Each kind k has its own coefficients:
+a of the policy's divergence from the prior, the same prior for both, and b of the encoder's from N(0, I).
+
+    q(e | c), e ~ q for every transition             c: decisions of episodes with e ~ N(0, I), and of no others
+    y = r + gamma (1 - terminated) (min_i Qbar_i(s', e, z') - a_k min(KL(pi || p), clip_k))                TD target
+    critics and encoder: sum_i (Q_i(s, e, z) - y)^2 + b_k KL(q || N(0, I))
+    policy: a_k KL(pi(. | s, e) || p(. | s)) - min_i Q_i(s, e, z~pi), e a constant
+    a_k, b_k: up while their divergence is above its target        targets: Qbar <- (1 - tau) Qbar + tau Q
+
+A training task is visited with e ~ N(0, I), and then with e ~ q(e | c). A test trial is the same: `context_episodes` with
+e ~ N(0, I), after which e* is inferred from all that they showed, and held. docs/algorithms/simpl.md says what differs from the
+paper, and why.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from skillmeta.config import NonNegativeFloat, OneOf, PositiveFloat, PositiveInt, Share, checked
+from skillmeta.data.replay import Replay, Transitions, concatenate, stack
+from skillmeta.errors import ConfigError
+from skillmeta.nn.distributions import Gaussian, standard_gaussian
+from skillmeta.nn.encoders import ENCODERS, Belief, Evidence, ProductEncoder, SummaryEncoder, infer, make_encoder
+from skillmeta.nn.networks import Critics
+from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
+from skillmeta.nn.policies import ResidualPolicy, choose_action, gaussian_prior
+from skillmeta.objectives.regularizer import Coefficient, CoefficientConfig, Regularizer, RegularizerConfig
+from skillmeta.objectives.soft_q import actor_loss, min_q, soft_value, td_error, td_target
+from skillmeta.run.parts import Counts
+from skillmeta.seeds import Seeds
+from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Skills, Source, Step
+
+
+@checked
+class TaskBatchConfig:
+    """One kind of task batch: how much of each task its context shows, and its own coefficients."""
+
+    tasks: PositiveInt = 10  # of an update
+    context_size: PositiveInt = 256  # decisions that e is inferred from
+    regularizer: RegularizerConfig = field(  # the policy's divergence from the skill prior
+        default_factory=lambda: RegularizerConfig(
+            prior="skill", controller="one_way", initial_coefficient=1e-3, target_divergence=1.0, td_divergence_clip=5.0
+        )
+    )
+    encoder: CoefficientConfig = field(  # KL(q || N(0, I))
+        default_factory=lambda: CoefficientConfig(
+            controller="one_way", initial_coefficient=3e-6, target_divergence=10.0, per_task=True
+        )
+    )
+
+    def __post_init__(self) -> None:
+        if self.regularizer.prior != "skill":
+            raise ValueError(f"regularizer.prior is {self.regularizer.prior}; SiMPL's is skill")
+
+
+def small_context() -> TaskBatchConfig:
+    """Little is known of the task: far from the prior the policy may go less, and e less from N(0, I)."""
+    policy = RegularizerConfig(
+        prior="skill", controller="one_way", initial_coefficient=3e-3, target_divergence=0.5, td_divergence_clip=5.0
+    )
+    return TaskBatchConfig(2, 4, policy, CoefficientConfig("one_way", 1e-5, 1.0))
+
+
+@checked
+class Config:
+    """Sizes for a laptop, coefficients of the paper's maze; configs/meta/simpl_maze_published.yaml has its sizes too."""
+
+    training_tasks: PositiveInt = 40  # drawn once, with a replay and a context buffer each
+    tasks_per_iteration: PositiveInt = 10  # that are visited
+    first_episodes: PositiveInt = 10  # of every task, e ~ N(0, I), before the first update
+    prior_episodes: PositiveInt = 1  # of a visit, e ~ N(0, I); they alone are what contexts are drawn from
+    posterior_episodes: PositiveInt = 1  # of a visit, e ~ q(e | context), with a context for each
+    reuse: NonNegativeFloat = 128.0  # how often a decision is learned from, on average; updates follow from it
+    small_context: TaskBatchConfig = field(default_factory=small_context)  # task batches of which little is known
+    large_context: TaskBatchConfig = field(default_factory=TaskBatchConfig)  # task batches of which much is known
+    batch_size: PositiveInt = 256  # decisions of each task of an update
+    encoder: Annotated[str, OneOf(ENCODERS)] = "product"  # what sums a context up
+    prior_factor: bool = True  # of encoder: product: N(0, I) is a factor too, and a decision may tell nothing
+    latent_dim: PositiveInt = 5  # of e
+    context_episodes: PositiveInt = 20  # of a test trial, e ~ N(0, I); then e* is inferred from them
+    adaptation: Literal["mean", "sample"] = "mean"  # e* is the posterior's mean, or a sample for each episode
+    discount: Share = 0.99  # of a decision
+    tau: Share = 0.005  # of the slow critics
+    learning_rate: PositiveFloat = 3e-4  # of all networks
+    hidden: PositiveInt = 128  # units of a layer
+    depth: PositiveInt = 3  # hidden layers
+    bfloat16: bool = False  # matrix products in bfloat16, where the CPU or GPU has it; parameters stay float32
+    replay_capacity: PositiveInt = 20_000  # decisions of a task
+    context_capacity: PositiveInt = 20_000  # decisions of a task
+
+    def __post_init__(self) -> None:
+        if self.prior_factor and self.encoder != "product":
+            raise ValueError(f"prior_factor is of encoder: product, not of {self.encoder}; set it to false")
+        asked = self.small_context.tasks + self.large_context.tasks
+        if asked > self.training_tasks:
+            raise ValueError(
+                f"small_context.tasks and large_context.tasks are {asked} together; training_tasks is {self.training_tasks}"
+            )
+
+
+class SimplBelief(NamedTuple):
+    """What is known of N tasks, and the e that is acted on until the episode ends."""
+
+    evidence: Evidence  # of the context episodes alone
+    e: Tensor  # [N, E]
+    episodes: int  # of the trial so far
+
+
+class Drawn(NamedTuple):
+    """What one update learns from, of one kind of task batch: M tasks, B decisions of each, contexts of C decisions."""
+
+    tasks: Tensor  # [M] their numbers
+    batch: Transitions  # [M, B, ...]
+    context: Tensor  # [M, C, D]
+    latent_noise: Tensor  # [M, B, E]
+    noise: Tensor  # [2, M * B, Z] of skills at next observations, and at observations
+
+
+@dataclass(frozen=True)
+class Actor:
+    """What acts. Its context is what its own trial showed, or what it was told at its beginning."""
+
+    policy: ResidualPolicy
+    encoder: ProductEncoder | SummaryEncoder
+    skills: Skills
+    config: Config
+    known: Evidence | None = None  # of N given tasks: e ~ q(e | it) from the first episode on
+    rollouts: int = 1
+
+    @property
+    def exploration_episodes(self) -> int:
+        return self.config.context_episodes
+
+    def of_tasks(self, rows: slice) -> Actor:
+        return self if self.known is None else replace(self, known=Evidence(*(x[rows] for x in self.known)))
+
+    def begin(self, tasks: int, generator: torch.Generator) -> SimplBelief:
+        if self.known is None:
+            return self.believe(self.encoder.nothing(tasks), 0, generator)
+        e = self.posterior(self.known).rsample(torch.randn(tasks, self.config.latent_dim, generator=generator))
+        return SimplBelief(self.known, e, self.config.context_episodes)
+
+    def believe(self, evidence: Evidence, episodes: int, generator: torch.Generator) -> SimplBelief:
+        """The belief after so many episodes of a trial: e ~ N(0, I) in those of the context, then e*."""
+        noise = torch.randn(len(evidence.seen), self.config.latent_dim, generator=generator)
+        if episodes < self.config.context_episodes:
+            return SimplBelief(evidence, noise, episodes)
+        posterior = self.posterior(evidence)
+        mean = self.config.adaptation == "mean"
+        return SimplBelief(evidence, posterior.mean if mean else posterior.rsample(noise), episodes)
+
+    def posterior(self, evidence: Evidence) -> Gaussian:
+        with torch.no_grad():
+            return gaussian_of(self.encoder.posterior(evidence))
+
+    def act(
+        self, observation: Tensor, belief: SimplBelief, generator: torch.Generator, explore: bool
+    ) -> tuple[Tensor, SimplBelief]:
+        policy = self.policy(torch.cat([self.skills.normalize(observation), belief.e], -1), self.prior(observation))
+        return choose_action(policy, self.policy.bound, generator, explore), belief
+
+    def observe(self, belief: SimplBelief, action: Tensor, step: Step) -> SimplBelief:
+        return belief
+
+    def adapt(self, belief: SimplBelief, episodes: Episodes, generator: torch.Generator) -> SimplBelief:
+        """An episode of the context is evidence. Later ones are none: the encoder was never shown such."""
+        evidence = belief.evidence
+        if belief.episodes < self.config.context_episodes:
+            context = self.context(
+                torch.from_numpy(episodes.observation[:, :-1]),
+                torch.from_numpy(episodes.action),
+                torch.from_numpy(episodes.reward),
+                torch.from_numpy(episodes.observation[:, 1:]),
+            )
+            with torch.no_grad():
+                evidence = self.encoder.accumulate(evidence, context, torch.from_numpy(episodes.valid).float())
+        return self.believe(evidence, belief.episodes + 1, generator)
+
+    def context(self, observation: Tensor, skill: Tensor, reward: Tensor, following: Tensor) -> Tensor:
+        """Decisions as the encoder sees them, [..., D]."""
+        normalize = self.skills.normalize
+        return torch.cat(
+            [normalize(observation), skill / self.policy.bound, reward.unsqueeze(-1), normalize(following)], -1
+        )
+
+    def prior(self, observation: Tensor) -> Gaussian:
+        with torch.no_grad():
+            return gaussian_prior(self.skills.prior(observation))
+
+    def parts(self) -> Parts:
+        return {"policy": self.policy, "encoder": self.encoder}
+
+
+class TaskBatch:
+    """One kind of task batch: what it learns from, and its coefficients."""
+
+    def __init__(self, config: TaskBatchConfig, bound: Tensor, training_tasks: int):
+        self.config = config
+        self.regularizer = Regularizer(config.regularizer, bound)
+        own = config.encoder.per_task
+        self.encoder = Coefficient(config.encoder, config.encoder.target_divergence, (training_tasks,) if own else ())
+
+    def parts(self) -> Parts:
+        return {"regularizer": self.regularizer.parts(), "encoder": self.encoder.parts()}
+
+    def encoder_coefficient(self, tasks: Tensor) -> Tensor:
+        """The coefficient of each task's KL(q || N(0, I)), [M]."""
+        value = self.encoder.value()
+        return value[tasks] if self.config.encoder.per_task else value.expand(len(tasks))
+
+    def update_coefficients(self, divergence: Tensor, kl: Tensor, tasks: Tensor) -> None:
+        """A step of both: towards the target of the policy's divergence [M * B], and of the encoder's [M]."""
+        self.regularizer.update_coefficient(divergence)
+        self.encoder.update(kl, tasks if self.config.encoder.per_task else None)
+
+
+class Learner:
+    """The learner. Arguments as for SAC's (`skillmeta.algorithms.sac.Learner`); skills are required."""
+
+    def __init__(self, config: Config, spec: EnvSpec, skills: Skills | None, seeds: Seeds):
+        if skills is None:
+            raise ConfigError("algorithm.name is simpl, whose actions are skills; name a skill model under `skills:`")
+        self.config, self.bound = config, torch.from_numpy(spec.action_bound)
+        weights = seeds.stream("weights").torch()
+        observation_dim, skill_dim = spec.observation_dim, spec.action_dim
+        inputs, seen = 2 * observation_dim + skill_dim + 1, observation_dim + config.latent_dim
+        hidden, depth = config.hidden, config.depth
+        self.encoder = make_encoder(
+            config.encoder, inputs, config.latent_dim, hidden, depth, weights, config.prior_factor
+        )
+        self.policy = ResidualPolicy(seen, self.bound, hidden, depth, weights)
+        self.critics = Critics(seen, skill_dim, hidden, depth, weights)
+        self.targets = copy.deepcopy(self.critics).requires_grad_(False)
+        self.acting = Actor(self.policy, self.encoder, skills, config)
+        self.kinds = [
+            TaskBatch(kind, self.bound, config.training_tasks) for kind in (config.small_context, config.large_context)
+        ]
+        self.policy_optimizer = adam(self.policy.parameters(), config.learning_rate)
+        self.critic_optimizer = adam([*self.critics.parameters(), *self.encoder.parameters()], config.learning_rate)
+        self.replays, self.contexts = (
+            [Replay(capacity, observation_dim, skill_dim) for _ in range(config.training_tasks)]
+            for capacity in (config.replay_capacity, config.context_capacity)
+        )
+        self.generator = seeds.stream("updates").torch()
+        self.counts = Counts()
+
+    @property
+    def updates(self) -> int:
+        return self.counts.updates
+
+    def actor(self) -> Actor:
+        return copy.deepcopy(self.acting)
+
+    def parts(self) -> Parts:
+        return {
+            "policy": self.policy,
+            "encoder": self.encoder,
+            "critics": self.critics,
+            "targets": self.targets,
+            "small_context": self.kinds[0].parts(),
+            "large_context": self.kinds[1].parts(),
+            "policy_optimizer": self.policy_optimizer,
+            "critic_optimizer": self.critic_optimizer,
+            "replays": self.replays,
+            "contexts": self.contexts,
+            "generator": self.generator,
+            "counts": self.counts,
+        }
+
+    # -- learning --------------------------------------------------------------------------------------------------------
+    def iterate(self, source: Source) -> Metrics:
+        """Visit some training tasks, then update. The first time every task is visited."""
+        config, counts = self.config, self.counts
+        before = counts.decisions
+        if counts.iterations == 0:
+            self.visit(source, list(range(config.training_tasks)), config.first_episodes)
+        else:
+            count = min(config.tasks_per_iteration, config.training_tasks)
+            self.visit(source, self.drawn(count), config.prior_episodes)
+        counts.iterations += 1
+        each = (config.small_context.tasks + config.large_context.tasks) * config.batch_size  # decisions of an update
+        updates = int(config.reuse * counts.decisions / each) - int(config.reuse * before / each)
+        sums = torch.zeros(len(METRICS))
+        for _ in range(updates):
+            sums += self.learn(*self.draw())
+        if not updates:
+            return {}
+        small, large = self.kinds
+        return {
+            **dict(zip(METRICS, (sums / updates).tolist(), strict=True)),
+            "prior/coefficient": float(large.regularizer.coefficient()),
+            "posterior/coefficient": float(large.encoder.value().mean()),
+            "small_context/prior_coefficient": float(small.regularizer.coefficient()),
+            "small_context/posterior_coefficient": float(small.encoder.value().mean()),
+        }
+
+    def drawn(self, count: int) -> list[int]:
+        """Numbers of so many different training tasks."""
+        return torch.randperm(self.config.training_tasks, generator=self.generator)[:count].tolist()
+
+    def visit(self, source: Source, visited: list[int], prior_episodes: int) -> None:
+        """Episodes with e ~ N(0, I), then some with e ~ q(e | context). The replay takes all; the context the first ones alone."""
+        every = source.draw_tasks(self.config.training_tasks)
+        rows = [number for number in visited for _ in range(prior_episodes)]
+        prior = source.trials_in(self.acting, [every[i] for i in rows], 1).trials.episodes(0)
+        for row, number in enumerate(rows):
+            one = prior.rows(slice(row, row + 1))
+            self.replays[number].add(one)
+            self.contexts[number].add(one)
+        rows = [number for number in visited for _ in range(self.config.posterior_episodes)]
+        context = self.contexts_of(rows, self.config.large_context.context_size)
+        with torch.no_grad():
+            known = self.encoder.accumulate(self.encoder.nothing(len(rows)), context, torch.ones(context.shape[:2]))
+        informed = replace(self.acting, known=known)
+        posterior = source.trials_in(informed, [every[i] for i in rows], 1).trials.episodes(0)
+        for row, number in enumerate(rows):
+            self.replays[number].add(posterior.rows(slice(row, row + 1)))
+        self.counts.decisions += int(prior.valid.sum() + posterior.valid.sum())
+
+    def draw(self) -> tuple[Drawn, Drawn]:
+        """Decisions and contexts of some tasks, and noise, for both kinds of task batches; no task is in both."""
+        small, large = self.config.small_context, self.config.large_context
+        chosen = self.drawn(small.tasks + large.tasks)
+        return (
+            self.drawn_of(chosen[: small.tasks], small.context_size),
+            self.drawn_of(chosen[small.tasks :], large.context_size),
+        )
+
+    def drawn_of(self, chosen: list[int], context_size: int) -> Drawn:
+        size, generator = self.config.batch_size, self.generator
+        batch = stack([self.replays[i].sample(size, generator) for i in chosen])
+        context = self.contexts_of(chosen, context_size)
+        latent_noise = torch.randn(len(chosen), size, self.config.latent_dim, generator=generator)
+        noise = torch.randn(2, *batch.action.flatten(0, 1).shape, generator=generator)
+        return Drawn(torch.tensor(chosen), batch, context, latent_noise, noise)
+
+    def contexts_of(self, chosen: list[int], size: int) -> Tensor:
+        """A context [M, C, D] of each task: decisions of its episodes with e ~ N(0, I)."""
+        ordered = self.encoder.ordered
+        shown = stack([self.contexts[i].sample(size, self.generator, ordered) for i in chosen])
+        return self.acting.context(shown.observation, shown.action, shown.reward, shown.next_observation)
+
+    def learn(self, *drawn: Drawn) -> Tensor:
+        """One update of encoder and critics, policy, coefficients and targets; returns the METRICS.
+
+        Args:
+            drawn: of a small context, and of a large one.
+        """
+        config, acting, bound, kinds = self.config, self.acting, self.bound, self.kinds
+        sizes = [part.noise.shape[1] for part in drawn]  # decisions of each kind
+        batch = concatenate([part.batch.flat() for part in drawn])
+        noise = torch.cat([part.noise for part in drawn], 1)
+        coefficient = torch.cat(
+            [kind.regularizer.coefficient().expand(size) for kind, size in zip(kinds, sizes, strict=True)]
+        )
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16, cache_enabled=False):
+            posteriors = [gaussian_of(infer(self.encoder, part.context)) for part in drawn]
+            e = torch.cat([samples(q, part.latent_noise) for q, part in zip(posteriors, drawn, strict=True)])
+            here, there = acting.prior(batch.observation), acting.prior(batch.next_observation)
+            now = torch.cat([acting.skills.normalize(batch.observation), e], -1)
+            following = torch.cat([acting.skills.normalize(batch.next_observation), e.detach()], -1)
+
+            with torch.no_grad():
+                next_policy = self.policy(following, there)
+                next_q = min_q(self.targets, following, next_policy.rsample(noise[0]), bound)
+                each = self.divergences(next_policy, there, noise[0], sizes)
+                cost = torch.cat([kind.regularizer.td_cost(d) for kind, d in zip(kinds, each, strict=True)])
+                next_value = soft_value(next_q, cost, coefficient)
+                target = td_target(batch.reward, batch.discount(config.discount), next_value)
+            critic_loss = td_error(self.critics(now, batch.action).float(), target)
+            kls = [q.kl(standard_gaussian(q.mean)) for q in posteriors]
+            encoder_loss = torch.cat(
+                [kind.encoder_coefficient(part.tasks) * kl for kind, part, kl in zip(kinds, drawn, kls, strict=True)]
+            ).mean()
+            learners = [*self.critics.parameters(), *self.encoder.parameters()]
+            apply_gradients(self.critic_optimizer, torch.autograd.grad(critic_loss + encoder_loss, learners))
+
+            held = now.detach()  # the encoder learns nothing from the policy
+            policy = self.policy(held, here)
+            q = min_q(self.critics, held, policy.rsample(noise[1]), bound)
+            divergences = self.divergences(policy, here, noise[1], sizes)
+            policy_loss = actor_loss(q, torch.cat(divergences), coefficient)
+            apply_gradients(self.policy_optimizer, torch.autograd.grad(policy_loss, list(self.policy.parameters())))
+
+        for kind, part, divergence, kl in zip(kinds, drawn, divergences, kls, strict=True):
+            kind.update_coefficients(divergence.detach(), kl.detach(), part.tasks)
+        polyak_update(self.targets, self.critics, config.tau)
+        self.counts.updates += 1
+        means = [value.mean() for pair in zip(divergences, kls, strict=True) for value in pair]
+        return torch.stack([critic_loss, policy_loss, *means]).detach()
+
+    def divergences(self, policy: Gaussian, prior: Gaussian, noise: Tensor, sizes: list[int]) -> list[Tensor]:
+        """D of the rows of each kind, as its regulariser measures it."""
+        columns = (policy.mean, policy.log_stddev, prior.mean, prior.log_stddev, noise)
+        rows = zip(*(torch.split(column, sizes) for column in columns), strict=True)
+        return [
+            kind.regularizer.divergence(Gaussian(mean, log), Gaussian(prior_mean, prior_log), some)
+            for kind, (mean, log, prior_mean, prior_log, some) in zip(self.kinds, rows, strict=True)
+        ]
+
+
+METRICS = (
+    "critic/loss",
+    "actor/loss",
+    "small_context/prior_divergence",
+    "small_context/posterior_kl",
+    "prior/divergence",  # of the large context, as its coefficient is
+    "posterior/kl",
+)
+
+
+def gaussian_of(belief: Belief) -> Gaussian:
+    """A belief of an encoder without mixtures."""
+    assert isinstance(belief, Gaussian)
+    return belief
+
+
+def samples(posterior: Gaussian, noise: Tensor) -> Tensor:
+    """A sample for each decision, [M * B, E], of posteriors [M, E] and noise [M, B, E]."""
+    every = Gaussian(posterior.mean.unsqueeze(1), posterior.log_stddev.unsqueeze(1))
+    return every.rsample(noise).flatten(0, 1)
