@@ -21,8 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if result is None:
         print(f"stopped; the same command resumes from the checkpoint in {arguments.out}")
         return 130
+    by_mode = f" (of its mode {result['mode_success']:.2f})" if "mode_success" in result else ""
     print(
-        f"success {result['success']:.2f} (of its mode {result['mode_success']:.2f}), return {result['return']:.3g}, over "
+        f"success {result['success']:.2f}{by_mode}, return {result['return']:.3g}, over "
         f"{result['num_episodes']} episodes after {result['env_steps']:,} environment steps in {result['episodes']} episodes"
     )
     print(f"run: {arguments.out}")

@@ -53,12 +53,18 @@ class PriorActor(WithoutBelief):
         return prior.rsample(torch.randn(prior.mean.shape, generator=generator)), belief
 
 
+def always_samples(actor: Actor[Any]) -> bool:
+    """Whether an actor samples its actions in exploitation too: its `always_samples`, where it has one."""
+    return bool(getattr(actor, "always_samples", False))
+
+
 class NoAdaptation:
     """An actor whose belief is made anew for every episode and does not change in it: what it knew before it met the task."""
 
     def __init__(self, actor: Actor[Any]):
         self.adaptive, self.rollouts = actor, actor.rollouts
         self.exploration_episodes = actor.exploration_episodes
+        self.always_samples = always_samples(actor)
 
     def begin(self, num: int, generator: torch.Generator) -> Any:
         return num, self.adaptive.begin(num, generator)

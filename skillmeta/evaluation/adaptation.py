@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from skillmeta.collect.workers import Workers
+from skillmeta.evaluation.actors import always_samples
 from skillmeta.evaluation.statistics import Estimate, Scores, interval, normalized, paired_difference
 from skillmeta.seeds import Seeds, Stream
 from skillmeta.tasks.base import Task, task_id
@@ -102,8 +103,8 @@ def run_trials(
     """A trial in each of M tasks, and what was seen in it; resets [M * rollouts, K + 1]."""
     rollouts, rounds = agent.rollouts, resets.shape[1]
     explored = np.arange(rounds) < agent.exploration_episodes
-    sampled = explored | sample
-    trials = workers.trials(agent, tasks, resets, draws, explore=sampled.tolist())
+    trials = workers.trials(agent, tasks, resets, draws, explore=(explored | sample).tolist())
+    sampled = explored | sample | always_samples(agent)
 
     def by_task(values: np.ndarray) -> np.ndarray:
         return values.reshape(len(tasks), rollouts, rounds).swapaxes(0, 1)[None, None]
@@ -162,17 +163,19 @@ def final_scores(
         seeds: of the run and the task.
 
     Returns:
-        `success` and `return` of the sampled policy, `mode_success` and `mode_return` of its mode, `num_episodes` of each; and the
-        trials of the sampled policy, [episodes * rollouts, 1, T].
+        `success` and `return` of the sampled policy, `mode_success` and `mode_return` of its mode, unless the actor always samples,
+        and `num_episodes` of each; and the trials of the sampled policy, [episodes * rollouts, 1, T].
     """
     at_once = max(1, workers.envs_per_batch // agent.rollouts)
     groups = [(first, min(at_once, episodes - first)) for first in range(0, episodes, at_once)]
     own = [seeds.stream("evaluation_resets", first).integers(count * agent.rollouts) for first, count in groups]
     resets, draws = np.concatenate(own)[:, None], seeds.stream("evaluation_acting")
-    by_mode, _ = run_trials(agent, workers, [task] * episodes, resets, draws, sample=False)
     sampled, trials = run_trials(agent, workers, [task] * episodes, resets, draws, sample=True)
+    each = {"": sampled}
+    if not always_samples(agent):
+        each["mode_"] = run_trials(agent, workers, [task] * episodes, resets, draws, sample=False)[0]
     scores: dict[str, float] = {"num_episodes": episodes}
-    for prefix, done in (("", sampled), ("mode_", by_mode)):
+    for prefix, done in each.items():
         scores |= {
             f"{prefix}success": float(done.success.mean()),
             f"{prefix}return": float(done.returns.mean(dtype=float)),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -192,6 +192,7 @@ class Adapted(NamedTuple):
 class Actor:
     """What acts: B episodes of each task at a time, always by samples, then a gradient step. Discounts are per decision."""
 
+    always_samples: ClassVar[bool] = True  # it has no mode to be evaluated
     shape: Shape
     parameters: Parameters
     rollouts: int

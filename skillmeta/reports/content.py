@@ -33,7 +33,10 @@ from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
 from skillmeta.trust import check_links, check_modules
 
 INTERVALS = "Intervals are of 95 %, for new training seeds on these tasks: the unit of chance is the training seed, with all tasks."
-FINAL = ("success", "return", "mode_success", "mode_return")  # scores of the final evaluation of a run on one task
+FINAL = (
+    "success",
+    "return",
+)  # scores of the final evaluation of a run on one task, of the sampled policy; `mode_` of its mode
 TRAINING = {  # scores of a row of training: what they are
     "success": "success",
     "return": "return",
@@ -241,7 +244,7 @@ def given(study: Study, method: str) -> int:
 
 
 def spent(study: Study, method: str, key: str) -> float | None:
-    """A cost, the mean over runs: of their results, or of their last rows while they are not finished."""
+    """A cost or another number, the mean over runs: of their results, or of their last rows while they are not finished."""
     if study.has(method, key):
         return float(study.values(method, key).mean())
     last = [run.rows[-1].get(key) for run in study.runs(method)]
@@ -299,7 +302,7 @@ def summarize(content: Content) -> dict[str, Any]:
             for key in ("success", "return"):
                 final = estimate(study.scores(name, key))
                 scores |= {key: final.value, f"{key}_ci95": final.ci95}
-                scores[f"{key}_mode_mean"] = float(study.values(name, f"mode_{key}").mean())
+                scores[f"{key}_mode_mean"] = spent(study, name, f"mode_{key}")
         ends = {key: at_the_end(study, name, key) for key in stated(study)}
         scores["training"] = {key: one.plain() for key, one in ends.items() if one is not None}
         if "env_steps" in study.runs(name)[0].config:
@@ -347,7 +350,7 @@ def write_numbers(folder: Path, content: Content) -> None:
 
 def results_csv(study: Study, names: Sequence[str]) -> str:
     """A row for every run that has a final evaluation."""
-    keys = [*FINAL, "env_steps", "episodes", "decisions", "updates", "seconds"]
+    keys = [*FINAL, "mode_success", "mode_return", "env_steps", "episodes", "decisions", "updates", "seconds"]
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["method", "task", "training_seed", *keys])

@@ -53,9 +53,10 @@ def final_scores(study: Study, colours: Mapping[str, str], folder: Path) -> Sect
     for name in names:
         success, returns = (estimate(study.scores(name, key)) for key in ("success", "return"))
         end = at_the_end(study, name, "success")
-        row = [name, success.text(".2f"), f"{study.values(name, 'mode_success').mean():.2f}"]
+        by_mode = [spent(study, name, f"mode_{key}") for key in ("success", "return")]
+        row = [name, success.text(".2f"), "" if by_mode[0] is None else f"{by_mode[0]:.2f}"]
         row += ["" if end is None else f"{end.value:.2f}", returns.text(".3g")]
-        row += [f"{study.values(name, 'mode_return').mean():.3g}", used(study, name)]
+        row += ["" if by_mode[1] is None else f"{by_mode[1]:.3g}", used(study, name)]
         row += [number(spent(study, name, key)) for key in ("episodes", "updates")]
         rows.append(
             [*row, f"{len(study.seeds(name))} x {len(study.methods[name][0])}", number(spent(study, name, "seconds"))]

@@ -301,3 +301,17 @@ def test_every_number_says_whether_actions_were_sampled():
     assert [told.how("ours", k) for k in (0, 1)] == ["sampled", "mode"]
     assert told.how("random", 0) == ""
     assert told.summary()["results"]["ours"]["actions"] == ["sampled", "mode"]
+
+
+class Restless(Nods):
+    """Samples in exploitation too."""
+
+    always_samples = True
+
+
+def test_an_actor_that_always_samples_is_not_said_to_take_its_mode():
+    actor, workers = Restless(np.ones(1)), Workers(doors)
+    assert evaluate(actor, workers, [Number(0)], 1, 0).sampled.all()
+    assert evaluate(NoAdaptation(actor), workers, [Number(0)], 1, 0).sampled.all()
+    assert held_out_scores(actor, workers, [Number(0)])["evaluation/sampled"] == 1
+    assert set(final_scores(actor, workers, Number(0), 2, Seeds(0, "task"))[0]) == {"num_episodes", "success", "return"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,6 +53,17 @@ def test_final_scores_and_the_end_of_training_are_of_the_methods_that_have_them(
     row = cells(sections.end_of_training(study), "meta")
     assert row["return of a trial's last episode"].startswith("10.5 [")  # the mean of 8 to 12, and of 9 to 13
     assert (row["training seeds"], row["env steps"], row["updates"], row["seconds"]) == ("2", "1,200", "12", "2")
+
+
+def test_a_method_without_a_mode_has_none_in_its_row(tmp_path):
+    fake_run(tmp_path / "single-0", 0.5, 0, 0)
+    result = json.loads((tmp_path / "single-0" / "result.json").read_text())
+    del result["mode_success"], result["mode_return"]
+    (tmp_path / "single-0" / "result.json").write_text(json.dumps(result))
+    study = side_by_side([tmp_path / "single-0"])
+    row = cells(sections.final_scores(study, COLOURS, tmp_path), "single")
+    assert (row["success, sampled [95 %]"], row["success, mode"], row["return, mode"]) == ("0.50", "", "")
+    assert summarize(Content("T", study=study))["methods"]["single"]["success_mode_mean"] is None
 
 
 def test_a_score_that_says_the_same_as_another_one_is_not_shown(study, tmp_path):
