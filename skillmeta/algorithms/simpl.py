@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -79,8 +80,11 @@ class Config:
     first_episodes: PositiveInt = 10  # of every task, e ~ N(0, I), before the first update
     prior_episodes: PositiveInt = 1  # of a visit, e ~ N(0, I); they alone are what contexts are drawn from
     posterior_episodes: PositiveInt = 1  # of a visit, e ~ q(e | context), with a context for each
-    reuse: NonNegativeFloat = 128.0  # how often a decision is learned from, on average; updates follow from it
-    small_context: TaskBatchConfig = field(default_factory=small_context)  # task batches of which little is known
+    reuse: NonNegativeFloat = (
+        128.0  # how often a decision of a visit is learned from, on average, which gives the number of updates
+    )
+    # task batches of which little is known; null: there are none
+    small_context: TaskBatchConfig | None = field(default_factory=small_context)
     large_context: TaskBatchConfig = field(default_factory=TaskBatchConfig)  # task batches of which much is known
     batch_size: PositiveInt = 256  # decisions of each task of an update
     encoder: Annotated[str, OneOf(ENCODERS)] = "product"  # what sums a context up
@@ -100,11 +104,18 @@ class Config:
     def __post_init__(self) -> None:
         if self.prior_factor and self.encoder != "product":
             raise ValueError(f"prior_factor is of encoder: product, not of {self.encoder}; set it to false")
-        asked = self.small_context.tasks + self.large_context.tasks
+        asked = sum(kind.tasks for kind in self.kinds.values())
         if asked > self.training_tasks:
             raise ValueError(
-                f"small_context.tasks and large_context.tasks are {asked} together; training_tasks is {self.training_tasks}"
+                f"{' and '.join(f'{name}.tasks' for name in self.kinds)} are {asked} together; training_tasks is "
+                f"{self.training_tasks}"
             )
+
+    @property
+    def kinds(self) -> dict[str, TaskBatchConfig]:
+        """The kinds of task batches by name, that of a large context last."""
+        small = {} if self.small_context is None else {"small_context": self.small_context}
+        return {**small, "large_context": self.large_context}
 
 
 class SimplBelief(NamedTuple):
@@ -241,9 +252,7 @@ class Learner:
         self.critics = Critics(seen, skill_dim, hidden, depth, weights)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.acting = Actor(self.policy, self.encoder, skills, config)
-        self.kinds = [
-            TaskBatch(kind, self.bound, config.training_tasks) for kind in (config.small_context, config.large_context)
-        ]
+        self.kinds = [TaskBatch(kind, self.bound, config.training_tasks) for kind in config.kinds.values()]
         self.policy_optimizer = adam(self.policy.parameters(), config.learning_rate)
         self.critic_optimizer = adam([*self.critics.parameters(), *self.encoder.parameters()], config.learning_rate)
         self.replays, self.contexts = (
@@ -266,8 +275,7 @@ class Learner:
             "encoder": self.encoder,
             "critics": self.critics,
             "targets": self.targets,
-            "small_context": self.kinds[0].parts(),
-            "large_context": self.kinds[1].parts(),
+            **{name: kind.parts() for name, kind in zip(self.config.kinds, self.kinds, strict=True)},
             "policy_optimizer": self.policy_optimizer,
             "critic_optimizer": self.critic_optimizer,
             "replays": self.replays,
@@ -278,30 +286,31 @@ class Learner:
 
     # -- learning --------------------------------------------------------------------------------------------------------
     def iterate(self, source: Source) -> Metrics:
-        """Visit some training tasks, then update. The first time every task is visited."""
+        """Visit some training tasks, then update as often as `reuse` says. The first time every task is visited and nothing is
+        learned."""
         config, counts = self.config, self.counts
-        before = counts.decisions
-        if counts.iterations == 0:
+        before, first = counts.decisions, counts.iterations == 0
+        if first:
             self.visit(source, list(range(config.training_tasks)), config.first_episodes)
         else:
             count = min(config.tasks_per_iteration, config.training_tasks)
             self.visit(source, self.drawn(count), config.prior_episodes)
         counts.iterations += 1
-        each = (config.small_context.tasks + config.large_context.tasks) * config.batch_size  # decisions of an update
-        updates = int(config.reuse * counts.decisions / each) - int(config.reuse * before / each)
-        sums = torch.zeros(len(METRICS))
+        each = sum(kind.tasks for kind in config.kinds.values()) * config.batch_size  # decisions of an update
+        updates = 0 if first else round(config.reuse * (counts.decisions - before) / each)
+        sums = torch.zeros(2 + 2 * len(self.kinds))
         for _ in range(updates):
             sums += self.learn(*self.draw())
         if not updates:
             return {}
-        small, large = self.kinds
-        return {
-            **dict(zip(METRICS, (sums / updates).tolist(), strict=True)),
-            "prior/coefficient": float(large.regularizer.coefficient()),
-            "posterior/coefficient": float(large.encoder.value().mean()),
-            "small_context/prior_coefficient": float(small.regularizer.coefficient()),
-            "small_context/posterior_coefficient": float(small.encoder.value().mean()),
-        }
+        *losses, means = [*(sums / updates)[:2].tolist(), (sums / updates)[2:].view(-1, 2).tolist()]
+        metrics = dict(zip(LOSSES, losses, strict=True))
+        for name, kind, (divergence, kl) in zip(config.kinds, self.kinds, means, strict=True):
+            at = "" if name == "large_context" else f"{name}_"
+            metrics[f"{at}prior/divergence"], metrics[f"{at}posterior/kl"] = divergence, kl
+            metrics[f"{at}prior/coefficient"] = float(kind.regularizer.coefficient())
+            metrics[f"{at}posterior/coefficient"] = float(kind.encoder.value().mean())
+        return metrics
 
     def drawn(self, count: int) -> list[int]:
         """Numbers of so many different training tasks."""
@@ -326,14 +335,11 @@ class Learner:
             self.replays[number].add(posterior.rows(slice(row, row + 1)))
         self.counts.decisions += int(prior.valid.sum() + posterior.valid.sum())
 
-    def draw(self) -> tuple[Drawn, Drawn]:
-        """Decisions and contexts of some tasks, and noise, for both kinds of task batches; no task is in both."""
-        small, large = self.config.small_context, self.config.large_context
-        chosen = self.drawn(small.tasks + large.tasks)
-        return (
-            self.drawn_of(chosen[: small.tasks], small.context_size),
-            self.drawn_of(chosen[small.tasks :], large.context_size),
-        )
+    def draw(self) -> list[Drawn]:
+        """Decisions and contexts of some tasks, and noise, for each kind of task batch; no task is in two kinds."""
+        kinds = list(self.config.kinds.values())
+        chosen = iter(self.drawn(sum(kind.tasks for kind in kinds)))
+        return [self.drawn_of(list(islice(chosen, kind.tasks)), kind.context_size) for kind in kinds]
 
     def drawn_of(self, chosen: list[int], context_size: int) -> Drawn:
         size, generator = self.config.batch_size, self.generator
@@ -350,10 +356,9 @@ class Learner:
         return self.acting.context(shown.observation, shown.action, shown.reward, shown.next_observation)
 
     def learn(self, *drawn: Drawn) -> Tensor:
-        """One update of encoder and critics, policy, coefficients and targets; returns the METRICS.
+        """One update of encoder and critics, policy, coefficients and targets, with what is `drawn` of each kind of task batch.
 
-        Args:
-            drawn: of a small context, and of a large one.
+        Returns the LOSSES, then the divergence of the policy and of the encoder for each kind.
         """
         config, acting, bound, kinds = self.config, self.acting, self.bound, self.kinds
         sizes = [part.noise.shape[1] for part in drawn]  # decisions of each kind
@@ -408,14 +413,7 @@ class Learner:
         ]
 
 
-METRICS = (
-    "critic/loss",
-    "actor/loss",
-    "small_context/prior_divergence",
-    "small_context/posterior_kl",
-    "prior/divergence",  # of the large context, as its coefficient is
-    "posterior/kl",
-)
+LOSSES = ("critic/loss", "actor/loss")
 
 
 def gaussian_of(belief: Belief) -> Gaussian:

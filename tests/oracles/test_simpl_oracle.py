@@ -321,7 +321,7 @@ def test_two_goals_over_skills_are_told_apart_and_reached_as_far_as_the_prior_al
     learner = make_learner(simpl, config, 1, np.ones(1, np.float32), prior=bandit_prior, seeds=Seeds(0))
     with Workers(Bandit, envs_per_batch=64) as workers:
         source = OnlineSource(workers, lambda g: int(g.choice([-1, 1])), Seeds(0), Budget(10**6))
-        for _ in range(4):
+        for _ in range(7):
             learner.iterate(source)
     tasks, generator = [-1, 1] * 40, torch.Generator().manual_seed(0)
     trials, belief = trial(learner.acting, Bandit(80), tasks, np.zeros((80, 11), np.int64), generator)
