@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from skillmeta.algorithms import sac
-from skillmeta.collect.episodes import Collector
+from skillmeta.collect.source import Budget, OnlineSource
+from skillmeta.collect.workers import Workers
 from skillmeta.envs.serial import SerialEnvs
 from skillmeta.objectives.regularizer import RegularizerConfig
 from skillmeta.seeds import Seeds
@@ -20,10 +21,12 @@ def test_sac_swings_the_pendulum_up(seed):
     """Random actions return about -1,200 an episode, a solved pendulum about -150."""
     regularizer = RegularizerConfig(learning_rate=1e-3)
     config = sac.Config(hidden=64, batch_size=128, learning_rate=1e-3, random_decisions=500, regularizer=regularizer)
-    envs = SerialEnvs(lambda: gym.make("Pendulum-v1"))
-    agent = make_learner(sac, config, envs.spec.observation_dim, envs.spec.action_bound, seeds=Seeds(seed))
-    collect = Collector(envs, Seeds(seed), 7_000)
-    returns = []
-    while not collect.spent:
-        returns.append(float(agent.iterate(collect)[0].returns[0]))
+    with Workers(lambda num: SerialEnvs(lambda: gym.make("Pendulum-v1"), num)) as workers:
+        source, spec = OnlineSource(workers, lambda g: None, Seeds(seed), Budget(7_000)), workers.envs(1).spec
+        learner = make_learner(sac, config, spec.observation_dim, spec.action_bound, seeds=Seeds(seed))
+        returns = []
+        while not source.spent:
+            learner.iterate(source)
+            assert source.last is not None
+            returns.append(float(source.last.returns[0, 0]))
     assert np.mean(returns[:3]) < -900 and np.mean(returns[-8:]) > -400
