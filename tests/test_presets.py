@@ -30,6 +30,8 @@ def test_a_presets_contexts_hold_a_whole_trial(path):
     """Otherwise the run stops after its first visit to every task."""
     config = train_config(load(path), "meta-train", str(path))
     algorithm = build(pearl.Config, {k: v for k, v in config.algorithm.items() if k != "name"}, str(path))
-    decisions = make_family(config.task).horizon // (10 if config.skills else 1)  # the maze's skills take ten steps
+    decisions = make_family(config.task).max_episode_steps // (
+        10 if config.skills else 1
+    )  # the maze's skills take ten steps
     if algorithm.context == "trial":
         assert algorithm.context_capacity >= (1 + algorithm.posterior_episodes) * decisions

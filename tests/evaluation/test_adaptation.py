@@ -40,7 +40,7 @@ class Number:
 class Doors:
     """Opens, and ends the episode, at the first step whose action is above 0; all that is seen is the task's number."""
 
-    observation_dim, horizon = 1, 50
+    observation_dim, max_episode_steps = 1, 50
     action_space = Box(-1, 1, (1,), np.float32)
 
     def reset(self, seeds: np.ndarray, tasks: Sequence[Number]) -> np.ndarray:

@@ -41,7 +41,7 @@ def commands(root: Path) -> dict[str, Command]:
         "evaluate": ["evaluate", "tasks/bandit_5", "task.options={arms: 2, max_episode_steps: 3}", "tasks=2",
                      "episodes=1", f"agents=[{root / 'meta-train' / 'out'}]"],
         "adapt": ["adapt", str(root / "meta-train" / "out"), "tasks/bandit_5", "options={arms: 2, max_episode_steps: 3}"],
-        "finetune": ["finetune", "downstream/maze_sac", "task={family: point, options: {horizon: 5}}", "env_steps=20",
+        "finetune": ["finetune", "downstream/maze_sac", "task={family: point, options: {max_episode_steps: 5}}", "env_steps=20",
                      "algorithm={hidden: 4, batch_size: 4, random_decisions: 5}", "evaluation.episodes=1",
                      "checkpoint_seconds=1e-300"],
     }  # fmt: skip

@@ -44,7 +44,7 @@ class Signs:
     action_space = Box(-1.0, 1.0, (1,), np.float32)
 
     def __init__(self, config: Config, num: int):
-        self.num, self.horizon = num, config.max_episode_steps
+        self.num, self.max_episode_steps = num, config.max_episode_steps
 
     def reset(self, seeds: np.ndarray, tasks: Sequence[Sign]) -> np.ndarray:
         self.seeds, self.taken = seeds, 0

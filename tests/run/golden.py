@@ -21,8 +21,8 @@ def configs() -> dict[str, TrainConfig]:
     evaluation = {"episodes": 1}
     sac = {"name": "sac", "hidden": 4, "batch_size": 4, "random_decisions": 5, "replay_capacity": 40}
     rl2 = {"name": "rl2", "tasks": 4, "hidden": 4, "epochs": 1, "minibatches": 1, "episodes": 1}
-    point = {"family": "point", "options": {"horizon": 5}}
-    bandit = {"family": "bandit", "split": "any", "options": {"arms": 2, "pulls": 3}}
+    point = {"family": "point", "options": {"max_episode_steps": 5}}
+    bandit = {"family": "bandit", "split": "any", "options": {"arms": 2, "max_episode_steps": 3}}
     return {
         "sac": train_config({"task": point, "algorithm": sac, "env_steps": 20, "evaluation": evaluation}),
         "rl2": train_config({"kind": "meta-train", "task": bandit, "algorithm": rl2, "env_steps": 36}),

@@ -144,7 +144,7 @@ def test_a_damaged_cache_is_made_anew(tmp_path, monkeypatch):
 class Stub:
     """Meta-World's side of its evaluator: environments of one class, of which every fifth is solved in ten steps."""
 
-    num_envs, horizon = 10, 500
+    num_envs, max_episode_steps = 10, 500
 
     def __init__(self):
         self.clock = np.zeros(self.num_envs, int)
