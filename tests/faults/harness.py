@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -75,12 +76,14 @@ def run_forked(command: Command, at: int | str | None = None, full: bool = False
 
 
 def contents(out: Path) -> dict[str, Any]:
-    """What a command has left: the bytes of each file, of JSON files the values without wall-clock times."""
+    """What a command has left: the bytes of each file, of JSON files and results.csv the values without wall-clock times."""
     found: dict[str, Any] = {}
     for path in sorted(path for path in out.rglob("*") if path.is_file()):
         name = str(path.relative_to(out))
         if path.name in ("result.json", "summary.json"):
             found[name] = without_seconds(json.loads(path.read_bytes()))
+        elif path.name == "results.csv":
+            found[name] = [without_seconds(row) for row in csv.DictReader(path.read_text().splitlines())]
         elif not path.name.endswith(".lock"):
             found[name] = path.read_bytes()
     return found
