@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from skillmeta.cli import command_line, config_parser, run_program
+from skillmeta.run.signals import exit_status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +35,7 @@ def run(name: str, overrides: Sequence[str], out: Path, workers: int | None, com
         print(f"page:    {out / 'report.html'}\nnumbers: {out / 'summary.json'}")
     if outcome.stopped:
         print("stopped before the end; the same command goes on from here")
-        return 130
+        return exit_status()
     return 1 if outcome.failed else 0
 
 

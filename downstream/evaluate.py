@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from skillmeta.cli import add_trust, command_line, config_parser, run_program
+from skillmeta.run.signals import exit_status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     evaluation = run_evaluation(config, arguments.out, command_line(parser.prog, argv), trust=arguments.trust)
     if evaluation is None:
         print(f"stopped; the same command goes on with what is in {arguments.out}")
-        return 130
+        return exit_status()
     print(scores_text(evaluation))
     for note in evaluation.notes:
         print(f"note: {note}", file=sys.stderr)

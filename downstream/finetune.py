@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from skillmeta.cli import command_line, config_parser, run_program
+from skillmeta.run.signals import exit_status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = train(config, arguments.out, command_line(parser.prog, argv))
     if result is None:
         print(f"stopped; the same command resumes from the checkpoint in {arguments.out}")
-        return 130
+        return exit_status()
     by_mode = f" (of its mode {result['mode_success']:.2f})" if "mode_success" in result else ""
     print(
         f"success {result['success']:.2f}{by_mode}, return {result['return']:.3g}, over "

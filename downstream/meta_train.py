@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from skillmeta.cli import command_line, config_parser, run_program
+from skillmeta.run.signals import exit_status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = train(config, arguments.out, command_line(parser.prog, argv))
     if result is None:
         print(f"stopped; the same command resumes from the checkpoint in {arguments.out}")
-        return 130
+        return exit_status()
     print(
         f"return {result['return']:.4g} a training episode (first of a trial {result['return_first']:.4g}, last "
         f"{result['return_last']:.4g}) after {result['env_steps']:,} environment steps"

@@ -13,6 +13,7 @@ from types import ModuleType
 
 from skillmeta import __version__
 from skillmeta.errors import UserError
+from skillmeta.run.signals import exit_status, terminable
 
 DISK_ERRORS = (
     errno.ENOSPC,
@@ -67,7 +68,9 @@ PROGRAMS: dict[str, tuple[str, str, str]] = {  # name: (module, what it does, an
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the command. Returns the exit status: 0, 2 for a user's error, 130 after Ctrl-C."""
+    """Entry point of the command. Returns the exit status: 0, 1 if some runs of an ablation failed, 2 for a user's error, 130
+    after Ctrl-C, 143 after SIGTERM.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
@@ -113,14 +116,15 @@ def run_program(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo reads it when it is imported; its own default needs a screen
     try:
-        return main(argv)
+        with terminable():
+            return main(argv)
     except UserError as error:
         text = "".join(c if c.isprintable() else " " for c in str(error))  # names in files may steer a terminal
         print(f"error: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from its last checkpoint, where it has made one", file=sys.stderr)
-        return 130
+        return exit_status()
     except BrokenPipeError:
         return 0
     except OSError as error:

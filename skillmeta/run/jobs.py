@@ -7,19 +7,18 @@ worker, and no other job notices. On Ctrl-C the jobs that run are asked to save 
 from __future__ import annotations
 
 import json
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 from skillmeta.run.pool import LOOK_SECONDS, End, Pool, TaskFailed, WorkerDied
 from skillmeta.run.run import STOP_FILE, is_finished, read_result
+from skillmeta.run.signals import StopSignals
 
 RETRIES = 2  # of a job whose worker died
 LINE_SECONDS = 10.0
@@ -53,7 +52,8 @@ def run_jobs(jobs: Sequence[Job], target: Callable[[Job], None], workers: int, l
         What was done, what failed and why; `stopped` if Ctrl-C or SIGTERM ended it before all were done.
 
     Raises:
-        KeyboardInterrupt: on a second Ctrl-C; the workers are killed, and their jobs go on from checkpoints another time.
+        KeyboardInterrupt: on a second Ctrl-C, or where jobs take too long to stop; the workers are killed, and their jobs go on
+            from checkpoints another time.
     """
     outcome = Outcome(done=[job.name for job in jobs if is_finished(job.folder)])
     left = [job for job in jobs if job.name not in outcome.done]
@@ -61,9 +61,9 @@ def run_jobs(jobs: Sequence[Job], target: Callable[[Job], None], workers: int, l
     pool: Pool[Job, None] = Pool(partial(_work, target), workers, retries=RETRIES)
     pool.give(left)
     try:
-        with _Interrupts() as asked, Display(jobs, label) as display:
+        with StopSignals() as asked, Display(jobs, label) as display:
             while pool.busy:
-                if asked.to_stop and not outcome.stopped:
+                if asked.heard and not outcome.stopped:
                     outcome.stopped = True
                     pool.give_no_more()
                     _ask_to_stop(pool.running)
@@ -112,32 +112,6 @@ def _ask_to_stop(jobs: Sequence[Job]) -> None:
 def _forget_stop(jobs: Sequence[Job]) -> None:
     for job in jobs:
         (job.folder / STOP_FILE).unlink(missing_ok=True)
-
-
-class _Interrupts:
-    """Ctrl-C and SIGTERM while jobs run: the first sets `to_stop`, the second interrupts; seen only in the main thread."""
-
-    def __init__(self) -> None:
-        self.to_stop = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # whoever started this has decided otherwise
-                    self._before[number] = signal.signal(number, self._signalled)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _signalled(self, number: int, frame: FrameType | None) -> None:
-        if self.to_stop:
-            raise KeyboardInterrupt
-        self.to_stop = True
 
 
 class Display:

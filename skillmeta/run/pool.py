@@ -24,7 +24,7 @@ from typing import Any, Generic, TypeVar
 from skillmeta.errors import UserError
 
 LOOK_SECONDS = 0.5  # how often a dead worker is looked for, beside the moment in which its pipe closes
-LEAVE_SECONDS = 10.0  # for an idle worker to end
+LEAVE_SECONDS = 2.0  # for idle workers to end
 REPORT_SECONDS = 0.2  # between two reports of a task
 DONE, FAILED, TOLD = range(3)  # what a worker's message is
 
@@ -235,8 +235,9 @@ def _end_workers(workers: list[_Worker[Any]]) -> None:
         if worker.task is not None:
             worker.process.kill()
         worker.pipe.close()  # which an idle one sees
+    end = time.monotonic() + LEAVE_SECONDS
     for worker in workers:
-        worker.process.join(LEAVE_SECONDS)
+        worker.process.join(max(0.0, end - time.monotonic()))
         worker.process.kill()
         worker.process.join()
     workers.clear()

@@ -13,13 +13,11 @@ import multiprocessing
 import os
 import platform
 import re
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 from filelock import FileLock
@@ -29,6 +27,7 @@ from skillmeta.errors import CheckpointError, ConfigError, UserError
 from skillmeta.run.checkpoint import State, load_state, save_state
 from skillmeta.run.files import lock_folder, remove, settle, write_whole
 from skillmeta.run.identity import Identity
+from skillmeta.run.signals import GRACE_SECONDS, StopSignals
 from skillmeta.trust import modules_of_run
 
 KEEP = 2  # checkpoints
@@ -40,13 +39,13 @@ PACKAGES = (
 
 
 class Run:
-    """Use as `with Run.open(folder, config) as run:`; inside, Ctrl-C sets `stop_requested` and a second one interrupts."""
+    """Use as `with Run.open(folder, config) as run:`; inside, Ctrl-C sets `stop_requested`, see `StopSignals`."""
 
     def __init__(self, folder: Path, lock: FileLock, identity: Identity):
         self.folder, self._lock, self.identity = folder, lock, identity
         self._metrics = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115  (closed by __exit__)
-        self._signalled = False
-        self._handlers: dict[int, Any] = {}
+        self._signals = StopSignals(self._tell)
+        self._asked = False  # by a stop file
         self._reported = self._looked = 0.0
 
     @classmethod
@@ -91,38 +90,35 @@ class Run:
             raise
 
     def __enter__(self) -> Run:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                handler = signal.getsignal(number)
-                if handler is not signal.SIG_IGN:  # a worker whose parent decides
-                    self._handlers[number] = handler
-                    signal.signal(number, self._stop)
+        self._signals.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        self._signals.__exit__()
         try:
             self._metrics.close()  # which fails where the disk is full
         finally:
             self._lock.release()
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self._signalled:
-            raise KeyboardInterrupt
-        self._signalled = True
-        print(f"\n{self.folder}: stopping at the next safe point; press Ctrl-C again to abort", file=sys.stderr)
+    def _tell(self) -> None:
+        print(
+            f"\n{self.folder}: stopping at the next safe point, or in {GRACE_SECONDS:.0f} seconds; press Ctrl-C again to abort",
+            file=sys.stderr,
+        )
 
     @property
     def stop_requested(self) -> bool:
         """Whether to save and return: after a first Ctrl-C or SIGTERM, or when the scheduler has left a stop file."""
+        if self._signals.heard:
+            self._signals.safe()
+            return True
         now = time.monotonic()
-        if not self._signalled and now - self._looked > 0.2:
+        if not self._asked and now - self._looked > 0.2:
             self._looked = now
-            self._signalled = (self.folder / STOP_FILE).exists()
-        return self._signalled
+            self._asked = (self.folder / STOP_FILE).exists()
+        return self._asked
 
     # -- metrics ---------------------------------------------------------------------------------------------------------
     def log(self, kind: str, **values: float | int | str | bool) -> None:

@@ -1,0 +1,81 @@
+"""Ctrl-C and SIGTERM: who hears them, and the exit status that says which of them it was. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+GRACE_SECONDS = (
+    8.0  # to come to a safe point, before what is going on is broken off: what is on disk is whole at any time
+)
+
+_last = int(signal.SIGINT)  # what this process was stopped by
+
+
+def exit_status() -> int:
+    """Of a command that was stopped: 130 after Ctrl-C, 143 after SIGTERM."""
+    return 128 + _last
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Within a block, SIGTERM raises KeyboardInterrupt, as Ctrl-C does."""
+    global _last
+    _last = int(signal.SIGINT)
+
+    def raise_interrupt(number: int, frame: FrameType | None) -> None:
+        global _last
+        _last = number
+        raise KeyboardInterrupt
+
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, raise_interrupt)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+class StopSignals:
+    """Within a block, the first Ctrl-C or SIGTERM sets `heard` and calls `tell`. A second one, or GRACE_SECONDS in which nobody
+    has called `safe`, raises KeyboardInterrupt. Only in the main thread; a signal that is ignored stays so."""
+
+    def __init__(self, tell: Callable[[], None] = lambda: None):
+        self.heard = False
+        self._tell = tell
+        self._timer: threading.Timer | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is not signal.SIG_IGN:  # whoever started this has decided otherwise
+                    self._before[number] = signal.signal(number, self._signalled)
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.safe()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def safe(self) -> None:
+        """A safe point is reached: what follows may take its time."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        global _last
+        _last = number
+        if self.heard:
+            raise KeyboardInterrupt
+        self.heard = True
+        self._timer = threading.Timer(GRACE_SECONDS, signal.pthread_kill, (threading.get_ident(), number))
+        self._timer.daemon = True
+        self._timer.start()
+        self._tell()
