@@ -31,6 +31,7 @@ from skillmeta.run.signals import GRACE_SECONDS, StopSignals
 from skillmeta.trust import modules_of_run
 
 KEEP = 2  # checkpoints
+METRICS = "metrics.jsonl"  # a row an iteration
 CHECKPOINTS = "checkpoints"  # the folder that holds them
 STOP_FILE = ".stop"  # whoever schedules the run asks it to stop by making this file
 PACKAGES = (
@@ -43,7 +44,7 @@ class Run:
 
     def __init__(self, folder: Path, lock: FileLock, identity: Identity):
         self.folder, self._lock, self.identity = folder, lock, identity
-        self._metrics = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115  (closed by __exit__)
+        self._metrics = open(folder / METRICS, "a", encoding="utf-8")  # noqa: SIM115  (closed by __exit__)
         self._signals = StopSignals(self._tell)
         self._asked = False  # by a stop file
         self._reported = self._looked = 0.0
@@ -98,9 +99,23 @@ class Run:
     ) -> None:
         self._signals.__exit__()
         try:
+            if isinstance(error, FileNotFoundError):
+                self._check_there()
             self._metrics.close()  # which fails where the disk is full
         finally:
             self._lock.release()
+
+    def _check_there(self) -> None:
+        """Raises UserError if the folder was deleted or moved: what is written now would be lost, or be a run without a config."""
+        try:
+            there = os.path.samestat(os.stat(self.folder / METRICS), os.fstat(self._metrics.fileno()))
+        except FileNotFoundError:
+            there = False
+        if not there or not (self.folder / "config.yaml").exists():
+            raise UserError(
+                f"{self.folder}: was deleted or moved, or lost its config.yaml or metrics.jsonl, while this run was using it; put "
+                "it back or delete the rest of it, then run the same command again"
+            )
 
     def _tell(self) -> None:
         print(
@@ -139,12 +154,15 @@ class Run:
         now = time.monotonic()
         if now - self._reported > 0.5:
             self._reported = now
+            self._check_there()
             self._metrics.flush()
             write_whole(self.folder / "progress.json", json.dumps({"fraction": fraction, "text": text}), sync=False)
 
     # -- checkpoints -----------------------------------------------------------------------------------------------------
     def checkpoint(self, step: int, state: State) -> None:
-        """Save everything needed to continue; the newest two are kept. Raises UserError if it cannot be written."""
+        """Save everything needed to continue; the newest two are kept. Raises UserError if it cannot be written, or
+        the folder is gone."""
+        self._check_there()
         self._metrics.flush()
         os.fsync(self._metrics.fileno())
         size = os.fstat(self._metrics.fileno()).st_size
@@ -191,6 +209,12 @@ class Run:
 
     def _cut_metrics(self, size: int) -> None:
         self._metrics.flush()
+        found = os.fstat(self._metrics.fileno()).st_size
+        if found < size:
+            raise UserError(
+                f"{self.folder / METRICS}: has {found:,} bytes, the checkpoint was saved after {size:,}; it was deleted or cut, "
+                "put it back, or start anew in another --out"
+            )
         self._metrics.truncate(size)
 
     # -- the end -----------------------------------------------------------------------------------------------------------
@@ -206,6 +230,7 @@ class Run:
         Returns:
             The result.
         """
+        self._check_there()
         self._metrics.flush()
         if self.result is None:
             write_whole(self.folder / "result.json", json.dumps(result, indent=1))
@@ -239,7 +264,7 @@ def read_result(folder: str | Path) -> dict[str, Any] | None:
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
     """The rows of a run's metrics.jsonl; a last line that was torn by a kill is left out. Needs no lock."""
-    path = Path(folder) / "metrics.jsonl"
+    path = Path(folder) / METRICS
     if not path.exists():
         return []
     whole = path.read_text(encoding="utf-8").rpartition("\n")[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 
 from skillmeta.cli import main
 from skillmeta.run import signals
+from skillmeta.run.progress import Progress
 
 POINT = "{family: point, options: {horizon: 5}}"
 SAC = ["finetune", "downstream/maze_sac", f"task={POINT}", "algorithm={hidden: 4, batch_size: 4, random_decisions: 5}"]
@@ -107,3 +109,16 @@ def test_adapting_stops_in_seconds(tmp_path):
 
 def test_a_command_has_ten_seconds():
     assert signals.GRACE_SECONDS <= 8
+
+
+@pytest.mark.parametrize("steps", [10, 20])  # its end, and before
+def test_a_folder_deleted_under_a_command_is_one_sentence_and_status_2(steps, tmp_path, monkeypatch, capsys):
+    def delete(progress: Progress, done: float, **shown: float) -> None:
+        if done == 10:
+            shutil.rmtree(tmp_path / "out")
+
+    monkeypatch.setattr(Progress, "update", delete)
+    assert main([*SAC, f"env_steps={steps}", "evaluation.episodes=1", "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "was deleted or moved" in said and said.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -187,3 +188,47 @@ def test_a_run_counts_as_complete_only_with_its_page(tmp_path):
     with Run.open(tmp_path, {"seed": 0}) as run:
         run.finish({"a": 1}, lambda: (tmp_path / "page").write_text("whole"))
     assert is_finished(tmp_path) and (tmp_path / "page").exists()
+
+
+@pytest.mark.parametrize("what", ["folder", "config.yaml", "metrics.jsonl"])
+@pytest.mark.parametrize("then", ["checkpoint", "report", "finish", "write"])
+def test_a_folder_that_is_deleted_under_a_run_is_one_sentence(what, then, tmp_path):
+    folder = tmp_path / "r"
+
+    def run_on() -> None:
+        with Run.open(folder, {}) as run:
+            run.log("step", step=1)
+            shutil.rmtree(folder) if what == "folder" else (folder / what).unlink()
+            if then == "checkpoint":
+                run.checkpoint(1, {"w": 1})
+            elif then == "report":
+                run.report_progress(0.5, "half")
+            elif then == "finish":
+                run.finish({"x": 1})
+            else:
+                raise FileNotFoundError("something that a program writes into the folder")
+
+    with pytest.raises(UserError, match="was deleted or moved"):
+        run_on()
+    assert not (folder / "result.json").exists()
+
+
+def test_a_folder_that_is_moved_under_a_run_is_one_sentence(tmp_path):
+    with Run.open(tmp_path / "r", {}) as run, pytest.raises(UserError, match="was deleted or moved"):
+        (tmp_path / "r").rename(tmp_path / "elsewhere")
+        run.checkpoint(1, {"w": 1})
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("kept", [None, b"{"])
+def test_metrics_that_are_gone_are_said_and_not_padded(kept, tmp_path):
+    with Run.open(tmp_path, {}) as run:
+        run.log("step", step=1)
+        run.checkpoint(1, {"w": 1})
+    if kept is None:
+        (tmp_path / "metrics.jsonl").unlink()
+    else:
+        (tmp_path / "metrics.jsonl").write_bytes(kept)
+    with Run.open(tmp_path, {}) as run, pytest.raises(UserError, match=r"metrics.jsonl: has .* it was deleted or cut"):
+        run.restore()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (kept or b"")
