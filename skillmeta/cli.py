@@ -72,6 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     after Ctrl-C, 143 after SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    return until_nobody_reads(lambda: run_command(arguments))
+
+
+def run_command(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0 if arguments else 2
@@ -87,6 +91,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: there is no command {name!r}; {hint}", file=sys.stderr)
         return 2
     return run_program(lambda argv: find_program(name).main(argv), rest)
+
+
+def until_nobody_reads(act: Callable[[], int]) -> int:
+    """Do it, and end quietly where the reader of what it prints has gone, as `head` does."""
+    try:
+        try:
+            return act()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
+        return 0
 
 
 def find_program(name: str) -> ModuleType:
@@ -117,7 +133,7 @@ def run_program(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
         os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo reads it when it is imported; its own default needs a screen
     try:
         with terminable():
-            return main(argv)
+            return until_nobody_reads(lambda: main(argv))
     except UserError as error:
         text = "".join(c if c.isprintable() else " " for c in str(error))  # names in files may steer a terminal
         print(f"error: {text}", file=sys.stderr)
@@ -125,8 +141,6 @@ def run_program(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from its last checkpoint, where it has made one", file=sys.stderr)
         return exit_status()
-    except BrokenPipeError:
-        return 0
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise

@@ -138,3 +138,31 @@ def test_doctor_finds_this_installation_whole(capsys, tmp_path, monkeypatch):
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("skillmeta ")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["collect", "--help"], ["config", "list"]])
+def test_a_reader_that_leaves_early_gets_no_traceback(arguments):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "skillmeta.cli", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()  # before anything is printed
+    assert process.stderr.read() == b"" and process.wait() == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["collect", "pretrain/maze_logs", "expert.stps=3"],
+        ["collect", "pretrain/maze_logs", "shards=100", "expert.steps=10"],
+        ["collect", "pretrain/maze_logs", "family=nothing"],
+        ["skills", "pretrain/maze", "source=nothing.npz", "--out", "out"],
+        ["skills", "pretrain/maze", "source=minari:no/such-v0", "--out", "out"],
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_written(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "logs"))
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert not (tmp_path / "out").exists()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -20,7 +20,7 @@ from skillmeta.errors import ConfigError, DataError
 from skillmeta.run.pool import Pool, report
 from skillmeta.run.progress import Progress
 from skillmeta.seeds import Seeds
-from skillmeta.tasks.base import TaskConfig, environment_spec, make_family
+from skillmeta.tasks.base import TaskConfig, TaskFamily, environment_spec, make_family
 
 
 @checked
@@ -64,20 +64,26 @@ def collect(config: CollectConfig) -> Collected:
         UserError: another process is writing the data set, or it cannot be written.
     """
     check_id(config.dataset)
-    with writing(config.dataset):
-        return _collect(config)
-
-
-def _collect(config: CollectConfig) -> Collected:
-    if exists(config.dataset) and not config.overwrite:
-        raise DataError(
-            f"minari:{config.dataset}: exists already; add overwrite=true to replace it, or dataset=OTHER/ID-v0"
-        )
     family = make_family(TaskConfig(family=config.family, options=config.options))
+    expert = expert_of(config)  # what is wrong is said before anything is written
+    with writing(config.dataset):
+        return _collect(config, family, expert)
+
+
+def expert_of(config: CollectConfig) -> Any:
+    """The collector's `Config`, filled. Raises ConfigError if it does not exist or has too few steps."""
     module = module_of("experts", config.collector, "collector")
     expert = build(module.Config, config.expert, "expert")
     if expert.steps < config.shards:
         raise ConfigError(f"expert.steps is {expert.steps}; it must be at least 1 for each of {config.shards} shards")
+    return expert
+
+
+def _collect(config: CollectConfig, family: TaskFamily, expert: Any) -> Collected:
+    if exists(config.dataset) and not config.overwrite:
+        raise DataError(
+            f"minari:{config.dataset}: exists already; add overwrite=true to replace it, or dataset=OTHER/ID-v0"
+        )
     started = time.monotonic()
     with Progress(expert.steps, "collecting", "steps") as progress:
         recordings = list(recorded(config, expert, progress))
