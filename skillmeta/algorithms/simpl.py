@@ -12,8 +12,8 @@ a of the policy's divergence from the prior, the same prior for both, and b of t
     a_k, b_k: up while their divergence is above its target        targets: Qbar <- (1 - tau) Qbar + tau Q
 
 A training task is visited with e ~ N(0, I), and then with e ~ q(e | c). A test trial is the same: `context_episodes` with
-e ~ N(0, I), after which e* is inferred from all that they showed, and held. docs/algorithms/simpl.md says what differs from the
-paper, and why.
+e ~ N(0, I), after which e* is inferred from a large context of what they showed, and held. docs/algorithms/simpl.md says what
+differs from the paper, and why.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from skillmeta.config import NonNegativeFloat, OneOf, PositiveFloat, PositiveInt
 from skillmeta.data.replay import Replay, Transitions, concatenate, stack
 from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import Gaussian, standard_gaussian
-from skillmeta.nn.encoders import ENCODERS, Belief, Evidence, ProductEncoder, SummaryEncoder, infer, make_encoder
+from skillmeta.nn.encoders import Belief, ProductEncoder, SummaryEncoder, infer, make_encoder
 from skillmeta.nn.networks import Critics
 from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
 from skillmeta.nn.policies import ResidualPolicy, choose_action, gaussian_prior
@@ -40,6 +40,8 @@ from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
 from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Skills, Source, Step
 
+ENCODERS = ("product", "mean", "attention")  # of sets (skillmeta/nn/encoders.py)
+
 
 @checked
 class TaskBatchConfig:
@@ -47,6 +49,9 @@ class TaskBatchConfig:
 
     tasks: PositiveInt = 10  # of an update
     context_size: PositiveInt = 256  # decisions that e is inferred from
+    rewarded_share: Share = (
+        0.5  # of those, at most, that are decisions with a reward as long as there are some; 0: as chance has it
+    )
     regularizer: RegularizerConfig = field(  # the policy's divergence from the skill prior
         default_factory=lambda: RegularizerConfig(
             prior="skill", controller="one_way", initial_coefficient=1e-3, target_divergence=1.0, td_divergence_clip=5.0
@@ -68,7 +73,7 @@ def small_context() -> TaskBatchConfig:
     policy = RegularizerConfig(
         prior="skill", controller="one_way", initial_coefficient=3e-3, target_divergence=0.5, td_divergence_clip=5.0
     )
-    return TaskBatchConfig(2, 4, policy, CoefficientConfig("one_way", 1e-5, 1.0))
+    return TaskBatchConfig(2, 4, 0.0, policy, CoefficientConfig("one_way", 1e-5, 1.0))
 
 
 @checked
@@ -87,7 +92,7 @@ class Config:
     small_context: TaskBatchConfig | None = field(default_factory=small_context)
     large_context: TaskBatchConfig = field(default_factory=TaskBatchConfig)  # task batches of which much is known
     batch_size: PositiveInt = 256  # decisions of each task of an update
-    encoder: Annotated[str, OneOf(ENCODERS)] = "product"  # what sums a context up
+    encoder: Annotated[str, OneOf(ENCODERS)] = "product"  # what sums a context up, which is a set
     prior_factor: bool = True  # of encoder: product: N(0, I) is a factor too, and a decision may tell nothing
     latent_dim: PositiveInt = 5  # of e
     context_episodes: PositiveInt = 20  # of a test trial, e ~ N(0, I); then e* is inferred from them
@@ -118,12 +123,21 @@ class Config:
         return {**small, "large_context": self.large_context}
 
 
+class Shown(NamedTuple):
+    """What an episode in each of N tasks showed."""
+
+    context: Tensor  # [N, T, D]
+    reward: Tensor  # [N, T]
+    valid: Tensor  # [N, T] bool
+
+
 class SimplBelief(NamedTuple):
     """What is known of N tasks, and the e that is acted on until the episode ends."""
 
-    evidence: Evidence  # of the context episodes alone
     e: Tensor  # [N, E]
     episodes: int  # of the trial so far
+    shown: tuple[Shown, ...] = ()  # in those of the context
+    posterior: Gaussian | None = None  # of e, [N, E], once they are over
 
 
 class Drawn(NamedTuple):
@@ -144,7 +158,7 @@ class Actor:
     encoder: ProductEncoder | SummaryEncoder
     skills: Skills
     config: Config
-    known: Evidence | None = None  # of N given tasks: e ~ q(e | it) from the first episode on
+    known: Gaussian | None = None  # q(e | c) of N given tasks, that e is drawn from in the first episode
     rollouts: int = 1
 
     @property
@@ -152,26 +166,15 @@ class Actor:
         return self.config.context_episodes
 
     def of_tasks(self, rows: slice) -> Actor:
-        return self if self.known is None else replace(self, known=Evidence(*(x[rows] for x in self.known)))
+        if self.known is None:
+            return self
+        return replace(self, known=Gaussian(self.known.mean[rows], self.known.log_stddev[rows]))
 
     def begin(self, tasks: int, generator: torch.Generator) -> SimplBelief:
+        noise = torch.randn(tasks, self.config.latent_dim, generator=generator)
         if self.known is None:
-            return self.believe(self.encoder.nothing(tasks), 0, generator)
-        e = self.posterior(self.known).rsample(torch.randn(tasks, self.config.latent_dim, generator=generator))
-        return SimplBelief(self.known, e, self.config.context_episodes)
-
-    def believe(self, evidence: Evidence, episodes: int, generator: torch.Generator) -> SimplBelief:
-        """The belief after so many episodes of a trial: e ~ N(0, I) in those of the context, then e*."""
-        noise = torch.randn(len(evidence.seen), self.config.latent_dim, generator=generator)
-        if episodes < self.config.context_episodes:
-            return SimplBelief(evidence, noise, episodes)
-        posterior = self.posterior(evidence)
-        mean = self.config.adaptation == "mean"
-        return SimplBelief(evidence, posterior.mean if mean else posterior.rsample(noise), episodes)
-
-    def posterior(self, evidence: Evidence) -> Gaussian:
-        with torch.no_grad():
-            return gaussian_of(self.encoder.posterior(evidence))
+            return SimplBelief(noise, 0)
+        return SimplBelief(self.known.rsample(noise), self.config.context_episodes, posterior=self.known)
 
     def act(
         self, observation: Tensor, belief: SimplBelief, generator: torch.Generator, explore: bool
@@ -183,18 +186,32 @@ class Actor:
         return belief
 
     def adapt(self, belief: SimplBelief, episodes: Episodes, generator: torch.Generator) -> SimplBelief:
-        """An episode of the context is evidence. Later ones are none: the encoder was never shown such."""
-        evidence = belief.evidence
-        if belief.episodes < self.config.context_episodes:
+        """A new e ~ N(0, I) while the context is collected; then e*. What is seen later is no part of a context: the encoder was
+        never shown such."""
+        done, shown, posterior = belief.episodes + 1, belief.shown, belief.posterior
+        noise = torch.randn(belief.e.shape, generator=generator)
+        if posterior is None:
             context = self.context(
                 torch.from_numpy(episodes.observation[:, :-1]),
                 torch.from_numpy(episodes.action),
                 torch.from_numpy(episodes.reward),
                 torch.from_numpy(episodes.observation[:, 1:]),
             )
-            with torch.no_grad():
-                evidence = self.encoder.accumulate(evidence, context, torch.from_numpy(episodes.valid).float())
-        return self.believe(evidence, belief.episodes + 1, generator)
+            shown = (*shown, Shown(context, torch.from_numpy(episodes.reward), torch.from_numpy(episodes.valid)))
+            if done < self.config.context_episodes:
+                return SimplBelief(noise, done, shown)
+            posterior = self.infer(shown, generator)
+        e = posterior.mean if self.config.adaptation == "mean" else posterior.rsample(noise)
+        return SimplBelief(e, done, posterior=posterior)
+
+    def infer(self, shown: tuple[Shown, ...], generator: torch.Generator) -> Gaussian:
+        """q(e | c) of each of N tasks, c chosen from what episodes showed as in training."""
+        context, reward, valid = (torch.cat(parts, 1) for parts in zip(*shown, strict=True))
+        how, chosen = self.config.large_context, []
+        for seen, own, some in zip(context, reward, valid, strict=True):
+            chosen.append(seen[some][context_rows(own[some], how, generator)])
+        with torch.no_grad():
+            return gaussian_of(infer(self.encoder, torch.stack(chosen)))
 
     def context(self, observation: Tensor, skill: Tensor, reward: Tensor, following: Tensor) -> Tensor:
         """Decisions as the encoder sees them, [..., D]."""
@@ -326,9 +343,8 @@ class Learner:
             self.replays[number].add(one)
             self.contexts[number].add(one)
         rows = [number for number in visited for _ in range(self.config.posterior_episodes)]
-        context = self.contexts_of(rows, self.config.large_context.context_size)
         with torch.no_grad():
-            known = self.encoder.accumulate(self.encoder.nothing(len(rows)), context, torch.ones(context.shape[:2]))
+            known = gaussian_of(infer(self.encoder, self.contexts_of(rows, self.config.large_context)))
         informed = replace(self.acting, known=known)
         posterior = source.trials_in(informed, [every[i] for i in rows], 1).trials.episodes(0)
         for row, number in enumerate(rows):
@@ -339,20 +355,23 @@ class Learner:
         """Decisions and contexts of some tasks, and noise, for each kind of task batch; no task is in two kinds."""
         kinds = list(self.config.kinds.values())
         chosen = iter(self.drawn(sum(kind.tasks for kind in kinds)))
-        return [self.drawn_of(list(islice(chosen, kind.tasks)), kind.context_size) for kind in kinds]
+        return [self.drawn_of(list(islice(chosen, kind.tasks)), kind) for kind in kinds]
 
-    def drawn_of(self, chosen: list[int], context_size: int) -> Drawn:
+    def drawn_of(self, chosen: list[int], how: TaskBatchConfig) -> Drawn:
         size, generator = self.config.batch_size, self.generator
         batch = stack([self.replays[i].sample(size, generator) for i in chosen])
-        context = self.contexts_of(chosen, context_size)
+        context = self.contexts_of(chosen, how)
         latent_noise = torch.randn(len(chosen), size, self.config.latent_dim, generator=generator)
         noise = torch.randn(2, *batch.action.flatten(0, 1).shape, generator=generator)
         return Drawn(torch.tensor(chosen), batch, context, latent_noise, noise)
 
-    def contexts_of(self, chosen: list[int], size: int) -> Tensor:
+    def contexts_of(self, chosen: list[int], how: TaskBatchConfig) -> Tensor:
         """A context [M, C, D] of each task: decisions of its episodes with e ~ N(0, I)."""
-        ordered = self.encoder.ordered
-        shown = stack([self.contexts[i].sample(size, self.generator, ordered) for i in chosen])
+        parts = []
+        for buffer in (self.contexts[i] for i in chosen):
+            reward = buffer.columns.reward[: len(buffer)]
+            parts.append(buffer.at(context_rows(reward, how, self.generator)))
+        shown = stack(parts)
         return self.acting.context(shown.observation, shown.action, shown.reward, shown.next_observation)
 
     def learn(self, *drawn: Drawn) -> Tensor:
@@ -414,6 +433,17 @@ class Learner:
 
 
 LOSSES = ("critic/loss", "actor/loss")
+
+
+def context_rows(reward: Tensor, how: TaskBatchConfig, generator: torch.Generator) -> Tensor:
+    """Which of n decisions a context shows, [C]: different ones with a reward up to their share, then any, drawn with replacement.
+
+    Where success ends an episode, a task's thousands of decisions have a reward in a few.
+    """
+    rewarded = reward.nonzero().flatten()
+    first = torch.randperm(len(rewarded), generator=generator)[: int(how.rewarded_share * how.context_size)]
+    rest = torch.randint(len(reward), (how.context_size - len(first),), generator=generator)
+    return torch.cat([rewarded[first], rest])
 
 
 def gaussian_of(belief: Belief) -> Gaussian:

@@ -22,7 +22,7 @@ from skillmeta.config import build
 from skillmeta.errors import ConfigError
 from skillmeta.evaluation.adaptation import evaluate
 from skillmeta.nn.distributions import Gaussian
-from skillmeta.nn.encoders import ENCODERS, infer
+from skillmeta.nn.encoders import infer
 from skillmeta.objectives.regularizer import CoefficientConfig, RegularizerConfig
 from skillmeta.run.parts import restore_parts, state_of
 from skillmeta.seeds import Seeds
@@ -62,7 +62,7 @@ def kind(tasks: int, size: int, **changes: Any) -> TaskBatchConfig:
     usual = {"prior": "skill", "controller": "one_way", "target_divergence": 0.5, "initial_coefficient": 0.1}
     own = {"controller": "one_way", "target_divergence": 0.5, "initial_coefficient": 0.1}
     return TaskBatchConfig(
-        tasks, size, RegularizerConfig(**{**usual, **changes.get("regularizer", {})}),
+        tasks, size, changes.get("share", 0.5), RegularizerConfig(**{**usual, **changes.get("regularizer", {})}),
         CoefficientConfig(**{**own, **changes.get("encoder", {})}),
     )  # fmt: skip
 
@@ -184,27 +184,41 @@ def test_batches_and_contexts_are_of_the_same_tasks_and_no_task_is_in_both_kinds
 
 
 def test_posterior_episodes_are_told_the_context_of_their_own_task_whatever_the_batches_of_environments():
-    learner = trained(made(), 1)
-    context = learner.contexts_of([0, 1, 2, 3, 4], 8)
+    learner = trained(made(), 2)
     with torch.no_grad():
-        known = learner.encoder.accumulate(learner.encoder.nothing(5), context, torch.ones(5, 8))
+        known = infer(learner.encoder, learner.contexts_of([0, 1, 2, 3, 4], SMALL.large_context))
     actor = replace(learner.acting, known=known)
     assert isinstance(actor, InformedActor)
     for rows in (slice(0, 2), slice(4, 8)):
-        part = actor.of_tasks(rows)
         number = len(range(5)[rows])
-        belief = part.begin(number, torch.Generator().manual_seed(0))
-        posterior = learner.encoder.posterior(belief.evidence)
+        belief = actor.of_tasks(rows).begin(number, torch.Generator().manual_seed(0))
         noise = torch.randn(number, 3, generator=torch.Generator().manual_seed(0))
-        assert torch.equal(belief.e, infer(learner.encoder, context[rows]).rsample(noise).detach())
-        assert torch.equal(posterior.mean, infer(learner.encoder, context[rows]).mean)
+        assert torch.equal(belief.e, known.mean[rows] + known.stddev[rows] * noise)
+
+
+def test_a_context_has_what_was_rewarded_up_to_its_share():
+    reward, generator = torch.zeros(400), torch.Generator().manual_seed(0)
+    reward[[7, 90, 333]] = 1.0
+    how = kind(1, 8)
+    for share, count in ((0.5, 3), (0.25, 2), (0.0, 0)):
+        rows = simpl.context_rows(reward, replace(how, rewarded_share=share), generator)
+        assert rows.shape == (8,) and len(set(rows[:count].tolist())) == count and (reward[rows[:count]] == 1).all()
+    many = torch.stack([simpl.context_rows(reward, replace(how, rewarded_share=0.0), generator) for _ in range(500)])
+    assert float(reward[many].mean()) == pytest.approx(3 / 400, abs=0.006)  # as chance has it
 
 
 # -- a trial -------------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("adaptation", ["mean", "sample"])
-def test_e_is_drawn_anew_in_context_episodes_and_then_inferred_from_them_alone(adaptation):
+def test_e_is_drawn_anew_in_context_episodes_and_then_inferred_from_them_alone(adaptation, monkeypatch):
     learner, generator = trained(made(replace(SMALL, adaptation=adaptation))), torch.Generator().manual_seed(0)
     actor, envs, tasks = learner.actor(), Labelled(2), [1, 5]
+    choose, chosen = simpl.context_rows, []
+
+    def recorded(reward: Tensor, *how: Any) -> Tensor:
+        chosen.append((reward, choose(reward, *how)))
+        return chosen[-1][1]
+
+    monkeypatch.setattr(simpl, "context_rows", recorded)
     belief, seen, shown = actor.begin(2, generator), [], []
     for _ in range(5):
         done, during = episode(actor, envs, belief, [0, 0], generator, tasks=tasks)
@@ -217,11 +231,12 @@ def test_e_is_drawn_anew_in_context_episodes_and_then_inferred_from_them_alone(a
         actor.context(*(torch.from_numpy(x) for x in (d.observation[:, :-1], d.action, d.reward, d.observation[:, 1:])))
         for d in shown[:3]
     ]
+    every, kept = torch.cat(context, 1), belief.posterior  # [2, 9, D]
+    assert belief.shown == () and during.posterior is kept  # nothing was added later
+    assert [len(reward) for reward, _ in chosen] == [9, 9] and all(len(rows) == 8 for _, rows in chosen)
     with torch.no_grad():
-        posterior = infer(actor.encoder, torch.cat(context, 1))
-        kept = actor.encoder.posterior(belief.evidence)
-    torch.testing.assert_close(kept.mean, posterior.mean)  # nothing was added later
-    assert belief.evidence.seen.tolist() == [9, 9]
+        posterior = infer(actor.encoder, torch.stack([own[rows] for own, (_, rows) in zip(every, chosen, strict=True)]))
+    torch.testing.assert_close(kept.mean, posterior.mean)
     for e in (seen[3], seen[4], belief.e):
         assert torch.equal(e, kept.mean) == (adaptation == "mean")
     assert torch.equal(seen[3], seen[4]) == (adaptation == "mean")
@@ -302,7 +317,7 @@ def test_one_kind_of_task_batch_is_enough():
     assert len(learner.draw()) == 1 and "small_context" not in learner.parts()
 
 
-@pytest.mark.parametrize("kind_of_encoder", ENCODERS)
+@pytest.mark.parametrize("kind_of_encoder", simpl.ENCODERS)
 def test_every_encoder_learns_and_reports(kind_of_encoder):
     learner = made(replace(SMALL, encoder=kind_of_encoder, prior_factor=kind_of_encoder == "product"))
     before = [p.clone() for p in learner.encoder.parameters()]

@@ -172,6 +172,7 @@ def kind(tasks: int, size: int, regularizer: dict[str, Any], encoder: dict[str, 
     return TaskBatchConfig(
         tasks,
         size,
+        0.0,
         RegularizerConfig(**{"prior": "skill", "learning_rate": 0.1, **regularizer}),
         CoefficientConfig(**{"learning_rate": 0.1, **encoder}),
     )
@@ -315,7 +316,7 @@ def test_two_goals_over_skills_are_told_apart_and_reached_as_far_as_the_prior_al
     weak = {"controller": "fixed", "initial_coefficient": 1e-3}
     config = Config(
         training_tasks=2, tasks_per_iteration=2, first_episodes=30, prior_episodes=10, posterior_episodes=10,
-        small_context=kind(1, 2, fixed, weak), large_context=kind(1, 16, fixed, weak), batch_size=32, reuse=150.0,
+        small_context=kind(1, 2, fixed, weak), large_context=kind(1, 10, fixed, weak), batch_size=32, reuse=150.0,
         latent_dim=2, context_episodes=10, tau=0.05, learning_rate=3e-3, hidden=32, depth=2,
     )  # fmt: skip
     learner = make_learner(simpl, config, 1, np.ones(1, np.float32), prior=bandit_prior, seeds=Seeds(0))
