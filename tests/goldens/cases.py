@@ -49,6 +49,10 @@ SPIRL: dict[str, Any] = {
     "policy_start": "prior",
     "regularizer": SKILL_PRIOR,
 }
+SIMPL: dict[str, Any] = {
+    "name": "simpl", "training_tasks": 4, "tasks_per_iteration": 2, "first_episodes": 2, "reuse": 30.0, "hidden": 16,
+    "batch_size": 16, "context_episodes": 2, "small_context": {"tasks": 1}, "large_context": {"tasks": 2, "context_size": 24},
+}  # fmt: skip
 RL2: dict[str, Any] = {"name": "rl2", "tasks": 6, "hidden": 16, "minibatches": 2, "epochs": 2}
 MAML: dict[str, Any] = {"name": "maml", "tasks": 4, "rollouts": 3, "hidden": 16}
 PROMP: dict[str, Any] = {"name": "promp", "tasks": 4, "rollouts": 3, "hidden": 16, "steps": 2}
@@ -112,6 +116,13 @@ META: dict[str, dict[str, Any]] = {
         "algorithm": {**PEARL, "context": "trial", "context_size": 60, "regularizer": SKILL_PRIOR},
         "skills": True,
         "env_steps": 1500,
+    },
+    "simpl": {
+        "task": MAZE,
+        "algorithm": SIMPL,
+        "skills": True,
+        "env_steps": 1500,
+        "envs_per_batch": 3,
     },
     "rl2": {
         "task": {"family": "bandit", "split": "train", "options": {"arms": 5}},
