@@ -43,25 +43,33 @@ from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Skills, Source, S
 ENCODERS = ("product", "mean", "attention")  # of sets (skillmeta/nn/encoders.py)
 
 
+def regularizer(initial_coefficient: float, target_divergence: float) -> RegularizerConfig:
+    return RegularizerConfig(
+        prior="skill",
+        controller="one_way",
+        initial_coefficient=initial_coefficient,
+        target_divergence=target_divergence,
+        td_divergence_clip=5.0,
+    )
+
+
+def large_regularizer() -> RegularizerConfig:
+    return regularizer(1e-3, 1.0)
+
+
+def large_encoder() -> CoefficientConfig:
+    return CoefficientConfig("one_way", 3e-6, 10.0, per_task=True)
+
+
 @checked
 class TaskBatchConfig:
     """One kind of task batch: how much of each task its context shows, and its own coefficients."""
 
     tasks: PositiveInt = 10  # of an update
     context_size: PositiveInt = 256  # decisions that e is inferred from
-    rewarded_share: Share = (
-        0.5  # of those, at most, that are decisions with a reward as long as there are some; 0: as chance has it
-    )
-    regularizer: RegularizerConfig = field(  # the policy's divergence from the skill prior
-        default_factory=lambda: RegularizerConfig(
-            prior="skill", controller="one_way", initial_coefficient=1e-3, target_divergence=1.0, td_divergence_clip=5.0
-        )
-    )
-    encoder: CoefficientConfig = field(  # KL(q || N(0, I))
-        default_factory=lambda: CoefficientConfig(
-            controller="one_way", initial_coefficient=3e-6, target_divergence=10.0, per_task=True
-        )
-    )
+    rewarded_share: Share = 0.5  # of them, at most, that are chosen for their reward; 0: all are drawn by chance
+    regularizer: RegularizerConfig = field(default_factory=large_regularizer)  # KL(pi || skill prior)
+    encoder: CoefficientConfig = field(default_factory=large_encoder)  # KL(q || N(0, I))
 
     def __post_init__(self) -> None:
         if self.regularizer.prior != "skill":
@@ -69,11 +77,8 @@ class TaskBatchConfig:
 
 
 def small_context() -> TaskBatchConfig:
-    """Little is known of the task: far from the prior the policy may go less, and e less from N(0, I)."""
-    policy = RegularizerConfig(
-        prior="skill", controller="one_way", initial_coefficient=3e-3, target_divergence=0.5, td_divergence_clip=5.0
-    )
-    return TaskBatchConfig(2, 4, 0.0, policy, CoefficientConfig("one_way", 1e-5, 1.0))
+    """Where little is known the policy stays nearer to the prior, and e nearer to N(0, I)."""
+    return TaskBatchConfig(2, 4, 0.0, regularizer(3e-3, 0.5), CoefficientConfig("one_way", 1e-5, 1.0))
 
 
 @checked
@@ -85,12 +90,9 @@ class Config:
     first_episodes: PositiveInt = 10  # of every task, e ~ N(0, I), before the first update
     prior_episodes: PositiveInt = 1  # of a visit, e ~ N(0, I); they alone are what contexts are drawn from
     posterior_episodes: PositiveInt = 1  # of a visit, e ~ q(e | context), with a context for each
-    reuse: NonNegativeFloat = (
-        128.0  # how often a decision of a visit is learned from, on average, which gives the number of updates
-    )
-    # task batches of which little is known; null: there are none
-    small_context: TaskBatchConfig | None = field(default_factory=small_context)
-    large_context: TaskBatchConfig = field(default_factory=TaskBatchConfig)  # task batches of which much is known
+    reuse: NonNegativeFloat = 128.0  # how often a visit's decision is learned from, on average: it gives the updates
+    small_context: TaskBatchConfig | None = field(default_factory=small_context)  # little is known; null: none such
+    large_context: TaskBatchConfig = field(default_factory=TaskBatchConfig)  # much is known of these tasks
     batch_size: PositiveInt = 256  # decisions of each task of an update
     encoder: Annotated[str, OneOf(ENCODERS)] = "product"  # what sums a context up, which is a set
     prior_factor: bool = True  # of encoder: product: N(0, I) is a factor too, and a decision may tell nothing
