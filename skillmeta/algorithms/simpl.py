@@ -158,6 +158,8 @@ class Actor:
 
     policy: ResidualPolicy
     encoder: ProductEncoder | SummaryEncoder
+    critics: Critics  # they do not act: fine-tuning starts from them, and from the coefficient
+    log_coefficient: Tensor  # of the large context's divergence
     skills: Skills
     config: Config
     known: Gaussian | None = None  # q(e | c) of N given tasks, that e is drawn from in the first episode
@@ -227,7 +229,12 @@ class Actor:
             return gaussian_prior(self.skills.prior(observation))
 
     def parts(self) -> Parts:
-        return {"policy": self.policy, "encoder": self.encoder}
+        return {
+            "policy": self.policy,
+            "encoder": self.encoder,
+            "critics": self.critics,
+            "log_coefficient": self.log_coefficient,
+        }
 
 
 class TaskBatch:
@@ -270,8 +277,9 @@ class Learner:
         self.policy = ResidualPolicy(seen, self.bound, hidden, depth, weights)
         self.critics = Critics(seen, skill_dim, hidden, depth, weights)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
-        self.acting = Actor(self.policy, self.encoder, skills, config)
         self.kinds = [TaskBatch(kind, self.bound, config.training_tasks) for kind in config.kinds.values()]
+        log_coefficient = self.kinds[-1].regularizer.log_coefficient
+        self.acting = Actor(self.policy, self.encoder, self.critics, log_coefficient, skills, config)
         self.policy_optimizer = adam(self.policy.parameters(), config.learning_rate)
         self.critic_optimizer = adam([*self.critics.parameters(), *self.encoder.parameters()], config.learning_rate)
         self.replays, self.contexts = (

@@ -265,6 +265,15 @@ def test_swapping_what_is_known_of_two_tasks_swaps_what_is_done():
     assert (one[0] - one[1]).abs().max() > 1e-5
 
 
+def test_what_fine_tuning_starts_from_is_saved_with_what_acts():
+    learner = trained(made())
+    saved, other = state_of(learner.actor().parts()), made(seed=5).actor()
+    restore_parts(other.parts(), saved)
+    inputs = torch.randn(4, 2 + 3, generator=torch.Generator().manual_seed(0)), torch.ones(4, 2)
+    assert torch.equal(other.critics(*inputs), learner.critics(*inputs))
+    assert other.log_coefficient == learner.kinds[-1].regularizer.log_coefficient
+
+
 # -- coefficients --------------------------------------------------------------------------------------------------------------
 def test_one_way_coefficients_never_fall_and_capped_ones_stop():
     always = {"target_divergence": 0.0, "learning_rate": 0.05}
