@@ -18,7 +18,7 @@ from skillmeta.cli import main
 from skillmeta.run import signals
 from skillmeta.run.progress import Progress
 
-POINT = "{family: point, options: {horizon: 5}}"
+POINT = "{family: point, options: {max_episode_steps: 5}}"
 SAC = ["finetune", "downstream/maze_sac", f"task={POINT}", "algorithm={hidden: 4, batch_size: 4, random_decisions: 5}"]
 RL2 = {"name": "rl2", "tasks": 4, "hidden": 4, "epochs": 1, "minibatches": 1, "episodes": 1}
 LONG = 10**6  # of whatever is counted: for hours
@@ -63,7 +63,7 @@ BUSY = {  # what it is at when the signal comes: the command, and a file that is
     "training": ([*SAC, f"env_steps={LONG}"], "metrics.jsonl"),
     "evaluating what was trained": ([*SAC, "env_steps=10", f"evaluation.episodes={LONG}"], "checkpoints/ckpt-*10"),
     "evaluating": (
-        ["evaluate", "tasks/bandit_5", f"task.options={{arms: 2, pulls: {LONG}}}", "tasks=2", "episodes=9"],
+        ["evaluate", "tasks/bandit_5", f"task.options={{arms: 2, max_episode_steps: {LONG}}}", "tasks=2", "episodes=9"],
         "environment.json",
     ),
     "collecting": (
@@ -97,10 +97,10 @@ def test_a_command_stops_in_seconds(what, number, status, tmp_path, monkeypatch)
 
 
 def test_adapting_stops_in_seconds(tmp_path):
-    bandit = "{family: bandit, split: any, options: {arms: 2, pulls: 3}}"
+    bandit = "{family: bandit, split: any, options: {arms: 2, max_episode_steps: 3}}"
     run = ["meta-train", "meta/rl2_bandit_5", f"task={bandit}", f"algorithm={json.dumps(RL2)}", "env_steps=36"]
     assert main([*run, "--out", str(tmp_path / "run")]) == 0
-    adapting = ["adapt", str(tmp_path / "run"), "tasks/bandit_5", f"options={{arms: 2, pulls: {LONG}}}"]
+    adapting = ["adapt", str(tmp_path / "run"), "tasks/bandit_5", f"options={{arms: 2, max_episode_steps: {LONG}}}"]
     out = tmp_path / "out"
     ended, seconds, said = stopped([*adapting, "--out", str(out)], signal.SIGTERM, out, ".lock")
     assert ended == 143 and seconds < 6 and "Traceback" not in said, said

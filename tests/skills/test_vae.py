@@ -123,9 +123,15 @@ def test_training_learns_skills_resumes_and_repeats_itself(tmp_path):
     class StopsAt(Run):
         """A run that is asked to stop once a step is reached."""
 
+        reached = False
+
         def log(self, kind, **values):
             super().log(kind, **values)
-            self._signalled |= values["steps"] == 100
+            self.reached |= values["steps"] == 100
+
+        @property
+        def stop_requested(self):
+            return self.reached
 
     with StopsAt.open(tmp_path / "cut", {}) as run:
         assert train_skills(dataset, MODEL, TRAINING, run) is None
