@@ -22,7 +22,8 @@ import numpy as np
 import torch
 
 from skillmeta.algorithms import sac
-from skillmeta.collect.episodes import Collector
+from skillmeta.collect.source import Budget, OnlineSource
+from skillmeta.collect.workers import Workers
 from skillmeta.envs.serial import SerialEnvs
 from skillmeta.evaluation.curves import Curve
 from skillmeta.evaluation.statistics import Scores, estimate
@@ -56,13 +57,14 @@ def ours(seed: int, bfloat16: bool) -> tuple[list[int], list[float]]:
         replay_capacity=STEPS,
         bfloat16=bfloat16,
     )
-    envs = SerialEnvs(lambda: gym.make(TASK))
-    agent = sac.Agent(config, envs.observation_dim, envs.action_bound, seeds=Seeds(seed))
-    collect = Collector(envs, Seeds(seed), STEPS)
-    steps, returns = [], []
-    while not collect.spent:
-        returns.append(float(agent.iterate(collect)[0].returns[0]))
-        steps.append(collect.env_steps)
+    with Workers(lambda num: SerialEnvs(lambda: gym.make(TASK), num)) as workers:
+        learner = sac.Learner(config, workers.envs(1).spec, None, Seeds(seed))
+        source = OnlineSource(workers, lambda generator: None, Seeds(seed), Budget(STEPS))
+        steps, returns = [], []
+        while not source.spent:
+            learner.iterate(source)
+            steps.append(source.env_steps)
+            returns.append(source.scores()["return"])
     return steps, returns
 
 

@@ -23,15 +23,18 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import peers
 import torch
-from skillmeta.collect.meta import MetaCollector
 
 from skillmeta.algorithms import maml, pearl, rl2
+from skillmeta.collect.source import Budget, OnlineSource
 from skillmeta.collect.workers import Workers
 from skillmeta.envs.make import EnvsFactory
 from skillmeta.objectives.inner_step import Samples, Shape, policy_of, stack
 from skillmeta.run.run import environment
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, make_family
+from skillmeta.types import EnvSpec
+
+CHEETAH = EnvSpec(20, np.ones(6, np.float32))  # MAML's and PEARL's HalfCheetah
 
 
 @dataclass(frozen=True)
@@ -108,15 +111,15 @@ def pearl_speed(bfloat16: bool, bar: float, theirs: Callable[[], None] | None, r
         training_tasks=16, tasks=16, batch_size=256, context_size=100, hidden=300, encoder_hidden=200, depth=3,
         replay_capacity=2000, context_capacity=2000, bfloat16=bfloat16,
     )  # fmt: skip
-    agent = pearl.Agent(config, 20, np.ones(6, np.float32), seeds=Seeds(0))
+    learner = pearl.Learner(config, CHEETAH, None, Seeds(0))
     generator = torch.Generator().manual_seed(0)
-    for buffer in (*agent.replays, *(visits.buffer for visits in agent.contexts)):
+    for buffer in (*learner.replays, *(visits.buffer for visits in learner.contexts)):
         for name in ("observation", "action", "reward", "next_observation"):
             getattr(buffer.columns, name).normal_(generator=generator)
         buffer.added = 2000
-    for visits in agent.contexts:
+    for visits in learner.contexts:
         visits.marks = [[0, 2000]]  # one, all of which is shown
-    own, its = in_turn(agent.update, theirs, rounds)
+    own, its = in_turn(learner.update, theirs, rounds)
     ratio = statistics.median(b / a for a, b in zip(own, its or [0.503] * rounds, strict=True))
     source = f"{1000 * statistics.median(its):.0f} in turn" if its else "503 on an EPYC"
     detail = f"{1000 * statistics.median(own):.0f} ms of CPU time, oyster {source}"
@@ -130,19 +133,15 @@ def rl2_samples(folder: Path | None, iterations: int = 4) -> list[Figure]:
     """HalfCheetah, 16 trials of 400 decisions, GRU of 128, five epochs of four minibatches; samples a second, sampling counted."""
     config = TaskConfig("half_cheetah", split="train", options={"max_episode_steps": 200})
     family = make_family(config)
-    agent = rl2.Agent(
-        rl2.Config(episodes=2, tasks=16, hidden=128, epochs=5, minibatches=4),
-        17,
-        np.ones(6, np.float32),
-        seeds=Seeds(0),
-    )
+    sizes = rl2.Config(episodes=2, tasks=16, hidden=128, epochs=5, minibatches=4)
     with Workers(EnvsFactory(config), envs_per_batch=16) as workers:
-        collect = MetaCollector(workers, lambda g: family.sample(g), Seeds(0), 10**9)
-        agent.iterate(collect)
-        began, steps = time.perf_counter(), collect.env_steps
+        learner = rl2.Learner(sizes, workers.envs(16).spec, None, Seeds(0))
+        source = OnlineSource(workers, family.sample, Seeds(0), Budget(10**9))
+        learner.iterate(source)
+        began, steps = time.perf_counter(), source.env_steps
         for _ in range(iterations):
-            agent.iterate(collect)
-        ours = (collect.env_steps - steps) / (time.perf_counter() - began)
+            learner.iterate(source)
+        ours = (source.env_steps - steps) / (time.perf_counter() - began)
     if importlib.util.find_spec("sb3_contrib") is None:
         return [Figure("RL2 with PPO", ours, "samples/s", "1.8 x RecurrentPPO", True, "sb3-contrib is not installed")]
     theirs = recurrent_ppo(2)

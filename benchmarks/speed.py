@@ -36,6 +36,7 @@ from skillmeta.seeds import Seeds
 from skillmeta.skills.training import skill_losses
 from skillmeta.skills.vae import SkillModel, SkillModelConfig
 from skillmeta.tasks import maze
+from skillmeta.types import EnvSpec
 
 KITCHEN = {"observation_dim": 60, "action_dim": 9}  # SPiRL's kitchen: H = 10, Z = 10
 
@@ -104,20 +105,20 @@ def pretraining() -> list[Figure]:
     ]
 
 
-def filled(agent: sac.Agent, observation_dim: int, rows: int = 5000) -> sac.Agent:
-    """The agent with random decisions in its replay."""
+def filled(learner: sac.Learner, rows: int = 5000) -> sac.Learner:
+    """The learner with random decisions in its replay."""
     g = torch.Generator().manual_seed(0)
-    replay: Replay = agent.replay
+    replay: Replay = learner.replay
     for name in FIELDS:
         column = getattr(replay.columns, name)
         column[:rows] = torch.randn(column[:rows].shape, generator=g).clamp(-1, 1)
     replay.columns.terminated[:rows] = 0
     replay.added = rows
-    return agent
+    return learner
 
 
-def guided(critic_depth: int, compile: bool, bfloat16: bool = False) -> sac.Agent:
-    """SPiRL's kitchen agent: policy of the prior's size, critics of 256, batch 256."""
+def guided(critic_depth: int, compile: bool, bfloat16: bool = False) -> sac.Learner:
+    """SPiRL's kitchen learner: policy of the prior's size, critics of 256, batch 256."""
     model = kitchen_model(torch.Generator().manual_seed(0)).requires_grad_(False)
     config = sac.Config(
         regularizer=RegularizerConfig(prior="skill", target_divergence=5.0),
@@ -130,18 +131,13 @@ def guided(critic_depth: int, compile: bool, bfloat16: bool = False) -> sac.Agen
         compile=compile,
         bfloat16=bfloat16,
     )
-    return filled(
-        sac.Agent(
-            config, 60, model.latent_bound.numpy(), prior=model.prior, normalize=model.normalizer, seeds=Seeds(0)
-        ),
-        60,
-    )
+    return filled(sac.Learner(config, EnvSpec(60, model.latent_bound.numpy()), model, Seeds(0)))
 
 
 def guided_updates() -> list[Figure]:
     """Prior-regularised SAC: SPiRL's critics are 8 linear layers of 256 (7 hidden), ours by default 3 hidden ones."""
-    agents = [guided(7, False), guided(7, True), guided(3, False), guided(3, True)]
-    told = medians(*(lambda a=agent: a.learn(1) for agent in agents), rounds=25)
+    learners = [guided(7, False), guided(7, True), guided(3, False), guided(3, True)]
+    told = medians(*(lambda a=learner: a.learn(1) for learner in learners), rounds=25)
     return [
         Figure("SPiRL update, critics 7x256", told[0], "ms", "< 38 ms", "SPiRL 53 ms (notes)", told[0] < 38),
         Figure("the same, compiled", told[1], "ms", "< 38 ms", "SPiRL 53 ms (notes)", told[1] < 38),
@@ -170,11 +166,11 @@ class Kitchen(gym.Env):
 
 def acting() -> list[Figure]:
     """Milliseconds an environment step of the whole hierarchy at kitchen sizes, an environment of no cost."""
-    agent = guided(3, False)
+    actor = guided(3, False).actor()
     model = kitchen_model(torch.Generator().manual_seed(0)).requires_grad_(False)
     envs = SkillEnvs(SerialEnvs(Kitchen, unit_actions=False), model)
     generator = torch.Generator().manual_seed(0)
-    (whole,) = medians(lambda: episode(agent, envs, None, [0], generator), rounds=15, warm=2)
+    (whole,) = medians(lambda: episode(actor, envs, None, [0], generator), rounds=15, warm=2)
     each = whole / 280
     return [Figure("acting, an environment step", each, "ms", "< 0.3 ms", "SPiRL 1.41 ms (notes)", each < 0.3)]
 
@@ -235,9 +231,9 @@ def against_stable_baselines3() -> list[Figure]:
         o, n = rng.normal(size=(2, 1, 60)).astype(np.float32)
         theirs.replay_buffer.add(o, n, rng.uniform(-1, 1, (1, 10)), np.array([0.5]), np.array([False]), [{}])
 
-    def ours(**changes: bool) -> sac.Agent:
+    def ours(**changes: bool) -> sac.Learner:
         config = sac.Config(hidden=256, policy_depth=2, critic_depth=2, batch_size=256, replay_capacity=5000, **changes)
-        return filled(sac.Agent(config, 60, np.ones(10, np.float32), seeds=Seeds(0)), 60)
+        return filled(sac.Learner(config, EnvSpec(60, np.ones(10, np.float32)), None, Seeds(0)))
 
     eager, fast, half = ours(), ours(compile=True), ours(compile=True, bfloat16=True)
     sb3, one, two, three = medians(

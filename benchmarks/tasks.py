@@ -27,6 +27,7 @@ from skillmeta.envs.make import EnvsFactory, make_envs
 from skillmeta.run.run import environment
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
+from skillmeta.types import EnvSpec
 
 NATIVE = ("point_robot", "point_robot_sparse", "navigation", "bandit_5", "bandit_50", "tabular")
 BARE = {
@@ -59,7 +60,7 @@ def native(num: int = 2048, seconds: float = 1.0) -> list[Figure]:
         family = make_family(task_config(preset))
         envs, generator = make_envs(family, num), np.random.default_rng(0)
         tasks = [family.sample(generator) for _ in range(num)]
-        actions = generator.uniform(-1, 1, (num, len(envs.action_bound))).astype(np.float32)
+        actions = generator.uniform(-1, 1, (num, envs.spec.action_dim)).astype(np.float32)
         envs.reset(range(num), tasks)
         steps, started = 0, time.perf_counter()
         while time.perf_counter() - started < seconds:
@@ -98,17 +99,17 @@ def workers(tasks: int = 24, rounds: int = 3) -> list[Figure]:
     """Trials of one episode in Meta-World's reach by a policy of 2 x 256 units."""
     config = task_config("metaworld_ml1_reach")
     family = make_family(config)
-    agent = sac.Agent(sac.Config(), 39, np.ones(4, np.float32), seeds=Seeds(0))
+    actor = sac.Learner(sac.Config(), EnvSpec(39, np.ones(4, np.float32)), None, Seeds(0)).actor()
     chosen = family.tasks("train")[:tasks]
     seeds = np.arange(tasks)[:, None]
     times: dict[int, list[float]] = {1: [], 2: []}
     pools = {n: Workers(EnvsFactory(config), processes=n, envs_per_batch=tasks // 4) for n in times}
     for pool in pools.values():  # simulators are made once
-        pool.trials(agent, chosen, seeds, Seeds(0).stream("acting"))
+        pool.trials(actor, chosen, seeds, Seeds(0).stream("acting"))
     for _ in range(rounds):
         for n, pool in pools.items():
             started = time.perf_counter()
-            pool.trials(agent, chosen, seeds, Seeds(0).stream("acting"))
+            pool.trials(actor, chosen, seeds, Seeds(0).stream("acting"))
             times[n].append(time.perf_counter() - started)
     for pool in pools.values():
         pool.close()
