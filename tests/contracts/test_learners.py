@@ -1,0 +1,118 @@
+"""What holds of every learner, in primitive actions and in skill space: saving, resuming, and what an actor can reach."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from skillmeta.collect.source import Budget, OnlineSource
+from skillmeta.collect.workers import Workers
+from skillmeta.data.contexts import ContextBuffer
+from skillmeta.data.replay import Replay
+from skillmeta.envs.make import EnvsFactory, make_envs
+from skillmeta.programs.train import make_learner, spec_of, train_config
+from skillmeta.run.checkpoint import state_hash
+from skillmeta.run.parts import restore_parts, state_of
+from skillmeta.seeds import Seeds
+from skillmeta.skills.vae import SkillModel
+from skillmeta.tasks.base import chosen_task, make_family
+from tests.goldens.cases import FINETUNE, META, save_skills
+
+CASES = [
+    *(("finetune", name) for name in ("sac", "sac_skills", "spirl")),
+    *(("meta-train", name) for name in (
+        "pearl", "pearl_teacher", "pearl_skills", "simpl", "rl2", "rl2_lstm", "rl2_skills", "maml", "maml_discrete", "cavia",
+        "maml_skills", "promp", "promp_skills", "reptile", "reptile_skills",
+    )),
+]  # fmt: skip
+
+
+@dataclass
+class Trained:
+    """A learner, the source that it learns from, and an observation to act on."""
+
+    learner: Any
+    source: OnlineSource
+    observation: torch.Tensor
+
+
+def made(kind: str, name: str, folder: Path) -> Trained:
+    options = {**(FINETUNE if kind == "finetune" else META)[name]}
+    if options.pop("skills", False):
+        save_skills(folder / "skills")
+        options["skills"] = str(folder / "skills")
+    config = train_config(options, kind)
+    family = make_family(config.task)
+    skills = SkillModel.load(config.skills) if config.skills else None
+    envs, seeds = make_envs(family, 1, skills, config.see_task), Seeds(3)
+    task = chosen_task(family, config.task)
+    source = OnlineSource(
+        Workers(EnvsFactory(config.task, config.skills, config.see_task), 1, config.envs_per_batch),
+        (lambda _: task) if kind == "finetune" else lambda generator: family.sample(generator, config.task.split),
+        seeds,
+        Budget(10_000),
+        shaped_reward=family.shaped_reward,
+    )
+    observation = torch.from_numpy(envs.reset([0], [task]))
+    return Trained(make_learner(config, spec_of(envs, family), skills, seeds), source, observation)
+
+
+def action_of(actor: Any, observation: torch.Tensor) -> torch.Tensor:
+    """The first action of an actor, in each of its rollouts of one task."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.inference_mode():
+        belief = actor.begin(1, generator)
+        return actor.act(observation.repeat(actor.rollouts, 1), belief, generator, True)[0]
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_a_restored_learner_goes_on_as_the_one_that_was_saved(kind, name, tmp_path):
+    one, other = made(kind, name, tmp_path), made(kind, name, tmp_path)
+    one.learner.iterate(one.source)
+    restore_parts(other.learner.parts(), pickle.loads(pickle.dumps(state_of(one.learner.parts()))))
+    other.source.restore(one.source.state())
+    assert one.learner.iterate(one.source) == other.learner.iterate(other.source)
+    assert state_hash(state_of(one.learner.parts())) == state_hash(state_of(other.learner.parts()))
+    assert one.source.state() == other.source.state()
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_a_restored_actor_acts_as_the_one_that_was_saved(kind, name, tmp_path):
+    one, fresh = made(kind, name, tmp_path), made(kind, name, tmp_path).learner.actor()
+    one.learner.iterate(one.source)
+    actor = one.learner.actor()
+    restore_parts(fresh.parts(), state_of(actor.parts()))
+    wanted = action_of(actor, one.observation)
+    assert torch.equal(action_of(fresh, one.observation), wanted)
+    assert torch.equal(action_of(pickle.loads(pickle.dumps(actor)), one.observation), wanted)
+
+
+def reachable(value: Any, seen: set[int]) -> list[Any]:
+    """Everything that can be reached from a value by attributes, items and methods."""
+    if id(value) in seen or isinstance(value, (str, int, float, bool, type(None), type)):
+        return []
+    seen.add(id(value))
+    inner = [*getattr(value, "__dict__", {}).values(), getattr(value, "__self__", None)]
+    if isinstance(value, dict):
+        inner += value.values()
+    elif isinstance(value, (list, tuple, set)):
+        inner += value
+    return [value, *(found for part in inner for found in reachable(part, seen))]
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_no_way_leads_from_an_actor_to_what_learns(kind, name, tmp_path):
+    found = reachable(made(kind, name, tmp_path).learner.actor(), set())
+    assert not [
+        part for part in found if isinstance(part, (Replay, ContextBuffer, torch.optim.Optimizer, torch.Generator))
+    ]
+    assert any(isinstance(part, torch.Tensor) for part in found)
+
+
+def test_this_check_can_fail(tmp_path):
+    assert any(isinstance(part, Replay) for part in reachable(made("finetune", "sac", tmp_path).learner, set()))
