@@ -17,13 +17,13 @@ information: two vector-Jacobian products of first-order graphs, and none of the
 from __future__ import annotations
 
 import copy
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from skillmeta.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share, checked
-from skillmeta.nn.distributions import Categorical, Gaussian
+from skillmeta.nn.distributions import Categorical, Gaussian, kl_divergence
 from skillmeta.objectives.inner_step import (
     Actor,
     Parameters,
@@ -196,9 +196,9 @@ class Problem:
             adapted = self.adapt(parameters, rows, create_graph=False)
             with torch.no_grad():
                 after = self.after.tasks(rows)
-                new: Any = policy_of(self.shape, adapted, after)
+                new = policy_of(self.shape, adapted, after)
                 loss += float(self.loss_of(parameters, new, rows)) / tasks
-                divergence += float(mean_of(new.kl(part.old), after.valid).sum()) / tasks
+                divergence += float(mean_of(kl_divergence(new, part.old), after.valid).sum()) / tasks
         return loss, divergence
 
     def step(self) -> TrustRegionStep:

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from skillmeta.config import NonNegativeFloat, PositiveFloat, PositiveInt, Share, checked
+from skillmeta.nn.distributions import kl_divergence
 from skillmeta.nn.optimizers import adam
 from skillmeta.objectives.inner_step import (
     Actor,
@@ -82,8 +83,8 @@ def loss(
     outer = -mean_of(clipped_surrogate(ratio, after.advantage, config.clip), after.valid)
     if prior_coefficient:
         outer = outer + prior_coefficient * prior_divergence(acting, after)
-    was: Any = policy_of(shape, stack(old, tasks), before)
-    moved = mean_of(was.kl(policy_of(shape, stacked, before)), before.valid)
+    old_policy, policy = (policy_of(shape, own, before) for own in (stack(old, tasks), stacked))
+    moved = mean_of(kl_divergence(old_policy, policy), before.valid)
     return outer + config.inner_kl_coefficient * moved
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, NamedTuple, cast
+from typing import Annotated, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from skillmeta.config import NonNegativeFloat, NonNegativeInt, OneOf, PositiveFl
 from skillmeta.data.trials import Sequences, sequences
 from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Categorical, Gaussian
-from skillmeta.nn.memory import CORES, State, make_core
+from skillmeta.nn.memory import CORES, Core, State, make_core
 from skillmeta.nn.networks import MLP, identity
 from skillmeta.nn.optimizers import adam
 from skillmeta.nn.policies import gaussian_prior, residual_on
@@ -120,7 +120,9 @@ class Network(nn.Module):
         self.discrete, self.residual = discrete, residual
         self.observation_dim, self.previous_observation = observation_dim, config.previous_observation
         inputs = observation_dim * (2 if config.previous_observation else 1) + len(bound) + 2
-        self.core: Any = make_core(config.core, inputs, config.hidden, config.layers, config.receptive_field, generator)
+        self.core: Core = make_core(
+            config.core, inputs, config.hidden, config.layers, config.receptive_field, generator
+        )
         width, numbers = self.core.width + observation_dim, len(bound) * (1 if discrete else 2)
         self.policy_head = MLP(width, numbers, config.hidden, 1, generator)
         self.value_head = MLP(width, 1, config.hidden, 1, generator)
@@ -162,7 +164,7 @@ class Network(nn.Module):
         share = torch.where(self.return_stddev > 0, torch.tensor(rate), torch.ones(()))
         self.return_mean += share * (mean - self.return_mean)
         self.return_stddev += share * (stddev - self.return_stddev)
-        last: Any = self.value_head.layers[-1]
+        last = cast(nn.Linear, self.value_head.layers[-1])
         last.weight *= old_stddev / self.return_stddev
         last.bias.copy_((old_stddev * last.bias + old_mean - self.return_mean) / self.return_stddev)
 

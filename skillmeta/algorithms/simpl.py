@@ -125,21 +125,16 @@ class Config:
         return {**small, "large_context": self.large_context}
 
 
-class Shown(NamedTuple):
-    """What an episode in each of N tasks showed."""
-
-    context: Tensor  # [N, T, D]
-    reward: Tensor  # [N, T]
-    valid: Tensor  # [N, T] bool
-
-
 class SimplBelief(NamedTuple):
-    """What is known of N tasks, and the e that is acted on until the episode ends."""
+    """What is known of N tasks, and the e that is acted on until the episode ends. Its structure stays the same over a trial."""
 
     e: Tensor  # [N, E]
     episodes: int  # of the trial so far
-    shown: tuple[Shown, ...] = ()  # in those of the context
-    posterior: Gaussian | None = None  # of e, [N, E], once they are over
+    context: Tensor  # [N, T, D] decisions of the context episodes, one after another; none any more once they are over
+    reward: Tensor  # [N, T]
+    valid: Tensor  # [N, T] bool
+    posterior_mean: Tensor  # [N, E] of q(e | c) once the context episodes are over; 0 before
+    posterior_log_stddev: Tensor  # [N, E]
 
 
 class Drawn(NamedTuple):
@@ -154,7 +149,7 @@ class Drawn(NamedTuple):
 
 @dataclass(frozen=True)
 class Actor:
-    """What acts. Its context is what its own trial showed, or what it was told at its beginning."""
+    """What acts. Its context is what its own trial showed, or is given at the beginning."""
 
     policy: ResidualPolicy
     encoder: ProductEncoder | SummaryEncoder
@@ -177,8 +172,14 @@ class Actor:
     def begin(self, tasks: int, generator: torch.Generator) -> SimplBelief:
         noise = torch.randn(tasks, self.config.latent_dim, generator=generator)
         if self.known is None:
-            return SimplBelief(noise, 0)
-        return SimplBelief(self.known.rsample(noise), self.config.context_episodes, posterior=self.known)
+            return self.belief(noise, 0, standard_gaussian(noise))
+        return self.belief(self.known.rsample(noise), self.config.context_episodes, self.known)
+
+    def belief(self, e: Tensor, episodes: int, posterior: Gaussian) -> SimplBelief:
+        """Without a context."""
+        none = torch.zeros(len(e), 0)
+        context = torch.zeros(len(e), 0, self.context_dim)
+        return SimplBelief(e, episodes, context, none, none.bool(), posterior.mean, posterior.log_stddev)
 
     def act(
         self, observation: Tensor, belief: SimplBelief, generator: torch.Generator, explore: bool
@@ -192,30 +193,40 @@ class Actor:
     def adapt(self, belief: SimplBelief, episodes: Episodes, generator: torch.Generator) -> SimplBelief:
         """A new e ~ N(0, I) while the context is collected; then e*. What is seen later is no part of a context: the encoder was
         never shown such."""
-        done, shown, posterior = belief.episodes + 1, belief.shown, belief.posterior
+        done, posterior = belief.episodes + 1, Gaussian(belief.posterior_mean, belief.posterior_log_stddev)
         noise = torch.randn(belief.e.shape, generator=generator)
-        if posterior is None:
+        if belief.episodes < self.config.context_episodes:
             context = self.context(
                 torch.from_numpy(episodes.observation[:, :-1]),
                 torch.from_numpy(episodes.action),
                 torch.from_numpy(episodes.reward),
                 torch.from_numpy(episodes.observation[:, 1:]),
             )
-            shown = (*shown, Shown(context, torch.from_numpy(episodes.reward), torch.from_numpy(episodes.valid)))
+            shown = belief._replace(
+                e=noise,
+                episodes=done,
+                context=torch.cat([belief.context, context], 1),
+                reward=torch.cat([belief.reward, torch.from_numpy(episodes.reward)], 1),
+                valid=torch.cat([belief.valid, torch.from_numpy(episodes.valid)], 1),
+            )
             if done < self.config.context_episodes:
-                return SimplBelief(noise, done, shown)
+                return shown
             posterior = self.infer(shown, generator)
         e = posterior.mean if self.config.adaptation == "mean" else posterior.rsample(noise)
-        return SimplBelief(e, done, posterior=posterior)
+        return self.belief(e, done, posterior)
 
-    def infer(self, shown: tuple[Shown, ...], generator: torch.Generator) -> Gaussian:
+    def infer(self, shown: SimplBelief, generator: torch.Generator) -> Gaussian:
         """q(e | c) of each of N tasks, c chosen from what episodes showed as in training."""
-        context, reward, valid = (torch.cat(parts, 1) for parts in zip(*shown, strict=True))
         how, chosen = self.config.large_context, []
-        for seen, own, some in zip(context, reward, valid, strict=True):
+        for seen, own, some in zip(shown.context, shown.reward, shown.valid, strict=True):
             chosen.append(seen[some][context_rows(own[some], how, generator)])
         with torch.no_grad():
             return gaussian_of(infer(self.encoder, torch.stack(chosen)))
+
+    @property
+    def context_dim(self) -> int:
+        """D, numbers of a decision as the encoder sees it."""
+        return self.encoder.net.inputs
 
     def context(self, observation: Tensor, skill: Tensor, reward: Tensor, following: Tensor) -> Tensor:
         """Decisions as the encoder sees them, [..., D]."""

@@ -144,6 +144,15 @@ class TanhGaussian:
 Policy = Gaussian | TanhGaussian | Categorical  # over actions [..., A]
 
 
+def kl_divergence(one: Gaussian | Categorical, other: Gaussian | Categorical) -> Tensor:
+    """KL(one || other) of two distributions of the same kind, [...], nats. Raises TypeError for two kinds."""
+    if isinstance(one, Gaussian) and isinstance(other, Gaussian):
+        return one.kl(other)
+    if isinstance(one, Categorical) and isinstance(other, Categorical):
+        return one.kl(other)
+    raise TypeError(f"there is no KL of a {type(one).__name__} from a {type(other).__name__}")
+
+
 def gaussian(parameters: Tensor) -> Gaussian:
     """A network's output [..., 2 * dim] as a Gaussian, its log standard deviation clamped to SPiRL's range."""
     mean, log_stddev = parameters.chunk(2, -1)

@@ -23,6 +23,7 @@ class MLP(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, hidden: int, depth: int, generator: torch.Generator):
         super().__init__()
+        self.inputs = inputs
         widths = [inputs, *[hidden] * depth, outputs]
         self.layers = nn.ModuleList(linear(a, b, generator) for a, b in pairwise(widths))
 

@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from skillmeta.collect.source import Budget, OnlineSource
+from skillmeta.collect.trials import trial
 from skillmeta.collect.workers import Workers
 from skillmeta.data.contexts import ContextBuffer
 from skillmeta.data.replay import Replay
 from skillmeta.envs.make import EnvsFactory, make_envs
+from skillmeta.programs.adapt import pack, unpack
 from skillmeta.programs.train import make_learner, spec_of, train_config
-from skillmeta.run.checkpoint import state_hash
+from skillmeta.run.checkpoint import load_state, save_state, state_hash
 from skillmeta.run.parts import restore_parts, state_of
 from skillmeta.seeds import Seeds
 from skillmeta.skills.vae import SkillModel
@@ -90,6 +92,25 @@ def test_a_restored_actor_acts_as_the_one_that_was_saved(kind, name, tmp_path):
     wanted = action_of(actor, one.observation)
     assert torch.equal(action_of(fresh, one.observation), wanted)
     assert torch.equal(action_of(pickle.loads(pickle.dumps(actor)), one.observation), wanted)
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_what_was_learned_of_a_task_is_kept_and_acts_as_before(kind, name, tmp_path):
+    """Whole trials change a belief's numbers, never its structure: so `skillmeta adapt` can save it and put it back."""
+    one, generator = made(kind, name, tmp_path), torch.Generator().manual_seed(1)
+    one.learner.iterate(one.source)
+    actor, task = one.learner.actor(), one.source.draw_tasks(1)[0]
+    envs, before = one.source.workers.envs(actor.rollouts), actor.begin(1, generator)
+    for rounds in (1, actor.exploration_episodes + 1):
+        resets = Seeds(rounds).stream("resets").integers(actor.rollouts * rounds).reshape(actor.rollouts, rounds)
+        _, belief = trial(actor, envs, [task] * actor.rollouts, resets, generator)
+        save_state(tmp_path / str(rounds), {"belief": pack(belief)})
+        kept = unpack(before, load_state(tmp_path / str(rounds))[0]["belief"])
+        acted = [
+            actor.act(one.observation.repeat(actor.rollouts, 1), known, torch.Generator().manual_seed(5), True)[0]
+            for known in (belief, kept)
+        ]
+        assert type(kept) is type(belief) and torch.equal(*acted)
 
 
 def reachable(value: Any, seen: set[int]) -> list[Any]:
