@@ -137,12 +137,12 @@ def guided(critic_depth: int, compile: bool, bfloat16: bool = False) -> sac.Lear
 def guided_updates() -> list[Figure]:
     """Prior-regularised SAC: SPiRL's critics are 8 linear layers of 256 (7 hidden), ours by default 3 hidden ones."""
     learners = [guided(7, False), guided(7, True), guided(3, False), guided(3, True)]
-    told = medians(*(lambda a=learner: a.learn(1) for learner in learners), rounds=25)
+    times = medians(*(lambda a=learner: a.learn(1) for learner in learners), rounds=25)
     return [
-        Figure("SPiRL update, critics 7x256", told[0], "ms", "< 38 ms", "SPiRL 53 ms (notes)", told[0] < 38),
-        Figure("the same, compiled", told[1], "ms", "< 38 ms", "SPiRL 53 ms (notes)", told[1] < 38),
-        Figure("SPiRL update, critics 3x256", told[2], "ms", "", "", None),
-        Figure("the same, compiled", told[3], "ms", "< 15 ms", "", told[3] < 15),
+        Figure("SPiRL update, critics 7x256", times[0], "ms", "< 38 ms", "SPiRL 53 ms (notes)", times[0] < 38),
+        Figure("the same, compiled", times[1], "ms", "< 38 ms", "SPiRL 53 ms (notes)", times[1] < 38),
+        Figure("SPiRL update, critics 3x256", times[2], "ms", "", "", None),
+        Figure("the same, compiled", times[3], "ms", "< 15 ms", "", times[3] < 15),
     ]
 
 

@@ -34,7 +34,7 @@ def run(name: str, overrides: Sequence[str], out: Path, workers: int | None, com
         print("\n".join(json.loads((out / "summary.json").read_text())["headline"]))
         print(f"page:    {out / 'report.html'}\nnumbers: {out / 'summary.json'}")
     if outcome.stopped:
-        print("stopped before the end; the same command goes on from here")
+        print("stopped before the end; the same command resumes from here")
         return exit_status()
     return 1 if outcome.failed else 0
 

@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ConfigParser(
         prog="skillmeta demo",
         description="Planner logs, skills, new tasks with and without the prior, and a page about it. "
-        "An interrupted demo goes on where it stopped.",
+        "An interrupted demo resumes where it stopped.",
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to configs/demo.yaml")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder (default: runs/demo)")

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = build(EvaluateConfig, override(node, arguments.overrides))
     evaluation = run_evaluation(config, arguments.out, command_line(parser.prog, argv), trust=arguments.trust)
     if evaluation is None:
-        print(f"stopped; the same command goes on with what is in {arguments.out}")
+        print(f"stopped; the same command resumes from what is in {arguments.out}")
         return exit_status()
     print(scores_text(evaluation))
     for note in evaluation.notes:

@@ -1,4 +1,4 @@
-"""Published results at full length: `skillmeta reproduce maze` (hours on two cores; it may be interrupted and goes on)."""
+"""Published results at full length: `skillmeta reproduce maze` (hours on two cores; it may be interrupted and resumes)."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def film(config: object, arguments: argparse.Namespace) -> int:
     from skillmeta.types import Actor, Envs
 
     assert isinstance(config, TaskConfig)
-    if config.family == "gym":  # Gymnasium's environments must be told at birth that they will be looked at
+    if config.family == "gym":  # Gymnasium's environments must know when they are made that they will be rendered
         kwargs = {**config.options.get("kwargs", {}), "render_mode": "rgb_array"}
         config = replace(config, options={**config.options, "kwargs": kwargs})
     family = make_family(config)

@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = build(PretrainConfig, load(arguments.config, arguments.overrides))
     result = pretrain(config, arguments.out, command_line(parser.prog, argv))
     if result is None:
-        print(f"stopped; the same command goes on from the checkpoint in {arguments.out}")
+        print(f"stopped; the same command resumes from the checkpoint in {arguments.out}")
         return exit_status()
     print("\n".join(result["verdict"]))
     print(f"model: {arguments.out / 'model'}")

@@ -127,7 +127,7 @@ def usage() -> str:
 
 
 def run_program(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
-    """Run a program's main: what the user can mend is one sentence and exit status 2, never a traceback."""
+    """Run a program's main: what the user can fix is one sentence and exit status 2, never a traceback."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads than one are slower on a busy machine, and other bits
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo reads it when it is imported; its own default needs a screen
@@ -139,7 +139,7 @@ def run_program(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
         print(f"error: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from its last checkpoint, where it has made one", file=sys.stderr)
+        print("interrupted; the same command resumes from its last checkpoint, where it has made one", file=sys.stderr)
         return exit_status()
     except OSError as error:
         if error.errno not in DISK_ERRORS:

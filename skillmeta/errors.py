@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Something the user can mend. The command line prints the sentence and exits with 2."""
+    """Something the user can fix. The command line prints the sentence and exits with 2."""
 
 
 class ConfigError(UserError):

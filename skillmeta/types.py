@@ -109,7 +109,7 @@ class Batch:
 # -- environments -------------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class EnvSpec:
-    """What a learner is told of the environments that it learns in."""
+    """What a learner knows of the environments that it learns in."""
 
     observation_dim: int
     action_bound: np.ndarray  # [A] float32; actions live in [-bound, bound]

@@ -42,11 +42,11 @@ config show NAME` does so for a config. This page is written by `python -m tests
 |---|---|
 | 0 | done, or done before |
 | 1 | some runs of an ablation failed; the others are done |
-| 2 | something that you can mend: a wrong input, a full disk, a folder that is gone; one sentence on stderr says what |
+| 2 | something that you can fix: a wrong input, a full disk, a folder that is gone; one sentence on stderr says what |
 | 130 | stopped by Ctrl-C, within 10 seconds |
 | 143 | stopped by SIGTERM, within 10 seconds |
 
-After 130 and 143 the same command goes on: training and pretraining from a checkpoint that is saved when they are asked to stop,
+After 130 and 143 the same command resumes: training and pretraining from a checkpoint that is saved when they are asked to stop,
 evaluations and ablations from what is complete, `collect` and `adapt` from the start.
 """
 

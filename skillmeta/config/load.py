@@ -113,7 +113,7 @@ def stack(
 
 
 def _start_of(config: DictConfig, key: Any, new: Any) -> Any:
-    """What of `config` a new value of a key goes on top of; None: nothing, it starts from empty."""
+    """What of `config` a new value of a key is merged onto; None: nothing."""
     old = config._get_node(key)
     if {type(new), type(old)} == {DictConfig, ListConfig}:
         return None

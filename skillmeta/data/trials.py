@@ -87,7 +87,7 @@ def join(parts: Sequence[Trials]) -> Trials:
 
 
 def padded(done: Episodes | Trials, name: str, axis: int, time: int) -> np.ndarray:
-    """An array of episodes, its time made longer. An ended environment holds still: its last observation goes on."""
+    """An array of episodes, its time made longer. An ended environment holds still: its last observation is repeated."""
     values: np.ndarray = getattr(done, name)
     observed = name == "observation"
     missing = time + observed - values.shape[axis]

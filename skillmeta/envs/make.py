@@ -97,11 +97,11 @@ class ExpertEnvs:
     def step(self, action: np.ndarray, limit: int | None = None) -> Step:
         chosen = np.zeros((self.num, self.envs.spec.action_dim), np.float32)
         for i in np.flatnonzero(self._alive):
-            told = self._experts[i](self._observation[i])
+            action = self._experts[i](self._observation[i])
             if self.envs.spec.discrete:
-                chosen[i, int(told)] = 1
+                chosen[i, int(action)] = 1
             else:
-                chosen[i] = told
+                chosen[i] = action
         done = self.envs.step(chosen)
         self._observation, self._alive = done.observation, self._alive & ~(done.terminated | done.truncated)
         return done

@@ -207,8 +207,8 @@ class SkillVectorEnv(VectorEnv):
         self._ended = done.terminated | done.truncated
         infos: dict[str, Any] = {}
         for number, info in enumerate(last):
-            told = {**info, "env_steps": int(done.steps[number]), "success": bool(done.success[number])}
-            infos = self._add_info(infos, told, number)
+            extended = {**info, "env_steps": int(done.steps[number]), "success": bool(done.success[number])}
+            infos = self._add_info(infos, extended, number)
         return self._observation.copy(), done.reward.astype(np.float64), done.terminated, done.truncated, infos
 
     def close_extras(self, **kwargs: Any) -> None:

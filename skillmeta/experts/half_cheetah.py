@@ -97,7 +97,7 @@ def reward(velocity: np.ndarray, action: np.ndarray, task: Task) -> np.ndarray:
 def search(
     task: Task, config: Config, horizon: int, generator: np.random.Generator, progress: Callable[[int], None]
 ) -> list[Linear]:
-    """The policy at each of the config's stages of training. `progress` is told of every iteration."""
+    """The policy at each of the config's stages of training. `progress` gets every iteration."""
     num = config.directions
     cheetahs = Cheetahs(2 * num, config.threads)
     weights, mean, variance, seen = np.zeros((MOTORS, OBSERVED)), np.zeros(OBSERVED), np.ones(OBSERVED), 1e-4
@@ -151,11 +151,11 @@ def collect(
     policies: list[tuple[Task, float, Linear]] = []
     for number, task in enumerate(tasks):
 
-        def told(iteration: int, before: int = number) -> None:
+        def report(iteration: int, before: int = number) -> None:
             share = (before * config.iterations + iteration) / (len(tasks) * config.iterations)
             progress(int(0.9 * share * config.steps))
 
-        stages = search(task, config, family.max_episode_steps, generator, told)
+        stages = search(task, config, family.max_episode_steps, generator, report)
         policies += [(task, quality, policy) for quality, policy in zip(config.qualities, stages, strict=True)]
     recorded = episodes = 0
     while recorded < config.steps:

@@ -90,7 +90,7 @@ def collect(
 def record(
     scene: Any, acting: dict[str, Any], config: Config, stack: float, generator: np.random.Generator
 ) -> Recording:
-    """One episode. It has no task, so it has no rewards and no success; what became of each target is told beside it."""
+    """One episode. It has no task, so it has no rewards and no success; what became of each target is reported beside it."""
     level = config.noise * generator.random() if config.style == "noisy" else 0.0
     observation, info = scene.reset(seed=int(generator.integers(2**31)))
     observations, actions, outcomes = [observation], list[np.ndarray](), list[tuple[str, bool]]()
@@ -123,8 +123,8 @@ def lost(observations: np.ndarray) -> bool:
 
 def kind_of(info: dict[str, Any]) -> str:
     """What the scene's present target is a target of; scenes of one kind of thing do not say."""
-    told = info.get("privileged/target_task")
-    return str(told) if told is not None else ("cube" if "privileged/target_block" in info else "button")
+    kind = info.get("privileged/target_task")
+    return str(kind) if kind is not None else ("cube" if "privileged/target_block" in info else "button")
 
 
 def begun(acting: dict[str, Any], observation: np.ndarray, info: dict[str, Any], generator: np.random.Generator) -> Any:
@@ -155,13 +155,13 @@ class Solver:
 
     def info(self) -> dict[str, Any]:
         """What the oracles look at: the scene, and the target that we have chosen."""
-        told = {**self.env.told, **self.target}
-        if "privileged/target_button" in told:
-            button = told["privileged/target_button"]
-            told["privileged/target_button_top_pos"] = self.env.inner.data.site_xpos[
+        info = {**self.env.info, **self.target}
+        if "privileged/target_button" in info:
+            button = info["privileged/target_button"]
+            info["privileged/target_button_top_pos"] = self.env.inner.data.site_xpos[
                 self.env.inner._button_site_ids[button]
             ].copy()
-        return told
+        return info
 
     def next_target(self) -> tuple[str, dict[str, Any]]:
         """Which oracle, and the target in its terms."""

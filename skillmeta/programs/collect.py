@@ -129,12 +129,12 @@ def recorded(config: CollectConfig, expert: Any, progress: Progress) -> Iterator
     parts = [(config, replace(expert, steps=share, seed=seed)) for share, seed in zip(shares, seeds, strict=True)]
     done = [0] * config.shards
 
-    def told(number: int, steps: int) -> None:
+    def report(number: int, steps: int) -> None:
         done[number] = steps
         progress.update(sum(done))
 
     with Pool(shard, min(config.shards, os.cpu_count() or 1)) as pool:
-        for recordings in pool.results(parts, told):
+        for recordings in pool.results(parts, report):
             yield from recordings
 
 

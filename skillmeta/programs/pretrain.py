@@ -43,7 +43,7 @@ class PretrainConfig:
 
 
 def pretrain(config: PretrainConfig, folder: Path, command: str = "", quiet: bool = False) -> dict[str, Any] | None:
-    """Train, judge, write the page. Returns the result, or None if it was asked to stop before the end."""
+    """Train, evaluate, write the page. Returns the result, or None if it was asked to stop before the end."""
     torch.set_num_threads(1)
     # Before the folder is taken: what is wrong with the task or the logs leaves no folder. A finished run needs no logs.
     family = make_family(config.task) if config.task else None

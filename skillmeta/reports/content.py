@@ -270,20 +270,20 @@ def headline(study: Study, evaluation: Evaluation | None) -> list[str]:
     said = []
     names = finals(study)
     if names:
-        told = ", ".join(f"{name} {estimate(study.scores(name, 'success')).text('.2f')}" for name in names)
+        listed = ", ".join(f"{name} {estimate(study.scores(name, 'success')).text('.2f')}" for name in names)
         most = study.runs(names[0])[0].config.get("max_episodes")
         limit = f" and {most} episodes" if most else ""
         said.append(
             f"Success within {given(study, names[0]):,} environment steps{limit} (share of episodes, actions sampled "
-            f"[95 % interval]): {told}."
+            f"[95 % interval]): {listed}."
         )
     if evaluation is not None and evaluation.agents:
         score, label = ("success", "Success") if evaluation.succeeds else ("returns", "Return")
-        told = ", ".join(f"{name} {evaluation.estimates(name, score)[-1].text()}" for name in evaluation.agents)
+        listed = ", ".join(f"{name} {evaluation.estimates(name, score)[-1].text()}" for name in evaluation.agents)
         how = evaluation.how(evaluation.agents[0], evaluation.episodes - 1)
         said.append(
             f"{label} in the last of {evaluation.episodes} episodes in each of {len(evaluation.tasks)} tasks of split "
-            f"{evaluation.split!r} ({how} [95 % interval]): {told}."
+            f"{evaluation.split!r} ({how} [95 % interval]): {listed}."
         )
     return said
 

@@ -168,11 +168,11 @@ def held_out(study: Study, colours: Mapping[str, str], folder: Path) -> Section 
         if not lines or (label == "success" and not any(line.values.any() for line in lines.values())):
             continue
         how = {name: shown(study, "evaluation/sampled", "held_out", 1).get(name) for name in lines}
-        told = ", ".join(
+        listed = ", ".join(
             f"{name} {'mode' if h is None or not h.values[-1].any() else 'sampled'}" for name, h in how.items()
         )
         figure = plots.curves_figure(lines, colours, AXES["env_steps"], f"{label}, evaluation")
-        caption = f"{label} in the last episode of a trial: mean and 95 % interval. Actions: {told}."
+        caption = f"{label} in the last episode of a trial: mean and 95 % interval. Actions: {listed}."
         pictures.append(picture(figure, f"held_out_{label}", caption, folder))
     text = [
         "Evaluations while training: on validation tasks, or on the one task of a run that learns one. Nothing is learned from "
@@ -238,8 +238,8 @@ def again(content: Content) -> Section:
         seeds = ", ".join(
             map(str, dict.fromkeys(seed for name in content.study.methods for seed in content.study.seeds(name)))
         )
-        told = "; ".join(", ".join(f"{k} {v}" for k, v in task.items()) for task in content.facts)
-        facts.append(f"Training seeds {seeds}{f'; tasks: {told}' if told else ''}.")
+        listed = "; ".join(", ".join(f"{k} {v}" for k, v in task.items()) for task in content.facts)
+        facts.append(f"Training seeds {seeds}{f'; tasks: {listed}' if listed else ''}.")
     machine = content.environment.get("machine")
     if machine:
         facts.append(f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['system']}; one thread a run.")

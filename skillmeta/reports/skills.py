@@ -33,8 +33,8 @@ def table(models: Mapping[str, ModelRecord], shown: str) -> Section | None:
         found = model.result["held_out"]
         gain = found["unconditional_nll"] - found["prior_nll"]
         visited = {r["name"]: r["coverage"] for r in model.result["rollouts"] if r["coverage"] is not None}
-        told = ", ".join(f"{who} {share:.1%}" for who, share in visited.items())
-        rows.append([name, "" if cloned(model) else f"{explained(found):.0%}", f"{gain:.2f}", told])
+        listed = ", ".join(f"{who} {share:.1%}" for who, share in visited.items())
+        rows.append([name, "" if cloned(model) else f"{explained(found):.0%}", f"{gain:.2f}", listed])
     head = ["model", "action variance explained", "nats that the state is worth to the prior", "visited an episode"]
     text = (
         f"One model for each training seed, so that runs that use them are independent. {shown} is shown in full below."

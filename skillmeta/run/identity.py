@@ -125,7 +125,7 @@ def saved_state(path: str | Path, folder: Path) -> Input:
 
 
 def shapes_of(spec: EnvSpec) -> dict[str, Any]:
-    """What a learner was told of its environments, as plain values."""
+    """What a learner knows of its environments, as plain values."""
     return {
         "observation_dim": spec.observation_dim,
         "action_bound": [float(bound) for bound in spec.action_bound],

@@ -1,7 +1,7 @@
 """Several runs at once, each in a folder of its own, in a few worker processes, with a live display.
 
 Every job resumes from its own folder, so a killed worker costs at most one checkpoint interval: its job is started again in a new
-worker, and no other job notices. On Ctrl-C the jobs that run are asked to save and stop, and the same command goes on later.
+worker, and no other job notices. On Ctrl-C the jobs that run are asked to save and stop, and the same command resumes them later.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LINE_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Job:
-    """One run: where it lives, and what `target` is told about it."""
+    """One run: where it lives, and what `target` is given."""
 
     name: str
     folder: Path
@@ -97,9 +97,7 @@ def _settle(end: End[Job, None], outcome: Outcome) -> None:
     elif end.error is not None:
         outcome.failed[name] = str(end.error)
     else:
-        outcome.failed[name] = (
-            "it ended without a result: its worker was told to stop from outside; run the command again"
-        )
+        outcome.failed[name] = "it ended without a result: its worker was stopped from outside; run the command again"
 
 
 def _ask_to_stop(jobs: Sequence[Job]) -> None:
@@ -149,8 +147,8 @@ class Display:
         head += f", {len(outcome.failed)} failed" if outcome.failed else ""
         head += f", {now - self._started:.0f} s"
         if self._live is None:
-            told = "; ".join(f"{job.name} {fraction:.0%}" for job, (fraction, _) in active)
-            print(f"{head}  [{told}]" if told else head, file=sys.stderr, flush=True)
+            running = "; ".join(f"{job.name} {fraction:.0%}" for job, (fraction, _) in active)
+            print(f"{head}  [{running}]" if running else head, file=sys.stderr, flush=True)
             return
         from rich.table import Table
 
@@ -165,7 +163,7 @@ class Display:
         if job.name in outcome.done or job.name in outcome.failed:
             return None
         try:
-            told = json.loads((job.folder / "progress.json").read_text())
+            progress = json.loads((job.folder / "progress.json").read_text())
         except (OSError, ValueError):
             return None
-        return float(told["fraction"]), str(told["text"])
+        return float(progress["fraction"]), str(progress["text"])

@@ -106,10 +106,12 @@ class Pool(Generic[T, R]):
         self._waiting.clear()
         self.retries = 0
 
-    def ended(self, seconds: float = LOOK_SECONDS, told: Callable[[int, Any], None] | None = None) -> list[End[T, R]]:
+    def ended(
+        self, seconds: float = LOOK_SECONDS, on_report: Callable[[int, Any], None] | None = None
+    ) -> list[End[T, R]]:
         """The tasks that came to an end, as they do; waits so many seconds for one.
 
-        `told(number, value)` gets what tasks report.
+        `on_report(number, value)` gets what tasks report.
         """
         self._start()
         busy = [worker for worker in self._workers if worker.task is not None]
@@ -122,8 +124,8 @@ class Pool(Generic[T, R]):
             number, task = worker.task
             kind, value = worker.receive() or (None, None)
             if kind == TOLD:
-                if told is not None:
-                    told(number, value)
+                if on_report is not None:
+                    on_report(number, value)
                 continue
             worker.task = None
             if kind == DONE:
@@ -134,7 +136,7 @@ class Pool(Generic[T, R]):
                 ends += self._died(worker, number, task)
         return ends
 
-    def results(self, tasks: Iterable[T], told: Callable[[int, Any], None] | None = None) -> list[R]:
+    def results(self, tasks: Iterable[T], on_report: Callable[[int, Any], None] | None = None) -> list[R]:
         """What the tasks return, in their order. Only in a pool that is not busy.
 
         Raises:
@@ -145,7 +147,7 @@ class Pool(Generic[T, R]):
         found: dict[int, Any] = {}
         try:
             while self.busy:
-                for end in self.ended(told=told and (lambda number, value: told(number - first, value))):
+                for end in self.ended(on_report=on_report and (lambda number, value: on_report(number - first, value))):
                     if end.error is not None:
                         raise end.error
                     found[end.number] = end.result
@@ -156,7 +158,7 @@ class Pool(Generic[T, R]):
         return [found[number] for number in sorted(found)]
 
     def close(self) -> None:
-        """End all workers: the idle ones are told, one that still has a task is killed."""
+        """End all workers: the idle ones are asked to end, one that still has a task is killed."""
         self._waiting.clear()
         self._finalizer()
 

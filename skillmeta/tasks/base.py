@@ -77,7 +77,7 @@ class TaskFamily:
         native: N environments as arrays, where stepping them one by one would be slow; see `skillmeta.tasks.batched`.
         expert: a policy that knows the task, made after every reset.
         shaped_reward: what may be learned from instead, where a task's own reward is sparse: rewards [N, T] of episodes in a task.
-            It is there for training alone; what is judged, and what an agent is shown of a task, is the task's own reward.
+            It is there for training alone; what is evaluated, and what an agent is shown of a task, is the task's own reward.
         positions, coverage, draw: x and y [..., 2] of observations [..., O], and after them whatever else coverage asks for;
             the share of the world that positions [N, 2 or more] have visited; the world's outline, and a task where given, on
             matplotlib axes.

@@ -57,7 +57,7 @@ class Direction:
 
 @dataclass(frozen=True)
 class Negated:
-    """Motors, 0 to 5, that do the opposite of what they are told."""
+    """Motors, 0 to 5, that do the opposite of their command."""
 
     motors: tuple[int, ...]
 

@@ -127,7 +127,7 @@ class LocomotionEnv(gymnasium.Env):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         self.task = (options or {}).get("task") or self.task
-        self._told, self._steps = to_plain(self.task), 0
+        self._task_info, self._steps = to_plain(self.task), 0
         if self.body is not None and (model := self._body_of(self.task)) is not self.model:
             self._enter(model)
         model, data, noise = self.model, self.data, self.robot.reset_noise
@@ -162,8 +162,8 @@ class LocomotionEnv(gymnasium.Env):
         return self.robot.observe(self.model, self.data).astype(np.float32)
 
     def _info(self, success: bool, velocity: np.ndarray) -> dict[str, Any]:
-        told = {name: list(value) if isinstance(value, list) else value for name, value in self._told.items()}
-        return {"success": success, "task": told, "x_velocity": float(velocity[0]), "y_velocity": float(velocity[1])}
+        task = {name: list(value) if isinstance(value, list) else value for name, value in self._task_info.items()}
+        return {"success": success, "task": task, "x_velocity": float(velocity[0]), "y_velocity": float(velocity[1])}
 
     def render(self) -> np.ndarray:
         return picture.frame(self._pictures, self.model, self.data, camera=self.camera)

@@ -209,7 +209,7 @@ class MazeEnv(gymnasium.Env):
     def _set_task(self, task: MazeTask) -> None:
         self.task = task
         self._goal = to_xy(task.cell, self.maze.walls)
-        self._told = asdict(task)
+        self._task_info = asdict(task)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -251,7 +251,7 @@ class MazeEnv(gymnasium.Env):
         return self.observe(), float(arrived), arrived, cut_off, self._info(arrived)
 
     def _info(self, arrived: bool) -> dict[str, Any]:
-        return {"success": arrived, "task": {**self._told}}
+        return {"success": arrived, "task": {**self._task_info}}
 
     def render(self) -> np.ndarray:
         """Top view, uint8 [height, width, 3], 16 pixels a cell; drawn by hand, so no graphics library is needed."""

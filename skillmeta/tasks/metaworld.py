@@ -203,19 +203,19 @@ class MetaWorldEnv(gymnasium.Env):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         self.task = (options or {}).get("task") or self.task
-        self._told, self._steps = to_plain(self.task), 0
+        self._task_info, self._steps = to_plain(self.task), 0
         self.simulator = simulator = self._simulator(self.task.name)
         metaworld = package()
         # Its reward sees what its benchmark's agents see: the goal hidden. What we show is decided in `_observe`.
-        told = {"rand_vec": np.array(self.task.vector), "env_cls": type(simulator), "partially_observable": True}
-        simulator.set_task(metaworld.Task(env_name=self.task.name, data=pickle.dumps(told)))
+        data = {"rand_vec": np.array(self.task.vector), "env_cls": type(simulator), "partially_observable": True}
+        simulator.set_task(metaworld.Task(env_name=self.task.name, data=pickle.dumps(data)))
         observation, _ = simulator.reset()  # all that it draws is in the task's vector: the seed has nothing to decide
         return self._observe(observation), self._info({"success": False})
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        observation, reward, _, _, told = self.simulator.step(np.asarray(action, np.float32))
+        observation, reward, _, _, info = self.simulator.step(np.asarray(action, np.float32))
         self._steps += 1
-        info = self._info(told)
+        info = self._info(info)
         ended = self.config.end_at_success and info["success"]
         return (
             self._observe(observation),
@@ -234,9 +234,9 @@ class MetaWorldEnv(gymnasium.Env):
         seen[36:39] = self.goal() if self.config.goal_visible else 0.0
         return seen
 
-    def _info(self, told: dict[str, Any]) -> dict[str, Any]:
-        task = {"name": self._told["name"], "vector": list(self._told["vector"])}
-        return {"success": bool(told["success"]), "task": task}
+    def _info(self, simulated: dict[str, Any]) -> dict[str, Any]:
+        task = {"name": self._task_info["name"], "vector": list(self._task_info["vector"])}
+        return {"success": bool(simulated["success"]), "task": task}
 
     def render(self) -> np.ndarray:
         upside_down = picture.frame(self._pictures, self.simulator.model, self.simulator.data, camera="corner2")

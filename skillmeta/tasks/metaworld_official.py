@@ -14,7 +14,7 @@ def official_success(
 
     All environments of a class run side by side, an episode ends at its first success, and the first `num_episodes` that
     finish anywhere in the class are counted. Failures take the whole horizon and finish last, so they are hardly ever counted:
-    a policy that solves a fifth of the environments is told 1.00 (an open report against version 3.1.1).
+    a policy that solves a fifth of the environments gets 1.00 (an open report against version 3.1.1).
 
     Args:
         steps: [environment, episode] until the first success, or the horizon where there was none.

@@ -102,7 +102,7 @@ def as_theirs(task: Rearrangement, scene: str) -> dict[str, Any]:
         states = {"init_button_states": np.array(start.buttons), "goal_button_states": np.array(goal.buttons)}
         return {"task_name": task.name, **states}
 
-    def told(things: Things) -> dict[str, Any]:
+    def plain(things: Things) -> dict[str, Any]:
         return {
             "block_xyzs": np.array(things.cubes),
             "button_states": np.array(things.buttons),
@@ -110,7 +110,7 @@ def as_theirs(task: Rearrangement, scene: str) -> dict[str, Any]:
             "window_pos": things.window,
         }
 
-    return {"task_name": task.name, "init": told(start), "goal": told(goal)}
+    return {"task_name": task.name, "init": plain(start), "goal": plain(goal)}
 
 
 def as_ours(info: dict[str, Any]) -> Rearrangement:
@@ -122,9 +122,9 @@ def as_ours(info: dict[str, Any]) -> Rearrangement:
     def buttons(array: Any) -> tuple[int, ...]:
         return tuple(int(b) for b in np.ravel(array))
 
-    def things(told: dict[str, Any]) -> Things:
-        states = buttons(told["button_states"])
-        return Things(cubes(told["block_xyzs"]), states, float(told["drawer_pos"]), float(told["window_pos"]))
+    def things(plain: dict[str, Any]) -> Things:
+        states = buttons(plain["button_states"])
+        return Things(cubes(plain["block_xyzs"]), states, float(plain["drawer_pos"]), float(plain["window_pos"]))
 
     if "init" in info:
         start, goal = things(info["init"]), things(info["goal"])
@@ -271,13 +271,13 @@ class OGBenchEnv(gymnasium.Env):
         mujoco.mj_rnePostConstraint(self.inner.model, data)  # forces of contact, which are seen, too
         self.inner.pre_step()
         self.inner.post_step()
-        self.told = self.inner.compute_ob_info()
+        self.info = self.inner.compute_ob_info()
         return self._observe(), self._info(False)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        _, _, _, _, self.told = self.inner.step(np.asarray(action, np.float64))
+        _, _, _, _, self.info = self.inner.step(np.asarray(action, np.float64))
         self._steps += 1
-        success = bool(self.told["success"])
+        success = bool(self.info["success"])
         reward = float(success) if self.config.reward == "sparse" else -float(len(unplaced(self.inner)))
         truncated = self._steps >= self.max_episode_steps and not success
         return self._observe(), reward, success, truncated, self._info(success)
@@ -300,11 +300,11 @@ class OGBenchEnv(gymnasium.Env):
 
 def unplaced(scene: Any) -> list[str]:
     """What of OGBench's environment in task mode is not yet where it shall be: cube_0, button_1, drawer, window."""
-    told = scene._compute_successes()
-    if not isinstance(told, tuple):
+    successes = scene._compute_successes()
+    if not isinstance(successes, tuple):
         kind = "button" if hasattr(scene, "_num_buttons") else "cube"
-        return [f"{kind}_{i}" for i, placed in enumerate(told) if not placed]
-    cubes, buttons, drawer, window = told
+        return [f"{kind}_{i}" for i, placed in enumerate(successes) if not placed]
+    cubes, buttons, drawer, window = successes
     missing = [f"cube_{i}" for i, placed in enumerate(cubes) if not placed]
     missing += [f"button_{i}" for i, placed in enumerate(buttons) if not placed]
     return missing + ([] if drawer else ["drawer"]) + ([] if window else ["window"])
