@@ -144,8 +144,7 @@ class Learner:
         self.critics = Critics(spec.observation_dim, spec.action_dim, config.hidden, config.critic_depth, weights)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.regularizer = Regularizer(config.regularizer, self.bound)
-        self.policy_optimizer = adam(self.policy.parameters(), config.learning_rate)
-        self.critic_optimizer = adam(self.critics.parameters(), config.learning_rate)
+        self.optimizer = adam([*self.critics.parameters(), *self.policy.parameters()], config.learning_rate)
         self.replay = Replay(config.replay_capacity, spec.observation_dim, spec.action_dim)
         self.generator = seeds.stream("updates").torch()
         self.counts = Counts()
@@ -164,8 +163,7 @@ class Learner:
             "critics": self.critics,
             "targets": self.targets,
             "regularizer": self.regularizer.parts(),
-            "policy_optimizer": self.policy_optimizer,
-            "critic_optimizer": self.critic_optimizer,
+            "optimizer": self.optimizer,
             "replay": self.replay,
             "generator": self.generator,
             "counts": self.counts,
@@ -202,8 +200,7 @@ class Learner:
         noise = torch.randn(2, *batch.action.shape, generator=self.generator)
         coefficient = self.regularizer.coefficient()
         policy_gradient, critic_gradient, divergence, metrics = self.gradients(batch, coefficient, noise)
-        apply_gradients(self.critic_optimizer, critic_gradient)
-        apply_gradients(self.policy_optimizer, policy_gradient)
+        apply_gradients(self.optimizer, [*critic_gradient, *policy_gradient])
         self.regularizer.update_coefficient(divergence)
         polyak_update(self.targets, self.critics, self.config.tau)
         self.counts.updates += 1

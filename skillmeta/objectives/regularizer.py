@@ -19,6 +19,7 @@ from torch import Tensor
 from skillmeta.config import NonNegativeFloat, PositiveFloat, checked
 from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import Categorical, Gaussian, Policy
+from skillmeta.nn.optimizers import adam
 from skillmeta.types import Parts, Prior
 
 
@@ -94,7 +95,7 @@ class Coefficient:
     ):
         self.config, self.target = config, target
         self.log = torch.full(shape, math.log(config.initial_coefficient))
-        self.optimizer = torch.optim.Adam([self.log], lr=config.learning_rate)
+        self.optimizer = adam([self.log], config.learning_rate)
 
     def parts(self) -> Parts:
         return {"log_coefficient": self.log, "optimizer": self.optimizer}

@@ -255,7 +255,7 @@ def evaluated(
     folder: Path,
 ) -> dict[str, float]:
     """The final evaluation on the task, see `final_scores`; paths of the first and the last episodes are kept for pictures."""
-    with Workers(make_envs, envs_per_batch=config.num_envs) as workers:
+    with Workers(make_envs, envs_per_batch=config.envs_per_batch) as workers:
         scores, trials = final_scores(actor, workers, task, config.evaluation.episodes, seeds)
     final = paths(family, trials.episodes(0).rows(slice(EARLY_EPISODES)))
     named = {f"early_{i}": path for i, path in enumerate(early.paths)}
