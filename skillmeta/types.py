@@ -7,7 +7,7 @@ always primitive environment steps.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Protocol, TypeVar, Union, runtime_checkable
 
@@ -165,6 +165,15 @@ class Skills(Protocol):
 
     def prior(self, observation: Tensor) -> Prior:
         """p(z given s) at observation [B, O + F]: over [B, Z]."""
+
+    def encode(self, actions: Tensor, observations: Tensor) -> Prior:
+        """q(z given a window) of actions [B, H, A] and observations [B, H, O] in the environment's units: over [B, Z]."""
+
+    def fast_controller(self, z: np.ndarray) -> Callable[[np.ndarray, int], np.ndarray]:
+        """What executes skills z [N, Z]: observations [N, O] and the step within the skill -> actions [N, A]."""
+
+    def check_fits(self, observation_dim: int, action_dim: int, where: str) -> None:
+        """Raises CheckpointError, naming `where`, for an environment of other dimensions."""
 
 
 # -- what is saved ------------------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from skillmeta.objectives.inner_step import (
     Shape,
     chunks,
     flat,
+    held_near,
     inner_step,
     leaves,
     make_actor,
@@ -251,3 +252,10 @@ class Learner:
         after = self.acting.samples(batch.trials.episodes(1), adapted)
         returns = torch.from_numpy(batch.trials.returns[:, 1]).float().view(tasks, -1).mean(1)
         return before, after, (returns - returns.mean()) / (returns.std(correction=0) + 1e-8)
+
+
+def describe(config: Config, acts_in: str, prior: str | None) -> str:
+    """A config as a phrase for pages; arguments as for `skillmeta.algorithms.sac.describe`."""
+    name = "E-MAML" if config.exploration_credit else "first-order MAML" if config.first_order else "MAML"
+    what = f"CAVIA's {config.context} context numbers" if config.context else "all parameters"
+    return f"{name} that acts in {acts_in}; a gradient step adapts {what}{held_near(config.prior_coefficient, prior)}"

@@ -52,7 +52,7 @@ from skillmeta.nn.encoders import Belief as ContextBelief
 from skillmeta.nn.networks import MLP, Critics, identity
 from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
 from skillmeta.nn.policies import PolicyNetwork, ResidualPolicy, SquashedPolicy, choose_action
-from skillmeta.objectives.regularizer import Regularizer, RegularizerConfig
+from skillmeta.objectives.regularizer import Regularizer, RegularizerConfig, described
 from skillmeta.objectives.soft_q import actor_loss, min_q, soft_value, td_error, td_target
 from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
@@ -468,3 +468,23 @@ class Learner:
 
 
 METRICS = ("critic/loss", "actor/loss", "posterior/kl", "prior/divergence")
+
+
+def describe(config: Config, acts_in: str, prior: str | None) -> str:
+    """A config as a phrase for pages; arguments as for `skillmeta.algorithms.sac.describe`."""
+    if not config.latent_dim:
+        said = [f"SAC on many tasks that acts in {acts_in} and infers nothing of a task"]
+    else:
+        how = "the mean of what is inferred" if config.deterministic else "a sample of what is inferred"
+        said = [
+            f"PEARL that acts in {acts_in}, on {how} of a task ({config.latent_dim} numbers, encoder {config.encoder})"
+        ]
+    if prior is not None:
+        said.append(f"the policy starts as the prior, {prior}")
+    if config.shaped_reward:
+        said.append("critics and policy learn from the dense reward")
+    if config.teacher is not None:
+        said.append("a teacher that sees the dense reward shows the encoder what to infer")
+    if config.original != OriginalConfig():
+        said.append("with habits of the authors' code")
+    return "; ".join([*said, described(config.regularizer)])

@@ -27,6 +27,7 @@ from skillmeta.objectives.inner_step import (
     Samples,
     Shape,
     chunks,
+    held_near,
     inner_step,
     leaves,
     make_actor,
@@ -130,3 +131,8 @@ class Learner:
             self.optimizer.step()
         self.counts.updates += config.steps
         return {"outer/loss": total}
+
+
+def describe(config: Config, acts_in: str, prior: str | None) -> str:
+    """A config as a phrase for pages; arguments as for `skillmeta.algorithms.sac.describe`."""
+    return f"ProMP that acts in {acts_in}; a gradient step adapts all parameters{held_near(config.prior_coefficient, prior)}"

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from skillmeta.config import NonNegativeFloat, PositiveFloat, PositiveInt, Share, checked
-from skillmeta.objectives.inner_step import Actor, Parameters, make_actor, stack
+from skillmeta.objectives.inner_step import Actor, Parameters, held_near, make_actor, stack
 from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
 from skillmeta.types import EnvSpec, Metrics, Parts, Skills, Source
@@ -76,3 +76,9 @@ class Learner:
             parameter.copy_(new)
         self.counts.updates += 1
         return {"outer/step_norm": norm}
+
+
+def describe(config: Config, acts_in: str, prior: str | None) -> str:
+    """A config as a phrase for pages; arguments as for `skillmeta.algorithms.sac.describe`."""
+    steps = f"{config.inner_steps} gradient steps adapt all parameters"
+    return f"Reptile that acts in {acts_in}; {steps}{held_near(config.prior_coefficient, prior)}"

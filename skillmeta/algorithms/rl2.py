@@ -370,3 +370,12 @@ class Learner:
 
 
 METRICS = ("policy/surrogate", "value/error", "prior/divergence")
+
+
+def describe(config: Config, acts_in: str, prior: str | None) -> str:
+    """A config as a phrase for pages; arguments as for `skillmeta.algorithms.sac.describe`."""
+    said = [f"RL2 that acts in {acts_in}, with a memory ({config.core}) over trials of {config.episodes} episodes"]
+    if config.free_episodes:
+        said.append(f"the rewards of the first {config.free_episodes} of them do not count (E-RL2)")
+    held = "minus its entropy" if prior is None else f"its divergence from the prior, {prior}, which it starts as"
+    return "; ".join([*said, f"the policy pays {config.prior_coefficient:g} times {held}"])

@@ -18,7 +18,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, ParamSpec, TypeVar
 
 import torch
 import torch._dynamo
@@ -31,7 +31,7 @@ from skillmeta.nn.distributions import Gaussian
 from skillmeta.nn.networks import Critics, identity
 from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
 from skillmeta.nn.policies import PolicyNetwork, ResidualPolicy, SquashedPolicy, choose_action, gaussian_prior
-from skillmeta.objectives.regularizer import Regularizer, RegularizerConfig
+from skillmeta.objectives.regularizer import Regularizer, RegularizerConfig, described
 from skillmeta.objectives.soft_q import actor_loss, min_q, soft_value, td_error, td_target
 from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
@@ -243,37 +243,30 @@ class Learner:
         return tuple(Gaussian(mean, log_stddev) for mean, log_stddev in zip(means, logs, strict=True))
 
 
-def describe(config: Config, acts_in: str, prior: str) -> str:
+def describe(config: Config, acts_in: str, prior: str | None) -> str:
     """A config as a phrase for pages.
 
     Args:
         acts_in: what an action is.
-        prior: which prior `regularizer.prior: skill` and `policy_start: prior` stand for.
+        prior: which prior `regularizer.prior: skill` and `policy_start: prior` stand for; None without a skill model.
     """
-    regularizer, start = config.regularizer, config.policy_start == "prior"
+    start = config.policy_start == "prior"
     if not config.updates_per_decision:
         return f"{f'the prior, {prior},' if start else 'a random policy'} acts in {acts_in}; nothing is learned"
     said = [f"SAC that acts in {acts_in}"]
     if start:
         said.append(f"the policy starts as the prior, {prior}")
-    if regularizer.divergence == "none":
-        return "; ".join([*said, "no divergence and no entropy bonus holds it"])
-    name = {"kl": "KL(policy || prior)", "reverse_kl": "KL(prior || policy)"}[regularizer.divergence]
-    said.append("an entropy bonus" if regularizer.prior == "uniform" else f"a coefficient times {name}")
-    target = "its usual target" if regularizer.target_divergence is None else f"{regularizer.target_divergence:g} nats"
-    how = {
-        "fixed": f"the coefficient is fixed at {regularizer.initial_coefficient:g}",
-        "two_way": f"the coefficient is controlled towards {target}",
-        "one_way": f"the coefficient grows while the divergence is above {target}",
-    }
-    said.append(how[regularizer.controller])
-    return "; ".join(said)
+    return "; ".join([*said, described(config.regularizer)])
 
 
 METRICS = ("critic/loss", "actor/loss", "prior/divergence", "critic/target")
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+ArgumentsT = ParamSpec("ArgumentsT")
+ResultT = TypeVar("ResultT")
+
+
+def compiled(function: Callable[ArgumentsT, ResultT]) -> Callable[ArgumentsT, ResultT]:
     """The function compiled, or as it is where that cannot be had, with a warning that says why."""
     dynamo = torch._dynamo.config
     if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
@@ -284,8 +277,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return function
     fast = torch.compile(function, fullgraph=True, dynamic=False)
 
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: ArgumentsT.args, **named: ArgumentsT.kwargs) -> ResultT:
         with dynamo.patch(trace_autograd_ops=True):
-            return fast(*arguments)
+            return fast(*arguments, **named)
 
     return call

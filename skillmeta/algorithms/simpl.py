@@ -34,7 +34,13 @@ from skillmeta.nn.encoders import Belief, ProductEncoder, SummaryEncoder, infer,
 from skillmeta.nn.networks import Critics
 from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
 from skillmeta.nn.policies import ResidualPolicy, choose_action, gaussian_prior
-from skillmeta.objectives.regularizer import Coefficient, CoefficientConfig, Regularizer, RegularizerConfig
+from skillmeta.objectives.regularizer import (
+    Coefficient,
+    CoefficientConfig,
+    Regularizer,
+    RegularizerConfig,
+    described,
+)
 from skillmeta.objectives.soft_q import actor_loss, min_q, soft_value, td_error, td_target
 from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
@@ -477,3 +483,14 @@ def samples(posterior: Gaussian, noise: Tensor) -> Tensor:
     """A sample for each decision, [M * B, E], of posteriors [M, E] and noise [M, B, E]."""
     every = Gaussian(posterior.mean.unsqueeze(1), posterior.log_stddev.unsqueeze(1))
     return every.rsample(noise).flatten(0, 1)
+
+
+def describe(config: Config, acts_in: str, prior: str | None) -> str:
+    """A config as a phrase for pages; arguments as for `skillmeta.algorithms.sac.describe`."""
+    said = [
+        f"SiMPL that acts in {acts_in}",
+        f"the policy starts as the prior, {prior}",
+        f"a task is inferred as {config.latent_dim} numbers (encoder {config.encoder}) after {config.context_episodes} episodes",
+    ]
+    kinds = {name: described(kind.regularizer) for name, kind in config.kinds.items()}
+    return "; ".join([*said, *(f"with a {name.replace('_', ' ')}, {how}" for name, how in kinds.items())])

@@ -14,10 +14,10 @@ from skillmeta.errors import UserError
 from skillmeta.seeds import Seeds
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import Task, TaskConfig, TaskFamily, make_family
-from skillmeta.types import Envs, EnvSpec, Step
+from skillmeta.types import Envs, EnvSpec, Skills, Step
 
 
-def make_envs(family: TaskFamily, num: int, skills: SkillModel | None = None, see_task: bool = False) -> Envs:
+def make_envs(family: TaskFamily, num: int, skills: Skills | None = None, see_task: bool = False) -> Envs:
     """N environments of a family.
 
     Args:

@@ -19,11 +19,11 @@ from gymnasium.vector.utils import batch_space
 
 from skillmeta.errors import UserError
 from skillmeta.skills.vae import SkillModel
-from skillmeta.types import Envs, EnvSpec, Step, Task
+from skillmeta.types import Envs, EnvSpec, Skills, Step, Task
 
 
 def run_skills(
-    skills: SkillModel,
+    skills: Skills,
     z: np.ndarray,
     observation: np.ndarray,
     alive: np.ndarray,
@@ -67,7 +67,7 @@ def run_skills(
 class SkillEnvs:
     """`Envs` whose action is a skill z [N, Z] in the decoder's own units, clipped to the model's latent bound."""
 
-    def __init__(self, envs: Envs, skills: SkillModel):
+    def __init__(self, envs: Envs, skills: Skills):
         if envs.spec.discrete:
             raise UserError("skills are sequences of continuous actions; this family's actions are discrete")
         self.envs, self.skills, self.num = envs, skills, envs.num

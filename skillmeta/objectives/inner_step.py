@@ -45,6 +45,14 @@ def prior_coefficient_of(configured: float | None, skills: Skills | None) -> flo
     return 0.0
 
 
+def held_near(configured: float | None, prior: str | None) -> str:
+    """What holds the policy near its prior, as a phrase for pages; nothing where there is no prior."""
+    if prior is None:
+        return ""
+    coefficient = DEFAULT_PRIOR_COEFFICIENT if configured is None else configured
+    return f"; the policy starts as the prior, {prior}, and pays {coefficient:g} times KL(policy || prior)"
+
+
 @dataclass(frozen=True)
 class Shape:
     """The policy network, a perceptron with tanh as in all of these papers, and what it is a policy of."""

@@ -56,6 +56,21 @@ class RegularizerConfig:
         check_limits(self)
 
 
+def described(config: RegularizerConfig) -> str:
+    """What holds the policy, as a phrase for pages."""
+    if config.divergence == "none":
+        return "no divergence and no entropy bonus holds it"
+    name = {"kl": "KL(policy || prior)", "reverse_kl": "KL(prior || policy)"}[config.divergence]
+    what = "an entropy bonus" if config.prior == "uniform" else f"a coefficient times {name}"
+    target = "its usual target" if config.target_divergence is None else f"{config.target_divergence:g} nats"
+    how = {
+        "fixed": f"the coefficient is fixed at {config.initial_coefficient:g}",
+        "two_way": f"the coefficient is controlled towards {target}",
+        "one_way": f"the coefficient grows while the divergence is above {target}",
+    }
+    return f"{what}; {how[config.controller]}"
+
+
 @checked
 class CoefficientConfig:
     """A coefficient of a divergence in nats, and its controller."""

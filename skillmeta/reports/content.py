@@ -419,7 +419,8 @@ def description(run: RunRecord) -> str:
         at = f"{run.folder / 'config.yaml'}: algorithm"
         module = module_of("algorithms", name, f"{at}.name")
         if hasattr(module, "describe"):
-            prior = "p(z|s)" if run.config.get("skill_prior", "state") == "state" else "one Gaussian for all states"
+            of_state = run.config.get("skill_prior", "state") == "state"
+            prior = ("p(z|s)" if of_state else "one Gaussian for all states") if run.config.get("skills") else None
             return str(module.describe(build(module.Config, options, at), acts, prior) + sees)
     values = ", ".join(f"{key} {value}" for key, value in options.items())
     return f"the algorithm {name}, acting in {acts}{sees}" + (f"; {values}" if values else "")

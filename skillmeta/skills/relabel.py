@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from skillmeta.skills.vae import SkillModel
-from skillmeta.types import Episodes
+from skillmeta.types import Episodes, Skills
 
 
 @torch.no_grad()
-def decisions(episodes: Episodes, skills: SkillModel, noise: torch.Generator | None = None) -> Episodes:
+def decisions(episodes: Episodes, skills: Skills, noise: torch.Generator | None = None) -> Episodes:
     """Episodes of primitive steps as the episodes of decisions that skill space would have given for them.
 
     Each episode is cut into windows of H steps without overlap, counted from its end. The rest at its beginning, shorter than H,
@@ -20,7 +19,7 @@ def decisions(episodes: Episodes, skills: SkillModel, noise: torch.Generator | N
     Args:
         episodes: [N, T, ...] of primitive steps, of a log or collected.
         skills: the model whose encoder names the skill of a window.
-        noise: draws z from the posterior q(z | a, s); without it z is the posterior's mean.
+        noise: draws z from the posterior q(z | a, s); without it z is what no noise stands for, of a Gaussian the mean.
 
     Returns:
         [N, D, ...] with D the decisions of the longest episode: action is z, reward the sum over H steps, terminated and truncated
@@ -53,9 +52,8 @@ def decisions(episodes: Episodes, skills: SkillModel, noise: torch.Generator | N
 
     action = torch.from_numpy(windows(episodes.action)).float()
     posterior = skills.encode(action, torch.from_numpy(windows(episodes.observation)).float())
-    z = posterior.mean
-    if noise is not None:
-        z = posterior.rsample(torch.randn(z.shape, generator=noise))
+    size = len(action), skills.dim
+    z = posterior.rsample(torch.zeros(size) if noise is None else torch.randn(size, generator=noise))
     return Episodes(
         observation=episodes.observation[row, begins],
         action=spread(z.numpy()),

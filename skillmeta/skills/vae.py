@@ -287,6 +287,15 @@ class MarginalPrior:
     def normalize(self, observation: Tensor) -> Tensor:
         return self.model.normalize(observation)
 
+    def encode(self, actions: Tensor, observations: Tensor) -> Gaussian:
+        return self.model.encode(actions, observations)
+
+    def fast_controller(self, z: np.ndarray) -> Callable[[np.ndarray, int], np.ndarray]:
+        return self.model.fast_controller(z)
+
+    def check_fits(self, observation_dim: int, action_dim: int, where: str) -> None:
+        self.model.check_fits(observation_dim, action_dim, where)
+
     def prior(self, observation: Tensor) -> Gaussian:
         """The same at every observation [B, O + F]; over [B, Z]."""
         mean = torch.zeros(len(observation), self.dim)

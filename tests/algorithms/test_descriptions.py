@@ -1,0 +1,50 @@
+"""Pages describe a method from its config."""
+
+from __future__ import annotations
+
+import pkgutil
+
+import pytest
+
+from skillmeta import algorithms
+from skillmeta.config import build
+from skillmeta.config.modules import module_of
+
+NAMES = sorted(module.name for module in pkgutil.iter_modules(algorithms.__path__))
+
+
+def described(name: str, changes: dict, acts_in: str = "skills", prior: str | None = "p(z|s)") -> str:
+    module = module_of("algorithms", name, "algorithm.name")
+    return module.describe(build(module.Config, changes), acts_in, prior)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_algorithm_has_a_phrase_that_says_how_it_acts(name):
+    assert "acts in loops" in described(name, {}, "loops")
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("sac", "simpl")])
+def test_the_skill_prior_is_named_where_there_is_one(name):
+    assert "p(z|s)" in described(name, {}) and "p(z|s)" not in described(name, {}, prior=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "says"),
+    [
+        ("pearl", {"latent_dim": 0}, "infers nothing of a task"),
+        ("pearl", {"deterministic": True, "latent_dim": 3}, "the mean of what is inferred of a task (3 numbers"),
+        ("pearl", {"shaped_reward": True}, "learn from the dense reward"),
+        ("pearl", {"original": {"replacement": True}}, "habits of the authors' code"),
+        ("rl2", {"core": "lstm", "episodes": 3}, "a memory (lstm) over trials of 3 episodes"),
+        ("rl2", {"episodes": 2, "free_episodes": 1}, "E-RL2"),
+        ("maml", {"first_order": True}, "first-order MAML"),
+        ("maml", {"context": 4}, "CAVIA's 4 context numbers"),
+        ("maml", {"prior_coefficient": 0.3}, "pays 0.3 times KL(policy || prior)"),
+        ("promp", {}, "pays 0.1 times KL(policy || prior)"),
+        ("reptile", {"inner_steps": 4}, "4 gradient steps"),
+        ("simpl", {"context_episodes": 7}, "after 7 episodes"),
+        ("simpl", {"small_context": None}, "with a large context, a coefficient times KL(policy || prior)"),
+    ],
+)
+def test_what_the_config_says_is_in_the_phrase(name, changes, says):
+    assert says in described(name, changes)
