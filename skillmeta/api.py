@@ -1,0 +1,186 @@
+"""The commands as functions: `import skillmeta; skillmeta.finetune("downstream/maze_spirl", "runs/spirl", seed=1)`.
+
+Each takes a config (the name of one that comes with the package, a file, or a mapping), the folder of its results, and changes to
+the config's keys. It does what the command does: it resumes what was interrupted, and returns at once what is finished. A key with
+a dot is written with two underscores, `training__beta=1e-3`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from skillmeta.config import build, load, override, stack
+from skillmeta.errors import UserError
+from skillmeta.programs.ablate import AblationConfig
+from skillmeta.programs.ablate import ablate as run_ablation
+from skillmeta.programs.evaluate import EvaluateConfig, run_evaluation
+from skillmeta.programs.pretrain import PretrainConfig
+from skillmeta.programs.pretrain import pretrain as run_pretraining
+from skillmeta.programs.train import train, train_config
+from skillmeta.run.files import write_npz
+from skillmeta.run.run import read_metrics
+from skillmeta.skills.vae import SkillModel
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+Config = str | Path | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left in its folder."""
+
+    folder: Path
+    numbers: dict[str, Any]  # of result.json or summary.json
+
+    @property
+    def page(self) -> Path:
+        """The page of the results; it is there if matplotlib is installed."""
+        return self.folder / "report.html"
+
+    def frame(self) -> pandas.DataFrame:
+        """Its table as a pandas frame: metrics of a run, a row an iteration; runs of an ablation; episodes of an evaluation.
+
+        Raises UserError if pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise UserError("frames need the package pandas: pip install 'skillmeta[frames]'") from None
+        for name in ("results.csv", "episodes.csv"):
+            if (self.folder / name).exists():
+                return pandas.read_csv(self.folder / name)
+        return pandas.DataFrame(read_metrics(self.folder))
+
+    def plot(self, *columns: str) -> Figure:
+        """Columns of a run's metrics against its steps; by default return and success, of skills the losses.
+
+        Raises UserError if matplotlib is not installed, or for a column that no row has.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            raise UserError("plots need the package matplotlib: pip install 'skillmeta[report]'") from None
+        rows = [row for row in read_metrics(self.folder) if row["kind"] == "iteration"]
+        if not rows:
+            raise UserError(
+                f"{self.folder}: has no metrics of one run; look at {self.page}, or plot columns of frame()"
+            )
+        found = sorted({name for row in rows for name, value in row.items() if isinstance(value, int | float)})
+        usual = ("return", "success") if "return" in found else ("reconstruction", "kl", "prior_nll")
+        chosen = columns or tuple(name for name in usual if name in found)
+        if unknown := [name for name in chosen if name not in found]:
+            raise UserError(f"{self.folder}: no row of the metrics has {unknown[0]!r}; there are {', '.join(found)}")
+        against = "env_steps" if "env_steps" in found else "steps"
+        figure = Figure(figsize=(5 * len(chosen), 3.5), layout="constrained")
+        for axes, name in zip(figure.subplots(1, len(chosen), squeeze=False)[0], chosen, strict=True):
+            some = [row for row in rows if name in row]
+            axes.plot([row[against] for row in some], [row[name] for row in some])
+            axes.set(xlabel=against.replace("_", " "), ylabel=name)
+        return figure
+
+
+@dataclass(frozen=True)
+class SkillResult(Result):
+    """A finished pretraining."""
+
+    @property
+    def model(self) -> SkillModel:
+        return SkillModel.load(self.folder)
+
+
+def pretrain(
+    config: Config, out: str | Path, *, logs: Mapping[str, np.ndarray] | None = None, **changes: Any
+) -> SkillResult:
+    """Learn skills and their prior from logs, as `skillmeta skills` does.
+
+    Args:
+        logs: arrays as in an NPZ file of logs (`observations`, `actions`, ...), in place of the config's `source`; they are kept in
+            `out`/logs.npz.
+    """
+    out = Path(out)
+    if logs is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_npz(out / "logs.npz", {name: np.asarray(values) for name, values in logs.items()})
+        changes["source"] = str(out / "logs.npz")
+    made = build(PretrainConfig, _resolved(config, changes))
+    return SkillResult(out, _finished(run_pretraining(made, out, _call("pretrain", config, out, changes), quiet=True)))
+
+
+def finetune(config: Config, out: str | Path, *, env: str | gymnasium.Env | None = None, **changes: Any) -> Result:
+    """Learn one task, as `skillmeta finetune` does.
+
+    Args:
+        env: the id of a registered Gymnasium environment, or one that `gymnasium.make` made, in place of the config's task.
+    """
+    changes |= _task_of(env)
+    made = train_config(_resolved(config, changes), "finetune")
+    return Result(Path(out), _finished(train(made, Path(out), _call("finetune", config, out, changes), quiet=True)))
+
+
+def meta_train(config: Config, out: str | Path, **changes: Any) -> Result:
+    """Learn to learn a family's tasks, as `skillmeta meta-train` does."""
+    made = train_config(_resolved(config, changes), "meta-train")
+    return Result(Path(out), _finished(train(made, Path(out), _call("meta_train", config, out, changes), quiet=True)))
+
+
+def evaluate(config: Config, out: str | Path, *, trust: bool = False, **changes: Any) -> Result:
+    """Trials of agents and of reference agents in every task of a split, as `skillmeta evaluate` does."""
+    node = load(config, folder="tasks") if isinstance(config, str | Path) else OmegaConf.create(dict(config))
+    node = OmegaConf.create({"task": node}) if "family" in node else node
+    command = _call("evaluate", config, out, changes)
+    _finished(run_evaluation(build(EvaluateConfig, _changed(node, changes)), Path(out), command, trust=trust))
+    return Result(Path(out), json.loads((Path(out) / "summary.json").read_text()))
+
+
+def ablate(config: Config, out: str | Path, **changes: Any) -> Result:
+    """Methods x tasks x seeds, as `skillmeta ablate` does. Raises UserError if some runs failed."""
+    made = build(AblationConfig, _resolved(config, changes))
+    outcome = run_ablation(made, Path(out), _call("ablate", config, out, changes))
+    if outcome.failed:
+        raise UserError("; ".join(f"{name}: {why}" for name, why in outcome.failed.items()))
+    _finished(None if outcome.stopped else outcome)
+    return Result(Path(out), json.loads((Path(out) / "summary.json").read_text()))
+
+
+def _task_of(env: str | gymnasium.Env | None) -> dict[str, Any]:
+    """The section `task` that stands for an environment, if one was named."""
+    if env is None:
+        return {}
+    spec = gymnasium.spec(env) if isinstance(env, str) else env.spec
+    if spec is None:
+        raise UserError(f"{env}: is not registered, so it cannot be made again; gymnasium.register it, and pass its id")
+    options: dict[str, Any] = {"id": spec.id} | ({"kwargs": dict(spec.kwargs)} if spec.kwargs else {})
+    return {"task": {"family": "gym", "options": options}}
+
+
+def _call(name: str, config: Config, out: str | Path, changes: Mapping[str, Any]) -> str:
+    """The call, for the pages of its results."""
+    said = [repr(str(config) if isinstance(config, Path) else config), repr(str(out))]
+    return f"skillmeta.{name}({', '.join([*said, *(f'{key}={value!r}' for key, value in changes.items())])})"
+
+
+def _resolved(config: Config, changes: Mapping[str, Any]) -> DictConfig:
+    node = load(config) if isinstance(config, str | Path) else stack(OmegaConf.create(), OmegaConf.create(dict(config)))
+    return _changed(node, changes)
+
+
+def _changed(node: DictConfig, changes: Mapping[str, Any]) -> DictConfig:
+    return override(node, [f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in changes.items()])
+
+
+def _finished(result: Any) -> Any:
+    """Raises KeyboardInterrupt for a run that was stopped: the same call resumes it."""
+    if result is None:
+        raise KeyboardInterrupt("stopped before the end; the same call resumes from the last checkpoint")
+    return result

@@ -1,0 +1,178 @@
+"""skillmeta from Python: `load`, and the commands as functions."""
+
+from __future__ import annotations
+
+import json
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+import skillmeta
+from skillmeta.agent import Agent
+from skillmeta.collect.trials import trial
+from skillmeta.envs.make import make_envs
+from skillmeta.errors import ConfigError, UserError
+from skillmeta.programs.train import make_learner, spec_of, train_config
+from skillmeta.seeds import Seeds
+from skillmeta.skills.vae import SkillModel
+from skillmeta.tasks.base import TaskConfig, chosen_task, make_family
+from tests.goldens.cases import save_logs, save_skills
+
+POINT = {"family": "point", "options": {"max_episode_steps": 30}}
+SAC = {"name": "sac", "hidden": 8, "batch_size": 8, "random_decisions": 10}
+SKILLS = {
+    "name": "sac",
+    "hidden": 8,
+    "policy_start": "prior",
+    "regularizer": {"prior": "skill", "target_divergence": 1.0},
+}
+
+
+def episode(agent: Agent, env: gymnasium.Env, seed: int) -> tuple[float, bool, list[np.ndarray]]:
+    """What a user writes."""
+    observation, info = env.reset(seed=seed)
+    agent.reset()
+    total, success, actions = 0.0, False, []
+    while not agent.done:
+        action = agent.act(observation)
+        observation, reward, terminated, truncated, info = env.step(action)
+        agent.observe(observation, reward, terminated, truncated, info)
+        total, success = total + reward, success or info["success"]
+        actions.append(action)
+    return total, success, actions
+
+
+def test_a_loaded_run_does_in_the_users_loop_what_its_evaluation_says(tmp_path):
+    run = skillmeta.finetune(
+        {"task": POINT, "algorithm": SAC, "env_steps": 120}, tmp_path / "run", evaluation__episodes=5
+    )
+    agent = skillmeta.load(run.folder)
+    env = agent.make_env()
+    done = [episode(agent, env, seed) for seed in agent.evaluation_seeds(5)]
+    assert np.mean([success for _, success, _ in done]) == run.numbers["mode_success"]
+    assert np.mean([total for total, _, _ in done]) == pytest.approx(run.numbers["mode_return"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "task", "skills"),
+    [
+        ({"name": "rl2", "hidden": 8}, {"family": "bandit", "options": {"arms": 3, "max_episode_steps": 5}}, False),
+        ({"name": "pearl", "hidden": 8, "exploration_episodes": 1}, POINT, False),
+        (
+            {"name": "maml", "rollouts": 2, "hidden": 8},
+            POINT,
+            False,
+        ),
+        ({"name": "rl2", "hidden": 8}, {"family": "maze", "options": {"max_episode_steps": 25}}, True),
+        (SKILLS, {"family": "maze", "options": {"max_episode_steps": 25}}, True),
+    ],
+    ids=["rl2", "pearl", "maml", "rl2 on skills", "sac on skills"],
+)
+def test_an_agent_in_the_users_loop_is_the_actor_in_its_trials(algorithm, task, skills, tmp_path):
+    """Three rounds of a trial, to the digit: what was observed is learned from, and the clock of skills is kept."""
+    save_skills(tmp_path)
+    model = SkillModel.load(tmp_path) if skills else None
+    config = TaskConfig(**{"split": "test", **task})
+    family = make_family(config)
+    envs = make_envs(family, 1, model)
+    made = train_config({"algorithm": algorithm, "kind": "meta-train", "task": task})
+    actor = make_learner(made, spec_of(envs, family), model, Seeds(0)).actor()
+
+    agent = Agent(actor, model, config, 0, sample=True, seed=3)
+    env = agent.make_env()
+    rounds = 2 if actor.rollouts > 1 else 3
+    resets = np.arange(100, 100 + rounds * actor.rollouts).reshape(rounds, actor.rollouts)
+    by_hand = [[episode(agent, env, int(seed))[0] for seed in row] for row in resets]
+
+    if actor.rollouts == 1:
+        generator = Seeds(3).stream("acting").torch()
+        done, _ = trial(actor, envs, [chosen_task(family, config)], resets.T, generator)
+        assert np.allclose(np.ravel(by_hand), done.returns.ravel(), atol=1e-5)
+    else:  # its rollouts come one after another here, and at once there: the same draws in another order
+        assert agent._belief.steps == 1
+        agent.reset()
+        assert agent._belief.steps == 2
+
+
+def agent_of(tmp_path, algorithm=SKILLS, skills=True, **options) -> Agent:
+    save_skills(tmp_path)
+    model = SkillModel.load(tmp_path) if skills else None
+    config = TaskConfig("maze", "test", 0, {"max_episode_steps": 25})
+    family = make_family(config)
+    made = train_config({"algorithm": algorithm})
+    learner = make_learner(made, spec_of(make_envs(family, 1, model), family), model, Seeds(0))
+    return Agent(learner.actor(), model, config, 0, options.get("sample", False), options.get("seed", 0))
+
+
+def test_who_only_wants_actions_need_not_observe(tmp_path):
+    agent = agent_of(tmp_path)
+    observation, _ = agent.make_env().reset(seed=0)
+    agent.reset()
+    actions = [agent.act(observation) for _ in range(25)]  # of a horizon of five: five decisions
+    assert all(agent.action_space.contains(action) for action in actions)
+    other = agent_of(tmp_path)
+    assert np.array_equal([other.act(observation) for _ in range(25)], actions)
+
+
+def test_an_agent_that_learns_says_that_it_was_not_shown_anything(tmp_path):
+    agent = agent_of(tmp_path, {"name": "rl2", "hidden": 8})
+    observation, _ = agent.make_env().reset(seed=0)
+    with pytest.raises(UserError, match=r"call observe\(\*env.step\(action\)\)"):
+        for _ in range(agent.skills.horizon + 1):
+            agent.act(observation)
+
+
+def test_wrong_use_is_one_sentence(tmp_path):
+    agent = agent_of(tmp_path)
+    with pytest.raises(ConfigError, match=r"shape \(3,\).*trained on 4 numbers"):
+        agent.act(np.zeros(3))
+    with pytest.raises(UserError, match="call act"):
+        agent.observe(np.zeros(4), 0.0, False, False)
+    with pytest.raises(UserError, match="holds no run"):
+        skillmeta.load(tmp_path / "nothing")
+
+
+def test_samples_differ_and_the_mode_does_not(tmp_path):
+    observation = np.zeros(4, np.float32)
+    assert np.array_equal(agent_of(tmp_path).act(observation), agent_of(tmp_path, seed=1).act(observation))
+    one, other = (agent_of(tmp_path, sample=True, seed=seed).act(observation) for seed in (0, 1))
+    assert not np.array_equal(one, other)
+
+
+def test_skills_from_arrays_then_a_task_of_an_environment(tmp_path):
+    save_logs(tmp_path / "log.npz")
+    with np.load(tmp_path / "log.npz") as log:
+        arrays = dict(log)
+    small = {"model": {"horizon": 5, "hidden": 8}, "training": {"steps": 6, "batch_size": 8, "held_out_every": 3}}
+    skills = skillmeta.pretrain(small, tmp_path / "skills", logs=arrays)
+    assert skills.model.horizon == 5 and skills.numbers["source"].endswith("logs.npz")
+    assert len(skills.frame()) and skills.plot().axes
+    again = skillmeta.pretrain(small, tmp_path / "skills", logs=arrays)
+    assert again.numbers == skills.numbers
+    env = gymnasium.make("Pendulum-v1", g=5.0)
+    run = skillmeta.finetune({"algorithm": SAC, "env_steps": 250}, tmp_path / "run", env=env, evaluation__episodes=1)
+    saved = json.loads(json.dumps(skillmeta.load(run.folder).task.options))
+    assert saved == {"id": "Pendulum-v1", "kwargs": {"g": 5.0}}
+    assert {"return", "env_steps"} <= set(run.frame().columns)
+    with pytest.raises(UserError, match="no row of the metrics has 'nonsense'"):
+        run.plot("nonsense")
+
+
+def test_meta_training_and_evaluation_as_functions(tmp_path):
+    bandit = {"family": "bandit", "split": "any", "options": {"arms": 2, "max_episode_steps": 3}}
+    rl2 = {"name": "rl2", "tasks": 4, "hidden": 4, "epochs": 1, "minibatches": 1}
+    run = skillmeta.meta_train({"task": bandit, "algorithm": rl2}, tmp_path / "run", env_steps=36)
+    task = {**bandit, "split": "test"}
+    done = skillmeta.evaluate(
+        {"task": task, "tasks": 2, "episodes": 1}, tmp_path / "evaluation", agents=[str(run.folder)]
+    )
+    assert len(done.frame()) and done.numbers
+    assert "skillmeta.evaluate(" in json.loads((done.folder / "environment.json").read_text())["command"]
+
+
+def test_a_wrong_key_is_the_sentence_of_the_command(tmp_path):
+    with pytest.raises(ConfigError, match="envsteps"):
+        skillmeta.finetune({"algorithm": SAC}, tmp_path / "run", envsteps=3)
+    assert torch is not None and not (tmp_path / "run").exists()
