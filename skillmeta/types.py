@@ -177,7 +177,19 @@ class Skills(Protocol):
 
 
 # -- what is saved ------------------------------------------------------------------------------------------------------------
-Storable = Union[Tensor, np.ndarray, int, float, str, bool, None, "list[Storable]", "State"]
+@runtime_checkable
+class Growing(Protocol):
+    """Rows, counted as they are added, of which some of the last are kept. A row never changes: a checkpoint writes those that no
+    checkpoint before it has, and `restore` is given something that has all that were kept."""
+
+    @property
+    def kept(self) -> range: ...
+
+    def rows(self, begin: int, end: int) -> Mapping[str, Tensor]:
+        """The columns of some of them, [end - begin, ...] each."""
+
+
+Storable = Union[Tensor, np.ndarray, int, float, str, bool, None, Growing, "list[Storable]", "State"]
 State = dict[str, Storable]
 
 

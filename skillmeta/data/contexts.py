@@ -30,8 +30,6 @@ class ContextBuffer:
         self.marks: list[list[int]] = []
 
     def add(self, prior: Episodes | None, trial: Sequence[Episodes]) -> None:
-        if self.keep == 1:
-            self.buffer.added = 0
         marks = [self.buffer.added]
         if prior is not None:
             self.buffer.add(prior)
@@ -42,6 +40,7 @@ class ContextBuffer:
         self.marks = [*self.marks, marks][-self.keep :]
         while len(self.marks) > 1 and self.buffer.added - self.marks[0][0] > self.buffer.capacity:
             self.marks.pop(0)
+        self.buffer.first = self.marks[0][0]
 
     def recent(self, size: int, generator: torch.Generator, ordered: bool, trial: bool) -> tuple[Transitions, Tensor]:
         """C transitions of the last visit, drawn with replacement, and which of them are some, [C]: all.

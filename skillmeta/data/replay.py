@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from skillmeta.types import Episodes, State
+from skillmeta.types import Episodes, Growing, State
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,12 @@ def concatenate(batches: Sequence[Transitions]) -> Transitions:
 
 
 class Replay:
-    """The last `capacity` decisions."""
+    """The last `capacity` decisions, of those from the `first` on (`skillmeta.types.Growing`)."""
 
     def __init__(self, capacity: int, observation_dim: int, action_dim: int):
         self.capacity = capacity
-        self.added = 0
+        self.added = 0  # never set back: a checkpoint takes what it has of a row for the row
+        self.first = 0  # that is still needed
         self.columns = Transitions(
             observation=torch.zeros(capacity, observation_dim),
             action=torch.zeros(capacity, action_dim),
@@ -54,8 +55,12 @@ class Replay:
             terminated=torch.zeros(capacity),
         )
 
+    @property
+    def kept(self) -> range:
+        return range(max(self.first, self.added - self.capacity), self.added)
+
     def __len__(self) -> int:
-        return min(self.added, self.capacity)
+        return len(self.kept)
 
     def add(self, episodes: Episodes) -> None:
         """Append every valid decision of N episodes, in order of time within each."""
@@ -84,7 +89,7 @@ class Replay:
         """B decisions, uniformly with replacement; `ordered`: that followed each other, from a uniform start. What has fewer
         than B is begun again. `window`: only of those from one count of `added` to another."""
         begin, end = window or (0, self.added)
-        begin = max(begin, self.added - self.capacity)
+        begin = max(begin, self.kept.start)
         if ordered:
             first = int(torch.randint(max(1, end - begin - batch_size + 1), (1,), generator=generator))
             at = (first + torch.arange(batch_size)) % (end - begin)
@@ -96,18 +101,21 @@ class Replay:
         """The decisions in given rows of the ring."""
         return Transitions(*(getattr(self.columns, name).index_select(0, rows) for name in FIELDS))
 
+    def rows(self, begin: int, end: int) -> dict[str, Tensor]:
+        found = self.at(torch.arange(begin, end) % self.capacity)
+        return {name: getattr(found, name) for name in FIELDS}
+
     def state(self) -> State:
-        """Only the rows in use, so that a young run's checkpoint is small."""
-        return {"added": self.added, **{name: getattr(self.columns, name)[: len(self)] for name in FIELDS}}
+        return {"rows": self}
 
     def restore(self, state: State) -> None:
-        added = state["added"]
-        assert isinstance(added, int)
-        self.added = added
-        for name in FIELDS:
-            values = state[name]
-            assert isinstance(values, Tensor)
-            getattr(self.columns, name)[: len(self)] = values
+        saved = state["rows"]
+        assert isinstance(saved, Growing)
+        kept = saved.kept
+        self.first, self.added = kept.start, kept.stop
+        at = torch.arange(kept.start, kept.stop) % self.capacity
+        for name, values in saved.rows(kept.start, kept.stop).items():
+            getattr(self.columns, name)[at] = values
 
 
 FIELDS = ("observation", "action", "reward", "next_observation", "terminated")

@@ -18,14 +18,21 @@ from torch import Tensor
 
 from skillmeta.errors import CheckpointError
 from skillmeta.run.files import replacing_folder, whole, write_synced
+from skillmeta.run.rows import NAME as ROWS
+from skillmeta.run.rows import Files, Piece, assemble, columns_of, link_files, missing, next_name, pieces_of
+from skillmeta.types import Growing
 
 FORMAT = 1
 State = dict[str, Any]  # nested; leaves are tensors, arrays, numbers, strings, bools, None or lists of these scalars
 TENSORS, SCALARS, MANIFEST = "state.safetensors", "state.json", "manifest.json"
 
 
-def save_state(folder: Path, state: State, meta: dict[str, Any] | None = None) -> None:
+def save_state(folder: Path, state: State, meta: dict[str, Any] | None = None, before: Path | None = None) -> None:
     """Write `state` and `meta` (JSON values) as `folder`, replacing an older one; all of it or nothing.
+
+    Args:
+        before: a checkpoint that the same run saved or continued from. Rows of growing parts that are in its files are not
+            written again (`skillmeta.run.rows`).
 
     Raises, with an older folder still there:
         CheckpointError: a number is NaN; what is wrong should not replace what was right.
@@ -35,14 +42,24 @@ def save_state(folder: Path, state: State, meta: dict[str, Any] | None = None) -
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
-    scalars = _split(state, "", tensors)
-    contents = {
-        TENSORS: save(_apart(tensors)),
-        SCALARS: json.dumps({"state": scalars, "meta": meta or {}}, sort_keys=True).encode(),
-    }
-    digests = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
-    contents[MANIFEST] = json.dumps({"format": FORMAT, "sha256": digests}, sort_keys=True, indent=1).encode()
+    growing: dict[str, Growing] = {}
+    scalars = _split(state, "", tensors, growing)
     with replacing_folder(folder) as temporary:
+        files, digests = _row_files(before)
+        files = link_files(before, files, temporary, growing) if before is not None else {}
+        contents = {}
+        if new := missing(growing, files):
+            name = next_name(digests)
+            columns = {part: columns_of(growing[part], spans) for part, spans in new.items()}
+            rows = {f"{part}/{key}": values for part, held in columns.items() for key, values in held.items()}
+            contents[name] = save({key: _without_nan(key, values) for key, values in rows.items()})
+            files[name] = new
+        about = {"state": scalars, "meta": meta or {}, "rows": files}
+        contents[TENSORS] = save(_apart(tensors))
+        contents[SCALARS] = json.dumps(about, sort_keys=True).encode()
+        digests = {name: digests[name] for name in files if name not in contents}
+        digests |= {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+        contents[MANIFEST] = json.dumps({"format": FORMAT, "sha256": digests}, sort_keys=True, indent=1).encode()
         for name, data in contents.items():
             write_synced(temporary / name, data, sync=False)  # `replacing_folder` syncs all of them
 
@@ -67,7 +84,7 @@ def load_state(folder: Path) -> tuple[State, dict[str, Any]]:
             f"{folder}: written in format {version}, this version reads {FORMAT}; use a newer skillmeta"
         )
     contents = {}
-    for name in (TENSORS, SCALARS):
+    for name in (TENSORS, SCALARS, *filter(ROWS.fullmatch, digests)):
         try:
             if not (folder / name).is_file():  # a pipe would be waited for
                 raise OSError("no such file")
@@ -80,7 +97,11 @@ def load_state(folder: Path) -> tuple[State, dict[str, Any]]:
             )
     try:
         scalars = json.loads(contents[SCALARS])
-        state, meta = _join(scalars["state"], "", load(contents[TENSORS])), scalars["meta"]
+        pieces: dict[str, list[Piece]] = {}
+        for name, spans in scalars.get("rows", {}).items():
+            for part, piece in pieces_of(spans, load(contents.pop(name))):
+                pieces.setdefault(part, []).append(piece)
+        state, meta = _join(scalars["state"], "", load(contents[TENSORS]), pieces), scalars["meta"]
     except Exception as error:  # the checksum says that it is what somebody wrote, not that we did
         raise CheckpointError(
             f"{folder}: was not written by skillmeta ({type(error).__name__}); use another checkpoint"
@@ -95,7 +116,11 @@ def load_state(folder: Path) -> tuple[State, dict[str, Any]]:
 def state_hash(state: State) -> str:
     """SHA-256 over all leaves in the order of their sorted names: equal states, equal hash."""
     tensors: dict[str, Tensor] = {}
-    scalars = _split(state, "", tensors)
+    growing: dict[str, Growing] = {}
+    scalars = _split(state, "", tensors, growing)
+    for part, grown in growing.items():
+        columns = grown.rows(grown.kept.start, grown.kept.stop)
+        tensors.update({f"{part}/{name}": values for name, values in columns.items() if len(values)})
     digest = hashlib.sha256(json.dumps(scalars, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(name.encode())
@@ -118,16 +143,28 @@ def restore_generator(generator: torch.Generator | np.random.Generator, state: S
         generator.bit_generator.state = json.loads(state["numpy"])
 
 
-_TENSOR, _ARRAY = "<tensor>", "<array>"
+def _row_files(folder: Path | None) -> tuple[Files, dict[str, str]]:
+    """What each file of rows in a checkpoint has, and their SHA-256; none, if it has been removed."""
+    try:
+        if folder is None:
+            return {}, {}
+        files = json.loads((folder / SCALARS).read_text())["rows"]
+        digests = json.loads((folder / MANIFEST).read_text())["sha256"]
+        return files, {name: digests[name] for name in files}
+    except (OSError, ValueError, KeyError):
+        return {}, {}
 
 
-def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """The JSON skeleton of a state; tensors and arrays go into `tensors` under their path."""
+_TENSOR, _ARRAY, _ROWS = "<tensor>", "<array>", "<rows>"
+
+
+def _split(value: Any, name: str, tensors: dict[str, Tensor], growing: dict[str, Growing]) -> Any:
+    """The JSON skeleton of a state; tensors and arrays go into `tensors` under their path, and what grows into `growing`."""
     if isinstance(value, dict):
         bad = [key for key in value if not isinstance(key, str) or "/" in key]
         if bad:
             raise TypeError(f"checkpoint: key {bad[0]!r} under {name or 'the top'!r} is not a string without '/'")
-        return {key: _split(item, f"{name}/{key}", tensors) for key, item in value.items()}
+        return {key: _split(item, f"{name}/{key}", tensors, growing) for key, item in value.items()}
     if isinstance(value, Tensor):
         tensors[name] = _without_nan(name, value.detach().cpu())
         return _TENSOR
@@ -135,13 +172,16 @@ def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         tensors[name] = _without_nan(name, torch.from_numpy(np.ascontiguousarray(value)).reshape(value.shape))
         return _ARRAY
     if isinstance(value, (list, tuple)):
-        return [_split(item, f"{name}/{i}", tensors) for i, item in enumerate(value)]
+        return [_split(item, f"{name}/{i}", tensors, growing) for i, item in enumerate(value)]
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and math.isnan(value):
         raise CheckpointError(f"checkpoint: {name} is NaN and is not saved; an older checkpoint is from before that")
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if isinstance(value, Growing):
+        growing[name] = value
+        return {_ROWS: [value.kept.start, value.kept.stop]}
     raise TypeError(f"checkpoint: {name} is a {type(value).__name__}, which is not storable")
 
 
@@ -151,11 +191,13 @@ def _without_nan(name: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _join(skeleton: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+def _join(skeleton: Any, name: str, tensors: dict[str, Tensor], pieces: dict[str, list[Piece]]) -> Any:
     if isinstance(skeleton, dict):
-        return {key: _join(item, f"{name}/{key}", tensors) for key, item in skeleton.items()}
+        if skeleton.keys() == {_ROWS}:
+            return assemble(range(*skeleton[_ROWS]), pieces.pop(name, []))
+        return {key: _join(item, f"{name}/{key}", tensors, pieces) for key, item in skeleton.items()}
     if isinstance(skeleton, list):
-        return [_join(item, f"{name}/{i}", tensors) for i, item in enumerate(skeleton)]
+        return [_join(item, f"{name}/{i}", tensors, pieces) for i, item in enumerate(skeleton)]
     if name not in tensors:
         return skeleton
     return tensors[name] if skeleton == _TENSOR else tensors[name].numpy()

@@ -60,7 +60,8 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     try:
         yield temporary
         for path in [*temporary.rglob("*"), temporary]:
-            sync_path(path)
+            if path.is_dir() or path.stat().st_nlink == 1:  # a hard link is to what was synced before
+                sync_path(path)
         if folder.exists():  # no rename replaces a folder that is not empty
             os.replace(folder, folder.parent / f".old-{folder.name}-{os.getpid()}")
         os.replace(temporary, folder)

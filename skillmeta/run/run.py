@@ -46,6 +46,7 @@ class Run:
         self.folder, self._lock, self.identity = folder, lock, identity
         self._metrics = open(folder / METRICS, "a", encoding="utf-8")  # noqa: SIM115  (closed by __exit__)
         self._signals = StopSignals(self._tell)
+        self._before: Path | None = None  # the checkpoint that was restored or saved last
         self._asked = False  # by a stop file
         self._reported = self._looked = 0.0
 
@@ -168,11 +169,13 @@ class Run:
         size = os.fstat(self._metrics.fileno()).st_size
         try:
             about = {"step": step, "metrics_bytes": size, **self.identity.meta()}
-            save_state(self._checkpoints / f"ckpt-{step:012d}", state, about)
+            folder = self._checkpoints / f"ckpt-{step:012d}"
+            save_state(folder, state, about, self._before)
         except OSError as error:
             raise UserError(
                 f"{self._checkpoints}: cannot save step {step} ({error}); older checkpoints are intact"
             ) from error
+        self._before = folder
         for old in self._saved()[KEEP:]:
             remove(old)
 
@@ -190,6 +193,7 @@ class Run:
                 continue
             self.identity.check(folder, meta)
             self._cut_metrics(meta["metrics_bytes"])
+            self._before = folder
             return state
         self._cut_metrics(0)
         return None
