@@ -18,7 +18,7 @@ import torch
 
 from skillmeta.collect.source import Budget, OnlineSource
 from skillmeta.collect.workers import Workers
-from skillmeta.config import load_config
+from skillmeta.config import load
 from skillmeta.data.replay import FIELDS
 from skillmeta.envs.make import EnvsFactory
 from skillmeta.programs.train import make_learner, train_config
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=int, default=4)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    config = train_config(load_config(str(CONFIG)), "meta-train")
+    config = train_config(load(CONFIG), "meta-train")
     family, generator = make_family(config.task), torch.Generator().manual_seed(0)
     workers = Workers(EnvsFactory(config.task), envs_per_batch=config.envs_per_batch)
     with workers, tempfile.TemporaryDirectory(dir=".") as place:
@@ -55,7 +55,7 @@ def main() -> None:
             for name in FIELDS:
                 getattr(replay.columns, name).normal_(generator=generator)
             replay.added = replay.capacity
-        source = OnlineSource(workers, family.sample, Seeds(0), Budget(10**9))
+        source = OnlineSource(workers, lambda g: family.sample(g, config.task.split), Seeds(0), Budget(10**9))
         learner.iterate(source)  # the first one visits every task
         before = Path(place) / "0"
         save_state(before, state_of(learner.parts()))
