@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import os
 import shutil
 import sys
@@ -14,11 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from skillmeta.cli import main
+from skillmeta.run import pool, rows
 from tests.faults.shim import Shim
 
+WAITING = ("skillmeta.run.pool", "skillmeta.run.jobs")  # modules that wait in real time
 TICK = 1e-200  # seconds a call: above any checkpoint interval here, and nothing beside a time that is printed
 
 
@@ -30,15 +34,54 @@ class Command:
     out: Path  # everything that it leaves is below
 
 
+RL2 = {"name": "rl2", "tasks": 4, "hidden": 4, "epochs": 1, "minibatches": 1, "episodes": 1}
+BANDIT = "{family: bandit, split: any, options: {arms: 2, max_episode_steps: 3}}"
+
+
+def commands(root: Path) -> dict[str, Command]:
+    """A small run of each command, in the order in which one needs the other's."""
+    rng = np.random.default_rng(0)
+    timeouts = np.arange(300) % 30 == 29
+    log = {"observations": rng.normal(size=(300, 2)), "actions": rng.uniform(-1, 1, (300, 1)), "timeouts": timeouts}
+    np.savez(root / "log.npz", **{name: array.astype(np.float32) for name, array in log.items()})
+    runs = {
+        "collect": ["collect", "pretrain/maze_logs", "expert.steps=60", "dataset=test/tiny-v0"],
+        "skills": ["skills", "pretrain/maze", f"source={root / 'log.npz'}", "task=null", "training.steps=4",
+                   "training.held_out_every=2", "training.batch_size=4", "model.hidden=4", "model.horizon=5"],
+        "meta-train": ["meta-train", "meta/rl2_bandit_5", f"task={BANDIT}", f"algorithm={json.dumps(RL2)}",
+                       "env_steps=36", "checkpoint_seconds=1e-300"],
+        "evaluate": ["evaluate", "tasks/bandit_5", "task.options={arms: 2, max_episode_steps: 3}", "tasks=2",
+                     "episodes=1", f"agents=[{root / 'meta-train' / 'out'}]"],
+        "adapt": ["adapt", str(root / "meta-train" / "out"), "tasks/bandit_5", "options={arms: 2, max_episode_steps: 3}"],
+        "finetune": ["finetune", "downstream/maze_sac", "task={family: point, options: {max_episode_steps: 5}}", "env_steps=20",
+                     "algorithm={hidden: 4, batch_size: 4, random_decisions: 5}", "evaluation.episodes=1",
+                     "checkpoint_seconds=1e-300"],
+    }  # fmt: skip
+    found = {}
+    for name, arguments in runs.items():
+        out = root / name / ("logs" if name == "collect" else "out")
+        found[name] = Command(tuple(arguments if name == "collect" else [*arguments, "--out", str(out)]), out)
+    return found
+
+
 def prepare(patch: pytest.MonkeyPatch) -> None:
-    """A clock that does not depend on the machine: every iteration saves a checkpoint, and equal runs take equal times."""
-    now = [0.0]
+    """A clock that does not depend on the machine: every iteration saves a checkpoint, and equal runs take equal times. Workers
+    are forked, so that they have everything imported already."""
+    now, real = [0.0], time.monotonic
 
     def monotonic() -> float:
+        caller = sys._getframe(1).f_globals["__name__"]
+        if not caller.startswith("skillmeta.") or caller in WAITING:
+            return real()
         now[0] += TICK
         return now[0]
 
     patch.setattr(time, "monotonic", monotonic)
+    patch.setattr(rows, "WHOLE", 0)  # so that small runs share files of rows
+    patch.setattr(pool, "get_context", lambda kind: multiprocessing.get_context("fork"))
+    patch.setattr(
+        pool, "LEAVE_SECONDS", 0.0
+    )  # a forked worker has its parent's end of the pipe, too, and never sees it close
 
 
 def run_whole(command: Command) -> tuple[dict[str, Any], list[str]]:
@@ -48,22 +91,34 @@ def run_whole(command: Command) -> tuple[dict[str, Any], list[str]]:
     with pytest.MonkeyPatch.context() as patch, Shim(command.out.parent) as shim:
         prepare(patch)
         assert main(command.arguments) == 0
+    assert isinstance(shim.places, list)
     return contents(command.out), shim.places
 
 
 def run_forked(command: Command, at: int | str | None = None, full: bool = False) -> tuple[int, str]:
     """Run a command in a child. Returns its exit status, negative for a signal, and what it printed."""
-    said = command.out.parent.with_suffix(".txt")
+    _, code = os.waitpid(start(command, Shim(command.out.parent, at, full)), 0)
+    return os.waitstatus_to_exitcode(code), printed(command).read_text()
+
+
+def printed(command: Command) -> Path:
+    """The file with what a forked command prints."""
+    return command.out.parent.with_suffix(".txt")
+
+
+def start(command: Command, shim: Shim) -> int:
+    """Start a command in a child, which leads a session of its own. Returns its process id."""
     child = os.fork()
     if child == 0:
         status = 70
         try:
-            with open(said, "w") as file:
+            os.setsid()
+            with open(printed(command), "w") as file:
                 os.dup2(file.fileno(), 1)
                 os.dup2(file.fileno(), 2)
             sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
             prepare(pytest.MonkeyPatch())
-            with Shim(command.out.parent, at, full):
+            with shim:
                 status = main(command.arguments)
         except BaseException:
             traceback.print_exc()
@@ -71,8 +126,7 @@ def run_forked(command: Command, at: int | str | None = None, full: bool = False
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
-    _, code = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(code), said.read_text()
+    return child
 
 
 def contents(out: Path) -> dict[str, Any]:

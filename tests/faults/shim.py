@@ -1,7 +1,8 @@
 """Counts the file operations of a program below a folder, and at one of them kills the process or fills the disk.
 
 What is counted: `open` for writing, `write`, `truncate` and `close` of such files, `os.replace`, `os.rename`, `os.fsync`,
-`os.mkdir`, `os.unlink` and `os.rmdir`. The product writes nothing through C: h5py, numpy and matplotlib write into memory.
+`os.link`, `os.mkdir`, `os.unlink` and `os.rmdir`. The product writes nothing through C: h5py, numpy and matplotlib write into
+memory.
 A kill comes before the operation; a write that is killed leaves half of its data in the file.
 """
 
@@ -10,19 +11,52 @@ from __future__ import annotations
 import builtins
 import errno
 import io
+import mmap
 import os
 import re
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
 PROJECT = Path(__file__).parents[2]
 PROGRAMS = tuple(str(PROJECT / name) + os.sep for name in ("skillmeta", "pretrain", "downstream"))
 NEEDS_SPACE = ("open", "write", "mkdir")
+
+
+class Places(Protocol):
+    """What a list does here."""
+
+    def append(self, place: str, /) -> None: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> str: ...
+
+
+class SharedPlaces:
+    """Places of the operations of a process and of those that are forked from it, in one count, and in a file, a line each."""
+
+    def __init__(self, file: Path):
+        self._file = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+        self._count, self._own = mmap.mmap(-1, 8), ""
+
+    def append(self, place: str, /) -> None:
+        os.write(self._file, f"{place}\n".encode())
+        self._count[:] = (len(self) + 1).to_bytes(8, "little")
+        self._own = place
+
+    def __len__(self) -> int:
+        return int.from_bytes(self._count[:], "little")
+
+    def __getitem__(self, index: int, /) -> str:
+        assert index == -1, "the last one of this process is known"
+        return self._own
+
+    def close(self) -> None:
+        os.close(self._file)
+        self._count.close()
 
 
 class Shim:
@@ -32,11 +66,21 @@ class Shim:
         root: operations on files elsewhere are not counted.
         at: the operation at which the fault comes, as its number from 0 or its place, then the first there; None only counts.
         full: the fault is a full disk from there on, not a SIGKILL.
+        places: of each operation: the functions of this project that led to it, its line, kind, file. A list, or what worker
+            processes append to as well.
+        victim: whom the signal is sent to; where that is another process, this one goes on.
     """
 
-    def __init__(self, root: Path, at: int | str | None = None, full: bool = False):
-        self.root, self.at, self.full = root.resolve(), at, full
-        self.places: list[str] = []  # of each operation: the functions of this project that led to it, kind, file
+    def __init__(
+        self,
+        root: Path,
+        at: int | str | None = None,
+        full: bool = False,
+        places: Places | None = None,
+        victim: Callable[[], int] = os.getpid,
+    ):
+        self.root, self.at, self.full, self.victim = root.resolve(), at, full, victim
+        self.places: Places = [] if places is None else places
         self._is_full = False
         self._patches = pytest.MonkeyPatch()
 
@@ -48,10 +92,10 @@ class Shim:
         self.places.append(f"{callers()}: {kind} {re.sub('[0-9]+', '#', where.name)}")
         if self.at in (len(self.places) - 1, self.places[-1]):
             if not self.full:
-                if torn is not None:
+                if torn is not None and self.victim() == os.getpid():
                     torn()
-                os.kill(os.getpid(), signal.SIGKILL)
-            self._is_full = True
+                os.kill(self.victim(), signal.SIGKILL)
+            self._is_full = self.full
         if self._is_full and kind in NEEDS_SPACE:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(where))
 
@@ -60,7 +104,7 @@ class Shim:
         plain = builtins.open
         for module in (builtins, io):
             patch(module, "open", lambda *args, **kwargs: self._open(plain, *args, **kwargs))
-        for name in ("replace", "rename"):
+        for name in ("replace", "rename", "link"):
             patch(os, name, self._counted(getattr(os, name), name, lambda args: args[1]))
         for name in ("mkdir", "unlink", "rmdir"):
             patch(os, name, self._counted(getattr(os, name), name, lambda args: args[0]))
@@ -119,12 +163,13 @@ class Written:
 
 
 def callers() -> str:
-    """The functions of this project that the present call is in, outermost first."""
+    """The functions of this project that the present call is in, outermost first, and the line of the innermost."""
     names: list[str] = []
     frame = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_filename.startswith(PROGRAMS):
-            names.append(frame.f_code.co_name)
+            name = frame.f_code.co_name
+            names.append(name if names else f"{name}@{Path(frame.f_code.co_filename).name}:{frame.f_lineno}")
         frame = frame.f_back
     return ">".join(reversed(names))
 

@@ -8,49 +8,16 @@ and kills at every single operation, some 900 in all (about 20 minutes on one co
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from skillmeta.cli import main
 from skillmeta.data.sources import load_source
-from tests.faults.harness import Command, contents, differences, renames, run_forked, run_whole
+from tests.faults.harness import Command, commands, contents, differences, renames, run_forked, run_whole
 from tests.faults.shim import Shim
-
-RL2 = {"name": "rl2", "tasks": 4, "hidden": 4, "epochs": 1, "minibatches": 1, "episodes": 1}
-BANDIT = "{family: bandit, split: any, options: {arms: 2, max_episode_steps: 3}}"
-
-
-def commands(root: Path) -> dict[str, Command]:
-    """A small run of each command, in the order in which one needs the other's."""
-    rng = np.random.default_rng(0)
-    timeouts = np.arange(300) % 30 == 29
-    log = {"observations": rng.normal(size=(300, 2)), "actions": rng.uniform(-1, 1, (300, 1)), "timeouts": timeouts}
-    np.savez(root / "log.npz", **{name: array.astype(np.float32) for name, array in log.items()})
-    runs = {
-        "collect": ["collect", "pretrain/maze_logs", "expert.steps=60", "dataset=test/tiny-v0"],
-        "skills": ["skills", "pretrain/maze", f"source={root / 'log.npz'}", "task=null", "training.steps=4",
-                   "training.held_out_every=2", "training.batch_size=4", "model.hidden=4", "model.horizon=5"],
-        "meta-train": ["meta-train", "meta/rl2_bandit_5", f"task={BANDIT}", f"algorithm={json.dumps(RL2)}",
-                       "env_steps=36", "checkpoint_seconds=1e-300"],
-        "evaluate": ["evaluate", "tasks/bandit_5", "task.options={arms: 2, max_episode_steps: 3}", "tasks=2",
-                     "episodes=1", f"agents=[{root / 'meta-train' / 'out'}]"],
-        "adapt": ["adapt", str(root / "meta-train" / "out"), "tasks/bandit_5", "options={arms: 2, max_episode_steps: 3}"],
-        "finetune": ["finetune", "downstream/maze_sac", "task={family: point, options: {max_episode_steps: 5}}", "env_steps=20",
-                     "algorithm={hidden: 4, batch_size: 4, random_decisions: 5}", "evaluation.episodes=1",
-                     "checkpoint_seconds=1e-300"],
-    }  # fmt: skip
-    found = {}
-    for name, arguments in runs.items():
-        out = root / name / ("logs" if name == "collect" else "out")
-        found[name] = Command(tuple(arguments if name == "collect" else [*arguments, "--out", str(out)]), out)
-    return found
-
 
 NAMES = ("collect", "skills", "meta-train", "evaluate", "adapt", "finetune")
 
