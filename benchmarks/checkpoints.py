@@ -25,16 +25,18 @@ from skillmeta.programs.train import make_learner, train_config
 from skillmeta.run.checkpoint import save_state
 from skillmeta.run.files import remove
 from skillmeta.run.parts import state_of
+from skillmeta.run.rows import Written
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import make_family
+from skillmeta.types import State
 
 CONFIG = Path(__file__).parents[1] / "configs" / "meta" / "pearl_cheetah_vel.yaml"
 
 
-def saved(folder: Path, state: object, before: Path | None) -> tuple[float, int]:
+def saved(folder: Path, state: State, before: Written | None) -> tuple[float, int]:
     """Seconds, and bytes that were written: of files that no other checkpoint has."""
     start = time.perf_counter()
-    save_state(folder, state, before=before)  # type: ignore[arg-type]
+    save_state(folder, state, before=before)
     seconds = time.perf_counter() - start
     sizes = [path.stat() for path in folder.iterdir()]
     return seconds, sum(size.st_size for size in sizes if size.st_nlink == 1)
@@ -57,8 +59,8 @@ def main() -> None:
             replay.added = replay.capacity
         source = OnlineSource(workers, lambda g: family.sample(g, config.task.split), Seeds(0), Budget(10**9))
         learner.iterate(source)  # the first one visits every task
-        before = Path(place) / "0"
-        save_state(before, state_of(learner.parts()))
+        before = Written.of(Path(place) / "0", state_of(learner.parts()))
+        save_state(before.folder, state_of(learner.parts()))
         print(f"{'whole':>24} {'what is new':>24} {'new rows':>10} {'of the time':>18}", flush=True)
         for number in range(1, options.checkpoints + 1):
             begin, rows = time.perf_counter(), source.cost()["decisions"]
@@ -68,8 +70,8 @@ def main() -> None:
             whole = saved(Path(place) / "whole", state, None)
             remove(Path(place) / "whole")
             new = saved(Path(place) / str(number), state, before)
-            remove(before)
-            before = Path(place) / str(number)
+            remove(before.folder)
+            before = Written.of(Path(place) / str(number), state)
             shares = [seconds / (spent + seconds) for seconds, _ in (whole, new)]
             told = [f"{seconds:7.2f} s {size / 1e6:9.1f} MB" for seconds, size in (whole, new)]
             added = source.cost()["decisions"] - rows

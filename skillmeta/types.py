@@ -179,8 +179,12 @@ class Skills(Protocol):
 # -- what is saved ------------------------------------------------------------------------------------------------------------
 @runtime_checkable
 class Growing(Protocol):
-    """Rows, counted as they are added, of which some of the last are kept. A row never changes: a checkpoint writes those that no
-    checkpoint before it has, and `restore` is given something that has all that were kept."""
+    """Rows, counted as they are added, of which some of the last are kept. A row never changes: a checkpoint writes those that the
+    one before it does not have, and `restore` is given something that has all that were kept."""
+
+    @property
+    def origin(self) -> object:
+        """Is the same object as long as rows are the same; `restore` takes over that of what it is given."""
 
     @property
     def kept(self) -> range: ...

@@ -44,7 +44,7 @@ class Replay:
     """The last `capacity` decisions, of those from the `first` on (`skillmeta.types.Growing`)."""
 
     def __init__(self, capacity: int, observation_dim: int, action_dim: int):
-        self.capacity = capacity
+        self.capacity, self.origin = capacity, object()
         self.added = 0  # never set back: a checkpoint takes what it has of a row for the row
         self.first = 0  # that is still needed
         self.columns = Transitions(
@@ -112,7 +112,7 @@ class Replay:
         saved = state["rows"]
         assert isinstance(saved, Growing)
         kept = saved.kept
-        self.first, self.added = kept.start, kept.stop
+        self.origin, self.first, self.added = saved.origin, kept.start, kept.stop
         at = torch.arange(kept.start, kept.stop) % self.capacity
         for name, values in saved.rows(kept.start, kept.stop).items():
             getattr(self.columns, name)[at] = values

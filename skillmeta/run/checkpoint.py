@@ -19,7 +19,7 @@ from torch import Tensor
 from skillmeta.errors import CheckpointError
 from skillmeta.run.files import replacing_folder, whole, write_synced
 from skillmeta.run.rows import NAME as ROWS
-from skillmeta.run.rows import Files, Piece, assemble, columns_of, link_files, missing, next_name, pieces_of
+from skillmeta.run.rows import Files, Piece, Written, assemble, columns_of, link_files, missing, next_name, pieces_of
 from skillmeta.types import Growing
 
 FORMAT = 1
@@ -27,12 +27,12 @@ State = dict[str, Any]  # nested; leaves are tensors, arrays, numbers, strings, 
 TENSORS, SCALARS, MANIFEST = "state.safetensors", "state.json", "manifest.json"
 
 
-def save_state(folder: Path, state: State, meta: dict[str, Any] | None = None, before: Path | None = None) -> None:
+def save_state(folder: Path, state: State, meta: dict[str, Any] | None = None, before: Written | None = None) -> None:
     """Write `state` and `meta` (JSON values) as `folder`, replacing an older one; all of it or nothing.
 
     Args:
-        before: a checkpoint that the same run saved or continued from. Rows of growing parts that are in its files are not
-            written again (`skillmeta.run.rows`).
+        before: what the same run saved last, or continued from. Rows of growing parts that are in its files are not written
+            again (`skillmeta.run.rows`).
 
     Raises, with an older folder still there:
         CheckpointError: a number is NaN; what is wrong should not replace what was right.
@@ -45,7 +45,7 @@ def save_state(folder: Path, state: State, meta: dict[str, Any] | None = None, b
     growing: dict[str, Growing] = {}
     scalars = _split(state, "", tensors, growing)
     with replacing_folder(folder) as temporary:
-        files, digests = _row_files(before)
+        files, digests = _row_files(before.folder) if before is not None else ({}, {})
         files = link_files(before, files, temporary, growing) if before is not None else {}
         contents = {}
         if new := missing(growing, files):
@@ -143,11 +143,9 @@ def restore_generator(generator: torch.Generator | np.random.Generator, state: S
         generator.bit_generator.state = json.loads(state["numpy"])
 
 
-def _row_files(folder: Path | None) -> tuple[Files, dict[str, str]]:
+def _row_files(folder: Path) -> tuple[Files, dict[str, str]]:
     """What each file of rows in a checkpoint has, and their SHA-256; none, if it has been removed."""
     try:
-        if folder is None:
-            return {}, {}
         files = json.loads((folder / SCALARS).read_text())["rows"]
         digests = json.loads((folder / MANIFEST).read_text())["sha256"]
         return files, {name: digests[name] for name in files}

@@ -14,13 +14,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from skillmeta.types import Growing
+from skillmeta.types import Growing, State, Storable
 
 WHOLE = 8 << 20  # bytes; a smaller file is written again, with the next rows
 NAME = re.compile(r"rows-(\d+)\.safetensors")
@@ -36,23 +36,52 @@ class Rows:
 
     kept: range
     columns: Mapping[str, Tensor]  # [len(kept), ...]
+    origin: object = field(default_factory=object)
 
     def rows(self, begin: int, end: int) -> Mapping[str, Tensor]:
         first = self.kept.start
         return {name: column[begin - first : end - first] for name, column in self.columns.items()}
 
 
-def link_files(before: Path, files: Files, folder: Path, parts: Mapping[str, Growing]) -> Files:
-    """Link those files of the checkpoint `before` into a new folder that are worth keeping. Returns what they have."""
+@dataclass(frozen=True)
+class Written:
+    """A checkpoint that this process wrote or continued from, and the origins of the parts whose rows it has, by path."""
+
+    folder: Path
+    origins: Mapping[str, object]
+
+    @classmethod
+    def of(cls, folder: Path, state: State) -> Written:
+        return cls(folder, {path: part.origin for path, part in growing_parts(state)})
+
+
+def growing_parts(state: Storable, path: str = "") -> Iterator[tuple[str, Growing]]:
+    """The parts of a state that grow, with their paths."""
+    if isinstance(state, dict):
+        for name, value in state.items():
+            yield from growing_parts(value, f"{path}/{name}")
+    elif isinstance(state, (list, tuple)):
+        for i, value in enumerate(state):
+            yield from growing_parts(value, f"{path}/{i}")
+    elif isinstance(state, Growing):
+        yield path, state
+
+
+def link_files(before: Written, files: Files, folder: Path, parts: Mapping[str, Growing]) -> Files:
+    """Link those files of the checkpoint before into a new folder that are worth keeping. Returns what they have.
+
+    A part of another origin, a new replay where another one was, has none of its rows in them.
+    """
+    same = {path: part for path, part in parts.items() if before.origins.get(path) is part.origin}
     linked = {}
-    for name, spans in files.items():
-        has = [(part, span) for part, all_of_it in spans.items() for span in all_of_it]
-        kept = sum(len(_cut(span, parts[part].kept)) for part, span in has if part in parts)
-        if 2 * kept < sum(end - begin for _, (begin, end) in has):
+    for name, has in files.items():
+        spans = {part: held for part, held in has.items() if part in same}
+        kept = sum(len(_cut(span, same[part].kept)) for part, held in spans.items() for span in held)
+        if kept == 0 or 2 * kept < sum(end - begin for held in has.values() for begin, end in held):
             continue
         try:
-            if (before / name).stat().st_size >= WHOLE:
-                os.link(before / name, folder / name)
+            if (before.folder / name).stat().st_size >= WHOLE:
+                os.link(before.folder / name, folder / name)
                 linked[name] = spans
         except OSError:  # no hard links here, or too many of it: its rows are written again
             continue
@@ -88,14 +117,15 @@ def columns_of(part: Growing, spans: Spans) -> dict[str, Tensor]:
 
 
 def pieces_of(spans: Mapping[str, Spans], tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Piece]]:
-    """What a file has, as (part, piece), given the tensors in it."""
+    """What a file has, as (part, piece), given the tensors in it. It may have tensors of other parts, which are no more."""
     columns: dict[str, dict[str, Tensor]] = {part: {} for part in spans}
     for name, values in tensors.items():
         part, _, column = name.rpartition("/")
-        columns[part][column] = values
-    for part, all_of_it in spans.items():
+        if part in columns:
+            columns[part][column] = values
+    for part, held in spans.items():
         first = 0
-        for begin, end in all_of_it:
+        for begin, end in held:
             rows = slice(first, first := first + end - begin)
             yield part, (begin, end, {name: values[rows] for name, values in columns[part].items()})
 

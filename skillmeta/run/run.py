@@ -27,6 +27,7 @@ from skillmeta.errors import CheckpointError, ConfigError, UserError
 from skillmeta.run.checkpoint import State, load_state, save_state
 from skillmeta.run.files import lock_folder, remove, settle, write_whole
 from skillmeta.run.identity import Identity
+from skillmeta.run.rows import Written
 from skillmeta.run.signals import GRACE_SECONDS, StopSignals
 from skillmeta.trust import modules_of_run
 
@@ -46,7 +47,7 @@ class Run:
         self.folder, self._lock, self.identity = folder, lock, identity
         self._metrics = open(folder / METRICS, "a", encoding="utf-8")  # noqa: SIM115  (closed by __exit__)
         self._signals = StopSignals(self._tell)
-        self._before: Path | None = None  # the checkpoint that was restored or saved last
+        self._before: Written | None = None  # what was restored or saved last
         self._asked = False  # by a stop file
         self._reported = self._looked = 0.0
 
@@ -175,7 +176,7 @@ class Run:
             raise UserError(
                 f"{self._checkpoints}: cannot save step {step} ({error}); older checkpoints are intact"
             ) from error
-        self._before = folder
+        self._before = Written.of(folder, state)
         for old in self._saved()[KEEP:]:
             remove(old)
 
@@ -193,7 +194,7 @@ class Run:
                 continue
             self.identity.check(folder, meta)
             self._cut_metrics(meta["metrics_bytes"])
-            self._before = folder
+            self._before = Written.of(folder, state)
             return state
         self._cut_metrics(0)
         return None

@@ -73,6 +73,7 @@ def test_a_visit_that_does_not_fit_is_refused():
 
 def test_saved_and_restored_they_give_the_same_contexts():
     kept, again = visited(2, 3), ContextBuffer(100, 2, 1, 1)
+    assert kept.state()["buffer"]["rows"].kept == range(30, 90)  # the last two visits
     again.restore(kept.state())
     for seed in range(5):
         ours, theirs = (v.beginning(8, torch.Generator().manual_seed(seed), True) for v in (kept, again))

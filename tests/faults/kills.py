@@ -15,6 +15,7 @@ operations of theirs are counted too; there the worker is killed or, in turn, th
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -224,11 +225,10 @@ class Sweep:
             self.note(row, "place", f"{at} {reference.places[at]} ({whom})", wrong)
 
     def at_random(self, count: int, seed: int) -> None:
-        """Kills of random commands at random times and places; up to three, one after another, before what is left is compared."""
-        rng, names = random.Random(seed), list(self.rows)
-        done = 0
+        """Kills of the commands in turn at random times and places; up to three before what is left is compared."""
+        rng, names, done = random.Random(seed), itertools.cycle(self.rows), 0
         while done < count:
-            name = rng.choice(names)
+            name = next(names)
             reference, row, told = self.references[name], self.rows[name], []
             shutil.rmtree(reference.command.out)
             for _ in range(min(rng.choice([1, 1, 2, 3]), count - done)):

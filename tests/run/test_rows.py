@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from skillmeta.data.replay import Replay
 from skillmeta.errors import CheckpointError
 from skillmeta.run import rows
 from skillmeta.run.checkpoint import load_state, save_state, state_hash
+from skillmeta.run.rows import Written
 from skillmeta.run.run import Run
 from skillmeta.types import Episodes
 
@@ -72,9 +74,9 @@ def test_only_new_rows_are_written_and_files_of_forgotten_rows_go(tmp_path, monk
     for step in range(20):
         add(replay, 25)  # 700 bytes, and a header
         save_state(tmp_path / str(step), replay.state(), before=before)
-        before = tmp_path / str(step)
-        seen.append(files(before))
-        assert load_state(before)[0]["rows"].kept == replay.kept
+        before = Written.of(tmp_path / str(step), replay.state())
+        seen.append(files(before.folder))
+        assert load_state(before.folder)[0]["rows"].kept == replay.kept
     written = [set(now.values()) - set(last.values()) for last, now in zip(seen, seen[1:], strict=False)]
     assert all(len(new) == 1 for new in written)  # one file each time; the others are links
     assert all(len(now) <= 5 for now in seen)  # of four that are needed, and one that is half forgotten
@@ -82,32 +84,57 @@ def test_only_new_rows_are_written_and_files_of_forgotten_rows_go(tmp_path, monk
     assert max(sizes) <= 2 * 100 * 4 * 7 + 1000 + 5 * 600
 
 
+def test_a_resumed_run_writes_only_what_is_new(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "WHOLE", 0)
+    replay, again = Replay(50, 2, 1), Replay(50, 2, 1)
+    add(replay, 10)
+    with Run.open(tmp_path, {}) as run:
+        run.checkpoint(0, replay.state())
+    with Run.open(tmp_path, {}) as run:
+        again.restore(run.restore())
+        add(again, 10)
+        run.checkpoint(1, again.state())
+    first, second = (files(folder) for folder in sorted((tmp_path / "checkpoints").iterdir()))
+    assert first.items() < second.items() and len(second) == 2
+
+
 def test_small_files_do_not_become_many(tmp_path):
     replay, before = Replay(1000, 2, 1), None
     for step in range(9):
         add(replay, 3)
         save_state(tmp_path / str(step), replay.state(), before=before)
-        before = tmp_path / str(step)
-        assert len(files(before)) == 1
-    assert load_state(before)[0]["rows"].kept == range(27)
+        before = Written.of(tmp_path / str(step), replay.state())
+        assert len(files(before.folder)) == 1
+    assert load_state(before.folder)[0]["rows"].kept == range(27)
 
 
-@pytest.mark.parametrize("trouble", ["no links", "removed", "no such folder"])
+@pytest.mark.parametrize("trouble", ["no links", "file removed", "folder removed", "another replay"])
 def test_rows_that_cannot_be_shared_are_written_again(trouble, tmp_path, monkeypatch):
     monkeypatch.setattr(rows, "WHOLE", 0)
-    replay = Replay(50, 2, 1)
+    replay, other = Replay(50, 2, 1), Replay(50, 2, 1)
     add(replay, 10)
-    save_state(tmp_path / "a", replay.state())
-    before = tmp_path / "a"
+    add(other, 10)
+    save_state(tmp_path / "a", {"one": replay.state(), "other": other.state()})
+    before = Written.of(tmp_path / "a", {"one": replay.state(), "other": other.state()})
     if trouble == "no links":
         monkeypatch.setattr(os, "link", lambda *unused: (_ for _ in ()).throw(PermissionError("no hard links")))
-    elif trouble == "removed":
-        next(before.glob("rows-*")).unlink()
-    else:
-        before = tmp_path / "b"
+    elif trouble == "file removed":
+        next((tmp_path / "a").glob("rows-*")).unlink()
+    elif trouble == "folder removed":
+        shutil.rmtree(tmp_path / "a")
+    else:  # as a learner makes whose replay is of the last iteration alone
+        replay = Replay(50, 2, 1)
+        replay.add(episodes(10, 100))
     add(replay, 10)
-    save_state(tmp_path / "c", replay.state(), before=before)
-    assert state_hash(load_state(tmp_path / "c")[0]) == state_hash(replay.state())
+    now = {"one": replay.state(), "other": other.state()}
+    save_state(tmp_path / "c", now, before=before)
+    assert len(files(tmp_path / "c")) == (2 if trouble == "another replay" else 1)
+    loaded, _ = load_state(tmp_path / "c")
+    assert state_hash(loaded) == state_hash(now)
+    again = Replay(50, 2, 1)
+    again.restore(loaded["one"])
+    save_state(tmp_path / "d", {"one": again.state()}, before=Written.of(tmp_path / "c", loaded))
+    assert state_hash(load_state(tmp_path / "d")[0]) == state_hash({"one": replay.state()})
 
 
 def test_damage_in_shared_rows_is_found_and_the_run_starts_anew(tmp_path, monkeypatch, capsys):
