@@ -160,7 +160,6 @@ class Sweep:
     """Kills of the commands in a folder."""
 
     def __init__(self, root: Path, names: Sequence[str], tell: Callable[[str], None]):
-        os.environ["MINARI_DATASETS_PATH"] = str(root / "collect" / "logs")
         self.tell, self.references = tell, {}
         self.commands = all_commands(root)
         for name, command in self.commands.items():
@@ -289,13 +288,15 @@ def table(rows: Sequence[Row]) -> str:
 
 def sweep(root: Path, names: Sequence[str], count: int, most: int, seed: int, tell: Callable[[str], None]) -> list[Row]:
     """All kills of some commands."""
-    run = Sweep(root, names, tell)
-    run.at_random(count, seed)
-    tell(table(list(run.rows.values())))
-    for name in names if most else ():
-        run.at_places(name, most, seed)
-        tell(table([run.rows[name]]).splitlines()[2])
-    return list(run.rows.values())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(root / "collect" / "logs"))
+        run = Sweep(root, names, tell)
+        run.at_random(count, seed)
+        tell(table(list(run.rows.values())))
+        for name in names if most else ():
+            run.at_places(name, most, seed)
+            tell(table([run.rows[name]]).splitlines()[2])
+        return list(run.rows.values())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,7 +1,7 @@
 """A command that is killed, or meets a full disk, at any of its file operations ends as if it had not been, by the same command.
 
-The suite kills each command before every distinct rename, one after another in one folder. The full sweep takes a fresh folder
-and kills at every single operation, some 900 in all (about 20 minutes on one core):
+The suite kills each command before every distinct rename, one after another in one folder. The long checks sweep through all
+commands and places (`tests/faults/kills.py`), and fill the disk at every single operation:
 
     python -m pytest -m slow tests/faults
 """
@@ -17,6 +17,7 @@ import pytest
 from skillmeta.cli import main
 from skillmeta.data.sources import load_source
 from tests.faults.harness import Command, commands, contents, differences, renames, run_forked, run_whole
+from tests.faults.kills import MOST, all_commands, sweep, table
 from tests.faults.shim import Shim
 
 NAMES = ("collect", "skills", "meta-train", "evaluate", "adapt", "finetune")
@@ -106,16 +107,24 @@ def test_the_command_of_a_finished_run_writes_its_page_again(references, drawn):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_killed_everywhere(tmp_path):
+    names = list(all_commands(tmp_path))
+    rows = sweep(tmp_path, names, count=200, most=MOST, seed=0, tell=print)
+    assert [row.command for row in rows if row.wrong or row.stuck or row.orphans] == [], table(rows)
+    assert sum(row.passed["random"] for row in rows) >= 200 and all(row.passed["place"] for row in rows)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("name", NAMES)
-def test_at_every_operation(references, name, full):
+def test_a_full_disk_at_every_operation(references, name):
     reference = references[name]
     wrong = []
     for k, place in enumerate(reference.places):
         shutil.rmtree(reference.command.out)
-        status, said = run_forked(reference.command, k, full)
-        if not (status == (2 if full else -9) or (full and status == 0)):
+        status, said = run_forked(reference.command, k, full=True)
+        if status not in (0, 2):
             wrong.append(f"{k} {place}: exit status {status}: {said[-2000:]}")
         try:
             ends_as_if_nothing_had_been(reference)
