@@ -45,8 +45,11 @@ def save_state(folder: Path, state: State, meta: dict[str, Any] | None = None, b
     growing: dict[str, Growing] = {}
     scalars = _split(state, "", tensors, growing)
     with replacing_folder(folder) as temporary:
-        files, digests = _row_files(before.folder) if before is not None else ({}, {})
-        files = link_files(before, files, temporary, growing) if before is not None else {}
+        files: Files = {}
+        digests: dict[str, str] = {}
+        if before is not None:
+            files, digests = _row_files(before.folder)
+            files = link_files(before, files, temporary, growing)
         contents = {}
         if new := missing(growing, files):
             name = next_name(digests)

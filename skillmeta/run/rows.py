@@ -137,7 +137,7 @@ def assemble(kept: range, pieces: Iterable[Piece]) -> Rows:
     for begin, end, columns in sorted(pieces, key=lambda piece: piece[0]):
         if some := _cut((begin, end), kept):
             found.append({name: values[some.start - begin : some.stop - begin] for name, values in columns.items()})
-            if some.start != at or any(len(values) != len(some) for values in found[-1].values()):
+            if some.start != at or {len(values) for values in found[-1].values()} != {len(some)}:
                 break
             at = some.stop
     if at != kept.stop:

@@ -165,6 +165,8 @@ def test_a_checkpoint_that_lacks_rows_is_refused(tmp_path):
         rows.assemble(replay.kept, [(0, 5, replay.rows(0, 5)), (6, 10, replay.rows(6, 10))])
     with pytest.raises(ValueError, match="no row 0"):
         rows.assemble(replay.kept, [(0, 10, {**replay.rows(0, 10), "reward": torch.zeros(9)})])
+    with pytest.raises(ValueError, match="no row 0"):
+        rows.assemble(replay.kept, [(0, 10, {})])
 
 
 def test_a_nan_among_new_rows_is_named(tmp_path):
