@@ -286,8 +286,10 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join([*lines, f"| all | | | {' | '.join(map(str, last))} |"])
 
 
-def sweep(root: Path, names: Sequence[str], count: int, most: int, seed: int, tell: Callable[[str], None]) -> list[Row]:
-    """All kills of some commands."""
+def sweep(
+    root: Path, names: Sequence[str], count: int, most: int, seed: int, tell: Callable[[str], None], results: Path | None = None
+) -> list[Row]:  # fmt: skip
+    """All kills of some commands. What is known is written into the folder `results` after each command."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(root / "collect" / "logs"))
         run = Sweep(root, names, tell)
@@ -296,7 +298,16 @@ def sweep(root: Path, names: Sequence[str], count: int, most: int, seed: int, te
         for name in names if most else ():
             run.at_places(name, most, seed)
             tell(table([run.rows[name]]).splitlines()[2])
+            write(list(run.rows.values()), results)
+        write(list(run.rows.values()), results)
         return list(run.rows.values())
+
+
+def write(rows: Sequence[Row], results: Path | None) -> None:
+    if results is not None:
+        results.mkdir(parents=True, exist_ok=True)
+        (results / "kills.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        (results / "kills.md").write_text(table(rows) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -313,16 +324,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         patch.setattr(Figure, "savefig", lambda figure, file, **unused: file.write(UNDRAWN[type(file)]))
         Path(place, "names").mkdir()
         names = options.commands or list(all_commands(Path(place, "names")))
-        rows = sweep(
-            Path(place), names, options.random, options.most, options.seed, lambda line: print(line, flush=True)
-        )
+        count, most, seed = options.random, options.most, options.seed
+        rows = sweep(Path(place), names, count, most, seed, lambda line: print(line, flush=True), options.results)
     print(table(rows))
     for row in rows:
         print("\n".join(f"{row.command}: {one}" for one in row.wrong), end="\n" if row.wrong else "")
-    if options.results is not None:
-        options.results.mkdir(parents=True, exist_ok=True)
-        (options.results / "kills.json").write_text(json.dumps([asdict(row) for row in rows], indent=1))
-        (options.results / "kills.md").write_text(table(rows) + "\n")
     return int(any(row.wrong or row.stuck or row.orphans for row in rows))
 
 
