@@ -6,8 +6,6 @@ is imported only with `--trust` (`trust=True` in Python).
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,6 +14,7 @@ from typing import Any
 
 from skillmeta.config import import_module, is_builtin
 from skillmeta.errors import ConfigError, UserError
+from skillmeta.reading import read_json, sha256
 
 ENVIRONMENT = "environment.json"  # of a run folder; `modules` holds the SHA-256 of each module that its config names
 
@@ -108,17 +107,17 @@ def hashes(config: Mapping[str, Any]) -> dict[str, str]:
     for field, name in named_modules(config):
         file = getattr(import_module(name, name, field), "__file__", None)
         if file is not None and Path(file).is_file():
-            found[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+            found[name] = sha256(Path(file))
     return found
 
 
 def recorded(folder: Path) -> dict[str, str]:
     """The hashes in a run folder's environment.json; none if it has none."""
     try:
-        modules = json.loads((folder / ENVIRONMENT).read_text())["modules"]
-        return {name: digest for name, digest in modules.items() if isinstance(digest, str)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        modules = read_json(folder / ENVIRONMENT).get("modules")
+    except UserError:
         return {}
+    return {k: v for k, v in modules.items() if isinstance(v, str)} if isinstance(modules, dict) else {}
 
 
 def warn_changed(folder: Path, now: Mapping[str, str]) -> None:

@@ -28,7 +28,7 @@ ROOMS = [
     "programs",
 ]
 EXCEPTIONS = {("tasks", "experts")}  # a family makes its expert when it is asked for one
-BELOW_ROOMS = ["types", "config", "errors", "seeds", "trust"]  # files, or packages
+BELOW_ROOMS = ["types", "config", "errors", "limits", "reading", "seeds", "trust"]  # files, or packages
 NEVER = {
     "algorithms": ["tasks", "experts", "skills", "envs"],
     "data": ["nn"],
@@ -81,10 +81,12 @@ def test_the_ground_knows_no_room():
             assert not any(f"{module}.".startswith(f"skillmeta.{room}.") for room in ROOMS), f"{path} imports {module}"
 
 
-def test_configs_know_nothing_but_errors():
+def test_configs_know_nothing_but_errors_and_limits():
     for path in (ROOT / "skillmeta" / "config").glob("*.py"):
         ours = {module for module in imports(path) if module.startswith("skillmeta.")}
-        assert all(module.startswith(("skillmeta.config.", "skillmeta.errors")) for module in ours), path
+        assert all(
+            module.startswith(("skillmeta.config.", "skillmeta.errors", "skillmeta.limits")) for module in ours
+        ), path
 
 
 def test_nothing_names_a_machine_or_a_registry():

@@ -11,9 +11,9 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from skillmeta.errors import ConfigError, first_line
+from skillmeta.limits import YAML_BYTES
 
 FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
-RUN_CONFIG_BYTES = 2**17  # of a run folder's config; ours have a few thousand
 
 
 def to_plain(config: Any) -> Any:
@@ -52,9 +52,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         with open(path, encoding="utf-8") as file:
-            text = file.read(RUN_CONFIG_BYTES + 1)
-        if len(text) > RUN_CONFIG_BYTES:
-            raise ConfigError(f"is larger than {RUN_CONFIG_BYTES:,} characters")
+            text = file.read(YAML_BYTES + 1)
+        if len(text) > YAML_BYTES:
+            raise ConfigError(f"is larger than {YAML_BYTES:,} characters")
         plain = yaml.load(text, _PlainLoader)
         if not isinstance(plain, dict):
             raise ConfigError(f"holds a {type(plain).__name__}; a mapping of keys to values is expected")

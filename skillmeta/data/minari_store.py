@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ from gymnasium.spaces import Box
 
 from skillmeta.data.episodes import one_by_one
 from skillmeta.errors import DataError, UserError
-from skillmeta.run.files import acquire_lock, replacing_folder, settle, sha256, whole, write_synced
+from skillmeta.reading import checksums, read_json, sha256
+from skillmeta.reading import verify as hold_against_checksums
+from skillmeta.run.files import acquire_lock, replacing_folder, settle, whole, write_synced
 from skillmeta.types import Episodes
 
 MANIFEST = "manifest.json"  # SHA-256 of the files of a data set of ours, beside Minari's own folder `data`
@@ -84,10 +85,8 @@ def exists(dataset_id: str) -> bool:
     """Whether a data set is there, complete: one without an episode, which Minari leaves when its writer is killed, is not."""
     metadata = dataset_folder(dataset_id) / "data" / "metadata.json"
     try:
-        return bool(json.loads(metadata.read_bytes()).get("total_episodes", 1))
-    except FileNotFoundError:
-        return False
-    except (OSError, ValueError, AttributeError):
+        return metadata.exists() and bool(read_json(metadata).get("total_episodes", 1))
+    except UserError:
         return True  # damaged: not to be replaced without being asked
 
 
@@ -96,21 +95,9 @@ def verify(dataset_id: str) -> None:
 
     Raises DataError that names the file.
     """
-    folder = dataset_folder(dataset_id)
-    manifest = folder / MANIFEST
-    if not manifest.exists():
-        return
-    try:
-        digests = dict(json.loads(manifest.read_bytes())["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{manifest}: is damaged ({error}); collect the data set again with overwrite=true") from None
-    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    for name, digest in digests.items():
-        if name not in found or sha256(found[name]) != digest:
-            what = "does not match its checksum" if name in found else "is missing"
-            raise DataError(
-                f"{folder / name}: {what}; collect the data set again with overwrite=true, or delete {manifest} if you changed it"
-            )
+    hold_against_checksums(
+        dataset_folder(dataset_id), MANIFEST, DataError, "collect the data set again with overwrite=true"
+    )
 
 
 def write_minari(
@@ -171,7 +158,7 @@ def write_minari(
             write_synced(temporary / "data" / "main_data.hdf5", image)
             files = sorted(path for path in temporary.rglob("*") if path.is_file())
             digests = {path.relative_to(temporary).as_posix(): sha256(path) for path in files}
-            write_synced(temporary / MANIFEST, json.dumps({"format": 1, "sha256": digests}, indent=1).encode())
+            write_synced(temporary / MANIFEST, checksums(digests).encode())
     except OSError as error:
         raise UserError(
             f"minari:{dataset_id}: cannot be written in {folder.parent} ({error}); free some space there or set "

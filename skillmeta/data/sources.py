@@ -23,7 +23,7 @@ from skillmeta.data.d4rl_table import dataset_url
 from skillmeta.data.episodes import EpisodeDataset, from_episodes, single_episode
 from skillmeta.data.minari_store import MANIFEST, check_id, dataset_folder, exists, recover, verify
 from skillmeta.errors import DataError, UserError
-from skillmeta.run.files import sha256
+from skillmeta.reading import check_promise, npz_names, read_json, read_npz, sha256
 from skillmeta.trust import check_links
 from skillmeta.types import Episodes
 
@@ -39,6 +39,9 @@ ALIASES = {
     "starts": ("starts", "episode_starts", "ep_starts"),
     "episode": ("episode", "episodes", "episode_index", "episode_ids", "traj_id", "demo"),
 }
+
+
+AGAIN = "export the recording again"
 
 
 def load_source(source: str, *, clip_actions: bool = False, download: bool = False) -> EpisodeDataset:
@@ -99,15 +102,15 @@ def _minari(source: str, clip_actions: bool) -> EpisodeDataset:
             f"{source}: not found in {folder}; make it with `skillmeta collect`, or fetch by `minari download {dataset_id}`"
         )
     verify(dataset_id)
-    metadata = json.loads((folder / "data" / "metadata.json").read_text())
-    if metadata["data_format"] != "hdf5":
-        raise DataError(f"{source}: is stored as {metadata['data_format']!r}; data sets in hdf5 are read")
+    metadata = read_json(folder / "data" / "metadata.json", DataError, "download or collect the data set again")
+    if (stored := metadata.get("data_format")) != "hdf5":
+        raise DataError(f"{source}: is stored as {str(stored)[:100]!r}; data sets in hdf5 are read")
     low, high = _box(metadata.get("action_space"), source)
     path = folder / "data" / "main_data.hdf5"
     with h5py.File(path, "r") as file:
         numbers = sorted(int(name.removeprefix("episode_")) for name in file)
-        if len(numbers) != metadata["total_episodes"]:
-            raise DataError(f"{source}: holds {len(numbers)} episodes, its metadata say {metadata['total_episodes']}")
+        if len(numbers) != (stated := metadata.get("total_episodes")):
+            raise DataError(f"{source}: holds {len(numbers)} episodes, its metadata say {str(stated)[:100]}")
         episodes = [_minari_episode(_member(file, f"episode_{n}", path), key, source, n, path) for n in numbers]
     return from_episodes(episodes, source, low, high, clip_actions)
 
@@ -190,8 +193,11 @@ def _flat_file(path: Path, source: str, clip_actions: bool) -> EpisodeDataset:
         with h5py.File(path, "r") as file:
             return _flat(path, source, list(file.keys()), lambda key: _hdf5_array(file, key, path), clip_actions)
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as archive:
-            return _flat(path, source, archive.files, archive.__getitem__, clip_actions)
+        names = npz_names(path)
+        arrays = read_npz(
+            path, {alias for aliases in ALIASES.values() for alias in aliases} & set(names), DataError, AGAIN
+        )
+        return _flat(path, source, names, arrays.__getitem__, clip_actions)
     raise DataError(f"{path}: ends in {path.suffix or 'nothing'!r}; .hdf5, .h5 and .npz are read")
 
 
@@ -216,12 +222,7 @@ def _hdf5_array(group: h5py.Group, key: str, path: Path) -> np.ndarray:
         raise DataError(f"{path}, {where}: is a group; an array is expected there")
     if data.is_virtual or data.external:
         raise DataError(f"{path}, {where}: has its values in other files; copy them into this one")
-    size = data.size * data.dtype.itemsize
-    limit = 1000 * path.stat().st_size  # no compression that HDF5 has shrinks real recordings a thousandfold
-    if size > max(limit, 2**20):
-        raise DataError(
-            f"{path}, {where}: promises {size:,} bytes, the file has {path.stat().st_size:,}; it is damaged"
-        )
+    check_promise(path, where, data.size * data.dtype.itemsize, DataError)
     result: np.ndarray = data[()]
     return result
 

@@ -15,8 +15,10 @@ from skillmeta.config import NonNegativeInt, PositiveInt, build, check_file_name
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.evaluation.adaptation import Adaptation, BenchmarkTable, Evaluation, joined
 from skillmeta.evaluation.statistics import Scores
+from skillmeta.reading import read_json, read_npz, verify
 from skillmeta.run.run import read_metrics, read_result
 
+DELETE = "delete it and run the command again"
 WINDOW_EPISODES, WINDOW_ROWS = 10, 5  # a point of a training curve is the mean of at least so many of both
 
 
@@ -159,9 +161,9 @@ def read_run(folder: Path) -> RunRecord:
     if not (folder / "config.yaml").exists():
         raise UserError(f"{folder}: holds no run; name the --out of a training command")
     config = read_yaml(folder / "config.yaml")
+    rows, result = read_metrics(folder), read_result(folder)
     try:
-        rows, result = read_metrics(folder), read_result(folder)
-        where = json.loads((folder / "environment.json").read_text()) if (folder / "environment.json").exists() else {}
+        where = read_json(folder / "environment.json") if (folder / "environment.json").exists() else {}
         iterations = [row for row in rows if row["kind"] == "iteration"]
         held_out = [row for row in rows if row["kind"] == "evaluation"]
         int(config["seed"])
@@ -173,14 +175,11 @@ def read_run(folder: Path) -> RunRecord:
 
 def read_model(folder: Path) -> ModelRecord | None:
     """A pretraining run; None where there is none that has finished. Raises UserError for a damaged one."""
-    try:
-        result = read_result(folder)
-        if result is None:
-            return None
-        where = json.loads((folder / "environment.json").read_text())
-        return ModelRecord(folder, read_yaml(folder / "config.yaml"), where, result, read_metrics(folder))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: is damaged ({error}); delete it and run it again") from None
+    result = read_result(folder)
+    if result is None:
+        return None
+    where = read_json(folder / "environment.json")
+    return ModelRecord(folder, read_yaml(folder / "config.yaml"), where, result, read_metrics(folder))
 
 
 def read_study(folder: Path) -> Study:
@@ -188,6 +187,7 @@ def read_study(folder: Path) -> Study:
 
     Raises UserError for a folder whose config or runs are damaged.
     """
+    verify(folder, fix="run the ablation's command again")
     config = read_yaml(folder / "config.yaml")
     compared = {f.name: config[f.name] for f in fields(Comparison) if f.name in config}
     try:
@@ -215,12 +215,7 @@ def read_study(folder: Path) -> Study:
                 complete.append(row)
         if complete:
             methods[method] = complete
-    try:
-        environment = json.loads((folder / "environment.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder / 'environment.json'}: cannot be read ({error}); run the ablation's command again"
-        ) from None
+    environment = read_json(folder / "environment.json", fix="run the ablation's command again")
     return Study(
         methods,
         comparison.title,
@@ -263,13 +258,7 @@ def paths(run: RunRecord, when: str) -> list[np.ndarray]:
     file = run.folder / "trajectories.npz"
     if not file.exists():
         return []
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            return [archive[name] for name in archive.files if name.startswith(when)]
-    except Exception as error:  # numpy and zipfile raise half a dozen kinds
-        raise UserError(
-            f"{file}: is damaged ({type(error).__name__}); delete this run's folder and run it again"
-        ) from None
+    return [path for name, path in read_npz(file).items() if name.startswith(when)]
 
 
 def part(folder: Path, name: str, number: int, repeat: int) -> Path:
@@ -284,21 +273,14 @@ def paths_part(folder: Path, name: str) -> Path:
 
 def read_episode_paths(folder: Path, name: str, episodes: int) -> list[list[np.ndarray]]:
     """Paths of each episode of a trial in the first task. Raises UserError for a damaged file."""
-    path = paths_part(folder, name)
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return [[archive[n] for n in archive.files if n.startswith(f"{k}/")] for k in range(episodes)]
-    except Exception as error:
-        raise UserError(f"{path}: is damaged ({type(error).__name__}); delete it and run the command again") from None
+    arrays = read_npz(paths_part(folder, name), fix=DELETE)
+    return [[array for n, array in arrays.items() if n.startswith(f"{k}/")] for k in range(episodes)]
 
 
 def read_part(path: Path) -> Adaptation:
     """Raises UserError for a damaged file."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return Adaptation(**{f.name: archive[f.name] for f in fields(Adaptation)})
-    except Exception as error:  # numpy and zipfile raise half a dozen kinds
-        raise UserError(f"{path}: is damaged ({type(error).__name__}); delete it and run the command again") from None
+    names = [f.name for f in fields(Adaptation)]
+    return Adaptation(**read_npz(path, names, fix=DELETE))
 
 
 def read_evaluation(folder: Path) -> Evaluation | None:

@@ -18,7 +18,7 @@ from skillmeta.collect.trials import trial
 from skillmeta.config import build, dump_yaml, read_yaml, to_plain
 from skillmeta.envs.make import make_envs
 from skillmeta.errors import UserError
-from skillmeta.programs.train import load_trained
+from skillmeta.programs.train import load_trained, run_input
 from skillmeta.run.checkpoint import load_state, save_state
 from skillmeta.run.files import locked_folder, write_whole
 from skillmeta.run.identity import Identity
@@ -45,6 +45,12 @@ def unpack(like: Any, state: Any) -> Any:
         names = getattr(like, "_fields", None) or [str(i) for i in range(len(like))]
         parts = [unpack(part, state[name]) for name, part in zip(names, like, strict=True)]
         return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)
+    if isinstance(like, Tensor) and (
+        state.dtype != like.dtype or state.dim() != like.dim() or not bool(state.isfinite().all())
+    ):
+        raise ValueError(
+            f"{state.dtype} {tuple(state.shape)} in the place of {like.dtype} {tuple(like.shape)}, or not finite"
+        )
     return state
 
 
@@ -108,20 +114,22 @@ def adapt(
     """
     about = {"run": str(Path(run).resolve()), "task": to_plain(config), "episodes": episodes, "seed": seed}
     agent, envs, task = loaded(run, config, trust)  # what is wrong is said before the folder is taken
+    identity = Identity(about, complete, inputs={"run": run_input(run)})
     own = Seeds(seed, task_id(task))
     resets = own.stream("adaptation_resets").integers(agent.rollouts * episodes).reshape(agent.rollouts, episodes)
     flags = [k < agent.exploration_episodes for k in range(episodes)]
     draws = own.stream("adaptation_acting").torch()
     with locked_folder(folder):
         if (folder / ADAPTED).exists():
-            if changed := Identity(about, complete).changes_of(folder / ADAPTED, about):
+            if changed := identity.changes_of(folder / ADAPTED, about):
                 raise UserError(
                     f"{folder}: holds another adapted agent ({'; '.join(changed[:5])}); use another --out, or delete the folder"
                 )
+            identity.check(folder / "belief", load_state(folder / "belief")[1])
             return None
         trials, belief = trial(agent, envs, [task] * agent.rollouts, resets, draws, flags)
         envs.close()
-        save_state(folder / "belief", {"belief": pack(belief)}, {})
+        save_state(folder / "belief", {"belief": pack(belief)}, identity.meta())
         write_whole(folder / ENVIRONMENT, json.dumps({"modules": modules_of_run(folder, about)}))
         write_whole(folder / ADAPTED, dump_yaml(about))
         return trials
@@ -147,9 +155,11 @@ def load_adapted(folder: Path, trust: bool = False) -> tuple[AdaptedAgent, Envs,
     check_modules({"task": about.get("task")}, folder / ADAPTED, trust)
     config = build(TaskConfig, about.get("task"), f"{folder / ADAPTED}: task")
     agent, envs, task = loaded(str(about.get("run")), config, trust)
-    state, _ = load_state(folder / "belief")
+    state, meta = load_state(folder / "belief")
+    identity = Identity(about, complete, inputs={"run": run_input(str(about["run"]))})
+    identity.check(folder / "belief", meta)
     try:
         belief = unpack(agent.begin(1, torch.Generator().manual_seed(0)), state["belief"])
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         raise UserError(f"{folder / 'belief'}: is not what the agent of {about['run']} knows; adapt it again") from None
     return AdaptedAgent(agent, belief), envs, task

@@ -22,7 +22,8 @@ from skillmeta.evaluation.actors import NoAdaptation, RandomActor
 from skillmeta.evaluation.adaptation import Adaptation, BenchmarkTable, Evaluation, evaluate
 from skillmeta.evaluation.records import part, paths_part, read_evaluation, read_part
 from skillmeta.programs.page import write_page
-from skillmeta.programs.train import Trained, load_trained, paths
+from skillmeta.programs.train import Trained, load_trained, paths, run_input
+from skillmeta.run.checkpoint import load_state, save_state
 from skillmeta.run.files import write_npz
 from skillmeta.run.identity import Identity
 from skillmeta.run.progress import Progress
@@ -31,6 +32,7 @@ from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family, task_id
 from skillmeta.types import Actor, Trials
 
+ORIGIN = "origin"  # the folder within OUT that has the fingerprints of the runs
 RESERVED = ("random", "random skills", "oracle", "no adaptation")  # names of reference agents
 
 
@@ -97,8 +99,10 @@ def run_evaluation(
     if not all(one.sees_task for one in oracle):
         raise ConfigError("oracle: these agents do not see the task; train them with see_task=true")
     plan, references = planned(config, family, trained, oracle)
-    identity = Identity(to_plain(config), lambda plain: to_plain(build(EvaluateConfig, plain)))
+    runs = {f"run {one}": run_input(one) for folders in [*config.named.values(), config.oracle] for one in folders}
+    identity = Identity(to_plain(config), lambda plain: to_plain(build(EvaluateConfig, plain)), inputs=runs)
     with Run.open(folder, to_plain(config), command=command, identity=identity) as run:
+        check_origin(folder / ORIGIN, identity)
         if not acted(plan, config, family, tasks, run, quiet):
             return None
         result: dict[str, Any] = {
@@ -124,6 +128,17 @@ def run_evaluation(
             result["benchmark"] = asdict(benchmark_table(family, parts, result["groups"]))
         run.finish(result, (lambda: write_page([folder], family=family)) if page else None)
         return read_evaluation(folder)
+
+
+def check_origin(folder: Path, identity: Identity) -> None:
+    """Keep what an evaluation is of, as checkpoints do, or hold it against what was kept: its parts are of the same agents.
+
+    Raises UserError if a run has changed since.
+    """
+    if folder.exists():
+        identity.check(folder, load_state(folder)[1])
+    else:
+        save_state(folder, {}, identity.meta())
 
 
 def planned(

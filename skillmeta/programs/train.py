@@ -34,6 +34,7 @@ from skillmeta.envs.make import EnvsFactory, make_envs
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.evaluation.adaptation import final_scores, held_out_scores
 from skillmeta.programs.page import write_page
+from skillmeta.reading import verify
 from skillmeta.run.checkpoint import load_state, save_state
 from skillmeta.run.files import write_npz
 from skillmeta.run.identity import Identity, Input, check_inputs, check_run_format, saved_state, shapes_of
@@ -201,6 +202,11 @@ def inputs_of(config: TrainConfig) -> dict[str, Input]:
     return {} if config.skills is None else {"skill model": saved_state(config.skills, model_folder(config.skills))}
 
 
+def run_input(folder: str | Path) -> Input:
+    """A finished run as what an evaluation or an adapted agent depends on. Its actor keeps the fingerprint of its skill model."""
+    return saved_state(str(Path(folder).resolve()), Path(folder) / ACTOR)
+
+
 def task_of(family: TaskFamily, config: TrainConfig) -> Task | None:
     """The task of fine-tuning; None for meta-training. Raises UserError for a split that must not be trained on."""
     if config.kind == "finetune":
@@ -311,6 +317,7 @@ def load_trained(folder: str | Path, make: Callable[[SkillModel | None, bool], E
     if not (folder / ACTOR).exists():
         raise UserError(f"{folder}: the run is not finished; run its command again first")
     check_links(folder, trust)
+    verify(folder)
     node = read_yaml(folder / "config.yaml")
     check_modules({"algorithm": node.get("algorithm")}, folder / "config.yaml", trust)
     state, meta = load_state(folder / ACTOR)

@@ -27,6 +27,7 @@ from skillmeta.evaluation.records import (
     side_by_side,
 )
 from skillmeta.evaluation.statistics import Estimate, Scores, estimate, paired_difference
+from skillmeta.reading import read_json
 from skillmeta.run.files import write_whole
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
@@ -141,16 +142,16 @@ def of_evaluation(evaluation: Evaluation, folder: Path, family: TaskFamily | Non
         f"episodes in each, by each of {names}.",
         evaluation.claim,
     ]
-    environment = json.loads((folder / "environment.json").read_text())
+    environment = read_json(folder / "environment.json")
     return Content(
         f"How it adapts: {', '.join(evaluation.agents) or evaluation.family}",
         lead,
         evaluation.notes,
         evaluation=evaluation,
         family=family,
-        commands=[environment["command"]],
+        commands=[str(environment.get("command", ""))],
         environment=environment,
-        configs={"config": (folder / "config.yaml").read_text()},
+        configs={"config": dump_yaml(read_yaml(folder / "config.yaml"))},
     )
 
 
@@ -197,7 +198,7 @@ def of_ablation(folder: Path, trust: bool, family: TaskFamily | None) -> Content
         family,
         tasks,
         facts,
-        [study.environment["command"]],
+        [str(study.environment.get("command", ""))],
         study.environment,
         configs,
     )

@@ -10,6 +10,7 @@ import numpy as np
 
 from skillmeta.evaluation.curves import Curve
 from skillmeta.evaluation.records import ModelRecord
+from skillmeta.reading import read_npz
 from skillmeta.reports import plots
 from skillmeta.reports.html import Section, Table
 from skillmeta.reports.sections import picture
@@ -65,15 +66,11 @@ def acting(model: ModelRecord, family: TaskFamily | None, folder: Path, of: str)
     pictures = []
     if family is not None and family.draw is not None and (model.folder / "paths.npz").exists():
         draw = family.draw
-        with np.load(model.folder / "paths.npz", allow_pickle=False) as archive:
-            panels = [
-                (
-                    r["name"],
-                    [archive[name] for name in archive.files if name.startswith(r["name"] + "/")],
-                    plots.COLOURS[i],
-                )
-                for i, r in enumerate(model.result["rollouts"])
-            ]
+        arrays = read_npz(model.folder / "paths.npz")
+        panels = [
+            (r["name"], [path for name, path in arrays.items() if name.startswith(r["name"] + "/")], plots.COLOURS[i])
+            for i, r in enumerate(model.result["rollouts"])
+        ]
         figure = plots.paths_figure(panels, lambda axes: draw(axes, None))
         caption = (
             "Paths of all episodes over the family's map, nothing learned. The logs start where they were recorded."

@@ -17,12 +17,14 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from skillmeta.errors import CheckpointError
+from skillmeta.reading import parse_json, read_json
 from skillmeta.run.files import replacing_folder, whole, write_synced
 from skillmeta.run.rows import NAME as ROWS
 from skillmeta.run.rows import Files, Piece, Written, assemble, columns_of, link_files, missing, next_name, pieces_of
 from skillmeta.types import Growing
 
 FORMAT = 1
+ANOTHER = "use another checkpoint or model, or run its command again"
 State = dict[str, Any]  # nested; leaves are tensors, arrays, numbers, strings, bools, None or lists of these scalars
 TENSORS, SCALARS, MANIFEST = "state.safetensors", "state.json", "manifest.json"
 
@@ -75,16 +77,13 @@ def load_state(folder: Path) -> tuple[State, dict[str, Any]]:
     folder = whole(Path(folder))
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: there is no such folder; name one that a finished run has written")
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        version, digests = manifest["format"], dict(manifest["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{folder / MANIFEST}: missing or damaged ({error}); this is no checkpoint of ours"
-        ) from None
+    manifest = read_json(folder / MANIFEST, CheckpointError, ANOTHER)
+    version, digests = manifest.get("format"), manifest.get("sha256")
+    if not isinstance(digests, dict):
+        raise CheckpointError(f"{folder / MANIFEST}: is damaged (it has no sha256); {ANOTHER}")
     if version != FORMAT:
         raise CheckpointError(
-            f"{folder}: written in format {version}, this version reads {FORMAT}; use a newer skillmeta"
+            f"{folder}: written in format {str(version)[:20]}, this version reads {FORMAT}; use a newer skillmeta"
         )
     contents = {}
     for name in (TENSORS, SCALARS, *filter(ROWS.fullmatch, digests)):
@@ -99,12 +98,18 @@ def load_state(folder: Path) -> tuple[State, dict[str, Any]]:
                 f"{folder / name}: does not match its checksum; it is damaged, use another checkpoint"
             )
     try:
-        scalars = json.loads(contents[SCALARS])
+        scalars = parse_json(contents[SCALARS])
         pieces: dict[str, list[Piece]] = {}
         for name, spans in scalars.get("rows", {}).items():
-            for part, piece in pieces_of(spans, load(contents.pop(name))):
+            rows = load(contents.pop(name))
+            for tensor in rows.values():
+                _without_nan(name, tensor)
+            for part, piece in pieces_of(spans, rows):
                 pieces.setdefault(part, []).append(piece)
-        state, meta = _join(scalars["state"], "", load(contents[TENSORS]), pieces), scalars["meta"]
+        tensors = load(contents[TENSORS])
+        for name, tensor in tensors.items():
+            _without_nan(name, tensor)  # `save_state` lets none pass
+        state, meta = _join(scalars["state"], "", tensors, pieces), scalars["meta"]
     except Exception as error:  # the checksum says that it is what somebody wrote, not that we did
         raise CheckpointError(
             f"{folder}: was not written by skillmeta ({type(error).__name__}); use another checkpoint"

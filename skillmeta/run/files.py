@@ -8,7 +8,6 @@ place; `lock_folder` removes `.tmp-*`.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import os
 import re
@@ -134,12 +133,6 @@ def locked_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_synced(path: Path, data: bytes, sync: bool = True) -> None:

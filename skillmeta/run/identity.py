@@ -15,8 +15,9 @@ from typing import Any
 from skillmeta import __version__
 from skillmeta.config import differences, read_yaml
 from skillmeta.errors import CheckpointError, ConfigError, UserError
+from skillmeta.reading import sha256
 from skillmeta.run.checkpoint import MANIFEST
-from skillmeta.run.files import sha256, whole
+from skillmeta.run.files import whole
 from skillmeta.types import EnvSpec
 
 RUN_FORMAT = 3  # of checkpoints and actors; raised when random streams, or what learners save, change

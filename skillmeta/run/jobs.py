@@ -6,7 +6,6 @@ worker, and no other job notices. On Ctrl-C the jobs that run are asked to save 
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from skillmeta.errors import UserError
+from skillmeta.reading import read_json
 from skillmeta.run.pool import LOOK_SECONDS, End, Pool, TaskFailed, WorkerDied
 from skillmeta.run.run import STOP_FILE, is_finished, read_result
 from skillmeta.run.signals import StopSignals
@@ -163,7 +164,7 @@ class Display:
         if job.name in outcome.done or job.name in outcome.failed:
             return None
         try:
-            progress = json.loads((job.folder / "progress.json").read_text())
-        except (OSError, ValueError):
+            progress = read_json(job.folder / "progress.json")
+            return min(1.0, float(progress["fraction"])), str(progress["text"])
+        except (UserError, KeyError, TypeError, ValueError):
             return None
-        return float(progress["fraction"]), str(progress["text"])

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from skillmeta.errors import CheckpointError, first_line
 from skillmeta.run.parts import restore_parts, state_of
 from skillmeta.run.progress import Progress
 from skillmeta.run.run import Run
@@ -72,7 +73,13 @@ def run_loop(
     if watcher is not None:
         parts["watcher"] = watcher
     if (state := run.restore()) is not None:
-        restore_parts(parts, state)
+        try:
+            restore_parts(parts, state)
+        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, AssertionError, IndexError) as error:
+            raise CheckpointError(
+                f"{run.folder}: its newest checkpoint is not of this run ({type(error).__name__}: {first_line(error)}); delete it "
+                "to continue from the one before, or start anew in another --out"
+            ) from None
     before, started = clock.seconds, time.monotonic()
     saved = started
 

@@ -41,10 +41,19 @@ def state_of(parts: Parts) -> State:
 def restore_parts(parts: Parts, state: State) -> None:
     """Put a state from `state_of` back, in place.
 
-    Raises KeyError for a part that the state lacks, RuntimeError for one of another shape.
+    Raises KeyError for a part that the state lacks, RuntimeError for one of another shape, ValueError for numbers that no training
+    leaves.
     """
     for name, part in parts.items():
         _restore(part, state[name])
+
+
+def _check_values(name: str, own: Tensor, saved: Tensor) -> None:
+    """What `load_state_dict` lets pass: another type, in which large numbers become infinite, and numbers that are not finite."""
+    if saved.dtype != own.dtype:
+        raise ValueError(f"{name} is of {saved.dtype}, not {own.dtype}")
+    if saved.is_floating_point() and not bool(saved.isfinite().all()):
+        raise ValueError(f"{name} is not finite")
 
 
 def _named(parts: Any) -> Mapping[str, Any]:
@@ -67,6 +76,8 @@ def _state(part: Any) -> Any:
 
 def _restore(part: Part | Any, state: Any) -> None:
     if isinstance(part, nn.Module):
+        for name, own in part.state_dict().items():
+            _check_values(name, own, state[name])
         part.load_state_dict(state)
     elif isinstance(part, torch.optim.Optimizer):
         whole = part.state_dict()
@@ -77,6 +88,8 @@ def _restore(part: Part | Any, state: Any) -> None:
     elif isinstance(part, Tensor):
         if part.shape != state.shape:
             raise RuntimeError(f"a parameter is {tuple(state.shape)}, not {tuple(part.shape)}")
+        if part.dtype != state.dtype:
+            raise ValueError(f"a parameter is of {state.dtype}, not {part.dtype}")
         with torch.no_grad():
             part.copy_(state)
     elif hasattr(part, "restore"):

@@ -6,6 +6,7 @@ from, so that an interrupted run leaves the same file as an uninterrupted one.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -24,6 +25,7 @@ from filelock import FileLock
 
 from skillmeta.config import dump_yaml
 from skillmeta.errors import CheckpointError, ConfigError, UserError
+from skillmeta.reading import CHECKSUMS, checksums, read_json, read_rows, sha256, verify
 from skillmeta.run.checkpoint import State, load_state, save_state
 from skillmeta.run.files import lock_folder, remove, settle, write_whole
 from skillmeta.run.identity import Identity
@@ -33,6 +35,15 @@ from skillmeta.trust import modules_of_run
 
 KEEP = 2  # checkpoints
 METRICS = "metrics.jsonl"  # a row an iteration
+RESULT = "result.json"  # marks a finished run
+SEALED = (
+    "config.yaml",
+    "environment.json",
+    METRICS,
+    "*.npz",
+    "parts/*.npz",
+    "*/manifest.json",
+)  # when a run is finished
 CHECKPOINTS = "checkpoints"  # the folder that holds them
 STOP_FILE = ".stop"  # whoever schedules the run asks it to stop by making this file
 PACKAGES = (
@@ -46,6 +57,7 @@ class Run:
     def __init__(self, folder: Path, lock: FileLock, identity: Identity):
         self.folder, self._lock, self.identity = folder, lock, identity
         self._metrics = open(folder / METRICS, "a", encoding="utf-8")  # noqa: SIM115  (closed by __exit__)
+        self._digest = hashlib.sha256()  # of the metrics so far
         self._signals = StopSignals(self._tell)
         self._before: Written | None = None  # what was restored or saved last
         self._asked = False  # by a stop file
@@ -149,7 +161,9 @@ class Run:
                     "lower the learning rate or look at the rewards, then start anew"
                 )
             row[name] = plain
-        self._metrics.write(json.dumps(row) + "\n")
+        line = json.dumps(row) + "\n"
+        self._digest.update(line.encode())
+        self._metrics.write(line)
 
     def report_progress(self, fraction: float, text: str) -> None:
         """Leave a line for whoever shows this run's progress, at most twice a second."""
@@ -169,7 +183,12 @@ class Run:
         os.fsync(self._metrics.fileno())
         size = os.fstat(self._metrics.fileno()).st_size
         try:
-            about = {"step": step, "metrics_bytes": size, **self.identity.meta()}
+            about = {
+                "step": step,
+                "metrics_bytes": size,
+                "metrics_sha256": self._digest.hexdigest(),
+                **self.identity.meta(),
+            }
             folder = self._checkpoints / f"ckpt-{step:012d}"
             save_state(folder, state, about, self._before)
         except OSError as error:
@@ -193,10 +212,10 @@ class Run:
                 print(f"skipped: {error}", file=sys.stderr)
                 continue
             self.identity.check(folder, meta)
-            self._cut_metrics(meta["metrics_bytes"])
+            self._cut_metrics(meta.get("metrics_bytes"), meta.get("metrics_sha256"))
             self._before = Written.of(folder, state)
             return state
-        self._cut_metrics(0)
+        self._cut_metrics(0, None)
         return None
 
     @property
@@ -212,13 +231,20 @@ class Run:
         found = [path for path in self._checkpoints.iterdir() if re.fullmatch(r"ckpt-\d+", path.name)]
         return sorted(found, reverse=True)
 
-    def _cut_metrics(self, size: int) -> None:
+    def _cut_metrics(self, size: Any, digest: Any) -> None:
+        """Back to what they were at a checkpoint. Raises UserError if that is not there any more."""
         self._metrics.flush()
         found = os.fstat(self._metrics.fileno()).st_size
-        if found < size:
+        if not isinstance(size, int) or found < size:
             raise UserError(
-                f"{self.folder / METRICS}: has {found:,} bytes, the checkpoint was saved after {size:,}; it was deleted or cut, "
+                f"{self.folder / METRICS}: has {found:,} bytes, the checkpoint was saved after {size}; it was deleted or cut, "
                 "put it back, or start anew in another --out"
+            )
+        self._digest = hashlib.sha256((self.folder / METRICS).read_bytes()[:size])
+        if digest not in (None, self._digest.hexdigest()):
+            raise UserError(
+                f"{self.folder / METRICS}: is not what it was when the checkpoint was saved; it is damaged, put it back, or start "
+                "anew in another --out"
             )
         self._metrics.truncate(size)
 
@@ -238,7 +264,12 @@ class Run:
         self._check_there()
         self._metrics.flush()
         if self.result is None:
-            write_whole(self.folder / "result.json", json.dumps(result, indent=1))
+            text = json.dumps(result, indent=1)
+            files = sorted(path for pattern in SEALED for path in self.folder.glob(pattern))
+            digests = {path.relative_to(self.folder).as_posix(): sha256(path) for path in files}
+            digests[RESULT] = hashlib.sha256(text.encode()).hexdigest()
+            write_whole(self.folder / CHECKSUMS, checksums(digests))
+            write_whole(self.folder / RESULT, text)
         write_whole(self.folder / "progress.json", json.dumps({"fraction": 1.0, "text": "done"}))
         if write_page is not None:
             write_page()
@@ -253,27 +284,30 @@ class Run:
     @property
     def command(self) -> str:
         """The command that made the run, for its page."""
-        return str(json.loads((self.folder / "environment.json").read_text())["command"])
+        return str(read_json(self.folder / "environment.json").get("command", ""))
 
 
 def is_finished(folder: Path) -> bool:
     """Whether the run in a folder has a result and its page, and nothing is left to be removed. Needs no lock."""
-    return (folder / "result.json").exists() and not (folder / CHECKPOINTS).exists()
+    return (folder / RESULT).exists() and not (folder / CHECKPOINTS).exists()
 
 
 def read_result(folder: str | Path) -> dict[str, Any] | None:
-    """The result of the run in a folder, or None if it has none (yet). Needs no lock."""
-    path = Path(folder) / "result.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    """The result of the run in a folder, or None if it has none (yet). Needs no lock.
+
+    Raises UserError if a file of the finished run is damaged.
+    """
+    path = Path(folder) / RESULT
+    if not path.exists():
+        return None
+    verify(path.parent)
+    return read_json(path)
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
     """The rows of a run's metrics.jsonl; a last line that was torn by a kill is left out. Needs no lock."""
     path = Path(folder) / METRICS
-    if not path.exists():
-        return []
-    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
-    return [json.loads(line) for line in whole.splitlines()]
+    return read_rows(path) if path.exists() else []
 
 
 def environment(command: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ deviation, the decoder the identity, and the prior p(a|s) is what maximum likeli
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -26,6 +26,7 @@ from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Gaussian, gaussian
 from skillmeta.nn.few_rows import FEW_ROWS, ConditionedMLP
 from skillmeta.nn.networks import MLP, Normalizer, SequenceEncoder
 from skillmeta.run.checkpoint import MANIFEST, load_state, save_state
+from skillmeta.run.parts import restore_parts
 
 Controller = Callable[[Tensor, int], Tensor]  # (observation [B, O], step within the skill) -> action [B, A]
 
@@ -234,15 +235,17 @@ class SkillModel(nn.Module):
             raise CheckpointError(f"{folder}: holds {meta.get('kind', 'something else')!r}, not a skill model")
         try:
             weights = state["model"]
+            config = build(SkillModelConfig, meta["config"])
+            check_sizes(config, (meta["observation_dim"], meta["action_dim"]), weights)
             model = cls(
-                build(SkillModelConfig, meta["config"]),
+                config,
                 meta["observation_dim"],
                 meta["action_dim"],
                 weights["action_low"],
                 weights["action_high"],
                 torch.Generator().manual_seed(0),
             )
-            model.load_state_dict(weights)
+            restore_parts({"model": model}, {"model": weights})
         except (ConfigError, KeyError, TypeError, AttributeError, ValueError) as error:
             raise CheckpointError(f"{folder}: does not describe a skill model ({error!r}); use another one") from None
         except RuntimeError as error:
@@ -257,6 +260,14 @@ class SkillModel(nn.Module):
                 f"{self.action_dim} numbers, the environment has {observation_dim} and {action_dim}; "
                 "pretrain skills on logs of this environment"
             )
+
+
+def check_sizes(config: SkillModelConfig, dims: tuple[int, int], weights: Mapping[str, Tensor]) -> None:
+    """Raises ValueError for a model that would be larger than its weights are, before memory is taken for it."""
+    held = sum(tensor.numel() for tensor in weights.values())
+    depth = max(config.prior_depth, 1 if config.cloning else config.decoder_depth)
+    if min(dims) < 1 or max(*dims, config.dim, config.hidden) > held or (depth - 1) * config.hidden**2 > held:
+        raise ValueError(f"{dims} and {config} are of more than the {held:,} numbers that it has")
 
 
 def model_folder(folder: str | Path) -> Path:

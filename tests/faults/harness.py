@@ -42,7 +42,7 @@ def commands(root: Path) -> dict[str, Command]:
     """A small run of each command, in the order in which one needs the other's."""
     rng = np.random.default_rng(0)
     timeouts = np.arange(300) % 30 == 29
-    log = {"observations": rng.normal(size=(300, 2)), "actions": rng.uniform(-1, 1, (300, 1)), "timeouts": timeouts}
+    log = {"observations": rng.normal(size=(300, 2)), "actions": rng.uniform(-1, 1, (300, 2)), "timeouts": timeouts}
     np.savez(root / "log.npz", **{name: array.astype(np.float32) for name, array in log.items()})
     runs = {
         "collect": ["collect", "pretrain/maze_logs", "expert.steps=60", "dataset=test/tiny-v0"],

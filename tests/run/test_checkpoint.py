@@ -93,7 +93,7 @@ def test_a_missing_file_a_newer_format_and_no_checkpoint_are_named(tmp_path):
     with pytest.raises(CheckpointError, match="there is no such folder"):
         load_state(tmp_path / "none")
     (tmp_path / "other").mkdir()
-    with pytest.raises(CheckpointError, match="manifest.json: missing"):
+    with pytest.raises(CheckpointError, match="manifest.json: is missing"):
         load_state(tmp_path / "other")
     save_state(tmp_path / "c", state())
     manifest = tmp_path / "c" / "manifest.json"

@@ -1,0 +1,177 @@
+"""Files that may be damaged or a stranger's, read as data: JSON, arrays, and the checksums that a folder keeps of its files.
+
+Everything that skillmeta has written to disk is read here, or by `skillmeta.run.checkpoint` for tensors and
+`skillmeta.config.read_yaml` for configs. Whatever is wrong is one sentence that names the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skillmeta.errors import UserError, first_line
+from skillmeta.limits import ARRAY_BYTES, JSON_BYTES, JSON_DEPTH, SHRUNK
+
+CHECKSUMS = "checksums.json"  # SHA-256 of the files of a finished run or an ablation, in its folder
+AGAIN = "restore it, or delete the folder and run its command again"
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# -- JSON ----------------------------------------------------------------------------------------------------------------------
+def read_json(path: Path, raises: type[UserError] = UserError, fix: str = AGAIN) -> dict[str, Any]:
+    """The mapping in a JSON file.
+
+    Args:
+        raises: for a file that is missing, larger than `JSON_BYTES`, or no mapping of plain values in UTF-8.
+        fix: what the sentence says to do.
+    """
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError("there is no such file")
+        with open(path, "rb") as file:
+            return parse_json(file.read(JSON_BYTES + 1))
+    except (OSError, ValueError) as error:
+        raise raises(f"{path}: is missing or damaged ({first_line(error)}); {fix}") from None
+
+
+def parse_json(data: bytes | str) -> dict[str, Any]:
+    """A mapping of plain values. Raises ValueError for anything else, or one that is too large or too deep."""
+    if len(data) > JSON_BYTES:
+        raise ValueError(f"it has more than {JSON_BYTES:,} bytes")
+    try:
+        value = json.loads(data if isinstance(data, str) else data.decode("utf-8"), parse_int=_integer)
+    except RecursionError:
+        raise ValueError(f"it is nested deeper than {JSON_DEPTH}") from None
+    level: list[Any] = [value]
+    for _ in range(JSON_DEPTH):
+        level = [item for one in level if isinstance(one, (dict, list)) for item in _items(one)]
+        if not level:
+            break
+    else:
+        raise ValueError(f"it is nested deeper than {JSON_DEPTH}")
+    if not isinstance(value, dict):
+        raise ValueError(f"it holds a {type(value).__name__}, a mapping is expected")
+    return value
+
+
+def _items(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20 or not -(2**63) <= (value := int(text)) < 2**64:
+        raise ValueError(f"the integer {text[:20]} has more than 64 bits")
+    return value
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The mappings in a file of JSON lines; a last line that was torn by a kill is left out. Raises UserError."""
+    rows: list[dict[str, Any]] = []
+    try:
+        with open(path, "rb") as file:
+            while (line := file.readline(JSON_BYTES + 1)).endswith(b"\n"):
+                rows.append(_finite(parse_json(line)))
+            if len(line) > JSON_BYTES:
+                raise ValueError(f"it has more than {JSON_BYTES:,} bytes")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}, line {len(rows) + 1}: is damaged ({first_line(error)}); {AGAIN}") from None
+    return rows
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    bad = next((name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)), None)
+    if bad is not None:
+        raise ValueError(f"{bad} is not finite")
+    return row
+
+
+# -- checksums -----------------------------------------------------------------------------------------------------------------
+def checksums(contents: Mapping[str, str]) -> str:
+    """What a file of checksums holds: the SHA-256 of each file, by its name in the folder."""
+    return json.dumps({"format": 1, "sha256": dict(contents)}, sort_keys=True, indent=1)
+
+
+def verify(folder: Path, manifest: str = CHECKSUMS, raises: type[UserError] = UserError, fix: str = AGAIN) -> None:
+    """Hold the files of a folder against its checksums. One without a manifest passes.
+
+    Args:
+        raises: for a file that is missing or does not match.
+    """
+    path = folder / manifest
+    if not path.exists():
+        return
+    digests = read_json(path, raises, fix).get("sha256")
+    if not isinstance(digests, dict):
+        raise raises(f"{path}: is damaged (it has no sha256); {fix}")
+    for name, digest in digests.items():
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            raise raises(f"{path}: names {name[:100]!r}, which is not in this folder; {fix}")
+        if not (folder / name).is_file():
+            raise raises(f"{folder / name}: is missing; {fix}")
+        if sha256(folder / name) != digest:
+            raise raises(
+                f"{folder / name}: does not match its checksum in {manifest}; {fix}, or delete {path} if you changed it"
+            )
+
+
+# -- arrays --------------------------------------------------------------------------------------------------------------------
+def check_promise(path: Path, array: str, size: int, raises: type[UserError] = UserError) -> None:
+    """Raises if an array in a file promises more bytes than a file of its size can have, before they are allocated."""
+    has = path.stat().st_size
+    if size > max(SHRUNK * has, ARRAY_BYTES):
+        raise raises(f"{path}, {array}: promises {size:,} bytes, the file has {has:,}; it is damaged")
+
+
+def npz_names(path: Path) -> list[str]:
+    """The names of the arrays in an NPZ. Raises what `zipfile` does for a damaged file."""
+    with zipfile.ZipFile(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
+def read_npz(
+    path: Path, names: Iterable[str] | None = None, raises: type[UserError] = UserError, fix: str = AGAIN
+) -> dict[str, np.ndarray]:
+    """Arrays of an NPZ by name, all of them by default. Nothing is unpickled, nothing allocated that the file is too small for.
+
+    Args:
+        raises: for a file that is missing or damaged, or holds something else than numbers, flags and text.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wanted = [*(npz_names(path) if names is None else names)]
+            sizes = {name: _promised(archive, name) for name in wanted}
+            check_promise(path, " + ".join(wanted)[:100], sum(sizes.values()), raises)
+            found = {}
+            for name in wanted:
+                with archive.open(f"{name}.npy") as file:
+                    found[name] = np.lib.format.read_array(file, allow_pickle=False)
+                    if file.read(1):
+                        raise ValueError(f"{name} has more bytes than its shape says")
+        return found
+    except UserError:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds for a damaged file
+        raise raises(f"{path}: is damaged ({type(error).__name__}: {first_line(error)}); {fix}") from None
+
+
+def _promised(archive: zipfile.ZipFile, name: str) -> int:
+    """Bytes that the header of an array promises. Raises ValueError for a shape that NumPy cannot have."""
+    with archive.open(f"{name}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, kind = read(file)
+    if any(not 0 <= rows < 2**40 for rows in shape):
+        raise ValueError(f"{name} has the shape {shape}")
+    return math.prod(shape) * int(kind.itemsize)

@@ -1,0 +1,64 @@
+"""Damaged files: each command that reads one says so in a sentence, at once, in little memory, and never takes it for whole.
+
+The suite tries a few. The sweep tries 600, by construction and at random, some six minutes on one core:
+
+    python -m pytest -m slow tests/faults/test_damage.py -s
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+
+from skillmeta.programs import ablate
+from tests.faults.artefacts import build, one_by_one
+from tests.faults.damage import cases, run_case
+
+FAULTS = ("traceback", "hang", "memory", "no sentence")
+UNSEALED = (".npz", ".hdf5")  # formats of others, which have no checksum of the whole
+
+
+@pytest.fixture(scope="module")
+def artefacts(tmp_path_factory):
+    root = tmp_path_factory.mktemp("damage")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(root / "collect" / "logs"))
+        patch.setattr(ablate, "run_jobs", one_by_one)
+        yield build(root)
+
+
+def sweep(artefacts, tmp_path, constructed: int, random: int, seed: int = 0) -> tuple[dict[str, Counter], list[str]]:
+    """Endings by artefact, and a line for each fault."""
+    table: dict[str, Counter] = defaultdict(Counter)
+    wrong = []
+    for case in cases(artefacts, constructed, random, seed):
+        ending = run_case(artefacts, case, tmp_path)
+        if ending is None:
+            continue
+        kind = ending.kind
+        name = case.file or artefacts[case.artefact].path.name
+        if kind == "silent" and name.endswith(UNSEALED):
+            kind = "silent, no checksum"
+        table[case.artefact][kind] += 1
+        if kind in (*FAULTS, "silent"):
+            wrong.append(f"{kind}: {case.name}: status {ending.status}, {ending.seconds:.1f} s: {ending.said[-1500:]}")
+    return table, wrong
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_six_hundred_damaged_files(artefacts, tmp_path):
+    table, wrong = sweep(artefacts, tmp_path, 360, 240)
+    kinds = sorted({kind for row in table.values() for kind in row})
+    print("\n" + f"{'':<24}" + "".join(f"{kind:>22}" for kind in kinds))
+    for name, row in table.items():
+        print(f"{name:<24}" + "".join(f"{row[kind]:>22}" for kind in kinds))
+    total: Counter = sum(table.values(), Counter())
+    print(f"{sum(total.values())} files: " + ", ".join(f"{kind} {count}" for kind, count in total.items()))
+    if place := os.environ.get("SKILLMETA_DAMAGE_JSON"):
+        Path(place).write_text(json.dumps({"files": sum(total.values()), **total, "wrong": wrong}, indent=1))
+    assert not wrong, "\n".join(wrong)
