@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import os
 import sys
@@ -12,18 +11,8 @@ from pathlib import Path
 from types import ModuleType
 
 from skillmeta import __version__
-from skillmeta.errors import UserError
+from skillmeta.errors import UserError, disk_sentence
 from skillmeta.run.signals import exit_status, terminable
-
-DISK_ERRORS = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EIO,
-)  # of a disk, not of this program
 
 PROGRAMS: dict[str, tuple[str, str, str]] = {  # name: (module, what it does, an example)
     "demo": ("downstream.demo", "the whole path in minutes: logs, skills, a new task, the effect of the prior", "demo"),
@@ -142,14 +131,9 @@ def run_program(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
         print("interrupted; the same command resumes from its last checkpoint, where it has made one", file=sys.stderr)
         return exit_status()
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        if (sentence := disk_sentence(error)) is None:
             raise
-        place = f"{error.filename}: " if error.filename else ""
-        print(
-            f"error: {place}{error.strerror}; free some space or name a place that can be written, then run the same command "
-            "again, which continues from what is complete",
-            file=sys.stderr,
-        )
+        print(f"error: {sentence}", file=sys.stderr)
         return 2
 
 

@@ -1,5 +1,9 @@
 """What can be wrong on the user's side. Each message is one sentence: where, what was found, what was expected, what to do."""
 
+import errno
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
 
 class UserError(Exception):
     """Something the user can fix. The command line prints the sentence and exits with 2."""
@@ -15,6 +19,17 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint or model that cannot be loaded: missing, damaged, or made for something else."""
+
+
+def disk_sentence(error: OSError) -> str | None:
+    """What to say where a disk is full or must not be written; None for another error, which is a program's."""
+    if error.errno not in DISK:
+        return None
+    place = f"{error.filename}: " if error.filename else ""
+    return (
+        f"{place}{error.strerror}; free some space or name a place that can be written, then run the same command again, which "
+        "continues from what is complete"
+    )
 
 
 def first_line(error: Exception) -> str:

@@ -11,6 +11,7 @@ import json
 import math
 import zipfile
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     try:
         with open(path, "rb") as file:
             while (line := file.readline(JSON_BYTES + 1)).endswith(b"\n"):
-                rows.append(_finite(parse_json(line)))
+                rows.append(_numbers(parse_json(line)))
             if len(line) > JSON_BYTES:
                 raise ValueError(f"it has more than {JSON_BYTES:,} bytes")
     except (OSError, ValueError) as error:
@@ -90,11 +91,45 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    bad = next((name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)), None)
-    if bad is not None:
-        raise ValueError(f"{bad} is not finite")
+def _numbers(row: dict[str, Any]) -> dict[str, Any]:
+    for name, value in row.items():
+        expect(value, str if name == "kind" else NUMBER, name)
     return row
+
+
+# -- what a value should be ----------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class MapOf:
+    """A mapping of any names to values of one schema."""
+
+    item: Any
+
+
+NUMBER = (int, float)
+OPTIONAL_NUMBER = (int, float, type(None))
+
+
+def expect(value: Any, schema: Any, at: str) -> None:
+    """Raises ValueError with the place and the value, if it is not as the schema says.
+
+    Args:
+        schema: a type or several, whose numbers are finite; [schema] for a list; a mapping for one that has at least these keys.
+    """
+    kind = dict if isinstance(schema, (dict, MapOf)) else list if isinstance(schema, list) else schema
+    if not isinstance(value, kind) or (isinstance(value, float) and not math.isfinite(value)):
+        names = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
+        raise ValueError(f"{at} is {str(value)[:60]!r}, finite {names} is expected")
+    if isinstance(schema, list):
+        for i, item in enumerate(value):
+            expect(item, schema[0], f"{at}[{i}]")
+    elif isinstance(schema, MapOf):
+        for key, item in value.items():
+            expect(item, schema.item, f"{at}.{key}")
+    elif isinstance(schema, dict):
+        for key, inner in schema.items():
+            if key not in value:
+                raise ValueError(f"{at} has no {key}")
+            expect(value[key], inner, f"{at}.{key}".strip("."))
 
 
 # -- checksums -----------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from skillmeta.errors import ConfigError, first_line
-from skillmeta.limits import YAML_BYTES
+from skillmeta.limits import YAML_BYTES, largest
 
 FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
 
@@ -73,6 +73,9 @@ def _check_plain(value: Any, at: str) -> None:
         for key, item in value.items():
             _check_plain(key, at)
             _check_plain(item, f"{at}.{key}".strip("."))
+            limit = largest(key) if isinstance(key, str) else None
+            if limit is not None and isinstance(item, (int, float)) and not item <= limit:
+                raise ConfigError(f"{at}.{key}".strip(".") + f" is {item}; at most {limit:,} is read from a folder")
     elif isinstance(value, list):
         for i, item in enumerate(value):
             _check_plain(item, f"{at}[{i}]")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,38 @@ from skillmeta.config import NonNegativeInt, PositiveInt, build, check_file_name
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.evaluation.adaptation import Adaptation, BenchmarkTable, Evaluation, joined
 from skillmeta.evaluation.statistics import Scores
-from skillmeta.reading import read_json, read_npz, verify
+from skillmeta.reading import AGAIN, NUMBER, OPTIONAL_NUMBER, MapOf, expect, read_json, read_npz, verify
 from skillmeta.run.run import read_metrics, read_result
 
 DELETE = "delete it and run the command again"
+MACHINE = ("cpu", "cores", "system")
+MODEL_RESULT = {  # of a pretraining run; what is only shown may be anything
+    "source": str,
+    "verdict": [str],
+    "held_out": {
+        **dict.fromkeys(("kl", "prior_kl", "prior_nll", "unconditional_nll", "windows"), NUMBER),
+        **dict.fromkeys(("error_by_action", "error_by_action_prior", "action_variance"), [NUMBER]),
+        **dict.fromkeys(("active_dimensions", "dimensions"), object),
+    },
+    "rollouts": [
+        {
+            "name": str,
+            "episodes": int,
+            "env_steps": int,
+            **dict.fromkeys(("coverage", "total_coverage", "success"), OPTIONAL_NUMBER),
+        }
+    ],
+}
+EVALUATION_RESULT = {
+    **dict.fromkeys(("family", "split"), str),
+    **dict.fromkeys(("tasks", "groups", "notes"), [str]),
+    "actors": MapOf(int),
+    "repeats": int,
+    **dict.fromkeys(("training_seeds", "training_steps"), MapOf([int])),
+    "references": MapOf(MapOf(str)),
+    "new_tasks": bool,
+    "benchmark": (dict, type(None)),
+}
 WINDOW_EPISODES, WINDOW_ROWS = 10, 5  # a point of a training curve is the mean of at least so many of both
 
 
@@ -162,15 +191,38 @@ def read_run(folder: Path) -> RunRecord:
         raise UserError(f"{folder}: holds no run; name the --out of a training command")
     config = read_yaml(folder / "config.yaml")
     rows, result = read_metrics(folder), read_result(folder)
-    try:
-        where = read_json(folder / "environment.json") if (folder / "environment.json").exists() else {}
-        iterations = [row for row in rows if row["kind"] == "iteration"]
-        held_out = [row for row in rows if row["kind"] == "evaluation"]
-        int(config["seed"])
-        where = {"command": str(where.get("command", "")), **where}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder}: is damaged ({error}); delete it and run it again") from None
+    where = read_environment(folder) if (folder / "environment.json").exists() else {"command": ""}
+    with as_expected(folder / "config.yaml"):
+        expect(config, {"seed": int}, "")
+        expect(config.get("env_steps", 1), int, "env_steps")
+        expect(config.get("task", None) or {}, dict, "task")
+        expect(config.get("algorithm", None) or {}, dict, "algorithm")
+    with as_expected(folder / "metrics.jsonl"):
+        expect(rows, [{"kind": str, "env_steps": int}], "row")
+    with as_expected(folder / "result.json"):
+        expect(result or {}, MapOf(OPTIONAL_NUMBER), "")
+    iterations = [row for row in rows if row["kind"] == "iteration"]
+    held_out = [row for row in rows if row["kind"] == "evaluation"]
     return RunRecord(folder, config, where, result, iterations, held_out)
+
+
+@contextlib.contextmanager
+def as_expected(file: Path) -> Iterator[None]:
+    """Raises UserError in the place of ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{file}: is damaged ({error}); {AGAIN}") from None
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """A folder's environment.json: where its results come from. Raises UserError for a damaged one."""
+    path = folder / "environment.json"
+    where = read_json(path)
+    with as_expected(path):
+        expect(where.get("versions", {}), dict, "versions")
+        expect(where.get("machine") or dict.fromkeys(MACHINE), dict.fromkeys(MACHINE, object), "machine")
+    return {**where, "command": str(where.get("command", ""))}
 
 
 def read_model(folder: Path) -> ModelRecord | None:
@@ -178,8 +230,12 @@ def read_model(folder: Path) -> ModelRecord | None:
     result = read_result(folder)
     if result is None:
         return None
-    where = read_json(folder / "environment.json")
-    return ModelRecord(folder, read_yaml(folder / "config.yaml"), where, result, read_metrics(folder))
+    rows = read_metrics(folder)
+    with as_expected(folder / "result.json"):
+        expect(result, MODEL_RESULT, "")
+    with as_expected(folder / "metrics.jsonl"):
+        expect(rows, [{"kind": str, "score": NUMBER, "steps": int}], "row")
+    return ModelRecord(folder, read_yaml(folder / "config.yaml"), read_environment(folder), result, rows)
 
 
 def read_study(folder: Path) -> Study:
@@ -215,7 +271,7 @@ def read_study(folder: Path) -> Study:
                 complete.append(row)
         if complete:
             methods[method] = complete
-    environment = read_json(folder / "environment.json", fix="run the ablation's command again")
+    environment = read_environment(folder)
     return Study(
         methods,
         comparison.title,
@@ -258,7 +314,16 @@ def paths(run: RunRecord, when: str) -> list[np.ndarray]:
     file = run.folder / "trajectories.npz"
     if not file.exists():
         return []
-    return [path for name, path in read_npz(file).items() if name.startswith(when)]
+    return [path for name, path in read_paths(file).items() if name.startswith(when)]
+
+
+def read_paths(file: Path) -> dict[str, np.ndarray]:
+    """Paths [T, 2] by name. Raises UserError for a damaged file."""
+    arrays = read_npz(file)
+    for name, path in arrays.items():
+        if path.ndim != 2 or path.shape[1] != 2 or path.dtype.kind != "f" or not np.isfinite(path).all():
+            raise UserError(f"{file}, {name}: is no path of finite [T, 2]; {AGAIN}")
+    return arrays
 
 
 def part(folder: Path, name: str, number: int, repeat: int) -> Path:
@@ -273,14 +338,23 @@ def paths_part(folder: Path, name: str) -> Path:
 
 def read_episode_paths(folder: Path, name: str, episodes: int) -> list[list[np.ndarray]]:
     """Paths of each episode of a trial in the first task. Raises UserError for a damaged file."""
-    arrays = read_npz(paths_part(folder, name), fix=DELETE)
+    arrays = read_paths(paths_part(folder, name))
     return [[array for n, array in arrays.items() if n.startswith(f"{k}/")] for k in range(episodes)]
 
 
-def read_part(path: Path) -> Adaptation:
-    """Raises UserError for a damaged file."""
-    names = [f.name for f in fields(Adaptation)]
-    return Adaptation(**read_npz(path, names, fix=DELETE))
+def read_part(path: Path, tasks: int, rounds: int | None = None) -> Adaptation:
+    """What an actor did in one repeat, in so many tasks and rounds. Raises UserError for a damaged file."""
+    arrays = read_npz(path, [f.name for f in fields(Adaptation)], fix=DELETE)
+    shape = arrays["returns"].shape
+    right = len(shape) == 5 and min(shape) > 0 and shape[3] == tasks and rounds in (None, shape[4])
+    for name, values in arrays.items():
+        of_rounds = name in ("explored", "sampled")
+        kinds = "f" if name == "returns" else "biu" if name.endswith(("steps", "to_success")) else "b"
+        if not right or values.shape != (shape[4:] if of_rounds else shape) or values.dtype.kind not in kinds:
+            raise UserError(f"{path}, {name}: is {values.dtype} {values.shape} for {tasks} tasks; {DELETE}")
+    if not np.isfinite(arrays["returns"]).all():
+        raise UserError(f"{path}, returns: are not finite; {DELETE}")
+    return Adaptation(**arrays)
 
 
 def read_evaluation(folder: Path) -> Evaluation | None:
@@ -288,11 +362,28 @@ def read_evaluation(folder: Path) -> Evaluation | None:
     result = read_result(folder)
     if result is None:
         return None
+    with as_expected(folder / "result.json"):
+        expect(result, EVALUATION_RESULT, "")
+        names, count = result["actors"].keys(), len(result["tasks"])
+        referred = [name for roles in result["references"].values() for name in roles.values()]
+        if (
+            not names
+            or not count
+            or not {*result["references"], *referred} <= names
+            or names != result["training_seeds"].keys()
+        ):
+            raise ValueError("actors, references and training_seeds are not of the same names")
+        if len(result["groups"]) != count or min(result["repeats"], *result["actors"].values()) < 1:
+            raise ValueError("tasks, groups and actors are not as many as each other")
+        if result["training_steps"].keys() != result["references"].keys():
+            raise ValueError("training_steps are not of the agents")
+        if any(len(seeds) not in (0, result["actors"][name]) for name, seeds in result["training_seeds"].items()):
+            raise ValueError("training_seeds are not as many as actors")
     try:
         results = {
             name: joined(
                 [
-                    joined([read_part(part(folder, name, i, repeat)) for repeat in range(result["repeats"])], 1)
+                    joined([read_part(part(folder, name, i, repeat), count) for repeat in range(result["repeats"])], 1)
                     for i in range(number)
                 ],
                 0,

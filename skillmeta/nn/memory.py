@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skillmeta.nn.networks import MLP, linear, recurrent
+from skillmeta.nn.networks import MLP, check_size, linear, recurrent
 
 CORES = ("gru", "lstm", "snail", "transformer")
 
@@ -194,6 +194,7 @@ class Transformer(Remembering):
 
     def __init__(self, inputs: int, hidden: int, layers: int, generator: torch.Generator):
         super().__init__()
+        check_size(8 * layers * hidden**2)
         about = max(1, hidden // 32)  # heads of 32 numbers, or of the next more that divide the width
         self.width, self.heads = hidden, max(n for n in range(1, about + 1) if hidden % n == 0)
         self.entry = layers * 2 * hidden

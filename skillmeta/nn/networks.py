@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from skillmeta.errors import ConfigError
+from skillmeta.limits import NETWORK
+
 NEGATIVE_SLOPE = 0.2  # of LeakyReLU
 
 
@@ -24,6 +27,7 @@ class MLP(nn.Module):
     def __init__(self, inputs: int, outputs: int, hidden: int, depth: int, generator: torch.Generator):
         super().__init__()
         self.inputs = inputs
+        check_size((inputs + outputs + hidden * max(0, depth - 1)) * hidden)
         widths = [inputs, *[hidden] * depth, outputs]
         self.layers = nn.ModuleList(linear(a, b, generator) for a, b in pairwise(widths))
 
@@ -41,8 +45,17 @@ def identity(x: Tensor) -> Tensor:
     return x
 
 
+def check_size(parameters: int) -> None:
+    """Raises ConfigError for a network of more parameters than `NETWORK`, before memory is taken for them."""
+    if parameters > NETWORK:
+        raise ConfigError(
+            f"a network of {parameters:,} parameters is asked for; at most {NETWORK:,} are possible, make it less wide or deep"
+        )
+
+
 def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     """torch's default initialisation (U(+-1/sqrt(inputs))), drawn from the given generator instead of the global one."""
+    check_size(inputs * outputs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch's, of no outputs: an encoder without latents
         layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")  # uninitialised
@@ -55,6 +68,7 @@ def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
 
 def recurrent(make: type[nn.GRU] | type[nn.LSTM], inputs: int, hidden: int, generator: torch.Generator) -> nn.RNNBase:
     """A layer of nn.GRU or nn.LSTM, batch first, drawn from the given generator as torch does from the global one."""
+    check_size(4 * (inputs + hidden) * hidden)
     cell = make(inputs, hidden, batch_first=True)
     for weight in cell.parameters():
         nn.init.uniform_(weight, -(hidden**-0.5), hidden**-0.5, generator=generator)
@@ -81,6 +95,7 @@ class SequenceEncoder(nn.Module):
     def __init__(self, inputs: int, outputs: int, hidden: int, generator: torch.Generator):
         super().__init__()
         self.embed = linear(inputs, hidden, generator)
+        check_size(8 * hidden**2)
         self.lstm = nn.LSTM(hidden, hidden, batch_first=True)
         self.read = linear(hidden, outputs, generator)
         limit = 1 / math.sqrt(hidden)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import Categorical, Gaussian
-from skillmeta.nn.networks import identity
+from skillmeta.nn.networks import check_size, identity
 from skillmeta.nn.policies import gaussian_prior, residual_on
 from skillmeta.objectives.on_policy import advantages, discounted_sums, linear_values, normalized
 from skillmeta.types import EnvSpec, Episodes, Parts, Skills, Step
@@ -72,6 +72,7 @@ class Shape:
         for the others: were all of it zero, the context would have no gradient, and a step away from that no advantage.
         """
         widths = [self.observation_dim + self.context, *[self.hidden] * self.depth, self.action_dim]
+        check_size(sum(inputs * outputs for inputs, outputs in pairwise(widths)))
         weights = [
             torch.empty(outputs, inputs).uniform_(-limit, limit, generator=generator)
             for inputs, outputs in pairwise(widths)

@@ -120,7 +120,11 @@ def run_evaluation(
             "benchmark": None,
         }
         parts = {
-            name: [read_part(part(folder, name, i, r)) for i in range(len(one.actors)) for r in range(config.repeats)]
+            name: [
+                read_part(part(folder, name, i, r), len(tasks), config.episodes + 1)
+                for i in range(len(one.actors))
+                for r in range(config.repeats)
+            ]
             for name, one in plan.items()
         }
         result["evaluation_steps"] = sum(int(one.env_steps.sum()) for every in parts.values() for one in every)

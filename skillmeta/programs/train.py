@@ -327,7 +327,10 @@ def load_trained(folder: str | Path, make: Callable[[SkillModel | None, bool], E
     check_inputs(folder / ACTOR, meta, inputs_of(config))
     envs = make(skills, config.see_task)
     spec = replace(envs.spec, shaped_reward=True)  # of training alone: acting needs none
-    actor = make_learner(config, spec, skills, Seeds(config.seed)).actor()
+    try:
+        actor = make_learner(config, spec, skills, Seeds(config.seed)).actor()
+    except (RuntimeError, MemoryError) as error:  # torch's and NumPy's for want of memory
+        raise UserError(f"{folder / 'config.yaml'}: asks for more memory than there is ({first_line(error)})") from None
     try:
         restore_parts(actor.parts(), state["actor"])
         env_steps = int(state["env_steps"])

@@ -21,13 +21,13 @@ from skillmeta.evaluation.records import (
     RunRecord,
     Study,
     of_all_tasks,
+    read_environment,
     read_evaluation,
     read_model,
     read_study,
     side_by_side,
 )
 from skillmeta.evaluation.statistics import Estimate, Scores, estimate, paired_difference
-from skillmeta.reading import read_json
 from skillmeta.run.files import write_whole
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
@@ -142,14 +142,14 @@ def of_evaluation(evaluation: Evaluation, folder: Path, family: TaskFamily | Non
         f"episodes in each, by each of {names}.",
         evaluation.claim,
     ]
-    environment = read_json(folder / "environment.json")
+    environment = read_environment(folder)
     return Content(
         f"How it adapts: {', '.join(evaluation.agents) or evaluation.family}",
         lead,
         evaluation.notes,
         evaluation=evaluation,
         family=family,
-        commands=[str(environment.get("command", ""))],
+        commands=[environment["command"]],
         environment=environment,
         configs={"config": dump_yaml(read_yaml(folder / "config.yaml"))},
     )
@@ -169,7 +169,12 @@ def of_ablation(folder: Path, trust: bool, family: TaskFamily | None) -> Content
     if family is not None and not all(of_all_tasks(run.config) for run in study.every):
         own = next(run.config["task"] for run in study.every if not of_all_tasks(run.config))
         split = own.get("split", TaskConfig.split)
-        tasks = [family.tasks(split)[index] for index in study.tasks]
+        every = family.tasks(split)
+        if max(study.tasks) >= len(every):
+            raise UserError(
+                f"{folder / 'config.yaml'}: tasks has {max(study.tasks)}; split {split!r} has 0 to {len(every) - 1}"
+            )
+        tasks = [every[index] for index in study.tasks]
         for index, one in zip(study.tasks, tasks, strict=True):
             facts.append({"index": index, "split": split, **asdict(one), **family.facts(one)})
     evaluation = read_evaluation(folder / "evaluation")
@@ -198,7 +203,7 @@ def of_ablation(folder: Path, trust: bool, family: TaskFamily | None) -> Content
         family,
         tasks,
         facts,
-        [str(study.environment.get("command", ""))],
+        [study.environment["command"]],
         study.environment,
         configs,
     )

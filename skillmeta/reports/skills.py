@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from skillmeta.evaluation.curves import Curve
-from skillmeta.evaluation.records import ModelRecord
-from skillmeta.reading import read_npz
+from skillmeta.evaluation.records import ModelRecord, read_paths
 from skillmeta.reports import plots
 from skillmeta.reports.html import Section, Table
 from skillmeta.reports.sections import picture
@@ -66,7 +65,7 @@ def acting(model: ModelRecord, family: TaskFamily | None, folder: Path, of: str)
     pictures = []
     if family is not None and family.draw is not None and (model.folder / "paths.npz").exists():
         draw = family.draw
-        arrays = read_npz(model.folder / "paths.npz")
+        arrays = read_paths(model.folder / "paths.npz")
         panels = [
             (r["name"], [path for name, path in arrays.items() if name.startswith(r["name"] + "/")], plots.COLOURS[i])
             for i, r in enumerate(model.result["rollouts"])

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from skillmeta.errors import UserError
+from skillmeta.errors import UserError, disk_sentence
 from skillmeta.reading import read_json
 from skillmeta.run.pool import LOOK_SECONDS, End, Pool, TaskFailed, WorkerDied
 from skillmeta.run.run import STOP_FILE, is_finished, read_result
@@ -80,7 +80,10 @@ def run_jobs(jobs: Sequence[Job], target: Callable[[Job], None], workers: int, l
 def _work(target: Callable[[Job], None], job: Job) -> None:
     """One job, in a worker."""
     if not (job.folder / STOP_FILE).exists():
-        target(job)
+        try:
+            target(job)
+        except OSError as error:  # a full disk is no fault of this program: a sentence, without a traceback
+            raise (error if (sentence := disk_sentence(error)) is None else UserError(sentence)) from None
 
 
 def _settle(end: End[Job, None], outcome: Outcome) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from skillmeta.config import PositiveInt, build, checked
 from skillmeta.errors import CheckpointError, ConfigError
+from skillmeta.limits import largest
 from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Gaussian, gaussian
 from skillmeta.nn.few_rows import FEW_ROWS, ConditionedMLP
 from skillmeta.nn.networks import MLP, Normalizer, SequenceEncoder
@@ -265,9 +266,14 @@ class SkillModel(nn.Module):
 def check_sizes(config: SkillModelConfig, dims: tuple[int, int], weights: Mapping[str, Tensor]) -> None:
     """Raises ValueError for a model that would be larger than its weights are, before memory is taken for it."""
     held = sum(tensor.numel() for tensor in weights.values())
-    depth = max(config.prior_depth, 1 if config.cloning else config.decoder_depth)
-    if min(dims) < 1 or max(*dims, config.dim, config.hidden) > held or (depth - 1) * config.hidden**2 > held:
-        raise ValueError(f"{dims} and {config} are of more than the {held:,} numbers that it has")
+    depth = max(config.prior_depth, config.decoder_depth if config.closed_loop and not config.cloning else 1)
+    if min(dims) < 1 or max(*dims, config.hidden) > held or (depth - 1) * config.hidden**2 > held:
+        raise ValueError(
+            f"its sizes {dims}, {config.hidden} and {depth} are of more than the {held:,} numbers that it has"
+        )
+    for key, value in (("horizon", config.horizon), ("dim", config.dim)):
+        if value > (limit := largest(key) or value):
+            raise ValueError(f"{key} is {value}; at most {limit:,} is read from a folder")
 
 
 def model_folder(folder: str | Path) -> Path:

@@ -391,10 +391,13 @@ class Case:
     file: str  # within the artefact
     damage: str
     apply: Damage
+    unsealed: bool = False  # a stranger's, or an earlier version's, without checksums
 
     @property
     def name(self) -> str:
-        return f"{self.artefact} | {self.reader.name} | {self.file} | {self.damage}"
+        return (
+            f"{self.artefact} | {self.reader.name} | {self.file} | {self.damage}{', unsealed' if self.unsealed else ''}"
+        )
 
 
 @dataclass(frozen=True)
@@ -442,7 +445,7 @@ def cases(artefacts: dict[str, Artefact], constructed: int, random: int, seed: i
     for number in range(random):
         name, reader, file = targets[int(rng.integers(len(targets)))]
         what, apply = at_random(rng)
-        made.append(Case(name, reader, file, f"random {number}: {what}", apply))
+        made.append(Case(name, reader, file, f"random {number}: {what}", apply, unsealed=number % 4 == 3))
     return made
 
 
@@ -454,6 +457,9 @@ def run_case(artefacts: dict[str, Artefact], case: Case, scratch: Path) -> Endin
     (shutil.copytree if whole.is_dir() else shutil.copy)(whole, copy)
     target = copy / case.file if case.file else copy
     before = target.read_bytes()
+    if case.unsealed:
+        for path in copy.rglob("checksums.json") if copy.is_dir() else ():
+            path.unlink()
     try:
         case.apply(target)
     except (TypeError, ValueError, IndexError, KeyError, UnicodeError):  # it cannot be done to this file

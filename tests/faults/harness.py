@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import multiprocessing
 import os
@@ -95,9 +96,11 @@ def run_whole(command: Command) -> tuple[dict[str, Any], list[str]]:
     return contents(command.out), shim.places
 
 
-def run_forked(command: Command, at: int | str | None = None, full: bool = False) -> tuple[int, str]:
+def run_forked(
+    command: Command, at: int | str | None = None, full: bool = False, error: int = errno.ENOSPC
+) -> tuple[int, str]:
     """Run a command in a child. Returns its exit status, negative for a signal, and what it printed."""
-    _, code = os.waitpid(start(command, Shim(command.out.parent, at, full)), 0)
+    _, code = os.waitpid(start(command, Shim(command.out.parent, at, full, error=error)), 0)
     return os.waitstatus_to_exitcode(code), printed(command).read_text()
 
 
@@ -136,6 +139,8 @@ def contents(out: Path) -> dict[str, Any]:
         name = str(path.relative_to(out))
         if path.name in ("result.json", "summary.json"):
             found[name] = without_seconds(json.loads(path.read_bytes()))
+        elif path.name == "checksums.json":  # that of result.json is of wall-clock times too
+            found[name] = {k: v for k, v in json.loads(path.read_bytes())["sha256"].items() if k != "result.json"}
         elif path.name == "results.csv":
             found[name] = [without_seconds(row) for row in csv.DictReader(path.read_text().splitlines())]
         elif not path.name.endswith(".lock"):

@@ -25,6 +25,7 @@ import pytest
 PROJECT = Path(__file__).parents[2]
 PROGRAMS = tuple(str(PROJECT / name) + os.sep for name in ("skillmeta", "pretrain", "downstream"))
 NEEDS_SPACE = ("open", "write", "mkdir")
+NEEDS_PERMISSION = (*NEEDS_SPACE, "replace", "rename", "unlink", "rmdir", "truncate")
 
 
 class Places(Protocol):
@@ -66,6 +67,7 @@ class Shim:
         root: operations on files elsewhere are not counted.
         at: the operation at which the fault comes, as its number from 0 or its place, then the first there; None only counts.
         full: the fault is a full disk from there on, not a SIGKILL.
+        error: what a full disk says; EROFS is of one that is read-only from there on.
         places: of each operation: the functions of this project that led to it, its line, kind, file. A list, or what worker
             processes append to as well.
         victim: whom the signal is sent to; where that is another process, this one goes on.
@@ -78,8 +80,9 @@ class Shim:
         full: bool = False,
         places: Places | None = None,
         victim: Callable[[], int] = os.getpid,
+        error: int = errno.ENOSPC,
     ):
-        self.root, self.at, self.full, self.victim = root.resolve(), at, full, victim
+        self.root, self.at, self.full, self.victim, self.error = root.resolve(), at, full, victim, error
         self.places: Places = [] if places is None else places
         self._is_full = False
         self._patches = pytest.MonkeyPatch()
@@ -96,8 +99,8 @@ class Shim:
                     torn()
                 os.kill(self.victim(), signal.SIGKILL)
             self._is_full = self.full
-        if self._is_full and kind in NEEDS_SPACE:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(where))
+        if self._is_full and kind in (NEEDS_SPACE if self.error == errno.ENOSPC else NEEDS_PERMISSION):
+            raise OSError(self.error, os.strerror(self.error), str(where))
 
     def __enter__(self) -> Shim:
         patch = self._patches.setattr

@@ -25,7 +25,7 @@ from skillmeta.programs.adapt import pack
 from skillmeta.programs.page import write_page
 from skillmeta.programs.train import TrainConfig, load_trained, make_learner, save_actor, train_config
 from skillmeta.run.checkpoint import save_state
-from skillmeta.run.identity import Identity
+from skillmeta.run.identity import RUN_FORMAT, Identity
 from skillmeta.seeds import Seeds
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import TaskConfig, make_family
@@ -156,7 +156,11 @@ def adapted(folder: Path, run: Path, task: dict[str, Any] | None = None) -> Path
     """An adapted agent, without the adaptation."""
     config = TaskConfig("point", options={"max_episode_steps": 5})
     agent = load_trained(meta_run(folder.parent / "for-the-belief"), envs_of(config)).actor
-    save_state(folder / "belief", {"belief": pack(agent.begin(1, torch.Generator().manual_seed(0)))}, {})
+    save_state(
+        folder / "belief",
+        {"belief": pack(agent.begin(1, torch.Generator().manual_seed(0)))},
+        {"run_format": RUN_FORMAT},
+    )
     about = {"run": str(run), "task": task or to_plain(config), "episodes": 1, "seed": 0}
     (folder / "adapted.yaml").write_text(dump_yaml(about))
     return folder

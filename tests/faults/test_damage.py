@@ -41,10 +41,11 @@ def sweep(artefacts, tmp_path, constructed: int, random: int, seed: int = 0) -> 
             continue
         kind = ending.kind
         name = case.file or artefacts[case.artefact].path.name
-        if kind == "silent" and name.endswith(UNSEALED):
+        if kind == "silent" and (case.unsealed or name.endswith(UNSEALED)):
             kind = "silent, no checksum"
         table[case.artefact][kind] += 1
         if kind in (*FAULTS, "silent"):
+            print(f"{kind}: {case.name}", flush=True)
             wrong.append(f"{kind}: {case.name}: status {ending.status}, {ending.seconds:.1f} s: {ending.said[-1500:]}")
     return table, wrong
 

@@ -404,7 +404,7 @@ def test_pickles_are_nowhere_opened(place):
     objects = np.array([Payload()], dtype=object)
     np.savez(place.theirs / "log.npz", observations=objects, actions=objects)
     (place.home / "ran").unlink(missing_ok=True)
-    assert "cannot be read" in watched(place, lambda: load_source(str(place.theirs / "log.npz")))
+    assert "log.npz: is damaged" in watched(place, lambda: load_source(str(place.theirs / "log.npz")))
     ablation(place.theirs)
     where = place.theirs / "methods" / "m" / "task-0" / "seed-0"
     np.savez(where / "trajectories.npz", early_0=objects)
@@ -428,7 +428,7 @@ def test_an_agent_of_another_shape_is_refused(place, state):
     save_state(meta_run(place.theirs) / "actor", state, {"run_format": RUN_FORMAT})
     assert "holds no actor of its algorithm" in watched(place, lambda: trained(place.theirs))
     folder = adapted(place.theirs / "adapted", meta_run(place.theirs / "run"))
-    save_state(folder / "belief", state, {})
+    save_state(folder / "belief", state, {"run_format": RUN_FORMAT})
     assert "is not what the agent of" in watched(place, lambda: load_adapted(folder))
 
 
