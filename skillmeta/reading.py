@@ -105,6 +105,14 @@ class MapOf:
     item: Any
 
 
+CALLED = {
+    dict: "a mapping of keys to values",
+    list: "a list",
+    str: "a string",
+    bool: "true or false",
+    type(None): "null",
+}
+CALLED |= {int: "a finite number", float: "a finite number", object: "anything"}
 NUMBER = (int, float)
 OPTIONAL_NUMBER = (int, float, type(None))
 
@@ -117,8 +125,8 @@ def expect(value: Any, schema: Any, at: str) -> None:
     """
     kind = dict if isinstance(schema, (dict, MapOf)) else list if isinstance(schema, list) else schema
     if not isinstance(value, kind) or (isinstance(value, float) and not math.isfinite(value)):
-        names = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
-        raise ValueError(f"{at} is {str(value)[:60]!r}, finite {names} is expected")
+        names = dict.fromkeys(CALLED[one] for one in (kind if isinstance(kind, tuple) else (kind,)))
+        raise ValueError(f"{at or 'it'} is {str(value)[:60]!r}; {' or '.join(names)} is expected")
     if isinstance(schema, list):
         for i, item in enumerate(value):
             expect(item, schema[0], f"{at}[{i}]")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -327,7 +328,9 @@ def read_paths(file: Path) -> dict[str, np.ndarray]:
 
 
 def part(folder: Path, name: str, number: int, repeat: int) -> Path:
-    """The file of what one actor did in one repeat of an evaluation."""
+    """The file of what one actor did in one repeat of an evaluation. Raises UserError for a name that leaves the folder."""
+    if "/" in name or os.sep in name or not name.isprintable():
+        raise UserError(f"{folder / 'result.json'}: actors has {name[:100]!r}, which is no name of a file; {DELETE}")
     return folder / "parts" / f"{name.replace(', ', '-').replace(' ', '_')}-{number}-{repeat}.npz"
 
 

@@ -91,7 +91,7 @@ def load_state(folder: Path) -> tuple[State, dict[str, Any]]:
             if not (folder / name).is_file():  # a pipe would be waited for
                 raise OSError("no such file")
             contents[name] = (folder / name).read_bytes()
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             raise CheckpointError(f"{folder / name}: cannot be read ({error}); the checkpoint is incomplete") from None
         if hashlib.sha256(contents[name]).hexdigest() != digests.get(name):
             raise CheckpointError(

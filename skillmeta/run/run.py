@@ -81,6 +81,9 @@ class Run:
         identity = identity or Identity(config)
         lock = lock_folder(folder)
         try:
+            for path in (folder / name for name in ("config.yaml", "environment.json", METRICS, RESULT)):
+                if path.exists() and not path.is_file():
+                    raise UserError(f"{path}: is no file; remove it, then run the same command again")
             saved = folder / "config.yaml"
             if saved.exists():
                 if changed := identity.changes_of(saved, config):
@@ -240,7 +243,11 @@ class Run:
                 f"{self.folder / METRICS}: has {found:,} bytes, the checkpoint was saved after {size}; it was deleted or cut, "
                 "put it back, or start anew in another --out"
             )
-        self._digest = hashlib.sha256((self.folder / METRICS).read_bytes()[:size])
+        self._digest, left = hashlib.sha256(), size
+        with open(self.folder / METRICS, "rb") as file:
+            while block := file.read(min(left, 2**20)):
+                self._digest.update(block)
+                left -= len(block)
         if digest not in (None, self._digest.hexdigest()):
             raise UserError(
                 f"{self.folder / METRICS}: is not what it was when the checkpoint was saved; it is damaged, put it back, or start "

@@ -49,7 +49,7 @@ class Artefact:
         return sorted(found)
 
 
-RUN = ("config.yaml", "environment.json", "metrics.jsonl", "result.json")
+RUN = ("config.yaml", "environment.json", "metrics.jsonl", "result.json", "checksums.json")
 MODEL = ("model/*",)
 STOPPED = ("config.yaml", "metrics.jsonl", "checkpoints/*/*")
 

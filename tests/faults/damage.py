@@ -259,15 +259,15 @@ def bomb(path: Path) -> None:
     """Much that is all the same, in few bytes."""
     with np.load(path) as archive:
         arrays = {key: archive[key] for key in archive.files}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as out:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as out:
         for one, values in arrays.items():
             data = io.BytesIO()
             np.save(data, values)
             if one != sorted(arrays)[0]:
                 out.writestr(f"{one}.npy", data.getvalue())
         with out.open(f"{sorted(arrays)[0]}.npy", "w", force_zip64=True) as file:
-            file.write(promising((2**28, 2)))
-            for _ in range(2**31 // 2**24):
+            file.write(promising((2**24, 2)))
+            for _ in range(2**27 // 2**24):
                 file.write(bytes(2**24))
 
 
@@ -457,7 +457,7 @@ def run_case(artefacts: dict[str, Artefact], case: Case, scratch: Path) -> Endin
     (shutil.copytree if whole.is_dir() else shutil.copy)(whole, copy)
     target = copy / case.file if case.file else copy
     before = target.read_bytes()
-    if case.unsealed:
+    if case.unsealed and not case.file.endswith("checksums.json"):
         for path in copy.rglob("checksums.json") if copy.is_dir() else ():
             path.unlink()
     try:

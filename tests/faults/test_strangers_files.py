@@ -213,7 +213,7 @@ def test_no_string_of_a_stranger_is_an_element_of_the_page_of_an_ablation(place,
     (skills / "config.yaml").write_text(dump_yaml({"source": SCRIPT, SCRIPT: SCRIPT}))
     (skills / "environment.json").write_text(json.dumps(about))
     (skills / "result.json").write_text(json.dumps(prior))
-    rows = [{"kind": kind, "step": 1, "score": 1.0} for kind in ("train", "held_out")]
+    rows = [{"kind": kind, "steps": 1, "score": 1.0} for kind in ("train", "held_out")]
     (skills / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert watched(place, lambda: write_page([place.theirs])) == ""
     assert (place.theirs / "report.html").read_text().count("&lt;script&gt;") > 10
