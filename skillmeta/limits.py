@@ -17,7 +17,7 @@ ARRAY_BYTES = 2**26  # that a file may promise whatever its size is
 SIZES = {  # keys of a config in a folder, by the ends of their names: the largest integer that they may have
     ("hidden", "dim", "context", "components", "arms", "receptive_field"): 8_192,  # units, and numbers of a vector
     ("depth", "layers"): 64,  # of a network
-    ("horizon", "rollouts", "num_envs", "processes", "workers"): 1_000,  # steps of a skill; environments at once
+    ("horizon", "rollouts", "num_envs", "processes", "workers"): 10_000,  # steps of a skill; environments at once
     ("states", "actions", "view"): 200,  # of a tabular task; cells that are seen
     ("tasks", "layouts", "episodes", "repeats", "size", "per_batch"): 100_000,  # what a list is made of
     ("episode_steps",): 1_000_000,  # primitive steps of an episode

@@ -136,7 +136,7 @@ def expect(value: Any, schema: Any, at: str) -> None:
     elif isinstance(schema, dict):
         for key, inner in schema.items():
             if key not in value:
-                raise ValueError(f"{at} has no {key}")
+                raise ValueError(f"{at or 'it'} has no {key}")
             expect(value[key], inner, f"{at}.{key}".strip("."))
 
 
@@ -155,9 +155,13 @@ def verify(folder: Path, manifest: str = CHECKSUMS, raises: type[UserError] = Us
     path = folder / manifest
     if not path.exists():
         return
-    digests = read_json(path, raises, fix).get("sha256")
-    if not isinstance(digests, dict):
-        raise raises(f"{path}: is damaged (it has no sha256); {fix}")
+    try:
+        expect(stated := read_json(path, raises, fix), {"format": int, "sha256": MapOf(str)}, "")
+    except ValueError as error:
+        raise raises(f"{path}: is damaged ({error}); {fix}") from None
+    digests = stated["sha256"]
+    if stated != {"format": 1, "sha256": digests}:
+        raise raises(f"{path}: is of another format or damaged; {fix}")
     for name, digest in digests.items():
         if ".." in Path(name).parts or Path(name).is_absolute():
             raise raises(f"{path}: names {name[:100]!r}, which is not in this folder; {fix}")

@@ -43,12 +43,15 @@ class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]  # yaml is not typed
         return super().compose_node(parent, index)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, limited: bool = True) -> dict[str, Any]:
     """The config in a run folder, as plain values. `dump_yaml` wrote it, resolved; it may also come from somebody else.
 
+    Args:
+        limited: hold its sizes against `skillmeta.limits`; not for one that is only compared, or trusted.
+
     Raises:
-        ConfigError: the file is no mapping of plain values, has an interpolation such as `${oc.env:HOME}`, an alias or a tag, or
-            is larger than 128 KiB. Nothing is resolved.
+        ConfigError: the file is no mapping of plain values, has an interpolation such as `${oc.env:HOME}`, an alias or a tag, a
+            size above its limit, or is larger than 128 KiB. Nothing is resolved.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -58,7 +61,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         plain = yaml.load(text, _PlainLoader)
         if not isinstance(plain, dict):
             raise ConfigError(f"holds a {type(plain).__name__}; a mapping of keys to values is expected")
-        _check_plain(plain, "")
+        _check_plain(plain, "", limited)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}; a run folder's config has plain values only, restore the file") from None
     except Exception as error:  # OSError, UnicodeError, RecursionError and half a dozen of YAML's
@@ -68,17 +71,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return plain
 
 
-def _check_plain(value: Any, at: str) -> None:
+def _check_plain(value: Any, at: str, limited: bool) -> None:
     if isinstance(value, dict):
         for key, item in value.items():
-            _check_plain(key, at)
-            _check_plain(item, f"{at}.{key}".strip("."))
-            limit = largest(key) if isinstance(key, str) else None
+            _check_plain(key, at, limited)
+            _check_plain(item, f"{at}.{key}".strip("."), limited)
+            limit = largest(key) if limited and isinstance(key, str) else None
             if limit is not None and isinstance(item, (int, float)) and not item <= limit:
                 raise ConfigError(f"{at}.{key}".strip(".") + f" is {item}; at most {limit:,} is read from a folder")
     elif isinstance(value, list):
         for i, item in enumerate(value):
-            _check_plain(item, f"{at}[{i}]")
+            _check_plain(item, f"{at}[{i}]", limited)
     elif isinstance(value, str):
         if "${" in value:
             raise ConfigError(f"{at} is {value[:100]!r}, an interpolation")

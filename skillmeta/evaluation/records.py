@@ -190,6 +190,7 @@ def read_run(folder: Path) -> RunRecord:
     """Raises UserError for a folder without a training run, or a damaged one."""
     if not (folder / "config.yaml").exists():
         raise UserError(f"{folder}: holds no run; name the --out of a training command")
+    verify(folder)
     config = read_yaml(folder / "config.yaml")
     rows, result = read_metrics(folder), read_result(folder)
     where = read_environment(folder) if (folder / "environment.json").exists() else {"command": ""}

@@ -36,11 +36,10 @@ from skillmeta.programs.evaluate import EvaluateConfig, run_evaluation
 from skillmeta.programs.page import write_page
 from skillmeta.programs.pretrain import PretrainConfig, pretrain
 from skillmeta.programs.train import TrainConfig, algorithm_of, train, train_config
-from skillmeta.reading import CHECKSUMS, checksums, sha256
 from skillmeta.run.files import locked_folder, write_whole
 from skillmeta.run.identity import Identity
 from skillmeta.run.jobs import Job, Outcome, run_jobs
-from skillmeta.run.run import environment, read_result
+from skillmeta.run.run import environment, read_result, seal
 from skillmeta.tasks.base import evenly_spaced, make_family
 
 
@@ -213,7 +212,7 @@ def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str) -
     test = test_job(config, jobs, out, command)
     write_whole(saved, dump_yaml(keep))
     write_whole(out / "environment.json", json.dumps(environment(command), indent=1))
-    write_whole(out / CHECKSUMS, checksums({name: sha256(out / name) for name in ("config.yaml", "environment.json")}))
+    seal(out, ("config.yaml", "environment.json"))
     started = time.monotonic()
     prepare(config, out, command)
     print(f"3/4  {len(config.methods)} methods x {len(config.seeds)} seeds: {len(jobs)} runs", flush=True)

@@ -151,7 +151,7 @@ def load_adapted(folder: Path, trust: bool = False) -> tuple[AdaptedAgent, Envs,
     if not (folder / ADAPTED).exists():
         raise UserError(f"{folder}: holds no adapted agent; make one with skillmeta adapt RUN TASKS --out {folder}")
     check_links(folder, trust)
-    about = read_yaml(folder / ADAPTED)
+    about = read_yaml(folder / ADAPTED, limited=not trust)
     check_modules({"task": about.get("task")}, folder / ADAPTED, trust)
     config = build(TaskConfig, about.get("task"), f"{folder / ADAPTED}: task")
     agent, envs, task = loaded(str(about.get("run")), config, trust)

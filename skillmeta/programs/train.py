@@ -318,7 +318,7 @@ def load_trained(folder: str | Path, make: Callable[[SkillModel | None, bool], E
         raise UserError(f"{folder}: the run is not finished; run its command again first")
     check_links(folder, trust)
     verify(folder)
-    node = read_yaml(folder / "config.yaml")
+    node = read_yaml(folder / "config.yaml", limited=not trust)
     check_modules({"algorithm": node.get("algorithm")}, folder / "config.yaml", trust)
     state, meta = load_state(folder / ACTOR)
     check_run_format(folder / ACTOR, meta)

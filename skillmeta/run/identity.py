@@ -76,7 +76,7 @@ class Identity:
 
     def changes_of(self, saved: Path, config: Mapping[str, Any]) -> list[str]:
         """What differs from the config in a file of the run's folder, a phrase a key; `config` is what would be written there."""
-        return self._changes(read_yaml(saved), config)
+        return self._changes(read_yaml(saved, limited=False), config)
 
     def _changes(self, saved: dict[str, Any], config: Mapping[str, Any]) -> list[str]:
         try:

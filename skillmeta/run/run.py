@@ -16,7 +16,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -98,6 +98,7 @@ class Run:
             if read_result(folder) is None or not origin.exists():  # a finished run keeps where its result came from
                 about = {**environment(command), "modules": modules}
                 write_whole(origin, json.dumps(about, indent=1))
+                seal(folder, ("config.yaml", "environment.json"))
             if (
                 multiprocessing.parent_process() is None
             ):  # else a scheduler may have made it while this run was starting
@@ -272,10 +273,7 @@ class Run:
         self._metrics.flush()
         if self.result is None:
             text = json.dumps(result, indent=1)
-            files = sorted(path for pattern in SEALED for path in self.folder.glob(pattern))
-            digests = {path.relative_to(self.folder).as_posix(): sha256(path) for path in files}
-            digests[RESULT] = hashlib.sha256(text.encode()).hexdigest()
-            write_whole(self.folder / CHECKSUMS, checksums(digests))
+            seal(self.folder, SEALED, {RESULT: hashlib.sha256(text.encode()).hexdigest()})
             write_whole(self.folder / RESULT, text)
         write_whole(self.folder / "progress.json", json.dumps({"fraction": 1.0, "text": "done"}))
         if write_page is not None:
@@ -292,6 +290,13 @@ class Run:
     def command(self) -> str:
         """The command that made the run, for its page."""
         return str(read_json(self.folder / "environment.json").get("command", ""))
+
+
+def seal(folder: Path, patterns: Sequence[str], digests: Mapping[str, str] | None = None) -> None:
+    """Write checksums of the files in a folder that match, and `digests` of those that are about to be written."""
+    files = sorted(path for pattern in patterns for path in folder.glob(pattern))
+    found = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+    write_whole(folder / CHECKSUMS, checksums({**found, **(digests or {})}))
 
 
 def is_finished(folder: Path) -> bool:

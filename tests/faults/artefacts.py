@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,8 @@ class Artefact:
         found = {
             str(p.relative_to(self.path)) for pattern in reader.uses for p in self.path.glob(pattern) if p.is_file()
         }
-        return sorted(found)
+        newest = max((name.split("/")[1] for name in found if name.startswith("checkpoints/")), default="")
+        return sorted(name for name in found if not name.startswith("checkpoints/") or name.split("/")[1] == newest)
 
 
 RUN = ("config.yaml", "environment.json", "metrics.jsonl", "result.json", "checksums.json")
@@ -97,14 +98,16 @@ def one_by_one(jobs: Sequence[Job], target: Callable[[Job], None], workers: int,
     return outcome
 
 
-def build(root: Path) -> dict[str, Artefact]:
-    """Every artefact, by name; a few seconds.
+def build(root: Path, only: Collection[str] | None = None) -> dict[str, Artefact]:
+    """Every artefact, by name, or some; a few seconds.
 
     MINARI_DATASETS_PATH must be `root / "collect" / "logs"`, and `one_by_one` in the place of `run_jobs`.
     """
     made = commands(root)
-    for command in (*made.values(), one := ablation(root)):
-        run_whole(command)
+    one = ablation(root)
+    for name, needed in {**made, "ablate": one}.items():
+        if only is None or name in only:
+            run_whole(needed)
     flat = logs(root)
 
     def with_out(command: Command) -> Callable[[Path], Act]:
@@ -166,18 +169,20 @@ def build(root: Path) -> dict[str, Artefact]:
         MODEL,
     )
     agent = ("actor/*", "config.yaml", "result.json")
-    return {
-        "npz": Artefact(flat["npz"], of_log),
+    makers: dict[str, Callable[[], Artefact]] = {
+        "npz": lambda: Artefact(flat["npz"], of_log),
         "hdf5": Artefact(flat["hdf5"], of_log),
-        "minari": Artefact(
+        "minari": lambda: Artefact(
             runs["collect"],
             (Reader("inspect", of_minari("inspect", "minari:test/tiny-v0"), ("test/tiny-v0/**/*",)),),
         ),
-        "skills": Artefact(runs["skills"], (skills_of, report, Reader("skills", with_out(made["skills"]), RUN))),
-        "skills, stopped": Artefact(
+        "skills": lambda: Artefact(
+            runs["skills"], (skills_of, report, Reader("skills", with_out(made["skills"]), RUN))
+        ),
+        "skills, stopped": lambda: Artefact(
             stopped(made["skills"], ": replace result.json"), (Reader("skills", with_out(made["skills"]), STOPPED),)
         ),
-        "meta-train": Artefact(
+        "meta-train": lambda: Artefact(
             runs["meta-train"],
             (
                 Reader("adapt", command("adapt", "@", "tasks/bandit_5", bandit[1][5:], "--out", "%"), agent),
@@ -186,30 +191,30 @@ def build(root: Path) -> dict[str, Artefact]:
                 Reader("meta-train", with_out(made["meta-train"]), RUN),
             ),
         ),
-        "meta-train, stopped": Artefact(
+        "meta-train, stopped": lambda: Artefact(
             stopped(made["meta-train"], ": replace result.json"),
             (Reader("meta-train", with_out(made["meta-train"]), STOPPED), Reader("report", report.act, RUN)),
         ),
-        "finetune": Artefact(runs["finetune"], (report, Reader("finetune", with_out(made["finetune"]), RUN))),
-        "finetune, stopped": Artefact(
+        "finetune": lambda: Artefact(runs["finetune"], (report, Reader("finetune", with_out(made["finetune"]), RUN))),
+        "finetune, stopped": lambda: Artefact(
             stopped(made["finetune"], ": replace result.json"),
             (Reader("finetune", with_out(made["finetune"]), STOPPED),),
         ),
-        "adapt": Artefact(
+        "adapt": lambda: Artefact(
             runs["adapt"],
             (
                 Reader("load_adapted", python(load_adapted), ("adapted.yaml", "belief/*")),
                 Reader("adapt", with_out(made["adapt"]), ("adapted.yaml",)),
             ),
         ),
-        "evaluate": Artefact(
+        "evaluate": lambda: Artefact(
             runs["evaluate"], (report, Reader("evaluate", with_out(made["evaluate"]), (*RUN, "parts/*.npz")))
         ),
-        "evaluate, stopped": Artefact(
+        "evaluate, stopped": lambda: Artefact(
             stopped(made["evaluate"], ": replace result.json"),
             (Reader("evaluate", with_out(made["evaluate"]), ("config.yaml", "parts/*.npz")),),
         ),
-        "ablate": Artefact(
+        "ablate": lambda: Artefact(
             one.out,
             (
                 Reader(
@@ -220,5 +225,8 @@ def build(root: Path) -> dict[str, Artefact]:
                 Reader("ablate", with_out(one), ("config.yaml", "methods/*/*/*/*.json*", "methods/*/*/*/*.*")),
             ),
         ),
-        "a config": Artefact(root / "ablation.yaml", (Reader("ablate", command("ablate", "@", "--out", "%"), ("*",)),)),
+        "a config": lambda: Artefact(
+            root / "ablation.yaml", (Reader("ablate", command("ablate", "@", "--out", "%"), ("*",)),)
+        ),
     }
+    return {name: make() for name, make in makers.items() if only is None or name in only}

@@ -98,7 +98,7 @@ def test_a_finished_folder_knows_its_files_again(place):
 
 @pytest.mark.parametrize("name", ["../outside/secret", "/etc/hostname", "a/../../../outside/secret"])
 def test_checksums_are_of_files_in_the_folder(place, name):
-    place.theirs.joinpath(CHECKSUMS).write_text(json.dumps({"sha256": {name: "0"}}))
+    place.theirs.joinpath(CHECKSUMS).write_text(json.dumps({"format": 1, "sha256": {name: "0"}}))
     assert "names" in watched(place, lambda: verify(place.theirs))
 
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skillmeta.cli import main
-from skillmeta.config import dump_yaml, load, module_of, read_yaml
+from skillmeta.config import dump_yaml, load, module_of, read_yaml, to_plain
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.evaluation.records import read_study
 from skillmeta.programs.ablate import AblationConfig, ablate
@@ -23,9 +23,11 @@ from skillmeta.programs.adapt import load_adapted
 from skillmeta.programs.page import write_page
 from skillmeta.programs.train import load_trained, train, train_config
 from skillmeta.reports import plots
+from skillmeta.run.identity import Identity
 from skillmeta.tasks.base import TaskConfig
 from tests.faults.strangers import (
     CANARY,
+    RL2,
     ROOT,
     SECRET,
     Place,
@@ -349,3 +351,31 @@ def test_no_file_of_the_project_loads_code():
 def test_this_check_of_the_code_can_fail(tmp_path, line):
     (tmp_path / "a.py").write_text(line)
     assert objections(tmp_path / "a.py")
+
+
+# -- sizes ---------------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"algorithm": {**RL2, "hidden": 10**9}}, "algorithm.hidden is 1000000000; at most 8,192"),
+        ({"algorithm": {**RL2, "layers": 10**6}}, "algorithm.layers is 1000000; at most 64"),
+        ({"algorithm": {**RL2, "hidden": 8192}}, "a network of 268,632,064 parameters"),
+        ({"num_envs": 10**12}, "num_envs is 1000000000000; at most 10,000"),
+        ({"task": {"family": "bandit", "options": {"arms": 10**9}}}, "task.options.arms is 1000000000"),
+        (
+            {"algorithm": {"name": "sac", "replay_capacity": 10**12}},
+            "replay_capacity is 1000000000000; at most 10,000,000",
+        ),
+        ({"algorithm": {**RL2, "episodes": float("inf")}}, "algorithm.episodes is inf"),
+        ({"algorithm": {**RL2, "episodes": float("nan")}}, "algorithm.episodes is nan"),
+    ],
+)
+def test_what_a_config_in_a_folder_asks_for_has_limits(place, changes, words):
+    meta_run(place.theirs, **changes)
+    assert words in watched(place, lambda: trained(place.theirs))
+
+
+def test_a_run_of_the_users_own_is_continued_whatever_its_sizes(place):
+    meta_run(place.theirs, num_envs=20_000)
+    config = {**to_plain(points()), "num_envs": 20_000}
+    assert Identity(config).changes_of(place.theirs / "config.yaml", config) == []
