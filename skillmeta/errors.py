@@ -21,6 +21,25 @@ class CheckpointError(UserError):
     """A checkpoint or model that cannot be loaded: missing, damaged, or made for something else."""
 
 
+class EnvironmentFailed(UserError):
+    """An environment raised, returned what is not finite, took too long, or took its process with it.
+
+    Args:
+        what: it did, a phrase.
+        row: of the environments in lockstep; -1 for all, where they step as arrays.
+        seed: of the episode's reset.
+        moment: `reset` or `step 3`.
+        trace: the traceback, where there is one.
+    """
+
+    def __init__(self, what: str, row: int, seed: int, moment: str, trace: str = ""):
+        super().__init__(what, row, seed, moment, trace)
+        self.what, self.row, self.seed, self.moment, self.trace = what, row, seed, moment, trace
+
+    def __str__(self) -> str:
+        return f"the environment failed at the {self.moment} of the episode with reset seed {self.seed}: it {self.what}"
+
+
 def disk_sentence(error: OSError) -> str | None:
     """What to say where a disk is full or must not be written; None for another error, which is a program's."""
     if error.errno not in DISK:

@@ -21,6 +21,7 @@ StreamName = Literal[
     "skill_updates",
     "acting",  # noise of a policy that collects experience; counter: episodes or calls so far
     "resets",  # environment resets of training; counter: episodes or calls so far
+    "replacements",  # a reset in place of one that failed, whose seed is the run seed
     "tasks",  # tasks drawn in training; counter: the call
     "training_tasks",  # the fixed set of tasks that a learner keeps buffers for
     "evaluation_resets",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
+from skillmeta.errors import UserError
 from skillmeta.types import Actor, BeliefT, Envs, Episodes, Task
 
 
@@ -32,7 +34,16 @@ def episode(
         with torch.inference_mode():
             action, belief = actor.act(torch.from_numpy(observation), belief, generator, explore)
         chosen = action.numpy()
+        if not math.isfinite(np.add.reduce(chosen, None)) and not np.isfinite(chosen).all():
+            raise UserError(
+                "the policy's actions are not finite: training has diverged; the last checkpoint may be from after that, so lower "
+                "the learning rate or look at the rewards, then start anew"
+            )
         step = envs.step(chosen, None if max_steps is None else max_steps - taken)
+        if not math.isfinite(np.add.reduce(step.reward)):
+            raise UserError(
+                f"the rewards of a decision add up to what is not finite ({step.reward}); bring the environment's to about 1"
+            )
         belief = actor.observe(belief, action, step)
         taken += int(step.steps.max())
         truncated = step.truncated

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from skillmeta.collect.episodes import episode
 from skillmeta.collect.workers import Workers
 from skillmeta.errors import ConfigError
 from skillmeta.seeds import Seeds
@@ -49,6 +48,7 @@ class OnlineSource:
         self.workers, self.draw, self.seeds, self.budget, self.num_envs = workers, draw, seeds, budget, num_envs
         self.shaped = shaped_reward
         self.env_steps = self.episodes = self.decisions = self.calls = 0
+        self.dropped = 0  # episodes that failed and others took the place of
         self.last: Trials | None = None  # what the last call collected
 
     @property
@@ -75,12 +75,12 @@ class OnlineSource:
         it exactly (up to N - 1 steps where N environments share it)."""
         num = self.num_envs
         resets = self.seeds.stream("resets", self.episodes).integers(num).tolist()
-        generator = self.seeds.stream("acting", self.episodes).torch()
+        draws = self.seeds.stream("acting", self.episodes)
         tasks = self._draw(num, self.episodes)
         left = -(-(self.budget.env_steps - self.env_steps) // num)
-        belief = actor.begin(num, generator)
-        done, _ = episode(actor, self.workers.envs(num), belief, resets, generator, tasks=tasks, max_steps=left)
-        self._count(done.as_trials())
+        before = self.workers.failures.replaced
+        done = self.workers.episodes(actor, tasks, resets, draws, left, self.episodes)
+        self._count(done.as_trials(), before)
         return done
 
     def trials(self, actor: Actor[BeliefT], tasks: int, episodes: int) -> Batch:
@@ -91,9 +91,10 @@ class OnlineSource:
         """The same in given tasks."""
         num = len(tasks) * actor.rollouts
         resets = self.seeds.stream("resets", self.calls).integers(num * episodes).reshape(num, episodes)
+        before = self.workers.failures.replaced
         trials = self.workers.trials(actor, tasks, resets, self.seeds.stream("acting", self.calls))
         self.calls += 1
-        self._count(trials)
+        self._count(trials, before)
         return Batch(trials, tuple(tasks))
 
     def shaped_reward(self, task: Task, episodes: Episodes) -> np.ndarray:
@@ -108,8 +109,9 @@ class OnlineSource:
         generator = self.seeds.stream("tasks", call).numpy()
         return tuple(self.draw(generator) for _ in range(count))
 
-    def _count(self, trials: Trials) -> None:
+    def _count(self, trials: Trials, replaced: int) -> None:
         self.last = trials
+        self.dropped += self.workers.failures.replaced - replaced
         self.env_steps += int(trials.lengths.sum())
         self.decisions += int(trials.valid.sum())
         self.episodes += trials.lengths.size
@@ -119,7 +121,8 @@ class OnlineSource:
         return {"env_steps": self.env_steps, "episodes": self.episodes, "decisions": self.decisions}
 
     def scores(self) -> Metrics:
-        """What the last call collected: means over its trials, of all rounds and of the first and the last one."""
+        """What the last call collected: means over its trials, of all rounds and of the first and the last one. `dropped`, where
+        there are any: how many episodes failed so far (`skillmeta.collect.failures`)."""
         if self.last is None:
             return {}
         returns, succeeded = self.last.returns.mean(0), self.last.succeeded.mean(0)
@@ -131,11 +134,12 @@ class OnlineSource:
             "success": float(succeeded.mean()),
             "success_last": float(succeeded[-1]),
             "length": float(self.last.lengths.mean()),
+            **({"dropped": self.dropped} if self.dropped else {}),
         }
 
     def state(self) -> State:
-        return {**self.cost(), "calls": self.calls}
+        return {**self.cost(), "calls": self.calls, "dropped": self.dropped}
 
     def restore(self, state: State) -> None:
-        for name in ("env_steps", "episodes", "decisions", "calls"):
-            setattr(self, name, state[name])
+        for name in ("env_steps", "episodes", "decisions", "calls", "dropped"):
+            setattr(self, name, state.get(name, 0))

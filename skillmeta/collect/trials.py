@@ -23,6 +23,7 @@ def trial(
     seeds: np.ndarray,
     generator: torch.Generator,
     explore: Sequence[bool] | bool = True,
+    max_steps: int | None = None,
 ) -> tuple[Trials, BeliefT]:
     """K episodes in each task, with what the actor learns in each carried to the next.
 
@@ -30,6 +31,7 @@ def trial(
         tasks: of N environments; with `actor.rollouts` B > 1 each task stands B times in a row.
         seeds: of the resets, [N, K]; K is their number.
         explore: for each of the K episodes, or for all: whether the actor samples or does what it thinks best.
+        max_steps: as for `skillmeta.collect.episodes.episode`, of each episode.
 
     Returns the trials, and the belief after the last episode.
     """
@@ -43,7 +45,10 @@ def trial(
     belief = actor.begin(num // actor.rollouts, generator)
     done: list[Episodes] = []
     for k in range(rounds):
-        episodes, belief = episode(actor, envs, belief, seeds[:, k].tolist(), generator, explore=flags[k], tasks=tasks)
+        resets, flag = seeds[:, k].tolist(), flags[k]
+        episodes, belief = episode(
+            actor, envs, belief, resets, generator, explore=flag, tasks=tasks, max_steps=max_steps
+        )
         belief = actor.adapt(belief, episodes, generator)
         done.append(episodes)
     return stack(done), belief

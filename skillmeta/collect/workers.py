@@ -6,40 +6,67 @@ A process is asked once for many steps, so that its work is not drowned in messa
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from skillmeta.collect.failures import Failures, shown
 from skillmeta.collect.trials import trial
 from skillmeta.data.trials import join
+from skillmeta.errors import EnvironmentFailed, UserError
+from skillmeta.run import watch
 from skillmeta.run.pool import Pool, WorkerDied
 from skillmeta.seeds import Stream
-from skillmeta.types import Actor, BeliefT, Envs, InformedActor, Task, Trials
+from skillmeta.types import Actor, BeliefT, Envs, Episodes, InformedActor, Task, Trials
 
 MakeEnvs = Callable[[int], Envs]  # must survive pickling where there are processes
+
+
+@dataclass(frozen=True)
+class Part:
+    """Trials of one batch of environments in lockstep."""
+
+    actor: Actor[Any]
+    tasks: Sequence[Task]  # of N environments
+    seeds: np.ndarray  # of their resets, [N, K]
+    draws: Stream
+    explore: Sequence[bool] | bool = True
+    max_steps: int | None = None  # of an episode
+    first: int | None = None  # number of the first of N single episodes in the run
 
 
 class Workers:
     """Runs trials in so many processes; with one, in this process.
 
+    A batch in which an environment fails is run again, without the episode that failed: see `skillmeta.collect.failures`.
+
     Args:
         make_envs: makes N environments in lockstep.
         processes: how many work at once.
         envs_per_batch: environments in lockstep, which share a policy's forward pass.
+        failures: of the run, and what is done about them; by default the first one ends it.
     """
 
-    def __init__(self, make_envs: MakeEnvs, processes: int = 1, envs_per_batch: int = 16):
+    def __init__(
+        self, make_envs: MakeEnvs, processes: int = 1, envs_per_batch: int = 16, failures: Failures | None = None
+    ):
         if processes < 1 or envs_per_batch < 1:
             raise ValueError(
                 f"processes is {processes} and envs_per_batch is {envs_per_batch}; at least 1 is needed of both"
             )
         self.make_envs, self.envs_per_batch = make_envs, envs_per_batch
+        self.failures = failures or Failures()
         self._envs: dict[int, Envs] = {}
-        self._pool: Pool[tuple[Any, ...], Trials] | None = None
-        if processes > 1:
-            self._pool = Pool(work, processes, begin_work, make_envs)
+        self._pool: Pool[Part, Trials] | None = None
+        how = self.failures.config
+        if processes > 1 or how.isolated:
+            setup = (make_envs, how.step_seconds)
+            self._pool = Pool(work, processes, begin_work, setup, replace_failed=how.isolated)
 
     def trials(
         self,
@@ -59,35 +86,84 @@ class Workers:
             explore: as for `skillmeta.collect.trials.trial`.
 
         Raises:
-            UserError: a part failed in a worker process, or its worker died twice.
+            UserError: a part failed in a worker process, or its worker died twice; or an environment failed and that is the end.
         """
+        if self._pool is None:  # else it is copied on its way to the workers
+            actor = copy.deepcopy(actor)
         rollouts = actor.rollouts
         each = max(1, self.envs_per_batch // rollouts)
-        parts: list[tuple[Any, ...]] = [
-            (
-                actor.of_tasks(slice(start, start + each)) if isinstance(actor, InformedActor) else actor,
-                [task for task in tasks[start : start + each] for _ in range(rollouts)],
-                seeds[start * rollouts : (start + each) * rollouts],
-                draws.at(start // each),
-                explore,
-            )
-            for start in range(0, len(tasks), each)
-        ]
-        if self._pool is None:
-            return join([run_trials(copy.deepcopy(own), self.envs, *part) for own, *part in parts])
-        try:
-            return join(self._pool.results(parts))
-        except WorkerDied as error:
-            raise WorkerDied(f"trials: {error}; run with processes=1 to see why") from None
+        return self._run(
+            [
+                Part(
+                    actor.of_tasks(slice(start, start + each)) if isinstance(actor, InformedActor) else actor,
+                    [task for task in tasks[start : start + each] for _ in range(rollouts)],
+                    seeds[start * rollouts : (start + each) * rollouts],
+                    draws.at(start // each),
+                    explore,
+                )
+                for start in range(0, len(tasks), each)
+            ]
+        )
+
+    def episodes(
+        self,
+        actor: Actor[BeliefT],
+        tasks: Sequence[Task],
+        seeds: Sequence[int],
+        draws: Stream,
+        max_steps: int,
+        first: int,
+    ) -> Episodes:
+        """One exploring episode in each of N tasks, in one batch.
+
+        Args: as for `trials`.
+            max_steps: of each episode.
+            first: its number in the run, for messages.
+        """
+        part = Part(actor, tasks, np.array(seeds)[:, None], draws, max_steps=max_steps, first=first)
+        return self._run([part]).episodes(0)
+
+    def _run(self, parts: Sequence[Part]) -> Trials:
+        usable = [self._usable(part) for part in parts]
+        if self._pool is not None:
+            return join(self._pool.results(usable, again=self._again))
+        watch.start(self.failures.config.step_seconds)
+        return join([self._here(part) for part in usable])
+
+    def _here(self, part: Part) -> Trials:
+        while True:
+            try:
+                return run_part(part, self.envs)
+            except EnvironmentFailed as error:
+                discard(self._envs)
+                part = self._again(part, error)
+
+    def _usable(self, part: Part) -> Part:
+        return replace(part, seeds=self.failures.usable(part.tasks, part.seeds))
+
+    def _again(self, part: Part, error: UserError) -> Part:
+        """What is run in place of a part that failed. Raises UserError where that is the end."""
+        if isinstance(error, WorkerDied):
+            if error.act is None:
+                raise WorkerDied(f"trials: {error}; run with processes=1 to see why") from None
+            act = error.act
+            error = EnvironmentFailed(error.how, act.row, act.seed, act.moment)
+        if not isinstance(error, EnvironmentFailed):
+            raise error
+        row = max(0, error.row)
+        k = int((part.seeds[row] == error.seed).argmax())
+        rows = range(len(part.tasks)) if error.row < 0 else [row]
+        episode = f"episode {k} of its trial" if part.first is None else f"episode {part.first + row}"
+        where = f"{shown(part.tasks[row])}, reset seed {error.seed}, {episode}, {error.moment}"
+        self.failures.add([(part.tasks[i], part.seeds[i, k]) for i in rows], where, error.what, error.trace)
+        return self._usable(part)
 
     def envs(self, num: int) -> Envs:
         """N environments of this process, made once."""
         return made_once(self.make_envs, self._envs, num)
 
     def close(self) -> None:
-        for envs in self._envs.values():
-            envs.close()
-        self._envs.clear()
+        discard(self._envs)
         if self._pool is not None:
             self._pool.close()
 
@@ -104,27 +180,37 @@ def made_once(make_envs: MakeEnvs, cache: dict[int, Envs], num: int) -> Envs:
     return cache[num]
 
 
-def run_trials(
-    actor: Actor[BeliefT],
-    envs: MakeEnvs,
-    tasks: Sequence[Task],
-    seeds: np.ndarray,
-    draws: Stream,
-    explore: Sequence[bool] | bool,
-) -> Trials:
+def discard(cache: dict[int, Envs]) -> None:
+    """Close environments; those that fail at that have done their work."""
+    for envs in cache.values():
+        watch.begins(-1, 0, watch.RESET)
+        with contextlib.suppress(Exception, watch.Overdue):
+            envs.close()
+        watch.ends()
+    cache.clear()
+
+
+def run_part(part: Part, envs: MakeEnvs) -> Trials:
     """One batch of environments."""
-    return trial(actor, envs(len(tasks)), tasks, seeds, draws.torch(), explore)[0]
+    made = envs(len(part.tasks))
+    return trial(part.actor, made, part.tasks, part.seeds, part.draws.torch(), part.explore, part.max_steps)[0]
 
 
 # -- in the worker -------------------------------------------------------------------------------------------------------
 _made: tuple[MakeEnvs, dict[int, Envs]]  # a worker process makes one family's environments, once
 
 
-def begin_work(make_envs: MakeEnvs) -> None:
+def begin_work(setup: tuple[MakeEnvs, float]) -> None:
     global _made
+    make_envs, step_seconds = setup
     _made = (make_envs, {})
+    watch.start(step_seconds)
 
 
-def work(part: tuple[Any, ...]) -> Trials:
-    actor, *rest = part
-    return run_trials(actor, lambda num: made_once(*_made, num), *rest)
+def work(part: Part) -> Trials:
+    make_envs, cache = _made
+    try:
+        return run_part(part, partial(made_once, make_envs, cache))
+    except EnvironmentFailed:
+        discard(cache)
+        raise

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Discrete
 
-from skillmeta.envs.serial import finite
+from skillmeta.envs.failure import CAUGHT, failure, finite
+from skillmeta.run import watch
 from skillmeta.types import EnvSpec, Step, Task
 
 
@@ -41,8 +42,15 @@ class BatchedEnvs:
         self._tasks = self._tasks if tasks is None else list(tasks)
         if len(self._tasks) != self.num:
             raise ValueError(f"{self.num} environments need as many tasks at their first reset, not {len(self._tasks)}")
-        self._observation = self.native.reset(np.asarray(seeds, np.uint64), self._tasks)
-        self._alive, self._done = np.ones(self.num, bool), 0
+        self._alive, self._done, self._seeds = np.ones(self.num, bool), 0, list(seeds)
+        try:
+            watch.begins(-1, self._seeds[0], watch.RESET)
+            self._observation = self.native.reset(np.asarray(seeds, np.uint64), self._tasks)
+            self._check(self._observation, "an observation")
+        except CAUGHT as error:
+            raise failure(error) from error
+        finally:
+            watch.ends()
         result: np.ndarray = self._observation
         return result
 
@@ -55,19 +63,32 @@ class BatchedEnvs:
             chosen = self.middle + self.half * np.minimum(np.maximum(action, -1.0), 1.0)
         else:
             chosen = action
-        outcome = self.native.step(chosen)
+        try:
+            watch.begins(-1, self._seeds[0], self._done)
+            outcome = self.native.step(chosen)
+            if alive.all():  # the usual case, without the price of masking
+                observation, reward, success = outcome.observation, outcome.reward.astype(np.float32), outcome.success
+            else:
+                observation = np.where(alive[:, None], outcome.observation, self._observation)
+                reward, success = np.where(alive, outcome.reward, 0).astype(np.float32), outcome.success & alive
+            terminated = outcome.terminated & alive
+            self._check(reward, "a reward")
+            self._check(observation, "an observation")
+        except CAUGHT as error:
+            raise failure(error) from error
+        finally:
+            watch.ends()
         self._done += 1
-        if alive.all():  # the usual case, without the price of masking
-            observation, reward, success = outcome.observation, outcome.reward.astype(np.float32), outcome.success
-        else:
-            observation = np.where(alive[:, None], outcome.observation, self._observation)
-            reward, success = np.where(alive, outcome.reward, 0).astype(np.float32), outcome.success & alive
-        terminated = outcome.terminated & alive
         truncated = alive & ~terminated if self._done >= self.native.max_episode_steps else np.zeros(self.num, bool)
-        if not math.isfinite(np.add.reduce(reward)):
-            finite(reward, "reward")
         self._observation, self._alive = observation, alive & ~(terminated | truncated)
         return Step(observation, reward, terminated, truncated, alive.astype(np.int64), success)
+
+    def _check(self, values: np.ndarray, what: str) -> None:
+        """Raises NotFinite for values [N, ...] that are not, of the first environment whose are not."""
+        if not math.isfinite(np.add.reduce(values, None)):
+            for row, own in enumerate(values):
+                watch.moves(row, self._seeds[row])
+                finite(own, what)
 
     def close(self) -> None:
         pass

@@ -10,7 +10,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, Tuple
 
-from skillmeta.errors import UserError
+from skillmeta.envs.failure import CAUGHT, failure, finite
+from skillmeta.errors import UserError, first_line
+from skillmeta.run import watch
 from skillmeta.types import EnvSpec, Step, Task
 
 
@@ -24,7 +26,12 @@ class SerialEnvs:
     """
 
     def __init__(self, make_env: Callable[[], gym.Env], num: int = 1, unit_actions: bool = True):
-        made = [make_env() for _ in range(num)]
+        try:
+            made = [make_env() for _ in range(num)]
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"the environment cannot be made: {type(error).__name__}: {first_line(error)}") from error
         self.envs = [prepare(env, unit_actions) for env in made]
         discrete = isinstance(made[0].action_space, Discrete)
         observation_space, action_space = self.envs[0].observation_space, self.envs[0].action_space
@@ -33,12 +40,20 @@ class SerialEnvs:
         self.num, self.spec = num, EnvSpec(int(observation_space.shape[0]), bound, discrete)
         self._observation = np.zeros((num, self.spec.observation_dim), np.float32)
         self._ended, self._unit = [True] * num, unit_actions and not discrete
+        self._seeds, self._taken = [0] * num, 0
 
     def reset(self, seeds: Sequence[int], tasks: Sequence[Task] | None = None) -> np.ndarray:
         """Start an episode in every environment, from its seed and, where given, in its task. Returns [N, O]."""
-        for i, (env, seed) in enumerate(zip(self.envs, seeds, strict=True)):
-            options = None if tasks is None else {"task": tasks[i]}
-            self._observation[i] = finite(env.reset(seed=int(seed), options=options)[0], "observation at reset")
+        self._seeds, self._taken = [int(seed) for seed in seeds], 0
+        try:
+            for i, (env, seed) in enumerate(zip(self.envs, self._seeds, strict=True)):
+                watch.begins(i, seed, watch.RESET)
+                options = None if tasks is None else {"task": tasks[i]}
+                self._keep(i, env.reset(seed=seed, options=options)[0])
+        except CAUGHT as error:
+            raise failure(error) from error
+        finally:
+            watch.ends()
         self._ended = [False] * self.num
         return self._observation.copy()
 
@@ -50,23 +65,35 @@ class SerialEnvs:
             action = np.minimum(np.maximum(action, -1.0), 1.0)
         reward, steps = np.zeros(num, np.float32), np.zeros(num, np.int64)
         terminated, truncated, success = np.zeros(num, bool), np.zeros(num, bool), np.zeros(num, bool)
-        for i, env in enumerate(self.envs):
-            if self._ended[i]:
-                continue
-            observation, r, end, cut, info = env.step(action[i])
-            if not math.isfinite(
-                np.add.reduce(observation)
-            ):  # one number tells it at a third of the price of looking at each
-                finite(observation, "observation")
-            self._observation[i] = observation
-            reward[i] = r if math.isfinite(r) else finite(r, "reward")
-            steps[i] = 1
-            if info.get("success") or info.get("is_success"):
-                success[i] = True
-            if end or cut:
-                terminated[i], truncated[i] = end, cut
-                self._ended[i] = True
+        try:
+            for i, env in enumerate(self.envs):
+                if self._ended[i]:
+                    continue
+                watch.begins(i, self._seeds[i], self._taken)
+                observation, reward[i], end, cut, info = env.step(action[i])
+                self._keep(i, observation)
+                if not math.isfinite(reward[i]):
+                    finite(reward[i], "a reward")
+                steps[i] = 1
+                if info.get("success") or info.get("is_success"):
+                    success[i] = True
+                if end or cut:
+                    terminated[i], truncated[i] = end, cut
+                    self._ended[i] = True
+        except CAUGHT as error:
+            raise failure(error) from error
+        finally:
+            watch.ends()
+        self._taken += 1
         return Step(self._observation.copy(), reward, terminated, truncated, steps, success)
+
+    def _keep(self, i: int, observation: Any) -> None:
+        """What an environment shows now. Raises ValueError for an observation of another shape or one that is not finite."""
+        if len(observation) != self.spec.observation_dim:  # numpy would repeat a single number
+            raise ValueError(f"an observation has {len(observation)} numbers, its space {self.spec.observation_dim}")
+        self._observation[i] = observation
+        if not math.isfinite(np.add.reduce(self._observation[i])):  # a third of the price of looking at each number
+            finite(self._observation[i], "an observation")
 
     def close(self) -> None:
         for env in self.envs:
@@ -105,10 +132,3 @@ def image_in(space: gym.Space[Any]) -> Box | None:
         return next((image for part in parts if (image := image_in(part)) is not None), None)
     is_image = isinstance(space, Box) and (len(space.shape) > 2 or (len(space.shape) == 2 and space.dtype == np.uint8))
     return space if isinstance(space, Box) and is_image else None
-
-
-def finite(value: Any, what: str) -> Any:
-    """`value` if all of it is finite: a NaN is stopped before it reaches a buffer and from there the weights."""
-    if not np.isfinite(value).all():
-        raise UserError(f"the environment returned a {what} that is not finite ({value}); nothing of it was stored")
-    return value

@@ -5,7 +5,7 @@ What each agent did in each repeat is kept in OUT/parts, so that an interrupted 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from skillmeta.collect.failures import EnvironmentConfig, Failures
 from skillmeta.collect.workers import Workers
 from skillmeta.config import NonNegativeInt, PositiveInt, build, check_file_name, checked, to_plain
 from skillmeta.envs.make import EnvsFactory, make_envs
@@ -58,6 +59,7 @@ class EvaluateConfig:
     sample: bool = False  # act by samples of the policy after exploration too, not by its mode
     processes: PositiveInt = 1  # that run environments; no result depends on it
     envs_per_batch: PositiveInt = 16  # environments that share a policy's forward pass
+    environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)  # what is done where one fails
 
     def __post_init__(self) -> None:
         for name in [self.name, *self.named]:
@@ -100,10 +102,11 @@ def run_evaluation(
         raise ConfigError("oracle: these agents do not see the task; train them with see_task=true")
     plan, references = planned(config, family, trained, oracle)
     runs = {f"run {one}": run_input(one) for folders in [*config.named.values(), config.oracle] for one in folders}
-    identity = Identity(to_plain(config), lambda plain: to_plain(build(EvaluateConfig, plain)), inputs=runs)
+    identity = Identity(complete_config(to_plain(config)), complete_config, inputs=runs)
     with Run.open(folder, to_plain(config), command=command, identity=identity) as run:
         check_origin(folder / ORIGIN, identity)
-        if not acted(plan, config, family, tasks, run, quiet):
+        failures = Failures(config.environment, folder)
+        if not acted(plan, config, family, tasks, run, failures, quiet):
             return None
         result: dict[str, Any] = {
             "family": family.name,
@@ -116,7 +119,7 @@ def run_evaluation(
             "references": references,
             "training_steps": {name: [t.env_steps for t in runs] for name, runs in trained.items()},
             "new_tasks": about_new_tasks(family, config.task.split),
-            "notes": notes(config, family, oracle),
+            "notes": [*notes(config, family, oracle), *failures.note()],
             "benchmark": None,
         }
         parts = {
@@ -143,6 +146,13 @@ def check_origin(folder: Path, identity: Identity) -> None:
         identity.check(folder, load_state(folder)[1])
     else:
         save_state(folder, {}, identity.meta())
+
+
+def complete_config(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with every default, without what is done about failures, which may change from session to session."""
+    full: dict[str, Any] = to_plain(build(EvaluateConfig, plain))
+    del full["environment"]
+    return full
 
 
 def planned(
@@ -185,14 +195,20 @@ def random_actor(config: EvaluateConfig, family: TaskFamily, skills: str | None)
 
 
 def acted(
-    plan: dict[str, Planned], config: EvaluateConfig, family: TaskFamily, tasks: Sequence[Any], run: Run, quiet: bool
+    plan: dict[str, Planned],
+    config: EvaluateConfig,
+    family: TaskFamily,
+    tasks: Sequence[Any],
+    run: Run,
+    failures: Failures,
+    quiet: bool,
 ) -> bool:
     """Make the parts that are missing. Returns False if the run was asked to stop before all were there."""
     total, done = sum(len(one.actors) for one in plan.values()) * config.repeats, 0
     with Progress(total, run.folder.name, "trials", quiet=quiet) as progress:
         for name, one in plan.items():
             for number, (envs, actor) in enumerate(one.actors):
-                with Workers(envs, config.processes, config.envs_per_batch) as workers:
+                with Workers(envs, config.processes, config.envs_per_batch, failures) as workers:
                     for repeat in range(config.repeats):
                         if run.stop_requested:
                             return False

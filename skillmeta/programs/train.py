@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
+from skillmeta.collect.failures import EnvironmentConfig, Failures
 from skillmeta.collect.source import Budget, OnlineSource
 from skillmeta.collect.workers import Workers
 from skillmeta.config import (
@@ -82,6 +83,9 @@ class TrainConfig:
     processes: PositiveInt = 1  # that trials are run in
     envs_per_batch: PositiveInt = 256  # environments that share a policy's forward pass in trials
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)  # how the trained policy is evaluated
+    environment: EnvironmentConfig = field(
+        default_factory=EnvironmentConfig
+    )  # where environments fail; no result names it
     checkpoint_seconds: PositiveFloat = 30.0  # between two checkpoints
     seed: NonNegativeInt = 0  # training seed
 
@@ -152,7 +156,8 @@ def train(
         if run.result is not None:
             return run.finish(run.result, pages)
         factory = EnvsFactory(config.task, config.skills, config.see_task)
-        with Workers(factory, config.processes, config.envs_per_batch) as workers:
+        failures = Failures(config.environment, folder)
+        with Workers(factory, config.processes, config.envs_per_batch, failures) as workers:
             source = OnlineSource(
                 workers,
                 (lambda generator: family.sample(generator, config.task.split)) if task is None else lambda _: task,
@@ -168,12 +173,13 @@ def train(
             if clock is None:
                 return None
             result = {**source.cost(), "updates": learner.updates, "seconds": clock.seconds}
+            result |= {"dropped": source.dropped} if source.dropped else {}
             if task is None:
                 # Read, not kept: after its last checkpoint a run resumes with nothing left to do.
                 last = [row for row in read_metrics(folder) if row["kind"] == "iteration"][-1]
                 result |= {key: last[key] for key in SCORES}
             else:
-                result |= evaluated(learner.actor(), factory, family, task, config, seeds, early, folder)
+                result |= evaluated(learner.actor(), workers, family, task, config, seeds, early, folder)
         save_actor(folder, learner.actor(), source.env_steps, identity)
         return run.finish(result, pages)
 
@@ -188,9 +194,11 @@ def identity_of(config: TrainConfig, spec: EnvSpec) -> Identity:
 
 
 def complete_config(plain: Mapping[str, Any], algorithm: str) -> dict[str, Any]:
-    """A config with every default; those of its algorithm only if that is the named one, which the user vouches for."""
+    """A config with every default, without what is done about failures; those of its algorithm only if that is the named one, which
+    the user vouches for."""
     config = train_config(plain)
     full: dict[str, Any] = to_plain(config)
+    del full["environment"]  # may change from session to session
     if config.algorithm["name"] == algorithm:
         _, options = algorithm_of(config)
         full["algorithm"] = {"name": algorithm, **to_plain(options)}
@@ -252,7 +260,7 @@ class EarlyPaths:
 
 def evaluated(
     actor: Actor[Any],
-    make_envs: EnvsFactory,
+    workers: Workers,
     family: TaskFamily,
     task: Task,
     config: TrainConfig,
@@ -261,8 +269,7 @@ def evaluated(
     folder: Path,
 ) -> dict[str, float]:
     """The final evaluation on the task, see `final_scores`; paths of the first and the last episodes are kept for pictures."""
-    with Workers(make_envs, envs_per_batch=config.envs_per_batch) as workers:
-        scores, trials = final_scores(actor, workers, task, config.evaluation.episodes, seeds)
+    scores, trials = final_scores(actor, workers, task, config.evaluation.episodes, seeds)
     final = paths(family, trials.episodes(0).rows(slice(EARLY_EPISODES)))
     named = {f"early_{i}": path for i, path in enumerate(early.paths)}
     write_npz(folder / "trajectories.npz", named | {f"final_{i}": path for i, path in enumerate(final)})

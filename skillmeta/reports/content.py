@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from skillmeta.collect.failures import note_on, read_failures
 from skillmeta.config import build, dump_yaml, is_builtin, module_of, read_yaml
 from skillmeta.errors import UserError
 from skillmeta.evaluation.adaptation import Evaluation
@@ -124,6 +125,7 @@ def origin(runs: Sequence[RunRecord | ModelRecord], command: str = "") -> dict[s
 def of_runs(study: Study, command: str, trust: bool, family: TaskFamily | None) -> Content:
     runs = study.every
     warnings = [f"{run.folder.name} is not finished." for run in runs if run.result is None]
+    warnings += failed(study)
     if any((run.folder / "trajectories.npz").exists() for run in runs):
         family = family or family_of(runs[0].config.get("task"), runs[0].folder, trust)
     about = origin(runs, command)
@@ -185,6 +187,7 @@ def of_ablation(folder: Path, trust: bool, family: TaskFamily | None) -> Content
             f"seeds that each method has finished on every task. Missing: {', '.join(study.missing[:12])}"
             + ("." if len(study.missing) <= 12 else ", and more.")
         )
+    warnings += failed(study)
     models = {
         str(path.parent.relative_to(folder)): model
         for path in sorted(folder.glob("skills/**/result.json"))
@@ -207,6 +210,11 @@ def of_ablation(folder: Path, trust: bool, family: TaskFamily | None) -> Content
         study.environment,
         configs,
     )
+
+
+def failed(study: Study) -> list[str]:
+    """A sentence on failures of environments in training, if there were any."""
+    return note_on(sum(len(read_failures(run.folder)) for run in study.every))
 
 
 def one_seed(study: Study) -> list[str]:

@@ -18,7 +18,13 @@ from skillmeta.run.run import Run
 from skillmeta.types import Experience, Metrics, Part, Parts, State, Stateful, Trainable
 
 ExperienceT = TypeVar("ExperienceT", bound=Experience)
-SHOWN = ("success", "return_last", "score", "prior/divergence")  # beside the progress bar, where they are logged
+SHOWN = (
+    "success",
+    "return_last",
+    "score",
+    "prior/divergence",
+    "dropped",
+)  # beside the progress bar, where they are logged
 
 
 @dataclass

@@ -7,9 +7,11 @@ Nothing that comes back depends on the number of processes.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -18,10 +20,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
+from multiprocessing.sharedctypes import RawArray
 from multiprocessing.util import Finalize
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from skillmeta.errors import UserError
+from skillmeta.run import watch
 
 LOOK_SECONDS = 0.5  # how often a dead worker is looked for, beside the moment in which its pipe closes
 LEAVE_SECONDS = 2.0  # for idle workers to end
@@ -44,7 +48,19 @@ class TaskFailed(UserError):
 
 
 class WorkerDied(UserError):
-    """Each worker that a task was given to died."""
+    """Each worker that a task was given to died, or one had to be killed.
+
+    Args:
+        how: a phrase.
+        act: what it was doing, where it was stepping an environment.
+    """
+
+    def __init__(self, how: str, act: watch.Act | None = None):
+        super().__init__(how, act)
+        self.how, self.act = how, act
+
+    def __str__(self) -> str:
+        return f"its worker process {self.how}" + (f", the last time at {self.act}" if self.act else "")
 
 
 @dataclass(frozen=True)
@@ -65,6 +81,7 @@ class Pool(Generic[T, R]):
         processes: how many tasks run at once.
         begin: called once in each worker, `begin(value)`, before its first task.
         retries: how often a task is given again when its worker died.
+        replace_failed: end a worker whose task raised, too.
     """
 
     def __init__(
@@ -74,8 +91,9 @@ class Pool(Generic[T, R]):
         begin: Callable[[Any], None] | None = None,
         value: Any = None,
         retries: int = 1,
+        replace_failed: bool = False,
     ):
-        self.processes, self.retries = processes, retries
+        self.processes, self.retries, self.replace_failed = processes, retries, replace_failed
         self._setup = pickle.dumps((work, begin, value))
         self._workers: list[_Worker[T]] = []
         self._waiting: deque[tuple[int, T]] = deque()
@@ -116,12 +134,16 @@ class Pool(Generic[T, R]):
         self._start()
         busy = [worker for worker in self._workers if worker.task is not None]
         ready = wait([end for worker in busy for end in (worker.pipe, worker.process.sentinel)], seconds)
-        ends = []
+        ends: list[End[T, R]] = []
         for worker in busy:
-            if worker.pipe not in ready and worker.process.is_alive():
-                continue
             assert worker.task is not None
             number, task = worker.task
+            if worker.pipe not in ready and worker.process.is_alive():
+                if (act := worker.stuck()) is not None:
+                    self._stop([worker])
+                    how = f"was killed: a step took longer than {act.limit:g} seconds, in a library that cannot be interrupted"
+                    ends.append(End(number, task, error=WorkerDied(how, act)))
+                continue
             kind, value = worker.receive() or (None, None)
             if kind == TOLD:
                 if on_report is not None:
@@ -132,30 +154,45 @@ class Pool(Generic[T, R]):
                 ends.append(End[T, R](number, task, result=value))
             elif kind == FAILED:
                 ends.append(End[T, R](number, task, error=value))
+                if self.replace_failed:
+                    self._stop([worker])
             else:
                 ends += self._died(worker, number, task)
         return ends
 
-    def results(self, tasks: Iterable[T], on_report: Callable[[int, Any], None] | None = None) -> list[R]:
+    def results(
+        self,
+        tasks: Iterable[T],
+        on_report: Callable[[int, Any], None] | None = None,
+        again: Callable[[T, UserError], T] | None = None,
+    ) -> list[R]:
         """What the tasks return, in their order. Only in a pool that is not busy.
+
+        Args:
+            again: gets a task that failed and why, and returns the one to run in its place, or raises.
 
         Raises:
             UserError: what a task raised; a WorkerDied or TaskFailed where it was something else. The other tasks are dropped.
         """
         first = self._given
         self.give(tasks)
-        found: dict[int, Any] = {}
+        place = {number: number - first for number in range(first, self._given)}
+        found: dict[int, R | None] = {}
         try:
             while self.busy:
-                for end in self.ended(on_report=on_report and (lambda number, value: on_report(number - first, value))):
-                    if end.error is not None:
+                for end in self.ended(on_report=on_report and (lambda number, value: on_report(place[number], value))):
+                    if end.error is None:
+                        found[place[end.number]] = end.result
+                        continue
+                    if again is None:
                         raise end.error
-                    found[end.number] = end.result
+                    place[self._given] = place[end.number]
+                    self.give([again(end.task, end.error)])
         except BaseException:
             self._waiting.clear()
             self._stop([worker for worker in self._workers if worker.task is not None])
             raise
-        return [found[number] for number in sorted(found)]
+        return [cast(R, found[number]) for number in sorted(found)]
 
     def close(self) -> None:
         """End all workers: the idle ones are asked to end, one that still has a task is killed."""
@@ -178,14 +215,15 @@ class Pool(Generic[T, R]):
                 worker.give(self._waiting.popleft())
 
     def _died(self, worker: _Worker[T], number: int, task: T) -> list[End[T, R]]:
+        act = worker.doing()
         self._stop([worker])
         self._deaths[number] += 1
         if (times := self._deaths[number]) <= self.retries:
             self._waiting.appendleft((number, task))
             return []
         often = "once" if times == 1 else f"{times} times"
-        sentence = f"its worker process died {often}, killed perhaps for want of memory, or crashed by a library"
-        return [End(number, task, error=WorkerDied(sentence))]
+        how = f"died {often}, killed perhaps for want of memory, or crashed by a library"
+        return [End(number, task, error=WorkerDied(how, act))]
 
     def _stop(self, workers: list[_Worker[T]]) -> None:
         for worker in workers:
@@ -202,7 +240,9 @@ class _Worker(Generic[T]):
         context = get_context("spawn")
         self.task: tuple[int, T] | None = None
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, setup, os.getpid()))
+        self._now: Any = RawArray(ctypes.c_double, watch.NUMBERS)
+        parent = os.getpid() if threading.current_thread() is threading.main_thread() else -os.getpid()
+        self.process = context.Process(target=_serve, args=(theirs, setup, parent, self._now))
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the worker itself ignores it
         threads = os.environ.get("OMP_NUM_THREADS")
         os.environ["OMP_NUM_THREADS"] = "1"  # inherited: torch and numpy count their threads when they are imported
@@ -223,6 +263,15 @@ class _Worker(Generic[T]):
             self.pipe.send_bytes(message)
         except OSError:  # it is dead, which `receive` says
             pass
+
+    def doing(self) -> watch.Act | None:
+        """The step or reset of an environment that it is in, or was in when it died."""
+        return watch.read(self._now)
+
+    def stuck(self) -> watch.Act | None:
+        """What it does, if it can only be killed: its own look at the time (`watch`) has not ended it."""
+        act = self.doing()
+        return act if act is not None and act.late > watch.GRACE_SECONDS else None
 
     def receive(self) -> tuple[int, Any] | None:
         """Its next message; None if it died without one. Call it when there is one or it is dead."""
@@ -258,12 +307,15 @@ def report(value: Any) -> None:
         _reported = time.monotonic()
 
 
-def _serve(pipe: Connection, setup: bytes, parent: int) -> None:
-    """What a worker does until its pipe closes."""
+def _serve(pipe: Connection, setup: bytes, parent: int, now: Any) -> None:
+    """What a worker does until its pipe closes. `now`: what `watch` writes to. `parent`: negative where a thread started it."""
     global _pipe
+    watch.share(now)
+    if parent > 0:
+        _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    threading.Thread(target=_follow, args=(abs(parent),), daemon=True).start()
     _pipe = pipe
     work: Callable[[Any], Any] | None = None
     while True:
@@ -297,6 +349,13 @@ def _prepared(setup: bytes) -> Callable[[Any], Any]:
         begin(value)
     result: Callable[[Any], Any] = work
     return result
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that started it ends, on Linux: `_follow` needs Python's lock, which an
+    environment that is stuck in a library may hold for ever."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
 
 
 def _follow(parent: int) -> None:

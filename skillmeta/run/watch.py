@@ -1,0 +1,132 @@
+"""What this process does that has to end in time, a step or a reset of an environment, written where another process can read it.
+
+A process does one such act at a time, in its main thread. Where one takes too long, `Overdue` is raised in it. That needs POSIX
+signals, and reaches what runs in Python, or waits. Code that is stuck in a library is ended with its process: in a worker by the
+pool, else by this module, which can do so only where the library has released Python's lock.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import MutableSequence
+from dataclasses import dataclass
+from types import FrameType
+
+RESET = -1  # the step of a reset
+RESET_FACTOR = 10.0  # a reset may take so many times the seconds of a step
+LOOK_SECONDS = 0.25  # between two looks at what is going on
+GRACE_SECONDS = 4.0  # to raise Overdue, before the process is ended
+NUMBERS = 5  # since when, 0 for nothing; seconds that a step may take, 0 for any; row, seed, step
+SIGNAL = getattr(signal, "SIGVTALRM", None)  # nothing else uses it; SIGALRM is pytest's
+
+
+Numbers = MutableSequence[float]  # NUMBERS of them; another process can see a shared array
+
+
+class Overdue(BaseException):
+    """A step or a reset took too long. Not an Exception: an environment that catches those shall not catch it."""
+
+
+@dataclass(frozen=True)
+class Act:
+    """A step or a reset of one environment."""
+
+    row: int  # of the environments in lockstep; -1 where they step as arrays
+    seed: int  # of its reset
+    step: int  # from 0, or RESET
+    limit: float  # seconds
+    late: float  # seconds that it is over the limit; negative before
+
+    def __str__(self) -> str:
+        return f"its {self.moment} of the episode with reset seed {self.seed}"
+
+    @property
+    def moment(self) -> str:
+        return "reset" if self.step == RESET else f"step {self.step}"
+
+
+_now: Numbers = [0.0] * NUMBERS
+_thread: threading.Thread | None = None
+
+
+def begins(row: int, seed: float, step: int) -> None:
+    """An act begins. It costs less than a microsecond."""
+    _now[2] = row
+    _now[3] = seed
+    _now[4] = step
+    _now[0] = time.monotonic()
+
+
+def moves(row: int, seed: float) -> None:
+    """It is about this one of the environments that step as arrays."""
+    _now[2] = row
+    _now[3] = seed
+
+
+def ends() -> None:
+    """It has come to its end."""
+    _now[0] = 0.0
+
+
+def read(numbers: Numbers) -> Act | None:
+    """What is going on, by the numbers of this or another process."""
+    since, limit, row, seed, step = numbers
+    if since == 0:
+        return None
+    allowed = (limit * (RESET_FACTOR if step == RESET else 1.0)) or float("inf")
+    return Act(int(row), int(seed), int(step), allowed, time.monotonic() - since - allowed)
+
+
+def doing() -> Act | None:
+    """What this process is doing."""
+    return read(_now)
+
+
+def share(numbers: Numbers) -> None:
+    """Write to these numbers from now on, which another process reads."""
+    global _now
+    _now = numbers
+
+
+def start(limit: float) -> None:
+    """Look from now on after acts of this thread, a step of which may take so many seconds. Nothing happens outside of the main
+    thread, or without POSIX signals."""
+    global _thread
+    if SIGNAL is None or threading.current_thread() is not threading.main_thread():
+        _now[1] = 0.0
+        return
+    _now[1] = limit
+    if _thread is None or not _thread.is_alive():  # it does not survive a fork
+        signal.signal(SIGNAL, _ring)
+        _thread = threading.Thread(target=_look, args=(threading.get_ident(),), daemon=True)
+        _thread.start()
+
+
+def _ring(number: int, frame: FrameType | None) -> None:
+    act = doing()
+    if act is not None and act.late > 0:  # else it has just ended
+        raise Overdue
+
+
+def _look(thread: int) -> None:
+    assert SIGNAL is not None
+    while True:
+        time.sleep(LOOK_SECONDS)
+        act = doing()
+        if act is None or act.late <= 0:
+            continue
+        if act.late < GRACE_SECONDS:
+            signal.pthread_kill(thread, SIGNAL)
+        elif multiprocessing.parent_process() is None:  # else a pool ends this process
+            print(
+                f"error: the environment is stuck in a library: {act} has taken longer than {act.limit:g} seconds; set "
+                "environment.on_error=restart_worker, then run the same command again",
+                file=sys.stderr,
+                flush=True,
+            )
+            os._exit(2)  # what is on disk is whole at any time
