@@ -21,6 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{done.episodes:,} episodes, {done.steps:,} steps in {done.seconds:.0f} s, {done.bytes / 1e6:.1f} MB")
     for name, (share, count) in done.success.items():
         print(f"  {name:<28} worked {share:.0%} of {count:,}")
+    if done.dropped:
+        print(f"{done.dropped} episodes dropped: the environment failed in them")
     if done.coverage is not None:
         print(f"{done.coverage:.0%} of the world visited")
     print(f"written: minari:{config.dataset}  ({done.folder})")

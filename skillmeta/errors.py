@@ -30,11 +30,12 @@ class EnvironmentFailed(UserError):
         seed: of the episode's reset.
         moment: `reset` or `step 3`.
         trace: the traceback, where there is one.
+        task: that it was in, a phrase, where it is known.
     """
 
-    def __init__(self, what: str, row: int, seed: int, moment: str, trace: str = ""):
-        super().__init__(what, row, seed, moment, trace)
-        self.what, self.row, self.seed, self.moment, self.trace = what, row, seed, moment, trace
+    def __init__(self, what: str, row: int, seed: int, moment: str, trace: str = "", task: str = ""):
+        super().__init__(what, row, seed, moment, trace, task)
+        self.what, self.row, self.seed, self.moment, self.trace, self.task = what, row, seed, moment, trace, task
 
     def __str__(self) -> str:
         return f"the environment failed at the {self.moment} of the episode with reset seed {self.seed}: it {self.what}"

@@ -10,14 +10,17 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import gymnasium
 import numpy as np
 
 from skillmeta.config import NonNegativeInt, PositiveFloat, checked
-from skillmeta.errors import UserError
+from skillmeta.envs.failure import CAUGHT, failure, finite
+from skillmeta.errors import EnvironmentFailed, UserError
+from skillmeta.run import watch
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import task_id
 from skillmeta.types import Task
@@ -130,6 +133,45 @@ def shown(task: Task) -> str:
     """A task in a sentence."""
     text = repr(task)
     return f"task {name_of(task)} ({text if len(text) <= SHOWN else text[:SHOWN] + '...'})"
+
+
+def watched(env: gymnasium.Env) -> gymnasium.Env:
+    """The same environment, which a collector of logs may look into. Its steps and resets have a time limit. Where one raises, or
+    returns what is not finite, that is an EnvironmentFailed."""
+    reset, step = env.reset, env.step
+    seed, taken, task = 0, 0, ""
+
+    def act(moment: int, call: Callable[[], Any]) -> Any:
+        try:
+            watch.begins(0, seed, moment)
+            returned = call()
+            for value in returned[: 1 if moment == watch.RESET else 2]:
+                if isinstance(value, np.ndarray | float):
+                    finite(value, "a reward" if np.ndim(value) == 0 else "an observation")
+            return returned
+        except CAUGHT as error:
+            failed = failure(error)
+            if isinstance(failed, EnvironmentFailed):
+                what, row, seen, when, trace, _ = failed.args
+                failed = EnvironmentFailed(what, row, seen, when, trace, task)
+            raise failed from error
+        finally:
+            watch.ends()
+
+    def watched_reset(**options: Any) -> Any:
+        nonlocal seed, taken, task
+        seed, taken = options.get("seed") or 0, 0
+        named = (options.get("options") or {}).get("task", getattr(env.unwrapped, "task", None))
+        task = shown(named) if named is not None else ""
+        return act(watch.RESET, lambda: reset(**options))
+
+    def watched_step(action: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        return act(taken - 1, lambda: step(action))
+
+    env.reset, env.step = watched_reset, watched_step  # type: ignore[method-assign]
+    return env
 
 
 def read_failures(folder: Path) -> list[dict[str, Any]]:

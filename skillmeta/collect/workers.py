@@ -147,7 +147,7 @@ class Workers:
             if error.act is None:
                 raise WorkerDied(f"trials: {error}; run with processes=1 to see why") from None
             act = error.act
-            error = EnvironmentFailed(error.how, act.row, act.seed, act.moment)
+            error = EnvironmentFailed(f"was at work when its process {error.how}", act.row, act.seed, act.moment)
         if not isinstance(error, EnvironmentFailed):
             raise error
         row = max(0, error.row)

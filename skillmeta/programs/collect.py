@@ -13,11 +13,14 @@ from typing import Annotated, Any
 import numpy as np
 from gymnasium.spaces import Box
 
+from skillmeta.collect.failures import EnvironmentConfig, Failures, watched
 from skillmeta.config import OptionsOf, PositiveInt, build, checked, module_of
 from skillmeta.data.episodes import Recording
 from skillmeta.data.minari_store import check_id, exists, write_minari, writing
-from skillmeta.errors import ConfigError, DataError
-from skillmeta.run.pool import Pool, report
+from skillmeta.envs.failure import NotFinite, finite
+from skillmeta.errors import ConfigError, DataError, EnvironmentFailed, UserError
+from skillmeta.run import watch
+from skillmeta.run.pool import Pool, WorkerDied, report
 from skillmeta.run.progress import Progress
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, TaskFamily, environment_spec, make_family
@@ -38,6 +41,7 @@ class CollectConfig:
     expert: Annotated[dict[str, Any], OptionsOf("experts", named_by="collector")] = field(default_factory=dict)
     shards: PositiveInt = 1  # parts with seeds of their own, each in a process; the data depend on it, not on the cores
     overwrite: bool = False  # replace a data set of that name
+    environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)  # what is done where one fails
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class Collected:
         str, tuple[float, int]
     ]  # of each thing that was tried: the share that worked, and how often it was tried
     coverage: float | None  # share of the world that was visited, where the family can tell
+    dropped: int = 0  # episodes in which the environment failed
 
 
 def collect(config: CollectConfig) -> Collected:
@@ -86,7 +91,8 @@ def _collect(config: CollectConfig, family: TaskFamily, expert: Any) -> Collecte
         )
     started = time.monotonic()
     with Progress(expert.steps, "collecting", "steps") as progress:
-        recordings = list(recorded(config, expert, progress))
+        failures = Failures(config.environment)
+        recordings = list(recorded(config, expert, progress, failures))
     seconds = time.monotonic() - started
     episodes = [recording.episode for recording in recordings]
     space = family.make_env().action_space
@@ -116,33 +122,105 @@ def _collect(config: CollectConfig, family: TaskFamily, expert: Any) -> Collecte
         sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         {name: (float(np.mean(worked)), len(worked)) for name, worked in sorted(tried.items())},
         coverage,
+        failures.count,
     )
 
 
-def recorded(config: CollectConfig, expert: Any, progress: Progress) -> Iterator[Recording]:
+def recorded(config: CollectConfig, expert: Any, progress: Progress, failures: Failures) -> Iterator[Recording]:
     """All recordings, shard after shard, whatever the number of processes."""
-    if config.shards == 1:
-        yield from run_shard(config, expert, progress.update)
+    if config.shards == 1 and not config.environment.isolated:
+        yield from run_shard(Shard(config, expert), progress.update, failures)
         return
-    shares = [expert.steps // config.shards + (i < expert.steps % config.shards) for i in range(config.shards)]
-    seeds = Seeds(expert.seed).stream("collector_shards").integers(config.shards).tolist()
-    parts = [(config, replace(expert, steps=share, seed=seed)) for share, seed in zip(shares, seeds, strict=True)]
+    parts = shards(config, expert)
     done = [0] * config.shards
 
     def report(number: int, steps: int) -> None:
         done[number] = steps
         progress.update(sum(done))
 
+    def again(part: Shard, error: UserError) -> Shard:
+        if not isinstance(error, WorkerDied) or error.act is None:
+            raise error
+        failures.add([], f"shard {part.number}, {error.act}", error.how)
+        return replace(part, attempt=part.attempt + 1)
+
     with Pool(shard, min(config.shards, os.cpu_count() or 1)) as pool:
-        for recordings in pool.results(parts, report):
+        for recordings, dropped in pool.results(parts, report, again):
+            failures.count += dropped
             yield from recordings
+    if failures.count > config.environment.max_errors:
+        raise UserError(
+            f"{failures.count} episodes have failed in all shards and environment.max_errors is "
+            f"{config.environment.max_errors}: repair the environment or raise it"
+        )
 
 
-def shard(part: tuple[CollectConfig, Any]) -> list[Recording]:
-    """One part, in a worker process."""
-    return list(run_shard(*part, report))
+@dataclass(frozen=True)
+class Shard:
+    """A part of a collection."""
+
+    config: CollectConfig
+    expert: Any  # its `Config`, with the steps and the seed of this part
+    number: int = 0
+    attempt: int = 0  # how often it began again without an episode that failed
+
+    @property
+    def seed(self) -> int:
+        if self.attempt == 0:
+            return int(self.expert.seed)
+        return int(Seeds(self.expert.seed).stream("replacements", self.attempt).integers(1)[0])
 
 
-def run_shard(config: CollectConfig, expert: Any, progress: Callable[[int], None]) -> Iterator[Recording]:
+def shards(config: CollectConfig, expert: Any) -> list[Shard]:
+    if config.shards == 1:
+        return [Shard(config, expert)]
+    shares = [expert.steps // config.shards + (i < expert.steps % config.shards) for i in range(config.shards)]
+    seeds = Seeds(expert.seed).stream("collector_shards").integers(config.shards).tolist()
+    return [
+        Shard(config, replace(expert, steps=share, seed=seed), number)
+        for number, (share, seed) in enumerate(zip(shares, seeds, strict=True))
+    ]
+
+
+def shard(part: Shard) -> tuple[list[Recording], int]:
+    """One part and how many episodes of it failed, in a worker process."""
+    failures = Failures(part.config.environment)
+    return list(run_shard(part, report, failures)), failures.count
+
+
+def run_shard(part: Shard, progress: Callable[[int], None], failures: Failures) -> Iterator[Recording]:
+    """Recordings of so many steps. After a failure the collector begins again, with another seed, for the steps that are left."""
+    config = part.config
     family = make_family(TaskConfig(family=config.family, options=config.options))
-    yield from module_of("experts", config.collector, "collector").collect(family, expert, progress=progress)
+    collector = module_of("experts", config.collector, "collector").collect
+    watch.start(config.environment.step_seconds)
+    made = replace(family, make_env=lambda: watched(family.make_env()))
+    before = done = episodes = 0
+
+    def so_far(steps: int) -> None:
+        progress(before + steps)
+
+    while done < part.expert.steps:
+        expert = replace(part.expert, steps=part.expert.steps - done, seed=part.seed)
+        before = done
+        try:
+            for recording in collector(made, expert, progress=so_far):
+                check(recording, expert.seed)
+                done, episodes = done + recording.episode.reward.size, episodes + 1
+                yield recording
+            return
+        except EnvironmentFailed as error:
+            task = f"{error.task}, " if error.task else ""
+            where = f"{task}reset seed {error.seed}, episode {episodes} of shard {part.number}, {error.moment}"
+            failures.add([], where, error.what, error.trace)
+            part = replace(part, attempt=part.attempt + 1)
+
+
+def check(recording: Recording, seed: int) -> None:
+    """Raises EnvironmentFailed for an episode with a number that is not finite: a collector may have looked past `step`."""
+    episode = recording.episode
+    for name in ("observation", "action", "reward"):
+        try:
+            finite(getattr(episode, name), f"an {name}" if name != "reward" else "a reward")
+        except NotFinite as error:
+            raise EnvironmentFailed(str(error), 0, seed, "end") from None

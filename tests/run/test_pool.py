@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+from skillmeta.collect.failures import Failures
 from skillmeta.errors import DataError, UserError
 from skillmeta.programs import collect
 from skillmeta.programs.collect import CollectConfig
@@ -127,15 +128,15 @@ def test_a_collection_depends_on_its_shards_and_not_on_the_processes(monkeypatch
     class Here(Pool):
         """The tasks one after another, in this process."""
 
-        def results(self, tasks, told=None):
+        def results(self, tasks, told=None, again=None):
             return [collect.shard(task) for task in tasks]
 
     config = CollectConfig(shards=2)
     expert = collect.module_of("experts", config.collector, "collector").Config(steps=600)
     with Progress(600, "collecting", "steps", quiet=True) as progress:
-        found = list(collect.recorded(config, expert, progress))
+        found = list(collect.recorded(config, expert, progress, Failures()))
         monkeypatch.setattr(collect, "Pool", Here)
-        expected = list(collect.recorded(config, expert, progress))
+        expected = list(collect.recorded(config, expert, progress, Failures()))
     assert len(found) == len(expected) >= 2
     for one, other in zip(found, expected, strict=True):
         assert one.outcomes == other.outcomes
