@@ -139,7 +139,7 @@ def watched(env: gymnasium.Env) -> gymnasium.Env:
     """The same environment, which a collector of logs may look into. Its steps and resets have a time limit. Where one raises, or
     returns what is not finite, that is an EnvironmentFailed."""
     reset, step = env.reset, env.step
-    seed, taken, task = 0, 0, ""
+    seed, taken, episodes, task = 0, 0, 0, ""
 
     def act(moment: int, call: Callable[[], Any]) -> Any:
         try:
@@ -159,10 +159,11 @@ def watched(env: gymnasium.Env) -> gymnasium.Env:
             watch.ends()
 
     def watched_reset(**options: Any) -> Any:
-        nonlocal seed, taken, task
-        seed, taken = options.get("seed") or 0, 0
+        nonlocal seed, taken, episodes, task
+        seed, taken, episodes = options.get("seed") or 0, 0, episodes + 1
         named = (options.get("options") or {}).get("task", getattr(env.unwrapped, "task", None))
         task = shown(named) if named is not None else ""
+        watch.label(f"{task}, episode {episodes - 1}".removeprefix(", "))
         return act(watch.RESET, lambda: reset(**options))
 
     def watched_step(action: Any) -> Any:

@@ -241,8 +241,9 @@ class _Worker(Generic[T]):
         self.task: tuple[int, T] | None = None
         self.pipe, theirs = context.Pipe()
         self._now: Any = RawArray(ctypes.c_double, watch.NUMBERS)
+        self._label: Any = RawArray(ctypes.c_ubyte, watch.LABEL_BYTES)
         parent = os.getpid() if threading.current_thread() is threading.main_thread() else -os.getpid()
-        self.process = context.Process(target=_serve, args=(theirs, setup, parent, self._now))
+        self.process = context.Process(target=_serve, args=(theirs, setup, parent, self._now, self._label))
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the worker itself ignores it
         threads = os.environ.get("OMP_NUM_THREADS")
         os.environ["OMP_NUM_THREADS"] = "1"  # inherited: torch and numpy count their threads when they are imported
@@ -266,7 +267,7 @@ class _Worker(Generic[T]):
 
     def doing(self) -> watch.Act | None:
         """The step or reset of an environment that it is in, or was in when it died."""
-        return watch.read(self._now)
+        return watch.read(self._now, self._label)
 
     def stuck(self) -> watch.Act | None:
         """What it does, if it can only be killed: its own look at the time (`watch`) has not ended it."""
@@ -307,10 +308,15 @@ def report(value: Any) -> None:
         _reported = time.monotonic()
 
 
-def _serve(pipe: Connection, setup: bytes, parent: int, now: Any) -> None:
-    """What a worker does until its pipe closes. `now`: what `watch` writes to. `parent`: negative where a thread started it."""
+def _serve(pipe: Connection, setup: bytes, parent: int, now: Any, label: Any) -> None:
+    """What a worker does until its pipe closes.
+
+    Args:
+        parent: its process; negative where a thread of that started this one.
+        now, label: what `watch` writes to.
+    """
     global _pipe
-    watch.share(now)
+    watch.share(now, label)
     if parent > 0:
         _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means

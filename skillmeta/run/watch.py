@@ -7,6 +7,7 @@ pool, else by this module, which can do so only where the library has released P
 
 from __future__ import annotations
 
+import array
 import multiprocessing
 import os
 import signal
@@ -21,11 +22,13 @@ RESET = -1  # the step of a reset
 RESET_FACTOR = 10.0  # a reset may take so many times the seconds of a step
 LOOK_SECONDS = 0.25  # between two looks at what is going on
 GRACE_SECONDS = 4.0  # to raise Overdue, before the process is ended
+LABEL_BYTES = 160
 NUMBERS = 5  # since when, 0 for nothing; seconds that a step may take, 0 for any; row, seed, step
 SIGNAL = getattr(signal, "SIGVTALRM", None)  # nothing else uses it; SIGALRM is pytest's
 
 
 Numbers = MutableSequence[float]  # NUMBERS of them; another process can see a shared array
+Label = MutableSequence[int]  # LABEL_BYTES of UTF-8
 
 
 class Overdue(BaseException):
@@ -41,9 +44,10 @@ class Act:
     step: int  # from 0, or RESET
     limit: float  # seconds
     late: float  # seconds that it is over the limit; negative before
+    label: str = ""  # what is known beside: the task, the episode
 
     def __str__(self) -> str:
-        return f"its {self.moment} of the episode with reset seed {self.seed}"
+        return f"{f'{self.label}, ' if self.label else ''}reset seed {self.seed}, {self.moment}"
 
     @property
     def moment(self) -> str:
@@ -51,6 +55,7 @@ class Act:
 
 
 _now: Numbers = [0.0] * NUMBERS
+_label: Label = array.array("B", bytes(LABEL_BYTES))
 _thread: threading.Thread | None = None
 
 
@@ -73,24 +78,30 @@ def ends() -> None:
     _now[0] = 0.0
 
 
-def read(numbers: Numbers) -> Act | None:
-    """What is going on, by the numbers of this or another process."""
+def label(text: str) -> None:
+    """What the next acts are about, in a few words."""
+    _label[:] = array.array("B", text.encode()[:LABEL_BYTES].ljust(LABEL_BYTES, b"\0"))
+
+
+def read(numbers: Numbers, words: Label) -> Act | None:
+    """What is going on, by what this or another process has written."""
     since, limit, row, seed, step = numbers
     if since == 0:
         return None
     allowed = (limit * (RESET_FACTOR if step == RESET else 1.0)) or float("inf")
-    return Act(int(row), int(seed), int(step), allowed, time.monotonic() - since - allowed)
+    text = bytes(words).rstrip(b"\0").decode(errors="ignore")
+    return Act(int(row), int(seed), int(step), allowed, time.monotonic() - since - allowed, text)
 
 
 def doing() -> Act | None:
     """What this process is doing."""
-    return read(_now)
+    return read(_now, _label)
 
 
-def share(numbers: Numbers) -> None:
-    """Write to these numbers from now on, which another process reads."""
-    global _now
-    _now = numbers
+def share(numbers: Numbers, words: Label) -> None:
+    """Write to these from now on, which another process reads."""
+    global _now, _label
+    _now, _label = numbers, words
 
 
 def start(limit: float) -> None:
@@ -124,7 +135,7 @@ def _look(thread: int) -> None:
             signal.pthread_kill(thread, SIGNAL)
         elif multiprocessing.parent_process() is None:  # else a pool ends this process
             print(
-                f"error: the environment is stuck in a library: {act} has taken longer than {act.limit:g} seconds; set "
+                f"error: the environment is stuck in a library: {act}, has taken longer than {act.limit:g} seconds; set "
                 "environment.on_error=restart_worker, then run the same command again",
                 file=sys.stderr,
                 flush=True,

@@ -81,6 +81,7 @@ def run(command: str, config: dict[str, Any], folder: Path, *overrides: str) -> 
 def forked(patch: pytest.MonkeyPatch) -> None:
     """Workers are forked, which takes no time; spawned ones import torch."""
     patch.setattr(pool, "get_context", lambda method: multiprocessing.get_context("fork"))
+    patch.setattr(pool.watch, "GRACE_SECONDS", 1.0)
     patch.setattr(pool, "LEAVE_SECONDS", 0.1)  # a forked worker holds the pipes of others, so none sees its own closed
 
 
