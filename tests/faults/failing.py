@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -80,6 +81,7 @@ ENDS_ITS_PROCESS = ("exits", "killed", "crashes", "hangs_in_a_library")
 class Config:
     kind: str = "raises"
     every: int = 2  # episodes: those whose seed it divides fail
+    mark: str = ""  # a folder, in which a file says which process has come to its failure
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,8 @@ class Failing(gymnasium.Env):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         observation, reward = self.observe(), -abs(float(action[0]) - 0.5)
         if self.fails and self.taken == FAILS_AT:
+            if self.config.mark:
+                (Path(self.config.mark) / str(os.getpid())).touch()
             CALLS.get(self.config.kind, lambda: None)()
             observation = {
                 "nan_observation": np.array([0, np.nan], np.float32),
