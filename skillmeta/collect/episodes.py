@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from skillmeta.errors import UserError
+from skillmeta.errors import EnvironmentFailed, UserError
 from skillmeta.types import Actor, BeliefT, Envs, Episodes, Task
 
 
@@ -34,16 +34,11 @@ def episode(
         with torch.inference_mode():
             action, belief = actor.act(torch.from_numpy(observation), belief, generator, explore)
         chosen = action.numpy()
-        if not math.isfinite(np.add.reduce(chosen, None)) and not np.isfinite(chosen).all():
-            raise UserError(
-                "the policy's actions are not finite: training has diverged; the last checkpoint may be from after that, so lower "
-                "the learning rate or look at the rewards, then start anew"
-            )
-        step = envs.step(chosen, None if max_steps is None else max_steps - taken)
-        if not math.isfinite(np.add.reduce(step.reward)):
-            raise UserError(
-                f"the rewards of a decision add up to what is not finite ({step.reward}); bring the environment's to about 1"
-            )
+        try:
+            step = envs.step(chosen, None if max_steps is None else max_steps - taken)
+        except EnvironmentFailed:
+            check_finite(chosen, "the policy's actions")  # then it is not the environment's fault
+            raise
         belief = actor.observe(belief, action, step)
         taken += int(step.steps.max())
         truncated = step.truncated
@@ -53,5 +48,16 @@ def episode(
         alive = alive & ~(step.terminated | truncated)
         observation = step.observation
         frames.append(observation)
-    columns = (np.stack(column, 1) for column in zip(*rows, strict=True))
+    columns = [np.stack(column, 1) for column in zip(*rows, strict=True)]
+    check_finite(columns[0], "the policy's actions")
+    check_finite(columns[1], "the rewards of a decision, summed up,")
     return Episodes(np.stack(frames, 1), *columns), belief
+
+
+def check_finite(values: np.ndarray, what: str) -> None:
+    """Raises UserError for numbers that are not; those of environments are looked at when they are returned."""
+    if not math.isfinite(np.add.reduce(values, None)) and not np.isfinite(values).all():
+        raise UserError(
+            f"{what} are not finite: training has diverged, or the rewards are too large; lower the learning rate or the rewards, "
+            "then start anew in another --out"
+        )

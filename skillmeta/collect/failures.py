@@ -145,9 +145,13 @@ def watched(env: gymnasium.Env) -> gymnasium.Env:
         try:
             watch.begins(0, seed, moment)
             returned = call()
-            for value in returned[: 1 if moment == watch.RESET else 2]:
-                if isinstance(value, np.ndarray | float):
-                    finite(value, "a reward" if np.ndim(value) == 0 else "an observation")
+            shape = env.observation_space.shape
+            if shape is not None:  # else it is a Dict
+                if np.shape(returned[0]) != shape:
+                    raise ValueError(f"an observation has shape {np.shape(returned[0])}, its space {shape}")
+                finite(np.asarray(returned[0], np.float32), "an observation")
+            if moment != watch.RESET:
+                finite(np.float32(returned[1]), "a reward")
             return returned
         except CAUGHT as error:
             failed = failure(error)

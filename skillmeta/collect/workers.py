@@ -39,6 +39,13 @@ class Part:
     max_steps: int | None = None  # of an episode
     first: int | None = None  # number of the first of N single episodes in the run
 
+    @property
+    def label(self) -> str:
+        """What is said of it where nobody is left to say which environment it was."""
+        names = list(dict.fromkeys(shown(task) for task in self.tasks))
+        where = names[0] if len(names) == 1 else f"one of {len(names)} tasks, {names[0]} and others"
+        return f"{where}, {'an episode of its trial' if self.first is None else f'episode {self.first}'}"
+
 
 class Workers:
     """Runs trials in so many processes; with one, in this process.
@@ -132,6 +139,7 @@ class Workers:
 
     def _here(self, part: Part) -> Trials:
         while True:
+            watch.label(part.label)
             try:
                 return run_part(part, self.envs)
             except EnvironmentFailed as error:

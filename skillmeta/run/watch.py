@@ -2,21 +2,26 @@
 
 A process does one such act at a time, in its main thread. Where one takes too long, `Overdue` is raised in it. That needs POSIX
 signals, and reaches what runs in Python, or waits. Code that is stuck in a library is ended with its process: in a worker by the
-pool, else by this module, which can do so only where the library has released Python's lock.
+pool, else by a process beside it (`guardian`).
 """
 
 from __future__ import annotations
 
 import array
+import mmap
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import MutableSequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
 RESET = -1  # the step of a reset
 RESET_FACTOR = 10.0  # a reset may take so many times the seconds of a step
@@ -111,11 +116,13 @@ def start(limit: float) -> None:
     if SIGNAL is None or threading.current_thread() is not threading.main_thread():
         _now[1] = 0.0
         return
-    _now[1] = limit
-    if _thread is None or not _thread.is_alive():  # it does not survive a fork
+    if _thread is None:
+        if multiprocessing.parent_process() is None:  # else a pool ends this process
+            _start_guardian()
         signal.signal(SIGNAL, _ring)
         _thread = threading.Thread(target=_look, args=(threading.get_ident(),), daemon=True)
         _thread.start()
+    _now[1] = limit
 
 
 def _ring(number: int, frame: FrameType | None) -> None:
@@ -129,15 +136,28 @@ def _look(thread: int) -> None:
     while True:
         time.sleep(LOOK_SECONDS)
         act = doing()
-        if act is None or act.late <= 0:
-            continue
-        if act.late < GRACE_SECONDS:
+        if act is not None and act.late > 0:
             signal.pthread_kill(thread, SIGNAL)
-        elif multiprocessing.parent_process() is None:  # else a pool ends this process
-            print(
-                f"error: the environment is stuck in a library: {act}, has taken longer than {act.limit:g} seconds; set "
-                "environment.on_error=restart_worker, then run the same command again",
-                file=sys.stderr,
-                flush=True,
-            )
-            os._exit(2)  # what is on disk is whole at any time
+
+
+def _start_guardian() -> None:
+    """Share what this process does with a process that sees it die, or be stuck in a library."""
+    size = 8 * NUMBERS + LABEL_BYTES
+    with tempfile.TemporaryFile() as file:
+        file.truncate(size)
+        shared: Any = memoryview(mmap.mmap(file.fileno(), size))
+        share(shared[: 8 * NUMBERS].cast("d"), shared[8 * NUMBERS :])
+        arguments = (os.getpid(), file.fileno(), NUMBERS, size, RESET_FACTOR, GRACE_SECONDS)
+        script = [sys.executable, "-I", "-S", str(Path(__file__).with_name("guardian.py")), *map(str, arguments)]
+        subprocess.Popen(script, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=(file.fileno(),))
+
+
+def _forget() -> None:
+    """In a forked child: what it does is its own."""
+    global _thread
+    share([0.0] * NUMBERS, array.array("B", bytes(LABEL_BYTES)))
+    _thread = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

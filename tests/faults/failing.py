@@ -54,7 +54,7 @@ SAYS = {  # kind: what a sentence on it says
     "infinite_reward": "a reward that is not finite",
     "huge_reward": "a reward that is not finite",  # in single precision
     "wrong_shape": "raised ValueError",
-    "no_reward": "raised TypeError",
+    "no_reward": "a reward that is not finite",
     "exits": "died",
     "killed": "died",
     "crashes": "died",

@@ -1,0 +1,161 @@
+"""What becomes of environments that fail: a sentence or an episode less, and never the same reset again."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from skillmeta.collect.failures import EnvironmentConfig, Failures, read_failures
+from skillmeta.collect.source import Budget, OnlineSource
+from skillmeta.collect.workers import Workers
+from skillmeta.envs.batched import BatchedEnvs
+from skillmeta.envs.make import EnvsFactory
+from skillmeta.errors import UserError
+from skillmeta.evaluation.actors import RandomActor
+from skillmeta.run import watch
+from skillmeta.seeds import Seeds
+from skillmeta.tasks.base import TaskConfig, make_family, task_id
+from skillmeta.types import Trials
+from tests.evaluation.test_adaptation import Doors, Number
+from tests.faults.failing import ENDS_ITS_PROCESS, FAILS_AT, SAYS, STEPS
+
+TASKS = make_family(TaskConfig("tests.faults.failing")).tasks("train")
+HERE = [kind for kind in SAYS if kind not in ENDS_ITS_PROCESS]  # what a process survives
+
+
+def workers(kind: str, on_error: str = "drop_episode", folder: Path | None = None, **options: Any) -> Workers:
+    config = EnvironmentConfig(on_error, **{"max_errors": 100, "step_seconds": 0.05, **options})  # type: ignore[arg-type]
+    task = TaskConfig("tests.faults.failing", options={"kind": kind})
+    return Workers(EnvsFactory(task), 1, 2, Failures(config, folder))
+
+
+def trials(workers: Workers, tasks: int = 4) -> Trials:
+    """Two episodes in each; those with even seeds fail."""
+    resets = Seeds(0).stream("resets").integers(2 * tasks).reshape(tasks, 2)
+    return workers.trials(
+        RandomActor(np.ones(1)), [TASKS[i % 2] for i in range(tasks)], resets, Seeds(0).stream("acting")
+    )
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(watch, "RESET_FACTOR", 1.0)
+
+
+@pytest.mark.parametrize("kind", HERE)
+def test_a_failure_is_one_sentence_that_says_where(kind):
+    with workers(kind, "stop") as some, pytest.raises(UserError, match=SAYS[kind]) as caught:
+        trials(some)
+    moment = "reset" if kind.endswith("_at_reset") else f"step {FAILS_AT}"
+    where = str(caught.value).partition(": ")[0]
+    assert f"task {task_id(TASKS[1])} (Number(number=1)), reset seed" in where and f"of its trial, {moment}" in where
+    assert "\n" not in str(caught.value) and "environment.on_error=drop_episode" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", HERE)
+def test_dropped_episodes_leave_whole_and_finite_ones(kind, capsys):
+    with workers(kind) as some:
+        done = trials(some)
+    assert all(np.isfinite(getattr(done, name)).all() for name in ("observation", "action", "reward"))
+    assert (done.lengths == STEPS).all() and done.reward.shape == (4, 2, STEPS)
+    assert 0 < some.failures.count == some.failures.replaced == capsys.readouterr().err.count("dropped: ")
+
+
+def test_above_the_limit_the_run_stops():
+    with (
+        workers("raises", max_errors=1) as some,
+        pytest.raises(UserError, match="2 episodes have failed and .* is 1: "),
+    ):
+        trials(some)
+
+
+def test_a_run_that_stopped_resumes_without_the_reset_that_failed_and_ends_as_if_it_had_dropped_it(tmp_path):
+    with workers("raises") as some:
+        wanted = trials(some)
+    stops = 0
+    while True:
+        with workers("raises", "stop", tmp_path) as some:
+            try:
+                found = trials(some)
+                break
+            except UserError:
+                stops += 1
+    rows = read_failures(tmp_path)
+    assert stops == len(rows) > 1 and len({str(row["resets"]) for row in rows}) == stops
+    assert "the world" in rows[0]["trace"] and rows[0]["what"].startswith("raised RuntimeError")
+    np.testing.assert_array_equal(found.observation, wanted.observation)
+    np.testing.assert_array_equal(found.action, wanted.action)
+    (tmp_path / "failures.jsonl").write_text((tmp_path / "failures.jsonl").read_text() + '{"torn')
+    assert len(read_failures(tmp_path)) == stops
+
+
+def test_what_was_dropped_is_counted_the_same_in_a_resumed_run(tmp_path):
+    def source() -> OnlineSource:
+        some = workers("raises", folder=tmp_path)
+        return OnlineSource(some, lambda g: TASKS[0], Seeds(1), Budget(100), num_envs=2)
+
+    first = source()
+    for _ in range(4):
+        first.episode(RandomActor(np.ones(1)))
+    assert first.scores()["dropped"] == first.dropped > 1 and first.env_steps == 8 * STEPS
+    assert source().scores() == {}
+    again = source()
+    for _ in range(4):
+        again.episode(RandomActor(np.ones(1)))
+    assert again.dropped == first.dropped and again.workers.failures.count == first.workers.failures.count
+    restored = source()
+    restored.restore(first.state())
+    assert restored.dropped == first.dropped
+
+
+class Spoilt(Doors):
+    """The second of the environments, which step as arrays, shows a NaN where its seed is even."""
+
+    def reset(self, seeds, tasks):
+        self.bad = seeds % 2 == 0
+        return super().reset(seeds, tasks)
+
+    def step(self, action):
+        outcome = super().step(action)
+        outcome.observation[:] = np.where(
+            (self.bad & (np.arange(len(self.bad)) == 1))[:, None], np.nan, outcome.observation
+        )
+        return outcome
+
+
+def test_environments_that_are_arrays_say_which_of_them_failed():
+    failures = Failures(EnvironmentConfig("drop_episode"))
+    some = Workers(lambda num: BatchedEnvs(Spoilt(), num), failures=failures)
+    resets = np.array([[2], [4], [6]])
+    done = some.trials(RandomActor(np.ones(1)), [Number(0), Number(1), Number(1)], resets, Seeds(0).stream("acting"))
+    assert np.isfinite(done.observation).all() and failures.replaced >= 1
+    assert (task_id(Number(1)), 4) in failures._resets and (task_id(Number(0)), 2) not in failures._resets
+
+
+def test_a_policy_that_is_not_finite_is_not_the_environments_fault():
+    class Broken(RandomActor):
+        def act(self, observation, belief, generator, explore):
+            return super().act(observation, belief, generator, explore)[0] * np.nan, belief
+
+    with workers("raises") as some, pytest.raises(UserError, match="the policy's actions are not finite"):
+        some.trials(Broken(np.ones(1)), [TASKS[0]], np.array([[1]]), Seeds(0).stream("acting"))
+    assert some.failures.count == 0
+
+
+def test_a_step_that_ends_in_time_is_left_alone():
+    watch.start(0.05)
+    watch.begins(0, 1, 0)
+    watch.ends()
+    signal.raise_signal(watch.SIGNAL)
+    watch.begins(0, 1, watch.RESET)
+    assert str(watch.doing()).endswith("reset seed 1, reset")
+    with pytest.raises(watch.Overdue):
+        time.sleep(1)
+    watch.ends()
+    assert watch.doing() is None
