@@ -28,6 +28,7 @@ StreamName = Literal[
     "evaluation_acting",
     "adaptation_resets",
     "adaptation_acting",
+    "start",  # how fine-tuning gets to know its task
     "expert",  # noise of an expert
     "collector",  # logs
     "collector_shards",  # seeds of the parts of a collection

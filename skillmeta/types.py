@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 BeliefT = TypeVar("BeliefT")
+BeliefT_contra = TypeVar("BeliefT_contra", contravariant=True)
 Metrics = Mapping[str, float]
 Task = Hashable  # a frozen dataclass; families differ in its fields
 
@@ -247,6 +248,24 @@ class InformedActor(Protocol):
 
     def of_tasks(self, rows: slice) -> Actor[Any]:
         """The actor of these tasks alone."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What fine-tuning on a task begins with: what is known of the task, and the networks that act and judge on it."""
+
+    features: Tensor  # [F] appended to every observation
+    policy: nn.Module  # observations [B, O + F] -> actions
+    critics: nn.Module  # observations [B, O + F], actions [B, A] -> [n, B]
+    log_coefficient: Tensor  # of the divergence from the prior, a scalar
+
+
+@runtime_checkable
+class TunableActor(Protocol[BeliefT_contra]):
+    """An actor that another learner can continue from."""
+
+    def start(self, belief: BeliefT_contra) -> Start:
+        """What fine-tuning begins with, given what is known of one task."""
 
 
 class Experience(Stateful, Protocol):

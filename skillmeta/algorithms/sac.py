@@ -26,7 +26,7 @@ from torch import Tensor
 
 from skillmeta.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share, checked
 from skillmeta.data.replay import Replay, Transitions
-from skillmeta.errors import ConfigError
+from skillmeta.errors import ConfigError, first_line
 from skillmeta.nn.distributions import Gaussian
 from skillmeta.nn.networks import Critics, identity
 from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
@@ -35,7 +35,7 @@ from skillmeta.objectives.regularizer import Regularizer, RegularizerConfig, des
 from skillmeta.objectives.soft_q import actor_loss, min_q, soft_value, td_error, td_target
 from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
-from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Skills, Source, Step
+from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Skills, Source, Start, Step
 
 
 @checked
@@ -169,12 +169,35 @@ class Learner:
             "counts": self.counts,
         }
 
+    def start_from(self, start: Start) -> None:
+        """Continue with networks that were trained elsewhere, on observations with the same features appended.
+
+        Raises ConfigError if they have other sizes.
+        """
+        try:
+            self.policy.load_state_dict(start.policy.state_dict())
+            for critics in (self.critics, self.targets):
+                critics.load_state_dict(start.critics.state_dict())
+        except RuntimeError as error:
+            raise ConfigError(
+                "algorithm.hidden, policy_depth and critic_depth must be those of the run that it starts from "
+                f"({first_line(error)})"
+            ) from None
+        self.regularizer.log_coefficient.copy_(start.log_coefficient)
+
     # -- learning: Algorithm 1 --------------------------------------------------------------------------------------------
     def iterate(self, source: Source) -> Metrics:
         """One episode, then `updates_per_decision` updates for each of its decisions. Metrics are means over them."""
+        return self.learn_from(source.episode(self.explorer()))
+
+    def explorer(self) -> Actor:
+        """What collects the next episode."""
+        begun = self.counts.decisions >= self.config.random_decisions
+        return self.acting if begun else UniformActor(self.policy, None)
+
+    def learn_from(self, episodes: Episodes) -> Metrics:
+        """Take episodes into the replay, and make the updates that their decisions are worth."""
         before = self.counts.decisions
-        actor = self.acting if before >= self.config.random_decisions else UniformActor(self.policy, None)
-        episodes = source.episode(actor)
         self.replay.add(episodes)
         self.counts.decisions += int(episodes.valid.sum())
         if self.counts.decisions < self.config.random_decisions:

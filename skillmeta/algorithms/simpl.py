@@ -44,7 +44,7 @@ from skillmeta.objectives.regularizer import (
 from skillmeta.objectives.soft_q import actor_loss, min_q, soft_value, td_error, td_target
 from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
-from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Skills, Source, Step
+from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Skills, Source, Start, Step
 
 ENCODERS = ("product", "mean", "attention")  # of sets (skillmeta/nn/encoders.py)
 
@@ -244,6 +244,10 @@ class Actor:
     def prior(self, observation: Tensor) -> Gaussian:
         with torch.no_grad():
             return gaussian_prior(self.skills.prior(observation))
+
+    def start(self, belief: SimplBelief) -> Start:
+        """Fine-tuning holds e, and goes on with policy, critics and the large context's coefficient."""
+        return Start(belief.e[0], self.policy, self.critics, self.log_coefficient)
 
     def parts(self) -> Parts:
         return {

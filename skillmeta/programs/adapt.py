@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from skillmeta.collect.trials import trial
 from skillmeta.config import build, dump_yaml, read_yaml, to_plain
 from skillmeta.envs.make import make_envs
 from skillmeta.errors import UserError
+from skillmeta.evaluation.adapted import AdaptedAgent, pack, unpack
 from skillmeta.programs.train import load_trained, run_input
 from skillmeta.run.checkpoint import load_state, save_state
 from skillmeta.run.files import locked_folder, write_whole
@@ -26,64 +25,9 @@ from skillmeta.seeds import Seeds
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import Task, TaskConfig, chosen_task, make_family, task_id
 from skillmeta.trust import ENVIRONMENT, check_links, check_modules, modules_of_run
-from skillmeta.types import Actor, Envs, Parts, Trials
+from skillmeta.types import Actor, Envs, Trials
 
 ADAPTED = "adapted.yaml"  # what was adapted to what; the last file that is written
-
-
-def pack(belief: Any) -> Any:
-    """A belief of named tuples, tuples and tensors as what a checkpoint holds."""
-    if isinstance(belief, tuple):
-        names = getattr(belief, "_fields", None) or [str(i) for i in range(len(belief))]
-        return {name: pack(part) for name, part in zip(names, belief, strict=True)}
-    return belief.contiguous() if isinstance(belief, Tensor) else belief
-
-
-def unpack(like: Any, state: Any) -> Any:
-    """The belief that `pack` was given, in the structure of another one of the same agent."""
-    if isinstance(like, tuple):
-        names = getattr(like, "_fields", None) or [str(i) for i in range(len(like))]
-        parts = [unpack(part, state[name]) for name, part in zip(names, like, strict=True)]
-        return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)
-    if isinstance(like, Tensor) and (
-        state.dtype != like.dtype or state.dim() != like.dim() or not bool(state.isfinite().all())
-    ):
-        raise ValueError(
-            f"{state.dtype} {tuple(state.shape)} in the place of {like.dtype} {tuple(like.shape)}, or not finite"
-        )
-    return state
-
-
-@dataclass(frozen=True)
-class AdaptedAgent:
-    """An agent that knows its task: every trial that it begins begins with what it knows."""
-
-    agent: Any
-    belief: Any
-    exploration_episodes: int = 0
-
-    @property
-    def rollouts(self) -> int:
-        return int(self.agent.rollouts)
-
-    def begin(self, num: int, generator: torch.Generator) -> Any:
-        if num != 1:
-            raise ValueError(f"an adapted agent knows one task, not {num}")
-        return self.belief
-
-    def act(self, observation: Tensor, belief: Any, generator: torch.Generator, explore: bool) -> tuple[Tensor, Any]:
-        result: tuple[Tensor, Any] = self.agent.act(observation, belief, generator, explore)
-        return result
-
-    def observe(self, belief: Any, action: Tensor, step: Any) -> Any:
-        return self.agent.observe(belief, action, step)
-
-    def adapt(self, belief: Any, episodes: Any, generator: torch.Generator) -> Any:
-        return self.agent.adapt(belief, episodes, generator)
-
-    def parts(self) -> Parts:
-        result: Parts = self.agent.parts()
-        return result
 
 
 def loaded(run: str | Path, config: TaskConfig, trust: bool = False) -> tuple[Actor[Any], Envs, Task]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from skillmeta.envs.make import EnvsFactory, make_envs
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.evaluation.adaptation import final_scores, held_out_scores
 from skillmeta.programs.page import write_page
+from skillmeta.programs.start import StartConfig, StartedLearner
 from skillmeta.reading import verify
 from skillmeta.run.checkpoint import load_state, save_state
 from skillmeta.run.files import write_npz
@@ -74,6 +75,7 @@ class TrainConfig:
     task: TaskConfig = field(default_factory=TaskConfig)  # what is learned
     skills: str | None = None  # folder of a skill model; null acts in the environment's own actions
     skill_prior: Literal["state", "marginal"] = "state"  # p(z|s), or one Gaussian for all states, a reference
+    start: StartConfig | None = None  # fine-tuning begins with what a meta-trained agent knows; null: with nothing
     see_task: bool = False  # append the task's features to what is observed: an oracle, a reference agent for others
     # what learns: its name, and the keys of that module's `Config`
     algorithm: Annotated[dict[str, Any], OptionsOf("algorithms")] = field(default_factory=lambda: {"name": "sac"})
@@ -94,6 +96,8 @@ class TrainConfig:
             raise ValueError(
                 f"skill_prior is {self.skill_prior!r} and skills is null; name a skill model, or leave it out"
             )
+        if self.start is not None and (self.kind != "finetune" or self.skills is None or self.num_envs != 1):
+            raise ValueError("start is of kind: finetune in skill space, with num_envs: 1; leave it out, or set these")
         if "name" not in self.algorithm:
             raise ValueError("algorithm has no name; say which one, e.g. algorithm: {name: sac}")
 
@@ -124,8 +128,20 @@ def make_learner(config: TrainConfig, spec: EnvSpec, skills: SkillModel | None, 
     used: Skills | None = skills
     if skills is not None and config.skill_prior == "marginal":
         used = MarginalPrior(skills)
-    result: Learner[Any] = module.Learner(options, spec, used, seeds)
-    return result
+
+    def make(features: int) -> Any:
+        return module.Learner(options, replace(spec, observation_dim=spec.observation_dim + features), used, seeds)
+
+    if config.start is None:
+        learner: Learner[Any] = make(0)
+        return learner
+    agent = load_trained(config.start.run, lambda *unused: SpecAlone(spec))
+    if (
+        inputs_of(config)["skill model"].sha256
+        != saved_state(str(agent.skills), model_folder(str(agent.skills))).sha256
+    ):
+        raise ConfigError(f"start.run: {config.start.run}: acts by another skill model than skills: {config.skills}")
+    return StartedLearner(config.start, agent.actor, make, seeds)
 
 
 def algorithm_of(config: TrainConfig, at: str = "") -> tuple[ModuleType, Any]:
@@ -207,7 +223,8 @@ def complete_config(plain: Mapping[str, Any], algorithm: str) -> dict[str, Any]:
 
 def inputs_of(config: TrainConfig) -> dict[str, Input]:
     """What training and acting depend on, beside the config."""
-    return {} if config.skills is None else {"skill model": saved_state(config.skills, model_folder(config.skills))}
+    found = {} if config.skills is None else {"skill model": saved_state(config.skills, model_folder(config.skills))}
+    return found | ({} if config.start is None else {"run": run_input(config.start.run)})
 
 
 def run_input(folder: str | Path) -> Input:
@@ -303,7 +320,23 @@ def save_actor(folder: Path, actor: Actor[Any], env_steps: int, identity: Identi
     save_state(folder / ACTOR, {"actor": state_of(actor.parts()), "env_steps": env_steps}, identity.meta())
 
 
-def load_trained(folder: str | Path, make: Callable[[SkillModel | None, bool], Envs], trust: bool = False) -> Trained:
+class HasSpec(Protocol):
+    """Environments, of which only their spec is looked at."""
+
+    @property
+    def spec(self) -> EnvSpec: ...
+
+
+@dataclass(frozen=True)
+class SpecAlone:
+    """The spec of environments that need not be made."""
+
+    spec: EnvSpec
+
+
+def load_trained(
+    folder: str | Path, make: Callable[[SkillModel | None, bool], HasSpec], trust: bool = False
+) -> Trained:
     """The actor of a finished run of `train`.
 
     Args:

@@ -429,6 +429,9 @@ def description(run: RunRecord) -> str:
     name = options.pop("name", None)
     acts = acts_in(run.config.get("skills"))
     sees = "; it sees the task" if run.config.get("see_task") else ""
+    if start := run.config.get("start"):
+        other, shown = Path(str(start.get("run"))).name, start.get("episodes", 20)
+        sees += f"; it starts from {other}, which gets to know the task in {shown} episodes"
     if is_builtin("algorithms", name):
         at = f"{run.folder / 'config.yaml'}: algorithm"
         module = module_of("algorithms", name, f"{at}.name")

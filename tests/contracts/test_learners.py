@@ -16,7 +16,7 @@ from skillmeta.collect.workers import Workers
 from skillmeta.data.contexts import ContextBuffer
 from skillmeta.data.replay import Replay
 from skillmeta.envs.make import EnvsFactory, make_envs
-from skillmeta.programs.adapt import pack, unpack
+from skillmeta.evaluation.adapted import pack, unpack
 from skillmeta.programs.train import make_learner, spec_of, train_config
 from skillmeta.run.checkpoint import load_state, save_state, state_hash
 from skillmeta.run.parts import restore_parts, state_of

@@ -21,7 +21,7 @@ from skillmeta.cli import main
 from skillmeta.config import dump_yaml, read_yaml, to_plain
 from skillmeta.envs.make import make_envs
 from skillmeta.errors import UserError
-from skillmeta.programs.adapt import pack
+from skillmeta.evaluation.adapted import pack
 from skillmeta.programs.page import write_page
 from skillmeta.programs.train import TrainConfig, load_trained, make_learner, save_actor, train_config
 from skillmeta.run.checkpoint import save_state

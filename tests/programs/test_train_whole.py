@@ -152,7 +152,8 @@ def test_an_adapted_agent_goes_on_from_what_it_knows(algorithm, tmp_path, capsys
     from downstream.adapt import main as adapt_main
     from skillmeta.collect.trials import trial
     from skillmeta.errors import UserError
-    from skillmeta.programs.adapt import AdaptedAgent, load_adapted, loaded
+    from skillmeta.evaluation.adapted import AdaptedAgent
+    from skillmeta.programs.adapt import load_adapted, loaded
 
     task = SPARSE if algorithm is PEARL_TAUGHT else POINTS
     assert train(

@@ -1,0 +1,168 @@
+"""Fine-tuning that begins with what a meta-trained agent knows of the task: `start` of `skillmeta finetune`.
+
+The agent first acts for some episodes and infers what the task is, as in a test trial. Then its policy and critics are trained on,
+with what it inferred appended to every observation: SiMPL's protocol (Nam et al. 2022, section 4.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skillmeta.config import NonNegativeInt, checked
+from skillmeta.errors import ConfigError
+from skillmeta.evaluation.adapted import AdaptedAgent, pack, unpack
+from skillmeta.run.parts import Counts
+from skillmeta.seeds import Seeds
+from skillmeta.types import Actor, Episodes, Metrics, Parts, Source, Start, State, Step, TunableActor
+
+
+@checked
+class StartConfig:
+    """What is known at the beginning."""
+
+    run: str = ""  # folder of a finished meta-training whose agent fine-tuning starts from
+    episodes: NonNegativeInt = (
+        20  # in the task, from which that agent infers it; they count as the run's first episodes
+    )
+    keep: bool = True  # they are learned from too
+
+    def __post_init__(self) -> None:
+        if not self.run:
+            raise ValueError("run is missing; name the --out of a finished `skillmeta meta-train`")
+
+
+class StartingLearner(Protocol):
+    """What can be trained on from a start: SAC."""
+
+    @property
+    def updates(self) -> int: ...
+    def start_from(self, start: Start) -> None: ...
+    def explorer(self) -> Actor[None]: ...
+    def learn_from(self, episodes: Episodes) -> Metrics: ...
+    def actor(self) -> Actor[None]: ...
+    def parts(self) -> Parts: ...
+
+
+@dataclass(frozen=True)
+class WithFeatures:
+    """An actor that sees the same features appended to every observation."""
+
+    actor: Actor[Any]
+    features: Tensor  # [F]
+    rollouts: int = 1
+    exploration_episodes: int = 0
+
+    def begin(self, tasks: int, generator: torch.Generator) -> Any:
+        return self.actor.begin(tasks, generator)
+
+    def act(self, observation: Tensor, belief: Any, generator: torch.Generator, explore: bool) -> tuple[Tensor, Any]:
+        seen = torch.cat([observation, self.features.expand(len(observation), -1)], -1)
+        result: tuple[Tensor, Any] = self.actor.act(seen, belief, generator, explore)
+        return result
+
+    def observe(self, belief: Any, action: Tensor, step: Step) -> Any:
+        return self.actor.observe(belief, action, step)
+
+    def adapt(self, belief: Any, episodes: Episodes, generator: torch.Generator) -> Any:
+        return self.actor.adapt(belief, episodes, generator)
+
+    def parts(self) -> Parts:
+        return {"actor": self.actor.parts(), "features": self.features}
+
+
+@dataclass
+class Known:
+    """What is known of the task so far, and what it was inferred from (`skillmeta.types.Stateful`)."""
+
+    belief: Any
+    features: Tensor  # [F]
+    shown: list[Episodes] = field(default_factory=list)
+
+    def state(self) -> State:
+        shown: State = {
+            str(i): {f.name: getattr(one, f.name) for f in fields(Episodes)} for i, one in enumerate(self.shown)
+        }
+        return {"belief": {"belief": pack(self.belief)}, "features": self.features, "shown": shown}
+
+    def restore(self, state: State) -> None:
+        saved: dict[str, Any] = dict(state)
+        self.belief = unpack(self.belief, saved["belief"]["belief"])
+        self.features.copy_(saved["features"])
+        arrays = [saved["shown"][str(i)] for i in range(len(saved["shown"]))]
+        self.shown = [Episodes(**{name: np.asarray(values) for name, values in one.items()}) for one in arrays]
+
+
+class StartedLearner:
+    """Fine-tuning from a start (`skillmeta.types.Learner`).
+
+    Args:
+        config: see `StartConfig`.
+        agent: the meta-trained agent.
+        make: the learner that goes on, for so many features.
+        seeds: of the run.
+
+    Raises ConfigError for an agent or a learner that knows no start.
+    """
+
+    def __init__(self, config: StartConfig, agent: Actor[Any], make: Callable[[int], StartingLearner], seeds: Seeds):
+        if not isinstance(agent, TunableActor):
+            raise ConfigError(f"start.run: {config.run}: its agent is not one that fine-tuning starts from; SiMPL's is")
+        self.config, self.agent, self.generator = config, agent, seeds.stream("start").torch()
+        start = agent.start(belief := agent.begin(1, self.generator))
+        self.known, self.counts = Known(belief, start.features.clone()), Counts()
+        self.learner = make(len(start.features))
+        if not hasattr(self.learner, "start_from"):
+            raise ConfigError(
+                "start is given, and algorithm.name is of a learner that cannot start from another; sac can"
+            )
+        self.learner.start_from(start)
+
+    @property
+    def updates(self) -> int:
+        return self.learner.updates
+
+    def actor(self) -> WithFeatures:
+        return WithFeatures(self.learner.actor(), self.known.features.clone())
+
+    def parts(self) -> Parts:
+        return {
+            "learner": self.learner.parts(),
+            "known": self.known,
+            "counts": self.counts,
+            "generator": self.generator,
+        }
+
+    def iterate(self, source: Source) -> Metrics:
+        """One episode: of the agent that gets to know the task, or of the learner that goes on."""
+        self.counts.iterations += 1
+        if self.counts.iterations <= self.config.episodes:
+            return self.get_to_know(source)
+        metrics: dict[str, float] = {}
+        for shown in self.known.shown:
+            metrics = dict(self.learner.learn_from(self.appended(shown)))
+        self.known.shown = []
+        explorer = WithFeatures(self.learner.explorer(), self.known.features)
+        return self.learner.learn_from(self.appended(source.episode(explorer))) or metrics
+
+    def get_to_know(self, source: Source) -> Metrics:
+        known = self.known
+        episodes = source.episode(AdaptedAgent(self.agent, known.belief))
+        known.belief = self.agent.adapt(known.belief, episodes, self.generator)
+        assert isinstance(self.agent, TunableActor)
+        known.features.copy_(self.agent.start(known.belief).features)
+        if self.config.keep:
+            known.shown.append(episodes)
+        return {}
+
+    def appended(self, episodes: Episodes) -> Episodes:
+        """The features behind every observation, [N, T + 1, O + F]."""
+        features = np.broadcast_to(
+            self.known.features.numpy(), (*episodes.observation.shape[:2], len(self.known.features))
+        )
+        return replace(episodes, observation=np.concatenate([episodes.observation, features], -1))

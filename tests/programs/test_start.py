@@ -1,0 +1,165 @@
+"""Fine-tuning that starts from a meta-trained agent."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from skillmeta.collect.source import Budget, OnlineSource
+from skillmeta.collect.workers import Workers
+from skillmeta.config import build
+from skillmeta.envs.make import EnvsFactory, make_envs
+from skillmeta.errors import ConfigError
+from skillmeta.programs.train import TrainConfig, load_trained, make_learner, train
+from skillmeta.run.checkpoint import load_state
+from skillmeta.run.parts import restore_parts, state_of
+from skillmeta.seeds import Seeds
+from skillmeta.skills.vae import SkillModel
+from skillmeta.tasks.base import chosen_task, make_family, task_id
+from tests.goldens.cases import save_skills
+
+MAZE = {"family": "maze", "options": {"max_episode_steps": 20}}
+KIND = {"tasks": 1, "context_size": 4}
+SIMPL = {
+    "name": "simpl",
+    "training_tasks": 2,
+    "tasks_per_iteration": 2,
+    "first_episodes": 1,
+    "reuse": 1.0,
+    "small_context": KIND,
+    "large_context": KIND,
+    "batch_size": 4,
+    "latent_dim": 3,
+    "context_episodes": 2,
+    "hidden": 8,
+    "depth": 1,
+}
+SAC = {
+    "name": "sac",
+    "hidden": 8,
+    "policy_depth": 1,
+    "critic_depth": 1,
+    "batch_size": 4,
+    "policy_start": "prior",
+    "regularizer": {"prior": "skill", "target_divergence": 1.0, "initial_coefficient": 0.5},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("start")
+    save_skills(folder / "skills")
+    meta = {
+        "kind": "meta-train",
+        "task": {**MAZE, "split": "train"},
+        "skills": str(folder / "skills"),
+        "env_steps": 150,
+    }
+    assert train(build(TrainConfig, {**meta, "algorithm": SIMPL}), folder / "meta", quiet=True)
+    return folder
+
+
+def config(folder: Path, start: dict[str, Any] | None = None, algorithm: dict[str, Any] | None = None) -> TrainConfig:
+    plain = {
+        "task": {**MAZE, "split": "test", "index": 1},
+        "skills": str(folder / "skills"),
+        "start": {"run": str(folder / "meta"), "episodes": 2, **(start or {})},
+        "algorithm": {**SAC, **(algorithm or {})},
+        "env_steps": 80,
+        "evaluation": {"episodes": 2},
+    }
+    return build(TrainConfig, plain)
+
+
+def parts_of(made: TrainConfig) -> tuple[Any, OnlineSource]:
+    """A learner, and where it learns."""
+    family = make_family(made.task)
+    task = chosen_task(family, made.task)
+    seeds, skills = Seeds(made.seed, task_id(task)), SkillModel.load(str(made.skills))
+    learner = make_learner(made, make_envs(family, 1, skills).spec, skills, seeds)
+    workers = Workers(EnvsFactory(made.task, made.skills), 1, 1)
+    return learner, OnlineSource(workers, lambda generator: task, seeds, Budget(1000))
+
+
+def test_it_goes_on_with_the_networks_of_the_run_and_what_its_agent_infers(folder):
+    learner, source = parts_of(config(folder))
+    family = make_family(config(folder).task)
+    agent = load_trained(folder / "meta", lambda skills, sees: make_envs(family, 1, skills, sees)).actor
+    for network, own in ((agent.policy, learner.learner.policy), (agent.critics, learner.learner.targets)):
+        for one, other in zip(network.parameters(), own.parameters(), strict=True):
+            assert torch.equal(one, other)
+    assert float(learner.learner.regularizer.coefficient()) == pytest.approx(float(agent.log_coefficient.exp()))
+
+    generator = Seeds(0, task_id(chosen_task(family, config(folder).task))).stream("start").torch()
+    belief = agent.begin(1, generator)
+    for _ in range(2):
+        before = learner.updates
+        learner.iterate(source)
+        assert learner.updates == before  # nothing is learned while it gets to know the task
+        belief = agent.adapt(belief, learner.known.shown[-1], generator)
+        assert torch.equal(learner.known.features, belief.e[0])
+    known = learner.known.features.clone()
+    learner.iterate(source)
+    assert torch.equal(learner.known.features, known) and torch.equal(learner.actor().features, known)
+    assert (learner.learner.replay.at(torch.arange(3)).observation[:, -3:] == known).all()
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_first_episodes_are_learned_from_if_they_are_kept(keep, folder):
+    learner, source = parts_of(config(folder, {"keep": keep}))
+    for _ in range(3):
+        learner.iterate(source)
+    decisions = 20 // learner.learner.skills.horizon
+    assert len(learner.learner.replay) == decisions * (3 if keep else 1) == learner.updates
+
+
+@pytest.mark.parametrize("stopped", [0, 1, 2, 3])
+def test_a_restored_run_continues_to_the_bit(stopped, folder):
+    learner, source = parts_of(config(folder))
+    for _ in range(stopped):
+        learner.iterate(source)
+    saved = copy.deepcopy({"learner": state_of(learner.parts()), "source": source.state()})
+    other, again = parts_of(config(folder))
+    restore_parts(other.parts(), saved["learner"])
+    again.restore(saved["source"])
+    for _ in range(4 - stopped):
+        assert learner.iterate(source) == other.iterate(again)
+    for one, two in zip(
+        learner.actor().actor.policy.parameters(), other.actor().actor.policy.parameters(), strict=True
+    ):
+        assert torch.equal(one, two)
+    assert torch.equal(learner.known.features, other.known.features)
+
+
+def test_a_whole_run_is_evaluated_saved_and_loaded(folder, tmp_path):
+    made = config(folder)
+    result = train(made, tmp_path / "run", quiet=True)
+    assert result is not None and result["episodes"] == 4 and result["num_episodes"] == 2
+    family = make_family(made.task)
+    trained = load_trained(tmp_path / "run", lambda skills, sees: make_envs(family, 1, skills, sees))
+    saved = load_state(tmp_path / "run" / "actor")[0]["actor"]
+    assert torch.equal(trained.actor.features, saved["features"]) and bool(saved["features"].abs().sum() > 0)
+    observation, generator = torch.zeros(1, 4), torch.Generator().manual_seed(0)
+    action, _ = trained.actor.act(observation, trained.actor.begin(1, generator), generator, False)
+    assert bool(action.isfinite().all())
+
+
+def test_what_does_not_go_together_is_refused_before_the_folder_is_taken(folder, tmp_path):
+    with pytest.raises(ConfigError, match="must be those of the run that it starts from"):
+        train(config(folder, algorithm={"critic_depth": 2}), tmp_path / "run")
+    with pytest.raises(ConfigError, match="learner that cannot start from another; sac can"):
+        train(replace(config(folder), algorithm={"name": "rl2", "hidden": 8}), tmp_path / "run")
+    save_skills(tmp_path / "others")
+    other = SkillModel.load(tmp_path / "others")
+    other.latent_stddev.mul_(2)
+    other.save(tmp_path / "others")
+    with pytest.raises(ConfigError, match="another skill model"):
+        train(replace(config(folder), skills=str(tmp_path / "others")), tmp_path / "run")
+    with pytest.raises(ConfigError, match="run is missing"):
+        build(TrainConfig, {"skills": "x", "start": {"episodes": 3}})
+    assert not (tmp_path / "run").exists()
