@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 
+from skillmeta.collect.failures import EnvironmentConfig, shown
 from skillmeta.collect.trials import trial
 from skillmeta.config import build, dump_yaml, read_yaml, to_plain
 from skillmeta.envs.make import make_envs
-from skillmeta.errors import UserError
+from skillmeta.errors import EnvironmentFailed, UserError
 from skillmeta.evaluation.adapted import AdaptedAgent, pack, unpack
 from skillmeta.programs.train import load_trained, run_input
+from skillmeta.run import watch
 from skillmeta.run.checkpoint import load_state, save_state
 from skillmeta.run.files import locked_folder, write_whole
 from skillmeta.run.identity import Identity
@@ -71,7 +73,12 @@ def adapt(
                 )
             identity.check(folder / "belief", load_state(folder / "belief")[1])
             return None
-        trials, belief = trial(agent, envs, [task] * agent.rollouts, resets, draws, flags)
+        watch.start(EnvironmentConfig.step_seconds)
+        watch.label(shown(task))
+        try:
+            trials, belief = trial(agent, envs, [task] * agent.rollouts, resets, draws, flags)
+        except EnvironmentFailed as error:
+            raise UserError(f"{shown(task)}: {error}; use another seed, or repair the environment") from error
         envs.close()
         save_state(folder / "belief", {"belief": pack(belief)}, identity.meta())
         write_whole(folder / ENVIRONMENT, json.dumps({"modules": modules_of_run(folder, about)}))

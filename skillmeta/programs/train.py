@@ -85,9 +85,7 @@ class TrainConfig:
     processes: PositiveInt = 1  # that trials are run in
     envs_per_batch: PositiveInt = 256  # environments that share a policy's forward pass in trials
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)  # how the trained policy is evaluated
-    environment: EnvironmentConfig = field(
-        default_factory=EnvironmentConfig
-    )  # where environments fail; no result names it
+    environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)  # what is done where one fails
     checkpoint_seconds: PositiveFloat = 30.0  # between two checkpoints
     seed: NonNegativeInt = 0  # training seed
 

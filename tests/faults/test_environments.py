@@ -128,6 +128,36 @@ def check(command: str, kind: str, processes: int, folder: Path) -> None:
         assert len({tuple(map(tuple, row["resets"])) for row in rows}) == len(rows)  # none was met twice
 
 
+def test_a_failure_that_takes_its_process_with_it(tmp_path):
+    check("evaluate", "exits", 2, tmp_path)
+
+
+def test_an_ablation_says_which_run_an_environment_ended_and_does_the_others(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("skillmeta.programs.ablate.write_page", lambda *arguments, **options: None)
+    forked(monkeypatch)
+    one = config_of("meta-train", "raises", 1)
+    method = {"kind": "meta-train", "algorithm": one.pop("algorithm"), "env_steps": one.pop("env_steps")}
+    del one["environment"]
+    drops = {"on_error": "drop_episode", "max_errors": 50}
+    methods = {"stops": method, "drops": {**method, "environment": drops}}
+    test = {"split": "test", "episodes": 1, "tasks": 1}
+    config = {
+        "logs": None,
+        "skills": None,
+        "methods": methods,
+        "seeds": [0],
+        "changes": one,
+        "test": test,
+        "workers": 1,
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["ablate", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr()
+    line = next(line for line in (said.out + said.err).splitlines() if "stops seed 0" in line)
+    assert "reset seed" in line and "step 2: the environment raised RuntimeError" in line
+    assert (tmp_path / "out" / "methods" / "drops" / "seed-0" / "result.json").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("processes", [1, 2])
