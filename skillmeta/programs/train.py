@@ -86,6 +86,7 @@ class TrainConfig:
     envs_per_batch: PositiveInt = 256  # environments that share a policy's forward pass in trials
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)  # how the trained policy is evaluated
     environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)  # what is done where one fails
+    health: Literal["stop", "warn", "off"] = "warn"  # where losses are beyond reason; a NaN ends the run in any case
     checkpoint_seconds: PositiveFloat = 30.0  # between two checkpoints
     seed: NonNegativeInt = 0  # training seed
 
@@ -182,7 +183,15 @@ def train(
             )
             early, held_out = EarlyPaths(family, source), while_training(learner, workers, family, task, config)
             clock = run_loop(
-                run, learner, source, config.env_steps, config.checkpoint_seconds, held_out, early, quiet=quiet
+                run,
+                learner,
+                source,
+                config.env_steps,
+                config.checkpoint_seconds,
+                held_out,
+                early,
+                quiet,
+                config.health,
             )
             if clock is None:
                 return None
@@ -212,7 +221,7 @@ def complete_config(plain: Mapping[str, Any], algorithm: str) -> dict[str, Any]:
     the user vouches for."""
     config = train_config(plain)
     full: dict[str, Any] = to_plain(config)
-    del full["environment"]  # may change from session to session
+    del full["environment"], full["health"]  # may change from session to session
     if config.algorithm["name"] == algorithm:
         _, options = algorithm_of(config)
         full["algorithm"] = {"name": algorithm, **to_plain(options)}

@@ -30,6 +30,7 @@ from skillmeta.evaluation.records import (
 )
 from skillmeta.evaluation.statistics import Estimate, Scores, estimate, paired_difference
 from skillmeta.run.files import write_whole
+from skillmeta.run.health import Health
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
 from skillmeta.trust import check_links, check_modules
@@ -213,8 +214,9 @@ def of_ablation(folder: Path, trust: bool, family: TaskFamily | None) -> Content
 
 
 def failed(study: Study) -> list[str]:
-    """A sentence on failures of environments in training, if there were any."""
-    return note_on(sum(len(read_failures(run.folder)) for run in study.every))
+    """Sentences on what went wrong in training: environments that failed, losses beyond reason."""
+    ill = [f"{run.folder.name}: {said}." for run in study.every if (said := Health(run.rows).said)]
+    return [*note_on(sum(len(read_failures(run.folder)) for run in study.every)), *ill]
 
 
 def one_seed(study: Study) -> list[str]:

@@ -6,15 +6,17 @@ next iteration when asked to (Ctrl-C, SIGTERM, or a scheduler). A run that was s
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
-from skillmeta.errors import CheckpointError, first_line
+from skillmeta.errors import CheckpointError, UserError, first_line
+from skillmeta.run.health import Health
 from skillmeta.run.parts import restore_parts, state_of
 from skillmeta.run.progress import Progress
-from skillmeta.run.run import Run
+from skillmeta.run.run import Run, read_metrics
 from skillmeta.types import Experience, Metrics, Part, Parts, State, Stateful, Trainable
 
 ExperienceT = TypeVar("ExperienceT", bound=Experience)
@@ -66,13 +68,17 @@ def run_loop(
     evaluation: Evaluation | None = None,
     watcher: Watcher | None = None,
     quiet: bool = False,
+    health: Literal["stop", "warn", "off"] = "warn",
 ) -> Clock | None:
     """Train until the source is spent, from the newest checkpoint if there is one.
 
     Args:
         total: of the source's first cost, for the progress.
+        health: what is done where a loss is beyond reason, see `skillmeta.run.health`.
 
     Returns how long it took; None if the run was asked to stop before the end (its state is saved then).
+
+    Raises UserError where training has diverged and `health` is `stop`, or a metric is not finite.
     """
     clock = Clock()
     parts: dict[str, Part | Parts] = {"trainable": trainable.parts(), "source": source, "clock": clock}
@@ -86,6 +92,7 @@ def run_loop(
                 f"{run.folder}: its newest checkpoint is not of this run ({type(error).__name__}: {first_line(error)}); delete it "
                 "to continue from the one before, or start anew in another --out"
             ) from None
+    healthy = Health(read_metrics(run.folder) if state is not None else ())
     before, started = clock.seconds, time.monotonic()
     saved = started
 
@@ -105,6 +112,10 @@ def run_loop(
             done = next(iter(cost.values()))
             if row:
                 run.log("iteration", **cost, updates=trainable.updates, **row)
+            if health != "off" and (said := healthy.look(row)):
+                if health == "stop":
+                    raise UserError(f"{run.folder}: {said}, and start anew in another --out; health=warn goes on")
+                print(f"warning: {run.folder}: {said}", file=sys.stderr, flush=True)
             if watcher is not None:
                 watcher.watch()
             if evaluation is not None and (source.spent or done // evaluation.every > clock.evaluations):
