@@ -127,17 +127,18 @@ def expect(value: Any, schema: Any, at: str) -> None:
     if not isinstance(value, kind) or (isinstance(value, float) and not math.isfinite(value)):
         names = dict.fromkeys(CALLED[one] for one in (kind if isinstance(kind, tuple) else (kind,)))
         raise ValueError(f"{at or 'it'} is {str(value)[:60]!r}; {' or '.join(names)} is expected")
+    inside: Any = value
     if isinstance(schema, list):
-        for i, item in enumerate(value):
+        for i, item in enumerate(inside):
             expect(item, schema[0], f"{at}[{i}]")
     elif isinstance(schema, MapOf):
-        for key, item in value.items():
+        for key, item in inside.items():
             expect(item, schema.item, f"{at}.{key}")
     elif isinstance(schema, dict):
         for key, inner in schema.items():
-            if key not in value:
+            if key not in inside:
                 raise ValueError(f"{at or 'it'} has no {key}")
-            expect(value[key], inner, f"{at}.{key}".strip("."))
+            expect(inside[key], inner, f"{at}.{key}".strip("."))
 
 
 # -- checksums -----------------------------------------------------------------------------------------------------------------

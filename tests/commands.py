@@ -42,7 +42,7 @@ config show NAME` does so for a config. This page is written by `python -m tests
 |---|---|
 | 0 | done, or done before |
 | 1 | some runs of an ablation failed; the others are done |
-| 2 | something that you can fix: a wrong input, a full disk, a folder that is gone; one sentence on stderr says what |
+| 2 | something that you can fix: a wrong or damaged file, a full or read-only disk, a folder in use; one sentence says what |
 | 130 | stopped by Ctrl-C, within 10 seconds |
 | 143 | stopped by SIGTERM, within 10 seconds |
 

@@ -235,10 +235,13 @@ def _flat(
         if found[needed] is None:
             raise DataError(f"{path}: has no array {needed!r} (it has {', '.join(keys) or 'nothing'})")
     arrays = {name: np.asarray(read(key)) for name, key in found.items() if key is not None}
-    actions = arrays["actions"]
-    steps = len(actions)
-    if steps == 0:
-        raise DataError(f"{path}, actions: is empty; nothing can be learned from it")
+    for name, values in arrays.items():
+        if values.ndim == 0:
+            raise DataError(f"{path}, {name}: is a single number; a row a step is expected")
+    steps = len(arrays["actions"])
+    for name in ("actions", "observations"):
+        if arrays[name].size == 0:  # also rows of no numbers, of which a file may promise any number
+            raise DataError(f"{path}, {name}: is empty; nothing can be learned from it")
     notes: list[str] = []
     if "rewards" not in arrays:
         arrays["rewards"] = np.zeros(steps, np.float32)

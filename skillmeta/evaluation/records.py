@@ -323,7 +323,13 @@ def read_paths(file: Path) -> dict[str, np.ndarray]:
     """Paths [T, 2] by name. Raises UserError for a damaged file."""
     arrays = read_npz(file)
     for name, path in arrays.items():
-        if path.ndim != 2 or path.shape[1] != 2 or path.dtype.kind != "f" or not np.isfinite(path).all():
+        if (
+            path.ndim != 2
+            or path.shape[1] != 2
+            or not len(path)
+            or path.dtype.kind != "f"
+            or not np.isfinite(path).all()
+        ):
             raise UserError(f"{file}, {name}: is no path of finite [T, 2]; {AGAIN}")
     return arrays
 

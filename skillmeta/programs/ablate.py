@@ -89,6 +89,8 @@ class AblationConfig(Comparison):
 def method_config(config: AblationConfig, name: str, out: Path, seed: int) -> TrainConfig:
     """The complete config of a method for a training seed, before the task is filled in."""
     wanted = config.methods[name]
+    if not isinstance(wanted, (str, Mapping)):
+        raise ConfigError(f"methods.{name} is {wanted!r}; the name of a config, or a mapping of keys is expected")
     wanted = {"config": wanted} if isinstance(wanted, str) else dict(wanted)
     base = load(wanted.pop("config")) if "config" in wanted else OmegaConf.create()
     merged = stack(stack(base, OmegaConf.create(config.changes)), OmegaConf.create(wanted))

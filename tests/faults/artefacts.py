@@ -171,7 +171,7 @@ def build(root: Path, only: Collection[str] | None = None) -> dict[str, Artefact
     agent = ("actor/*", "config.yaml", "result.json")
     makers: dict[str, Callable[[], Artefact]] = {
         "npz": lambda: Artefact(flat["npz"], of_log),
-        "hdf5": Artefact(flat["hdf5"], of_log),
+        "hdf5": lambda: Artefact(flat["hdf5"], of_log),
         "minari": lambda: Artefact(
             runs["collect"],
             (Reader("inspect", of_minari("inspect", "minari:test/tiny-v0"), ("test/tiny-v0/**/*",)),),
