@@ -116,8 +116,8 @@ class RunRecord:
         return max(WINDOW_ROWS, -(-WINDOW_EPISODES // self.row_episodes))
 
     def last(self, key: str) -> float:
-        """Mean of a training score over the last window."""
-        return float(np.mean([row[key] for row in self.rows[-self.window :]]))
+        """Mean of a training score over the last window of rows that state it."""
+        return float(np.mean([row[key] for row in self.rows if key in row][-self.window :]))
 
 
 @dataclass(frozen=True)
@@ -201,8 +201,10 @@ def read_run(folder: Path) -> RunRecord:
         expect(config.get("algorithm", None) or {}, dict, "algorithm")
     with as_expected(folder / "metrics.jsonl"):
         expect(rows, [{"kind": str, "env_steps": int}], "row")
+        if any("episodes" in row for row in rows):
+            expect(rows, [{"episodes": int}], "row")
     with as_expected(folder / "result.json"):
-        expect(result or {}, MapOf(OPTIONAL_NUMBER), "")
+        expect(result or {}, MapOf(NUMBER), "")
     iterations = [row for row in rows if row["kind"] == "iteration"]
     held_out = [row for row in rows if row["kind"] == "evaluation"]
     return RunRecord(folder, config, where, result, iterations, held_out)
