@@ -23,7 +23,7 @@ from skillmeta.cli import main
 from skillmeta.run import pool, rows
 from tests.faults.shim import Shim
 
-WAITING = ("skillmeta.run.pool", "skillmeta.run.jobs")  # modules that wait in real time
+WAITING = ("skillmeta.run.pool", "skillmeta.run.jobs", "skillmeta.run.watch")  # modules that wait in real time
 TICK = 1e-200  # seconds a call: above any checkpoint interval here, and nothing beside a time that is printed
 
 
