@@ -15,7 +15,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="skillmeta inspect",
         description="Load and check a source of logs and print what is in it.",
-        epilog="SOURCE: minari:NAMESPACE/name-v0, d4rl:ID, a .hdf5 file in D4RL's flat layout, or an .npz with the same keys.",
+        epilog="SOURCE: minari:NAMESPACE/name-v0, d4rl:ID, a .hdf5 file (D4RL's flat layout, robomimic's or ALOHA's), an .npz with "
+        "the flat layout's arrays, or a folder (NPZ or ALOHA files, LeRobot). Behind a question mark: the observations that make the "
+        "state, as in ?joints,gripper or ?*, and options, as in ?time_limit=200.",
     )
     parser.add_argument("source")
     parser.add_argument("--horizon", type=int, default=10, help="steps in a skill, to count windows (default: 10)")
@@ -42,10 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def show(summary: dict[str, Any]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
-    facts = Table(show_header=False, title=summary["source"], title_justify="left", box=None)
+    facts = Table(show_header=False, title=escape(summary["source"]), title_justify="left", box=None)
     low, high = (f"{summary['length'][k]:,.0f}" for k in ("min", "max"))
     facts.add_row("episodes", f"{summary['episodes']:,}")
     facts.add_row(
@@ -63,8 +66,12 @@ def show(summary: dict[str, Any]) -> None:
     facts.add_row(f"windows of {summary['horizon']}", f"{summary['windows']:,}{left_out}")
     if summary["constant_observations"]:
         facts.add_row("constant", f"observation columns {summary['constant_observations']} never change")
+    if summary["observed"]:
+        observed = ", ".join(f"{key} ({size})" for key, size in summary["observed"].items())
+        facts.add_row("observed", escape(observed))
+    facts.add_row("jumps", f"{summary['jumps']:,} steps ({summary['jumps'] / summary['steps']:.2%}) far beyond all others")
     for note in summary["notes"]:
-        facts.add_row("note", note)
+        facts.add_row("note", escape(note))
     console.print(facts)
     columns = Table(title="columns", title_justify="left")
     for name in ("", "min", "mean", "stddev", "max"):

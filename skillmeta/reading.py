@@ -10,7 +10,8 @@ import hashlib
 import json
 import math
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,10 +183,17 @@ def check_promise(path: Path, array: str, size: int, raises: type[UserError] = U
         raise raises(f"{path}, {array}: promises {size:,} bytes, the file has {has:,}; it is damaged")
 
 
-def npz_names(path: Path) -> list[str]:
-    """The names of the arrays in an NPZ. Raises what `zipfile` does for a damaged file."""
-    with zipfile.ZipFile(path) as archive:
-        return [name.removesuffix(".npy") for name in archive.namelist()]
+def npz_arrays(
+    path: Path, raises: type[UserError] = UserError, fix: str = AGAIN
+) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and type of each array in an NPZ, by name. Nothing but headers is read.
+
+    Args:
+        raises: for a file that is missing or damaged.
+    """
+    with _undamaged(path, raises, fix), zipfile.ZipFile(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        return {name: _header(archive, name) for name in names}
 
 
 def read_npz(
@@ -196,30 +204,36 @@ def read_npz(
     Args:
         raises: for a file that is missing or damaged, or holds something else than numbers, flags and text.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            wanted = [*(npz_names(path) if names is None else names)]
-            sizes = {name: _promised(archive, name) for name in wanted}
-            check_promise(path, " + ".join(wanted)[:100], sum(sizes.values()), raises)
-            found = {}
-            for name in wanted:
-                with archive.open(f"{name}.npy") as file:
-                    found[name] = np.lib.format.read_array(file, allow_pickle=False)
-                    if file.read(1):
-                        raise ValueError(f"{name} has more bytes than its shape says")
+    with _undamaged(path, raises, fix), zipfile.ZipFile(path) as archive:
+        wanted = [name.removesuffix(".npy") for name in archive.namelist()] if names is None else [*names]
+        headers = [_header(archive, name) for name in wanted]
+        promised = sum(math.prod(shape) * kind.itemsize for shape, kind in headers)
+        check_promise(path, " + ".join(wanted)[:100], promised, raises)
+        found = {}
+        for name in wanted:
+            with archive.open(f"{name}.npy") as file:
+                found[name] = np.lib.format.read_array(file, allow_pickle=False)
+                if file.read(1):
+                    raise ValueError(f"{name} has more bytes than its shape says")
         return found
+
+
+@contextmanager
+def _undamaged(path: Path, raises: type[UserError], fix: str) -> Iterator[None]:
+    try:
+        yield
     except UserError:
         raise
     except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds for a damaged file
         raise raises(f"{path}: is damaged ({type(error).__name__}: {first_line(error)}); {fix}") from None
 
 
-def _promised(archive: zipfile.ZipFile, name: str) -> int:
-    """Bytes that the header of an array promises. Raises ValueError for a shape that NumPy cannot have."""
+def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of an array. Raises ValueError for a shape that NumPy cannot have."""
     with archive.open(f"{name}.npy") as file:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, kind = read(file)
     if any(not 0 <= rows < 2**40 for rows in shape):
         raise ValueError(f"{name} has the shape {shape}")
-    return math.prod(shape) * int(kind.itemsize)
+    return shape, kind

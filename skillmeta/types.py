@@ -108,6 +108,13 @@ class Batch:
 
 
 # -- environments -------------------------------------------------------------------------------------------------------------
+class Observed(NamedTuple):
+    """A named part of a flat observation."""
+
+    key: str  # of a mapping; a/b where mappings are nested
+    size: int  # numbers that it is
+
+
 @dataclass(frozen=True, eq=False)
 class EnvSpec:
     """What a learner knows of the environments that it learns in."""
@@ -116,6 +123,7 @@ class EnvSpec:
     action_bound: np.ndarray  # [A] float32; actions live in [-bound, bound]
     discrete: bool = False  # the largest of an action's A numbers chooses among A discrete actions; one-hot is exact
     shaped_reward: bool = False  # whether the family has a dense reward beside a sparse one
+    observed: tuple[Observed, ...] = ()  # the parts of the observation, in its order, where the environment names them
 
     @property
     def action_dim(self) -> int:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from skillmeta.errors import DataError
-from skillmeta.types import Episodes
+from skillmeta.types import Episodes, Observed
 
 if TYPE_CHECKING:
     from skillmeta.data.windows import Windows
 
 RANGE_TOLERANCE = 1e-4  # of an action's range, for values that float32 has rounded past the edge
+NEARLY = 0.9  # of [-1, 1]: actions that span so much of it were made for it
 
 
 class Recording(NamedTuple):
@@ -101,7 +102,8 @@ class EpisodeDataset:
     action_low: np.ndarray  # [A]
     action_high: np.ndarray  # [A]
     source: str
-    notes: tuple[str, ...] = ()  # what was assumed on the way in, for `inspect`
+    notes: tuple[str, ...] = ()  # what was assumed on the way in
+    observed: tuple[Observed, ...] = ()  # the parts of an observation, in its order, where the source names them
 
     @property
     def num_steps(self) -> int:
@@ -143,91 +145,117 @@ class EpisodeDataset:
 
 
 def from_episodes(
-    episodes: Sequence[Episodes],
+    episodes: Iterable[Episodes],
     source: str,
     action_low: np.ndarray | None = None,
     action_high: np.ndarray | None = None,
     clip_actions: bool = False,
     notes: tuple[str, ...] = (),
+    lengths: Sequence[int] | None = None,
+    observed: tuple[Observed, ...] = (),
 ) -> EpisodeDataset:
     """Check episodes of primitive steps and lay them out flat.
 
     Args:
         episodes: of any N each; a log's have N = 1.
         source: named in every error.
-        action_low, action_high: [A], the action space; without them it is [-1, 1] where all actions lie in it, else what the
-            actions span, and a note says so.
+        action_low, action_high: [A], the action space; without them it is what the actions span, see `action_space`.
         clip_actions: pull actions into the space instead of refusing them.
+        lengths: [E] steps of the episodes, each then N = 1 and looked at once: an iterator that reads them one at a time needs no
+            memory beside the data set's own.
+        observed: names of the parts of an observation.
 
     Raises:
         DataError: no episodes, an empty one, decisions of several steps, columns that do not agree, values that are not finite,
             actions out of range. The sentence names source, episode and field.
     """
-    singles = one_by_one(episodes)
-    if not singles:
+    if lengths is None:
+        singles = one_by_one(episodes)
+        lengths, episodes = [episode.reward.shape[1] for episode in singles], singles
+    if len(lengths) == 0:
         raise DataError(f"{source}: holds no episodes; nothing can be learned from it")
-    for e, episode in enumerate(singles):
-        _check_episode(episode, singles[0], f"{source}: episode {e}")
-
-    def flat(name: str, dtype: type) -> np.ndarray:
-        return np.concatenate([getattr(episode, name)[0] for episode in singles]).astype(dtype)
-
-    action = flat("action", np.float32)
-    low, high, assumed = _action_space(action, action_low, action_high)
-    outside = np.maximum(low - action, action - high).max(1)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    columns: dict[str, np.ndarray] = {}
+    for e, episode in enumerate(episodes):
+        if not columns:
+            columns = _room_for(episode, len(lengths), int(offsets[-1]))
+        _check_episode(episode, columns, f"{source}: episode {e}")
+        for name, column in columns.items():
+            more = e if name == "observation" else 0, e + 1 if name == "observation" else 0
+            rows = column[offsets[e] + more[0] : offsets[e + 1] + more[1]]
+            with np.errstate(over="ignore"):  # a number beyond float32 is found below
+                rows[...] = getattr(episode, name)[0]
+            if rows.dtype == np.float32 and not np.isfinite(rows).all():
+                row = int(np.argwhere(~np.isfinite(rows))[0][0])
+                raise DataError(
+                    f"{source}: episode {e}, {name}s: step {row} is not finite ({rows[row]}); repair or drop this episode"
+                )
+    action = columns["action"]
+    low, high, assumed = action_space(action, action_low, action_high)
     tolerance = RANGE_TOLERANCE * float((high - low).max())
-    offsets = np.concatenate([[0], np.cumsum([episode.reward.shape[1] for episode in singles])]).astype(np.int64)
-    if outside.max() > tolerance and not clip_actions:
-        step = int(outside.argmax())
+    outside = max((low - action.min(0)).max(), (action.max(0) - high).max())
+    if outside > tolerance and not clip_actions:
+        step = int(np.maximum(low - action, action - high).max(1).argmax())
         e = int(np.searchsorted(offsets, step, side="right") - 1)
         raise DataError(
             f"{source}: episode {e}, actions: step {step - offsets[e]} is {np.round(action[step], 4).tolist()}, outside "
             f"[{low.tolist()}, {high.tolist()}]; pass clip_actions=true to pull actions into the space"
         )
+    np.clip(action, low, high, out=action)
     return EpisodeDataset(
-        observation=flat("observation", np.float32),
-        action=np.clip(action, low, high),
-        reward=flat("reward", np.float32),
-        terminated=flat("terminated", bool),
-        truncated=flat("truncated", bool),
-        success=flat("success", bool),
+        **columns,
         offsets=offsets,
         action_low=low,
         action_high=high,
         source=source,
         notes=(*notes, *assumed),
+        observed=observed,
     )
 
 
-def _check_episode(episode: Episodes, first: Episodes, where: str) -> None:
+def _room_for(first: Episodes, episodes: int, steps: int) -> dict[str, np.ndarray]:
+    """Arrays for E episodes of N steps together, of the first one's widths."""
+    columns = {
+        "observation": np.empty((steps + episodes, first.observation.shape[2]), np.float32),
+        "action": np.empty((steps, first.action.shape[2]), np.float32),
+        "reward": np.empty(steps, np.float32),
+    }
+    return columns | {name: np.empty(steps, bool) for name in ("terminated", "truncated", "success")}
+
+
+def _check_episode(episode: Episodes, columns: dict[str, np.ndarray], where: str) -> None:
     """Raises DataError for what cannot be learned from. Arrays are named as files name them."""
     if episode.reward.shape[1] == 0:
         raise DataError(f"{where}: has no steps; remove it from the recording")
     if (episode.steps != 1).any():
         raise DataError(f"{where}: has decisions of several steps; a log holds primitive steps")
     for name in ("observation", "action", "reward"):
-        values = getattr(episode, name)[0]
-        if values.ndim == 2 and values.shape[1] != getattr(first, name).shape[2]:
+        values, first = getattr(episode, name)[0], columns[name]
+        if values.ndim == 2 and values.shape[1] != first.shape[1]:
             raise DataError(
-                f"{where}, {name}s: has {values.shape[1]} columns, episode 0 has {getattr(first, name).shape[2]}; "
+                f"{where}, {name}s: has {values.shape[1]} columns, episode 0 has {first.shape[1]}; "
                 "all episodes must record the same quantities"
             )
-        if values.dtype.kind not in ("f" if values.ndim == 2 else "fiub"):
-            raise DataError(f"{where}, {name}s: is of type {values.dtype}; floating point numbers are expected")
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            row = int(np.argwhere(~np.isfinite(values))[0][0])
-            raise DataError(f"{where}, {name}s: step {row} is not finite ({values[row]}); repair or drop this episode")
+        if values.dtype.kind not in "fiub":
+            raise DataError(f"{where}, {name}s: is of type {values.dtype}; numbers are expected")
 
 
-def _action_space(
+def action_space(
     actions: np.ndarray, low: np.ndarray | None, high: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Bounds [A] of the actions [N, A], and what was assumed for them.
+
+    Without a stated space each dimension is what its actions span, so that units do not matter; but [-1, 1] where they nearly fill
+    that. A dimension that never changes gets the width of the widest.
+    """
     if low is not None and high is not None and np.isfinite(low).all() and np.isfinite(high).all():
         return np.asarray(low, np.float32), np.asarray(high, np.float32), ()
-    if np.abs(actions).max() <= 1 + RANGE_TOLERANCE:
-        one = np.ones(actions.shape[1], np.float32)
-        return -one, one, ("action space taken to be [-1, 1]: the source does not say, and all actions lie in it",)
     low, high = actions.min(0), actions.max(0)
-    flat = high - low < 1e-6
-    note = "action space taken to be what the actions span: the source does not say, and some lie outside [-1, 1]"
-    return np.where(flat, low - 1, low), np.where(flat, high + 1, high), (note,)
+    span = high - low
+    unit = (low >= -1 - RANGE_TOLERANCE) & (high <= 1 + RANGE_TOLERANCE) & (span >= 2 * NEARLY)
+    flat = span <= 1e-6 * span.max()
+    width = float(span.max()) or 1.0
+    low, high = np.where(flat, low - width, low), np.where(flat, high + width, high)
+    low, high = np.where(unit, -1, low).astype(np.float32), np.where(unit, 1, high).astype(np.float32)
+    found = "[-1, 1], which the actions nearly fill" if unit.all() else "what the actions span"
+    return low, high, (f"action space taken to be {found}: the source does not say",)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from skillmeta.data.continuity import jumps
 from skillmeta.data.d4rl_table import normalized_score
 from skillmeta.data.episodes import EpisodeDataset
 from skillmeta.errors import UserError
@@ -14,7 +15,7 @@ from skillmeta.errors import UserError
 def summarize(dataset: EpisodeDataset, horizon: int) -> dict[str, Any]:
     """Episodes, steps, returns, ranges, and how many windows of `horizon` steps there are. Plain values, ready for JSON."""
     lengths, returns = dataset.lengths, dataset.returns
-    usable = lengths >= horizon
+    usable, found = lengths >= horizon, jumps(dataset)
     summary: dict[str, Any] = {
         "source": dataset.source,
         "episodes": dataset.num_episodes,
@@ -33,7 +34,9 @@ def summarize(dataset: EpisodeDataset, horizon: int) -> dict[str, Any]:
         "action_low": dataset.action_low.tolist(),
         "action_high": dataset.action_high.tolist(),
         "constant_observations": np.flatnonzero(np.ptp(dataset.observation, axis=0) < 1e-6).tolist(),
-        "notes": list(dataset.notes),
+        "observed": {part.key: part.size for part in dataset.observed},
+        "jumps": found.count,
+        "notes": [*dataset.notes, *found.notes()],
     }
     if dataset.source.startswith("d4rl:"):
         try:

@@ -60,7 +60,8 @@ def test_d4rls_flat_layout_ends_episodes_at_terminals_or_timeouts(tmp_path, suff
 
 def test_next_observations_give_each_episode_its_last_one(tmp_path):
     content = arrays()
-    content["next_observations"] = content["observations"] + 1
+    content["next_observations"] = np.roll(content["observations"], -1, 0)
+    content["next_observations"][[9, 19, 29]] += 1
     dataset = load_source(write(tmp_path / "log.hdf5", content))
     np.testing.assert_array_equal(dataset.episode(0).observation[0, -1], content["next_observations"][9])
 
@@ -122,9 +123,8 @@ def spoil(row: int, value: float):
         (change(observations=spoil(12, np.nan)), ["log", "episode 1", "observations", "step 2", "not finite"]),
         (change(actions=spoil(25, np.inf)), ["log", "episode 2", "actions", "step 5", "not finite"]),
         (change(rewards=spoil(3, np.nan)), ["log", "episode 0", "rewards", "step 3"]),
-        (change(observations=lambda a: a.astype(int)), ["log", "observations", "int64", "floating point"]),
         (change(actions=lambda a: a.astype(complex)), ["log", "actions", "complex"]),
-        (change(actions=lambda a: a[:, 0]), ["log", "actions", "2 dimensions"]),
+        (change(observations=lambda a: np.zeros((30, 8, 8, 3), np.uint8)), ["log", "observations", "images"]),
         (change(terminals=lambda a: a.astype("S1")), ["log", "terminals"]),
         (lambda c: [c.update({k: v[:0]}) for k, v in list(c.items())], ["log", "actions", "empty"]),
         (change(lengths=np.array([10, 10])), ["log", "lengths", "20", "30"]),

@@ -1,0 +1,127 @@
+"""Whether rows of a log follow each other: steps that are far beyond all others, and rows of several environments in turns.
+
+A row's move is how far its observation is from that of the row before: the root mean square over columns, each in its standard
+deviations. Inside an episode moves are small; where another episode begins they are as large as the data are wide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from skillmeta.data.episodes import EpisodeDataset
+
+Read = Callable[[int, int], np.ndarray]  # rows begin to end of the observations, [n, O]
+
+BLOCK = 8_192  # rows that are looked at at once
+FLOOR = 0.05  # moves below it are all alike
+GAP = 3.0  # a move is beyond the others if none lies between it and a third of it,
+TIMES = 10.0  # if it is so many times the median,
+SHARE = 0.1  # and if so few are like it: episodes of ten steps or more
+FEWEST = 20  # moves that say something about each other
+MOST_TURNS = 64  # environments whose rows take turns that are looked for
+UNRELATED = 0.5  # a median move beyond which neighbouring rows have nothing to do with each other
+
+
+def blocks(rows: int) -> Iterator[tuple[int, int]]:
+    for begin in range(0, rows, BLOCK):
+        yield begin, min(rows, begin + BLOCK)
+
+
+def deviations(read: Read, rows: int) -> np.ndarray:
+    """The standard deviation of each column, [O], in double precision."""
+    first = read(0, 1).astype(np.float64)
+    total = square = np.zeros(first.shape[1])
+    with np.errstate(invalid="ignore", over="ignore"):
+        for begin, end in blocks(rows):
+            values = read(begin, end) - first
+            total, square = total + values.sum(0), square + (values**2).sum(0)
+        variance = np.maximum(square / rows - (total / rows) ** 2, 0)
+    result: np.ndarray = np.sqrt(variance)
+    return result
+
+
+def distances(one: np.ndarray, other: np.ndarray, stddev: np.ndarray) -> np.ndarray:
+    """How far rows [n, O] are from others, [n], in standard deviations. Columns that never change do not count."""
+    varies = stddev > 0
+    with np.errstate(invalid="ignore", over="ignore"):
+        apart = (one[:, varies].astype(np.float64) - other[:, varies]) / stddev[varies]
+        result: np.ndarray = np.sqrt((apart**2).mean(1)) if varies.any() else np.zeros(len(one))
+    return result
+
+
+def moves(read: Read, rows: int, stddev: np.ndarray) -> np.ndarray:
+    """The move from each row to the next, [rows - 1]."""
+    found = np.zeros(max(0, rows - 1))
+    for begin, end in blocks(rows - 1):
+        values = read(begin, end + 1)
+        found[begin:end] = distances(values[1:], values[:-1], stddev)
+    return found
+
+
+def far_beyond(found: np.ndarray) -> np.ndarray:
+    """Which moves are far beyond all others: above a gap that separates few from the rest. Bool, as `found`."""
+    ordered = np.sort(np.maximum(found, FLOOR))
+    top = ordered[int(len(ordered) * (1 - SHARE)) - 1 :] if len(ordered) >= FEWEST else ordered[:0]
+    gaps = np.flatnonzero((top[1:] >= GAP * top[:-1]) & (top[1:] >= TIMES * np.median(found))) if len(top) else []
+    result: np.ndarray = found >= top[gaps[0] + 1] if len(gaps) else np.zeros(len(found), bool)
+    return result
+
+
+def turns(read: Read, rows: int, stddev: np.ndarray) -> int:
+    """How many environments' rows take turns; 1 where rows follow each other.
+
+    With k environments, rows near each other are unrelated, those k apart are near, and those 2k apart a little less.
+    """
+    seen = read(0, min(rows, BLOCK))
+
+    def lag(k: int) -> float:
+        return float(np.median(distances(seen[k:], seen[:-k], stddev)))
+
+    if len(seen) < 4 * FEWEST or not (nearest := lag(1)) > UNRELATED:
+        return 1
+    for k in range(2, min(MOST_TURNS, len(seen) // 4) + 1):
+        here = lag(k)
+        if 0 < 1.2 * here < lag(2 * k) and here < 0.2 * nearest:
+            return k
+        if here < UNRELATED * nearest:
+            return 1
+    return 1
+
+
+@dataclass(frozen=True)
+class Jumps:
+    """Steps inside episodes that are far beyond all others."""
+
+    count: int
+    steps: int
+    episode: int = 0  # of the first one
+    step: int = 0
+
+    @property
+    def share(self) -> float:
+        return self.count / max(1, self.steps)
+
+    def notes(self) -> tuple[str, ...]:
+        if not self.count:
+            return ()
+        return (
+            f"{self.count:,} of {self.steps:,} steps ({self.share:.2%}) move the observation far beyond all others, the first is step "
+            f"{self.step} of episode {self.episode}: an end that is not marked, perhaps",
+        )
+
+
+def jumps(dataset: EpisodeDataset) -> Jumps:
+    """The suspicious steps of a data set."""
+    seen = dataset.observation
+    stddev = deviations(lambda begin, end: seen[begin:end], len(seen))
+    every = moves(lambda begin, end: seen[begin:end], len(seen), stddev)
+    last = dataset.offsets[1:-1] + np.arange(1, dataset.num_episodes) - 1  # from an episode's last observation to the next
+    inside = np.delete(every, last)
+    found = np.flatnonzero(far_beyond(inside))
+    if not len(found):
+        return Jumps(0, dataset.num_steps)
+    episode = int(np.searchsorted(dataset.offsets, found[0], side="right") - 1)
+    return Jumps(len(found), dataset.num_steps, episode, int(found[0] - dataset.offsets[episode]))

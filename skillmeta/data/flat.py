@@ -1,0 +1,279 @@
+"""Flat files: D4RL's layout in HDF5, and the same arrays in an NPZ, or in a folder of NPZ files with an episode each.
+
+Rows are steps, one episode after another. Arrays may also be [episodes, steps, ...], of equal lengths or padded, with `lengths`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from skillmeta.data.boundaries import Marks, find_ends, stated_ends, taking_turns
+from skillmeta.data.episodes import EpisodeDataset, from_episodes, single_episode
+from skillmeta.data.hdf5 import SUFFIXES, Rows, opened
+from skillmeta.data.hdf5 import rows as hdf5_rows
+from skillmeta.data.layouts import REPEATED, Request, in_order, width
+from skillmeta.errors import DataError
+from skillmeta.reading import npz_arrays, read_npz
+from skillmeta.trust import check_links
+from skillmeta.types import Episodes, Observed
+
+# Names that files in circulation use for the same things; the first one found is taken.
+ALIASES = {
+    "observations": ("observations", "observation", "obs"),
+    "actions": ("actions", "action"),
+    "rewards": ("rewards", "reward"),
+    "terminals": ("terminals", "terminated", "terminations", "dones", "terminal"),
+    "timeouts": ("timeouts", "truncated", "truncations", "timeout"),
+    "next_observations": ("next_observations", "next_observation", "next_obs"),
+    "lengths": ("lengths", "episode_lengths", "ep_lens", "path_lengths"),
+    "starts": ("starts", "episode_starts", "ep_starts"),
+    "episode": ("episode", "episodes", "episode_index", "episode_ids", "episode_id", "traj_id", "demo"),
+}
+STATED = ("lengths", "starts", "episode")  # arrays that state the episodes
+FLAGS = ("terminals", "timeouts")
+OPTIONS = ("time_limit",)
+AGAIN = "export the recording again"
+
+
+def recognises(path: Path) -> bool:
+    return path.suffix in (*SUFFIXES, ".npz") or (path.is_dir() and any(path.glob("*.npz")))
+
+
+def read(path: Path, request: Request) -> EpisodeDataset:
+    """See `skillmeta.data.layouts.Layout`."""
+    if path.is_dir():
+        check_links(path)
+        files = [path / name for name in in_order([file.name for file in path.glob("*.npz")])]
+        tables = [_npz(file, request, alone=True) for file in files]
+        return _dataset(tables, request)
+    if path.suffix in SUFFIXES:
+        with opened(path) as file:
+            return _dataset([_table(path, list(file), lambda name: hdf5_rows(file, name, path), request)], request)
+    return _dataset([_npz(path, request)], request)
+
+
+def _npz(path: Path, request: Request, alone: bool = False) -> Table:
+    held = npz_arrays(path, DataError, AGAIN)
+    wanted = {alias for aliases in ALIASES.values() for alias in aliases} | {*request.keys, *_following(request.keys)}
+    for name in [name for name in held if name in wanted and held[name][1].hasobject]:
+        raise DataError(
+            f"{path}, {name}: is an array of objects, one an episode, and loading objects can run code; save "
+            f"np.concatenate({name}) and `lengths`, the steps of each episode"
+        )
+    arrays = read_npz(path, wanted & set(held), DataError, AGAIN)
+    return _table(path, list(held), arrays.__getitem__, request, alone)
+
+
+# -- the arrays of a file ------------------------------------------------------------------------------------------------------
+@dataclass
+class Columns:
+    """The arrays of a file by what they are, [N, ...] once they are unstacked."""
+
+    path: Path
+    keys: tuple[str, ...]  # the arrays that are observed
+    arrays: dict[str, Rows]
+    notes: list[str]
+    stated: dict[str, np.ndarray]  # by what: one past the last row of each episode
+
+    @property
+    def steps(self) -> int:
+        return self.arrays["actions"].shape[0]
+
+    @property
+    def following(self) -> tuple[str, ...]:
+        """The arrays of what was seen after each step; none if one is missing."""
+        names = _following(self.keys)
+        return names if all(name in self.arrays for name in names) else ()
+
+    @property
+    def rowwise(self) -> list[str]:
+        """The arrays with a row for each step."""
+        return [n for n in (*self.keys, *self.following, "actions", "rewards", *FLAGS, "episode") if n in self.arrays]
+
+    def flag(self, name: str) -> np.ndarray | None:
+        return self.arrays[name][:] > 0.5 if name in self.arrays else None
+
+
+def _following(keys: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"next_{key}" for key in keys)
+
+
+def _find(path: Path, names: list[str], read: Callable[[str], Rows], request: Request) -> Columns:
+    """The arrays that are of use, by what they are. Raises DataError for one that is missing or holds no numbers."""
+    held = {name: next((alias for alias in aliases if alias in names), None) for name, aliases in ALIASES.items()}
+    arrays = {name: read(key) for name, key in held.items() if key is not None}
+    keys = request.keys or ("observations",)
+    if request.keys:
+        arrays |= {key: read(key) for key in keys if key.partition("/")[0] in names}
+        arrays |= {key: read(key) for key in _following(keys) if key in names}
+    found = Columns(path, keys, arrays, [], {})
+    for name in (*keys, "actions"):
+        if name not in arrays:
+            raise DataError(f"{path}: has no array {name!r} (it has {', '.join(names) or 'nothing'})")
+    for name, values in arrays.items():
+        if len(values.shape) == 0:
+            raise DataError(f"{path}, {name}: is a single number; a row a step is expected")
+    for name in (*keys, "actions"):
+        if width(arrays[name].shape) == 0:  # also rows of no numbers, of which a file may promise any number
+            raise DataError(f"{path}, {name}: is empty; nothing can be learned from it")
+    for name in found.rowwise:
+        text = name == "episode" and arrays[name].dtype.kind in "SU"
+        if arrays[name].dtype.kind not in "fiub" and not text:
+            raise DataError(f"{path}, {name}: is of type {arrays[name].dtype}; numbers are expected")
+    for key in keys:
+        shape = arrays[key].shape
+        if len(shape) > 3 and arrays[key].dtype == np.uint8:
+            raise DataError(f"{path}, {key}: has shape {shape}, as images have; name arrays of numbers, as in {path}?KEY")
+    if arrays["actions"].dtype.kind != "f":
+        found.notes.append(f"actions are of type {arrays['actions'].dtype}: read as quantities, not as choices")
+    return found
+
+
+def _unstack(columns: Columns) -> None:
+    """Arrays [E, T, ...] as [N, ...], in place. Observations may be [E, T + 1, ...]; `lengths` [E] cuts padding off."""
+    arrays, notes = columns.arrays, columns.notes
+    shape = arrays["actions"].shape
+    flat_marks = [name for name in ("rewards", *FLAGS) if name in arrays]
+    marked = all(len(arrays[n].shape) >= 2 and arrays[n].shape[:2] == shape[:2] and shape[1] > 1 for n in flat_marks)
+    if len(shape) < 2 or not (len(shape) == 3 or (flat_marks and marked)):
+        return
+    episodes, steps = shape[:2]
+    for name in columns.keys:
+        if arrays[name].shape[:2] == (episodes, steps + 1):
+            values = arrays[name][:]
+            arrays[name], arrays[f"next_{name}"] = values[:, :-1], values[:, 1:]
+    names = [name for name in columns.rowwise if name != "episode" or arrays[name].shape[:2] == shape[:2]]
+    for name in names:
+        if arrays[name].shape[:2] != shape[:2]:
+            raise DataError(
+                f"{columns.path}, {name}: has shape {arrays[name].shape}, actions have {shape}; all need the same episodes and steps"
+            )
+    lengths = np.full(episodes, steps)
+    by = "the shape of the arrays"
+    if "lengths" in arrays:
+        lengths, by = arrays.pop("lengths")[:].reshape(-1), "lengths"
+        if lengths.shape != (episodes,) or lengths.dtype.kind not in "iu" or lengths.min() < 0 or lengths.max() > steps:
+            raise DataError(f"{columns.path}, lengths: 0 to {steps} steps for each of {episodes} episodes are expected")
+    inside = np.arange(steps) < lengths[:, None]
+    for name in names:
+        arrays[name] = arrays[name][:][inside]
+    columns.stated[by] = stated_ends("lengths", lengths, int(lengths.sum()), columns.path, notes)
+    notes.append(f"arrays are [episodes, steps, ...]: read as {episodes} episodes of {'at most ' * (by == 'lengths')}{steps} steps")
+
+
+def _check_rows(columns: Columns, alone: bool) -> None:
+    """Hold the numbers of rows against each other. Raises DataError."""
+    arrays, steps = columns.arrays, columns.steps
+    marked = columns.stated or any(name in arrays for name in STATED) or any(name in arrays for name in FLAGS)
+    for key in columns.keys:
+        if arrays[key].shape[0] == steps + 1 and not columns.following and (alone or not marked):
+            values = arrays[key][:]
+            arrays[key], arrays[f"next_{key}"] = values[:-1], values[1:]
+    for name in [name for name in columns.rowwise if name != "actions"]:
+        if name in ("rewards", *FLAGS, "episode"):  # columns of width one are in circulation
+            arrays[name] = arrays[name][:].reshape(-1)
+        if arrays[name].shape[0] != steps:
+            raise DataError(f"{columns.path}, {name}: has {arrays[name].shape[0]} rows, actions have {steps}; {AGAIN}")
+
+
+# -- the episodes of a file ----------------------------------------------------------------------------------------------------
+@dataclass
+class Table:
+    """The rows of one file, and where its episodes end."""
+
+    columns: Columns
+    terminals: np.ndarray  # [N] bool
+    ends: np.ndarray  # [E] one past the last row of each episode
+
+    def episodes(self, source: str) -> Iterator[Episodes]:
+        arrays, begin = self.columns.arrays, 0
+        for number, end in enumerate(self.ends.tolist()):
+            truncated = np.zeros(end - begin, bool)
+            truncated[-1] = not self.terminals[end - 1]
+            yield single_episode(
+                self._seen(begin, end),
+                _flat(arrays["actions"][begin:end]),
+                arrays["rewards"][begin:end] if "rewards" in arrays else np.zeros(end - begin, np.float32),
+                self.terminals[begin:end],
+                truncated,
+                where=f"{source}: episode {number}",
+            )
+            begin = end
+
+    def _seen(self, begin: int, end: int) -> np.ndarray:
+        """Observations [T + 1, O] of steps begin to end, and the one after them."""
+        arrays, keys, following = self.columns.arrays, self.columns.keys, self.columns.following
+        sizes = [width(arrays[key].shape[1:]) for key in keys]
+        found, column = np.empty((end - begin + 1, sum(sizes)), np.float32), 0
+        with np.errstate(over="ignore"):  # a number beyond float32 is found later
+            for i, size in enumerate(sizes):
+                part = found[:, column : column + size]
+                part[:-1] = _flat(arrays[keys[i]][begin:end])
+                part[-1:] = _flat(arrays[following[i]][end - 1 : end]) if following else part[-2:-1]
+                column += size
+        return found
+
+
+def _flat(values: np.ndarray) -> np.ndarray:
+    return values.reshape(len(values), -1)
+
+
+def _table(
+    path: Path, names: list[str], read: Callable[[str], Rows], request: Request, alone: bool = False
+) -> Table:
+    """The rows of a file with these arrays, and where its episodes end. `alone`: it is one episode where it marks no end."""
+    columns = _find(path, names, read, request)
+    _unstack(columns)
+    _check_rows(columns, alone)
+    arrays, notes, steps = columns.arrays, columns.notes, columns.steps
+    if "rewards" not in arrays:
+        notes.append("no rewards in the file: taken to be 0")
+    if "episode" in arrays and taking_turns(arrays["episode"][:]):
+        order = np.argsort(arrays["episode"][:], kind="stable")
+        for name in columns.rowwise:
+            arrays[name] = arrays[name][:][order]
+        notes.append(f"rows of {len(np.unique(arrays['episode'][:]))} episodes take turns: put in order by their numbers")
+    for name in STATED:
+        if name in arrays:
+            columns.stated[name] = stated_ends(name, arrays[name][:], steps, path, notes)
+    if len({tuple(ends.tolist()) for ends in columns.stated.values()}) > 1:
+        raise DataError(f"{path}: {' and '.join(columns.stated)} state different episodes; leave out the one that is wrong")
+    if alone and not columns.stated and not any(name in arrays for name in FLAGS):
+        columns.stated["the file"] = np.array([steps])
+    terminals, timeouts = columns.flag("terminals"), columns.flag("timeouts")
+    if timeouts is None and terminals is not None and arrays["terminals"].dtype.kind == "f":
+        # D4RL's kitchen marks the last step of each demonstration; the world did not end there
+        notes.append("terminals are 0/1 numbers without timeouts (kitchen layout): read as the end of a recording")
+        terminals, timeouts = None, terminals
+    following = columns.following
+    if not following:
+        notes.append(REPEATED)
+
+    def rows(parts: Sequence[str]) -> Callable[[int, int], np.ndarray]:
+        return lambda begin, end: np.concatenate([_flat(arrays[part][begin:end]) for part in parts], 1)
+
+    stated = next(((ends, name) for name, ends in columns.stated.items()), None)
+    after = rows(following) if following else None
+    marks = Marks(
+        path, request.source, steps, rows(columns.keys), after, terminals, timeouts, stated, request.time_limit, notes
+    )
+    ends = find_ends(marks)
+    return Table(columns, np.zeros(steps, bool) if terminals is None else terminals, ends)
+
+
+def _dataset(tables: list[Table], request: Request) -> EpisodeDataset:
+    lengths = np.concatenate([np.diff(table.ends, prepend=0) for table in tables]).tolist()
+    first = tables[0].columns
+    observed = tuple(Observed(key, width(first.arrays[key].shape[1:])) for key in request.keys)
+    return from_episodes(
+        (episode for table in tables for episode in table.episodes(request.source)),
+        request.source,
+        clip_actions=request.clip_actions,
+        notes=tuple(dict.fromkeys(note for table in tables for note in table.columns.notes)),
+        lengths=lengths,
+        observed=observed,
+    )

@@ -1,0 +1,146 @@
+"""Minari data sets on this machine, as arrays. `skillmeta.data.minari_store` writes them.
+
+Read here and not by `minari.load_dataset`: that one makes the environment that the metadata names where they lack a space, follows links
+to other files, and decodes infos, which nothing here needs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from skillmeta.data import hdf5
+from skillmeta.data.episodes import EpisodeDataset, from_episodes, single_episode
+from skillmeta.data.layouts import Request, chosen_keys, is_vector, joined, parts, with_steps
+from skillmeta.data.minari_store import check_id, dataset_folder, exists, recover, verify
+from skillmeta.errors import DataError
+from skillmeta.reading import read_json
+from skillmeta.trust import check_links
+from skillmeta.types import Episodes
+
+OPTIONS = ("actions",)
+
+
+def read(dataset_id: str, request: Request) -> EpisodeDataset:
+    """A data set by its id. Raises DataError that names episode and field."""
+    check_id(dataset_id)
+    folder = dataset_folder(dataset_id)
+    recover(dataset_id)
+    root = dataset_folder("")
+    source = request.source
+    if not folder.resolve().is_relative_to(root.resolve()):
+        raise DataError(f"{source}: is a link that leads out of {root}; copy the data set there")
+    check_links(folder)
+    if not exists(dataset_id):
+        raise DataError(
+            f"{source}: not found in {folder}; make it with `skillmeta collect`, or fetch by `minari download {dataset_id}`"
+        )
+    verify(dataset_id)
+    metadata = read_json(folder / "data" / "metadata.json", DataError, "download or collect the data set again")
+    if (stored := metadata.get("data_format")) != "hdf5":
+        raise DataError(f"{source}: is stored as {str(stored)[:100]!r}; data sets in hdf5 are read")
+    low, high = _bounds(metadata.get("action_space"), request)
+    path = folder / "data" / "main_data.hdf5"
+    with hdf5.opened(path) as file:
+        numbers = sorted(int(name.removeprefix("episode_")) for name in file)
+        if len(numbers) != (stated := metadata.get("total_episodes")):
+            raise DataError(f"{source}: holds {len(numbers)} episodes, its metadata say {str(stated)[:100]}")
+        groups = [hdf5.member(file, f"episode_{n}", path) for n in numbers]
+        if not groups:
+            raise DataError(f"{source}: holds no episodes; nothing can be learned from it")
+        steps = [len(hdf5.dataset(group, "actions", path)) for group in groups]
+        named, lengths, empty = with_steps([*zip(numbers, groups, strict=True)], steps)
+        found = _observations(groups[0], path, metadata.get("observation_space"))
+        keys, notes = chosen_keys(found, request, f"{source}: episode {numbers[0]}, observations") if found else ((), ())
+        if request.keys and not found:
+            raise DataError(f"{source}: its observations are one array; leave out ?{','.join(request.keys)}")
+
+        def episodes() -> Iterator[Episodes]:
+            for n, group in named:
+                yield _episode(group, keys, f"{source}: episode {n}", path)
+
+        return from_episodes(
+            episodes(),
+            source,
+            low,
+            high,
+            request.clip_actions,
+            (*notes, *empty),
+            lengths,
+            parts(keys, found),
+        )
+
+
+def _bounds(space: str | None, request: Request) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Bounds [A] of a Box as Minari writes one; None where the metadata name no space, or the request wants what actions span."""
+    if (asked := request.options.get("actions", "space")) not in ("space", "span"):
+        raise DataError(f"{request.source}: actions is {asked!r}; choose space, the stated one, or span, what the actions span")
+    if space is None:
+        return None, None
+    plain = json.loads(space)
+    if plain["type"] != "Box":
+        raise DataError(f"{request.source}: actions are of a {plain['type']!r}; skills need a Box")
+    if asked == "span":
+        return None, None
+    low, high = (np.asarray(plain[bound], np.float64).ravel() for bound in ("low", "high"))
+    return low, high
+
+
+def _observations(group: h5py.Group, path: Path, space: str | None) -> dict[str, Sequence[int]]:
+    """Key and shape of each part of a mapping of observations, in the order of the space; none where they are one array."""
+    observations = hdf5.member(group, "observations", path)
+    if not isinstance(observations, h5py.Group):
+        return {}
+    found = hdf5.leaves(observations, path)
+    stated = [key for key in _keys(json.loads(space) if space else None) if key in found]
+    ordered = {key: found[key] for key in [*stated, *found]}
+    return {key: data.shape[1:] for key, data in ordered.items() if is_vector(data.shape[1:], data.dtype)}
+
+
+def _keys(space: Any, prefix: str = "") -> Iterator[str]:
+    """The keys of a Dict space as Minari writes one, a/b where nested."""
+    if isinstance(space, Mapping) and space.get("type") == "Dict":
+        for key, inside in space["subspaces"].items():
+            yield from _keys(inside, f"{prefix}{key}/")
+    else:
+        yield prefix.rstrip("/")
+
+
+def _episode(group: h5py.Group, keys: Sequence[str], where: str, path: Path) -> Episodes:
+    if keys:
+        observations = hdf5.member(group, "observations", path)
+        columns = {key: hdf5.array(observations, key, path) for key in keys}
+        for key, values in columns.items():
+            if len(values) != len(columns[keys[0]]):
+                raise DataError(f"{where}, {key}: has {len(values)} rows, {keys[0]} has {len(columns[keys[0]])}")
+        seen = joined(list(columns.values()))
+    else:
+        seen = hdf5.array(group, "observations", path)
+    actions = hdf5.array(group, "actions", path)
+    return single_episode(
+        seen.reshape(len(seen), -1),
+        actions.reshape(len(actions), -1),
+        hdf5.array(group, "rewards", path),
+        hdf5.array(group, "terminations", path),
+        hdf5.array(group, "truncations", path),
+        _success(group, len(actions), path),
+        where,
+    )
+
+
+def _success(group: h5py.Group, steps: int, path: Path) -> np.ndarray | None:
+    """What the infos call success [T], without that of the reset; None where they have none that can be read as flags."""
+    if "infos" not in list(group):
+        return None
+    infos = hdf5.member(group, "infos", path)
+    if not isinstance(infos, h5py.Group) or "success" not in list(infos):
+        return None
+    flags = np.asarray(hdf5.array(infos, "success", path))
+    if flags.dtype.kind not in "biuf" or flags.size not in (steps, steps + 1):
+        return None
+    return flags.reshape(-1)[-steps:] > 0.5
