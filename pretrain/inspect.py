@@ -16,8 +16,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="skillmeta inspect",
         description="Load and check a source of logs and print what is in it.",
         epilog="SOURCE: minari:NAMESPACE/name-v0, d4rl:ID, a .hdf5 file (D4RL's flat layout, robomimic's or ALOHA's), an .npz with "
-        "the flat layout's arrays, or a folder (NPZ or ALOHA files, LeRobot). Behind a question mark: the observations that make the "
-        "state, as in ?joints,gripper or ?*, and options, as in ?time_limit=200.",
+        "the flat layout's arrays, or a folder (NPZ or ALOHA files, LeRobot). Behind a question mark: the observations that make "
+        "the state, as in ?joints,gripper or ?*, and options, as in ?time_limit=200.",
     )
     parser.add_argument("source")
     parser.add_argument("--horizon", type=int, default=10, help="steps in a skill, to count windows (default: 10)")
@@ -69,7 +69,9 @@ def show(summary: dict[str, Any]) -> None:
     if summary["observed"]:
         observed = ", ".join(f"{key} ({size})" for key, size in summary["observed"].items())
         facts.add_row("observed", escape(observed))
-    facts.add_row("jumps", f"{summary['jumps']:,} steps ({summary['jumps'] / summary['steps']:.2%}) far beyond all others")
+    facts.add_row(
+        "jumps", f"{summary['jumps']:,} steps ({summary['jumps'] / summary['steps']:.2%}) far beyond all others"
+    )
     for note in summary["notes"]:
         facts.add_row("note", escape(note))
     console.print(facts)

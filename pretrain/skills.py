@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if result is None:
         print(f"stopped; the same command resumes from the checkpoint in {arguments.out}")
         return exit_status()
-    print("\n".join(result["verdict"]))
+    print("\n".join([*result["verdict"], *(f"note: {note}" for note in result.get("notes", []))]))
     print(f"model: {arguments.out / 'model'}")
     page = arguments.out / "report.html"
     print(f"page:  {page}" if page.exists() else "page:  none; pip install 'skillmeta[report]' for pictures")

@@ -170,19 +170,21 @@ class Skills(Protocol):
         """[Z] half the width of the box that skills are clipped to."""
 
     def normalize(self, observation: Tensor) -> Tensor:
-        """Observations [..., O + F] as networks downstream see them; F features of the task pass unchanged."""
+        """Observations [..., O + F] as networks downstream see them; what skills do not see passes unchanged: F numbers of a goal or
+        the task, which lie anywhere in it."""
 
     def prior(self, observation: Tensor) -> Prior:
         """p(z given s) at observation [B, O + F]: over [B, Z]."""
 
     def encode(self, actions: Tensor, observations: Tensor) -> Prior:
-        """q(z given a window) of actions [B, H, A] and observations [B, H, O] in the environment's units: over [B, Z]."""
+        """q(z given a window) of actions [B, H, A] and observations [B, H, O + F] in the environment's units: over [B, Z]."""
 
     def fast_controller(self, z: np.ndarray) -> Callable[[np.ndarray, int], np.ndarray]:
-        """What executes skills z [N, Z]: observations [N, O] and the step within the skill -> actions [N, A]."""
+        """What executes skills z [N, Z]: observations [N, O + F] and the step within the skill -> actions [N, A]."""
 
-    def check_fits(self, observation_dim: int, action_dim: int, where: str) -> None:
-        """Raises CheckpointError, naming `where`, for an environment of other dimensions."""
+    def fitted_to(self, spec: EnvSpec, where: str) -> Skills:
+        """The same skills, which see their parts of an environment's observations. Raises CheckpointError, naming `where`, for one of
+        other observations or actions."""
 
 
 # -- what is saved ------------------------------------------------------------------------------------------------------------

@@ -27,7 +27,9 @@ def recognises(path: Path) -> bool:
     if path.suffix not in hdf5.SUFFIXES or not path.is_file():
         return False
     with hdf5.opened(path) as file:
-        grouped = "observations" in list(file) and file.get("observations", getclass=True, getlink=True) is h5py.HardLink
+        grouped = (
+            "observations" in list(file) and file.get("observations", getclass=True, getlink=True) is h5py.HardLink
+        )
         return grouped and file.get("observations", getclass=True) is h5py.Group
 
 

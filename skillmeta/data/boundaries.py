@@ -61,8 +61,8 @@ def find_ends(marks: Marks) -> np.ndarray:
     stddev = deviations(marks.observations, marks.steps)
     if (taking := turns(marks.observations, marks.steps, stddev)) > 1:
         raise DataError(
-            f"{marks.path}: the rows of {taking} environments take turns (step t continues at step t+{taking}); save one environment "
-            "after the other, with `lengths`"
+            f"{marks.path}: the rows of {taking} environments take turns (step t continues at step t+{taking}); save one "
+            "environment after the other, with `lengths`"
         )
     ends = _stated(marks) if marks.stated is not None else _flagged(marks)
     last = np.zeros(marks.steps, bool)
@@ -71,8 +71,8 @@ def find_ends(marks: Marks) -> np.ndarray:
     contradicted = _contradicted(marks, stddev) & inside
     if contradicted.sum() > MOST * max(1, inside.sum()):
         raise DataError(
-            f"{marks.path}: next_observations of step t is not the observation of step t+1 in most rows: these are single transitions, "
-            "not recordings, and skills are sequences; save whole episodes in order"
+            f"{marks.path}: next_observations of step t is not the observation of step t+1 in most rows: these are single "
+            "transitions, not recordings, and skills are sequences; save whole episodes in order"
         )
     if marks.stated is not None:
         if contradicted.any():
@@ -121,8 +121,8 @@ def _stated(marks: Marks) -> np.ndarray:
             early[ends - 1] = False
         if early.any():
             raise DataError(
-                f"{marks.path}, {flag}: {marks.place(int(early.argmax()), ends)} ends an episode that goes on by {name}; correct one of "
-                "the two, or leave the wrong one out"
+                f"{marks.path}, {flag}: {marks.place(int(early.argmax()), ends)} ends an episode that goes on by {name}; correct "
+                "one of the two, or leave the wrong one out"
             )
     return ends
 
@@ -136,18 +136,23 @@ def _flagged(marks: Marks) -> np.ndarray:
             marks.notes.append("no end of an episode is marked: read as one episode")
         ends = np.array([marks.steps])
     elif ends[-1] != marks.steps:
-        marks.notes.append(f"the last {marks.steps - ends[-1]} steps have no end flag: read as an episode that was cut off")
+        marks.notes.append(
+            f"the last {marks.steps - ends[-1]} steps have no end flag: read as an episode that was cut off"
+        )
         ends = np.append(ends, marks.steps)
     if marks.time_limit is not None:
         begins = np.append(0, ends[:-1])
         ends = np.concatenate(
-            [np.append(np.arange(b + marks.time_limit, e, marks.time_limit), e) for b, e in zip(begins, ends, strict=True)]
+            [
+                np.append(np.arange(b + marks.time_limit, e, marks.time_limit), e)
+                for b, e in zip(begins, ends, strict=True)
+            ]
         )
-    elif marks.timeouts is None and marks.terminals is not None:
+    elif marks.timeouts is None and marks.terminals is not None and marks.following is None:
         mark = "&" if "?" in marks.source else "?"
         marks.notes.append(
-            "terminals without timeouts: an episode that a time limit cut runs on into the next one; if there is a limit, state it as "
-            f"in {marks.source}{mark}time_limit=STEPS"
+            "terminals without timeouts: an episode that a time limit cut runs on into the next one; if there is a limit, state it "
+            f"as in {marks.source}{mark}time_limit=STEPS"
         )
     return ends
 
@@ -161,8 +166,8 @@ def _check_shift(marks: Marks, jumped: np.ndarray) -> None:
     for by, word, other in ((-1, "late", "back"), (1, "early", "forward")):
         if jumped[flags + by].mean() >= TYPICAL:
             raise DataError(
-                f"{marks.path}: the ends of episodes are marked a step {word} (the observation jumps after step {flags[0] + by}, and "
-                f"step {flags[0]} is marked); move terminals and timeouts a step {other}"
+                f"{marks.path}: the ends of episodes are marked a step {word} (the observation jumps after step {flags[0] + by}, "
+                f"and step {flags[0]} is marked); move terminals and timeouts a step {other}"
             )
 
 

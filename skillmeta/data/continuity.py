@@ -65,8 +65,8 @@ def far_beyond(found: np.ndarray) -> np.ndarray:
     """Which moves are far beyond all others: above a gap that separates few from the rest. Bool, as `found`."""
     ordered = np.sort(np.maximum(found, FLOOR))
     top = ordered[int(len(ordered) * (1 - SHARE)) - 1 :] if len(ordered) >= FEWEST else ordered[:0]
-    gaps = np.flatnonzero((top[1:] >= GAP * top[:-1]) & (top[1:] >= TIMES * np.median(found))) if len(top) else []
-    result: np.ndarray = found >= top[gaps[0] + 1] if len(gaps) else np.zeros(len(found), bool)
+    beyond = (top[1:] >= GAP * top[:-1]) & (top[1:] >= TIMES * np.median(found if len(found) else 0.0))
+    result: np.ndarray = found >= top[1:][beyond].min() if beyond.any() else np.zeros(len(found), bool)
     return result
 
 
@@ -108,8 +108,8 @@ class Jumps:
         if not self.count:
             return ()
         return (
-            f"{self.count:,} of {self.steps:,} steps ({self.share:.2%}) move the observation far beyond all others, the first is step "
-            f"{self.step} of episode {self.episode}: an end that is not marked, perhaps",
+            f"{self.count:,} of {self.steps:,} steps ({self.share:.2%}) move the observation far beyond all others, the first is "
+            f"step {self.step} of episode {self.episode}: an end that is not marked, perhaps",
         )
 
 
@@ -118,7 +118,9 @@ def jumps(dataset: EpisodeDataset) -> Jumps:
     seen = dataset.observation
     stddev = deviations(lambda begin, end: seen[begin:end], len(seen))
     every = moves(lambda begin, end: seen[begin:end], len(seen), stddev)
-    last = dataset.offsets[1:-1] + np.arange(1, dataset.num_episodes) - 1  # from an episode's last observation to the next
+    last = (
+        dataset.offsets[1:-1] + np.arange(1, dataset.num_episodes) - 1
+    )  # from an episode's last observation to the next
     inside = np.delete(every, last)
     found = np.flatnonzero(far_beyond(inside))
     if not len(found):

@@ -127,7 +127,9 @@ def _find(path: Path, names: list[str], read: Callable[[str], Rows], request: Re
     for key in keys:
         shape = arrays[key].shape
         if len(shape) > 3 and arrays[key].dtype == np.uint8:
-            raise DataError(f"{path}, {key}: has shape {shape}, as images have; name arrays of numbers, as in {path}?KEY")
+            raise DataError(
+                f"{path}, {key}: has shape {shape}, as images have; name arrays of numbers, as in {path}?KEY"
+            )
     if arrays["actions"].dtype.kind != "f":
         found.notes.append(f"actions are of type {arrays['actions'].dtype}: read as quantities, not as choices")
     return found
@@ -150,7 +152,7 @@ def _unstack(columns: Columns) -> None:
     for name in names:
         if arrays[name].shape[:2] != shape[:2]:
             raise DataError(
-                f"{columns.path}, {name}: has shape {arrays[name].shape}, actions have {shape}; all need the same episodes and steps"
+                f"{columns.path}, {name}: has shape {arrays[name].shape}, actions have {shape}; all need the same [E, T]"
             )
     lengths = np.full(episodes, steps)
     by = "the shape of the arrays"
@@ -162,7 +164,9 @@ def _unstack(columns: Columns) -> None:
     for name in names:
         arrays[name] = arrays[name][:][inside]
     columns.stated[by] = stated_ends("lengths", lengths, int(lengths.sum()), columns.path, notes)
-    notes.append(f"arrays are [episodes, steps, ...]: read as {episodes} episodes of {'at most ' * (by == 'lengths')}{steps} steps")
+    notes.append(
+        f"arrays are [episodes, steps, ...]: read as {episodes} episodes of {'at most ' * (by == 'lengths')}{steps} steps"
+    )
 
 
 def _check_rows(columns: Columns, alone: bool) -> None:
@@ -222,9 +226,7 @@ def _flat(values: np.ndarray) -> np.ndarray:
     return values.reshape(len(values), -1)
 
 
-def _table(
-    path: Path, names: list[str], read: Callable[[str], Rows], request: Request, alone: bool = False
-) -> Table:
+def _table(path: Path, names: list[str], read: Callable[[str], Rows], request: Request, alone: bool = False) -> Table:
     """The rows of a file with these arrays, and where its episodes end. `alone`: it is one episode where it marks no end."""
     columns = _find(path, names, read, request)
     _unstack(columns)
@@ -236,12 +238,16 @@ def _table(
         order = np.argsort(arrays["episode"][:], kind="stable")
         for name in columns.rowwise:
             arrays[name] = arrays[name][:][order]
-        notes.append(f"rows of {len(np.unique(arrays['episode'][:]))} episodes take turns: put in order by their numbers")
+        notes.append(
+            f"rows of {len(np.unique(arrays['episode'][:]))} episodes take turns: put in order by their numbers"
+        )
     for name in STATED:
         if name in arrays:
             columns.stated[name] = stated_ends(name, arrays[name][:], steps, path, notes)
     if len({tuple(ends.tolist()) for ends in columns.stated.values()}) > 1:
-        raise DataError(f"{path}: {' and '.join(columns.stated)} state different episodes; leave out the one that is wrong")
+        raise DataError(
+            f"{path}: {' and '.join(columns.stated)} state different episodes; leave out the one that is wrong"
+        )
     if alone and not columns.stated and not any(name in arrays for name in FLAGS):
         columns.stated["the file"] = np.array([steps])
     terminals, timeouts = columns.flag("terminals"), columns.flag("timeouts")
@@ -250,8 +256,6 @@ def _table(
         notes.append("terminals are 0/1 numbers without timeouts (kitchen layout): read as the end of a recording")
         terminals, timeouts = None, terminals
     following = columns.following
-    if not following:
-        notes.append(REPEATED)
 
     def rows(parts: Sequence[str]) -> Callable[[int, int], np.ndarray]:
         return lambda begin, end: np.concatenate([_flat(arrays[part][begin:end]) for part in parts], 1)
@@ -262,6 +266,8 @@ def _table(
         path, request.source, steps, rows(columns.keys), after, terminals, timeouts, stated, request.time_limit, notes
     )
     ends = find_ends(marks)
+    if not following:
+        notes.append(REPEATED)
     return Table(columns, np.zeros(steps, bool) if terminals is None else terminals, ends)
 
 

@@ -14,7 +14,9 @@ from skillmeta.errors import DataError
 from skillmeta.reading import check_promise
 
 SUFFIXES = (".hdf5", ".h5")
-CHUNK = 2**20  # bytes of a chunk; where they are larger an array is read at once, not in pieces that unpack each one again
+CHUNK = (
+    2**20
+)  # bytes of a chunk; where they are larger an array is read at once, not in pieces that unpack each one again
 
 
 class Rows(Protocol):

@@ -136,7 +136,9 @@ def is_vector(shape: Sequence[int], kind: np.dtype) -> bool:
 
 def in_order(names: Collection[str]) -> list[str]:
     """Names with numbers in them in the order of the numbers: demo_2 before demo_10."""
-    return sorted(names, key=lambda name: [(part.isdigit(), int(part) if part.isdigit() else part) for part in _split(name)])
+    return sorted(
+        names, key=lambda name: [(part.isdigit(), int(part) if part.isdigit() else part) for part in _split(name)]
+    )
 
 
 def _split(name: str) -> list[str]:

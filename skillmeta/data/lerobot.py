@@ -38,7 +38,9 @@ def read(path: Path, request: Request) -> EpisodeDataset:
     info = read_json(path / "meta" / "info.json", DataError, AGAIN)
     version, features = str(info.get("codebase_version", "")), info.get("features")
     if not version.startswith(("v2.", "v3.")) or not isinstance(features, dict):
-        raise DataError(f"{path}: is of LeRobot's format {version[:20]!r}; v2.x and v3.x are read, convert it by lerobot's script")
+        raise DataError(
+            f"{path}: is of LeRobot's format {version[:20]!r}; v2.x and v3.x are read, convert it by lerobot's script"
+        )
     shapes = {key: _shape(path, key, feature) for key, feature in features.items()}
     found = {key: shape for key, shape in shapes.items() if key.startswith("observation.") and shape is not None}
     left = [key for key, shape in shapes.items() if key.startswith("observation.") and shape is None]

@@ -1,7 +1,7 @@
 """Minari data sets on this machine, as arrays. `skillmeta.data.minari_store` writes them.
 
-Read here and not by `minari.load_dataset`: that one makes the environment that the metadata names where they lack a space, follows links
-to other files, and decodes infos, which nothing here needs.
+Read here and not by `minari.load_dataset`: that one makes the environment that the metadata names where they lack a space,
+follows links to other files, and decodes infos, which nothing here needs.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def read(dataset_id: str, request: Request) -> EpisodeDataset:
         steps = [len(hdf5.dataset(group, "actions", path)) for group in groups]
         named, lengths, empty = with_steps([*zip(numbers, groups, strict=True)], steps)
         found = _observations(groups[0], path, metadata.get("observation_space"))
-        keys, notes = chosen_keys(found, request, f"{source}: episode {numbers[0]}, observations") if found else ((), ())
+        keys, notes = (
+            chosen_keys(found, request, f"{source}: episode {numbers[0]}, observations") if found else ((), ())
+        )
         if request.keys and not found:
             raise DataError(f"{source}: its observations are one array; leave out ?{','.join(request.keys)}")
 
@@ -79,7 +81,9 @@ def read(dataset_id: str, request: Request) -> EpisodeDataset:
 def _bounds(space: str | None, request: Request) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Bounds [A] of a Box as Minari writes one; None where the metadata name no space, or the request wants what actions span."""
     if (asked := request.options.get("actions", "space")) not in ("space", "span"):
-        raise DataError(f"{request.source}: actions is {asked!r}; choose space, the stated one, or span, what the actions span")
+        raise DataError(
+            f"{request.source}: actions is {asked!r}; choose space, the stated one, or span, what the actions span"
+        )
     if space is None:
         return None, None
     plain = json.loads(space)

@@ -33,7 +33,9 @@ def read(path: Path, request: Request) -> EpisodeDataset:
     """See `skillmeta.data.layouts.Layout`."""
     with hdf5.opened(path) as file:
         data = hdf5.member(file, "data", path)
-        names = [name for name in in_order(list(data)) if name.startswith("demo")] if isinstance(data, h5py.Group) else []
+        names = (
+            [name for name in in_order(list(data)) if name.startswith("demo")] if isinstance(data, h5py.Group) else []
+        )
         if not names:
             raise DataError(f"{path}, data: holds no groups demo_0, demo_1, ..., as robomimic's layout has them")
         names = _listed(file, path, names, request)

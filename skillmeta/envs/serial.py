@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, Tuple
+from gymnasium.spaces.utils import flatdim
 
 from skillmeta.envs.failure import CAUGHT, failure, finite
 from skillmeta.errors import UserError, first_line
 from skillmeta.run import watch
-from skillmeta.types import EnvSpec, Step, Task
+from skillmeta.types import EnvSpec, Observed, Step, Task
 
 
 class SerialEnvs:
@@ -37,7 +38,8 @@ class SerialEnvs:
         observation_space, action_space = self.envs[0].observation_space, self.envs[0].action_space
         assert isinstance(observation_space, Box) and isinstance(action_space, Box)
         bound = np.maximum(np.abs(action_space.low), np.abs(action_space.high)).astype(np.float32)
-        self.num, self.spec = num, EnvSpec(int(observation_space.shape[0]), bound, discrete)
+        observed = observed_parts(made[0])
+        self.num, self.spec = num, EnvSpec(int(observation_space.shape[0]), bound, discrete, observed=observed)
         self._observation = np.zeros((num, self.spec.observation_dim), np.float32)
         self._ended, self._unit = [True] * num, unit_actions and not discrete
         self._seeds, self._taken = [0] * num, 0
@@ -123,6 +125,20 @@ def prepare(env: gym.Env, unit_actions: bool) -> gym.Env:
             raise UserError(f"{env}: the action space {space} has no bounds; wrap it in one that has")
         env = gym.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
     return env
+
+
+def observed_parts(env: gym.Env) -> tuple[Observed, ...]:
+    """The parts of a Dict observation in the order in which it is flattened; () for another one."""
+    space = env.env.observation_space if isinstance(env, gym.wrappers.FlattenObservation) else env.observation_space
+
+    def parts(space: gym.Space[Any], key: str) -> Iterator[Observed]:
+        if isinstance(space, Dict):
+            for name, inside in space.spaces.items():
+                yield from parts(inside, f"{key}/{name}" if key else str(name))
+        elif space.is_np_flattenable:
+            yield Observed(key, flatdim(space))
+
+    return tuple(parts(space, "")) if isinstance(space, Dict) else ()
 
 
 def image_in(space: gym.Space[Any]) -> Box | None:

@@ -8,15 +8,18 @@ The transition of a decision is (s when z was chosen, z, sum of the rewards, s a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Dict
+from gymnasium.spaces.utils import flatdim, flatten
 from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
+from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 
+from skillmeta.envs.serial import observed_parts
 from skillmeta.errors import UserError
 from skillmeta.skills.vae import SkillModel
 from skillmeta.types import Envs, EnvSpec, Skills, Step, Task
@@ -70,9 +73,9 @@ class SkillEnvs:
     def __init__(self, envs: Envs, skills: Skills):
         if envs.spec.discrete:
             raise UserError("skills are sequences of continuous actions; this family's actions are discrete")
-        self.envs, self.skills, self.num = envs, skills, envs.num
-        self.spec = EnvSpec(envs.spec.observation_dim, skills.latent_bound.numpy())
-        skills.check_fits(envs.spec.observation_dim, envs.spec.action_dim, "skill space")
+        self.envs, self.num = envs, envs.num
+        self.skills = skills.fitted_to(envs.spec, "skill space")
+        self.spec = replace(envs.spec, action_bound=skills.latent_bound.numpy())
 
     def reset(self, seeds: Sequence[int], tasks: Sequence[Task] | None = None) -> np.ndarray:
         self._observation = self.envs.reset(seeds, tasks)
@@ -97,7 +100,8 @@ class SkillEnv(gym.Wrapper, gym.utils.RecordConstructorArgs):
     a step is the last primitive step's, with `env_steps` (primitive steps taken) and `success` (true at any of them) added.
 
     Args:
-        env: an environment with a flat Box observation and the Box actions that the skills were trained on.
+        env: an environment with the Box actions that the skills were trained on, and a flat Box observation or a Dict, of which
+            skills see the keys that their logs had, and the learner everything.
         skills: a skill model, or the folder of one.
         discount: gamma of a primitive step inside a skill; 1 (the default) sums rewards. Tell your learner gamma per
             decision: with gamma per primitive step g it is about g ** horizon.
@@ -108,16 +112,14 @@ class SkillEnv(gym.Wrapper, gym.utils.RecordConstructorArgs):
     def __init__(self, env: gym.Env, skills: SkillModel | str, discount: float = 1.0, bound: float | None = None):
         gym.utils.RecordConstructorArgs.__init__(self, skills=skills, discount=discount, bound=bound)
         gym.Wrapper.__init__(self, env)
-        if not (isinstance(env.observation_space, Box) and len(env.observation_space.shape) == 1):
-            raise UserError(f"{env}: observations are {env.observation_space}; wrap it in FlattenObservation first")
-        if not (isinstance(env.action_space, Box) and len(env.action_space.shape) == 1):
-            raise UserError(f"{env}: actions are {env.action_space}; skills need a one-dimensional Box")
-        self.skills = SkillModel.load(skills) if isinstance(skills, str) else skills
-        self.skills.check_fits(env.observation_space.shape[0], env.action_space.shape[0], str(env))
+        self.skills = fitted(skills, env)
         self.discount = discount
         self.bound = np.full(self.skills.dim, bound, np.float32) if bound else self.skills.latent_bound.numpy()
         self.action_space = Box(-1.0, 1.0, (self.skills.dim,), np.float32)
         self.env_steps = 0  # primitive steps since construction
+
+    def _flat(self, observation: Any) -> np.ndarray:
+        return flat(self.env.observation_space, observation)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         self._observation, info = self.env.reset(seed=seed, options=options)
@@ -135,10 +137,10 @@ class SkillEnv(gym.Wrapper, gym.utils.RecordConstructorArgs):
             total += factor * float(reward)
             factor *= self.discount
             success = bool(info.get("success", info.get("is_success", False)))
-            return single(self._observation, float(reward), terminated, truncated, success)
+            return single(self._flat(self._observation), float(reward), terminated, truncated, success)
 
         z = (np.clip(action, -1, 1) * self.bound).astype(np.float32)[None]
-        start = np.asarray(self._observation, np.float32)[None]
+        start = self._flat(self._observation)[None]
         done = run_skills(self.skills, z, start, np.ones(1, bool), primitive, discount=self.discount)
         steps = int(done.steps[0])
         self.env_steps += steps
@@ -154,12 +156,10 @@ class SkillVectorEnv(VectorEnv):
     """
 
     def __init__(self, make_envs: Sequence[Callable[[], gym.Env]], skills: SkillModel | str, discount: float = 1.0):
-        self.skills = SkillModel.load(skills) if isinstance(skills, str) else skills
         self.envs = [make() for make in make_envs]
         self.num_envs, self.discount = len(self.envs), discount
         first = self.envs[0]
-        assert isinstance(first.observation_space, Box) and isinstance(first.action_space, Box)
-        self.skills.check_fits(first.observation_space.shape[0], first.action_space.shape[0], str(first))
+        self.skills = fitted(skills, first)
         self.metadata = {**first.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
         self.single_observation_space = first.observation_space
         self.single_action_space = Box(-1.0, 1.0, (self.skills.dim,), np.float32)
@@ -167,11 +167,20 @@ class SkillVectorEnv(VectorEnv):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self.bound = self.skills.latent_bound.numpy()
         self._ended = np.ones(self.num_envs, bool)
-        self._observation = np.zeros((self.num_envs, *first.observation_space.shape), first.observation_space.dtype)
+        self._observation: list[Any] = [None] * self.num_envs
+
+    def _batched(self) -> Any:
+        """What all environments show, as their space says: a copy."""
+        space = self.single_observation_space
+        room: Any = create_empty_array(space, self.num_envs)
+        return concatenate(space, self._observation, room)
+
+    def _flat(self) -> np.ndarray:
+        return np.stack([flat(self.single_observation_space, observation) for observation in self._observation])
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any]]:
         seeds = [None] * self.num_envs if seed is None else seed
         if isinstance(seeds, int):
             seeds = [seeds + i for i in range(self.num_envs)]
@@ -180,9 +189,9 @@ class SkillVectorEnv(VectorEnv):
             self._observation[i], info = env.reset(seed=seeds[i], options=options)
             infos = self._add_info(infos, info, i)
         self._ended[:] = False
-        return self._observation.copy(), infos
+        return self._batched(), infos
 
-    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         last: list[dict[str, Any]] = [{} for _ in self.envs]
         running = ~self._ended
         for i in np.flatnonzero(self._ended):
@@ -199,21 +208,36 @@ class SkillVectorEnv(VectorEnv):
                 )
                 success[i] = bool(last[i].get("success", last[i].get("is_success", False)))
             alive[terminated | truncated] = False
-            return Step(self._observation.astype(np.float32), reward, terminated, truncated, steps, success)
+            return Step(self._flat(), reward, terminated, truncated, steps, success)
 
         z = (np.clip(actions, -1, 1) * self.bound).astype(np.float32)
-        start = self._observation.astype(np.float32)
-        done = run_skills(self.skills, z, start, running, primitive, discount=self.discount)
+        done = run_skills(self.skills, z, self._flat(), running, primitive, discount=self.discount)
         self._ended = done.terminated | done.truncated
         infos: dict[str, Any] = {}
         for number, info in enumerate(last):
             extended = {**info, "env_steps": int(done.steps[number]), "success": bool(done.success[number])}
             infos = self._add_info(infos, extended, number)
-        return self._observation.copy(), done.reward.astype(np.float64), done.terminated, done.truncated, infos
+        return self._batched(), done.reward.astype(np.float64), done.terminated, done.truncated, infos
 
     def close_extras(self, **kwargs: Any) -> None:
         for env in self.envs:
             env.close()
+
+
+def fitted(skills: SkillModel | str, env: gym.Env) -> SkillModel:
+    """Skills in an environment of Gymnasium's. Raises UserError for spaces that they do not act in, or were not trained on."""
+    space, actions = env.observation_space, env.action_space
+    if not isinstance(space, Dict) and not (isinstance(space, Box) and len(space.shape) == 1):
+        raise UserError(f"{env}: observations are {space}; skills need a one-dimensional Box, or a Dict of them")
+    if not (isinstance(actions, Box) and len(actions.shape) == 1):
+        raise UserError(f"{env}: actions are {actions}; skills need a one-dimensional Box")
+    model = SkillModel.load(skills) if isinstance(skills, str) else skills
+    return model.fitted_to(EnvSpec(flatdim(space), np.abs(actions.high), observed=observed_parts(env)), str(env))
+
+
+def flat(space: gym.Space[Any], observation: Any) -> np.ndarray:
+    """An observation as its numbers in a row, [O] float32."""
+    return np.asarray(observation if isinstance(space, Box) else flatten(space, observation), np.float32)
 
 
 def single(observation: Any, reward: float, terminated: bool, truncated: bool, success: bool) -> Step:

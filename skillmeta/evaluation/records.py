@@ -237,6 +237,7 @@ def read_model(folder: Path) -> ModelRecord | None:
     rows = read_metrics(folder)
     with as_expected(folder / "result.json"):
         expect(result, MODEL_RESULT, "")
+        expect(result.get("notes", []), [str], "notes")
     with as_expected(folder / "metrics.jsonl"):
         expect(rows, [{"kind": str, "score": NUMBER, "steps": int}], "row")
     return ModelRecord(folder, read_yaml(folder / "config.yaml"), read_environment(folder), result, rows)

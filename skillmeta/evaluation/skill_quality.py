@@ -6,6 +6,7 @@ drawn from the prior are executed: how much of the world they reach, next to ran
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import VALIDATION, TaskFamily
 from skillmeta.types import Actor, Envs
 
+FAINT = 0.1  # standard deviation of unit actions below which no beta helps: the loss is its square
 ACTIVE_VARIANCE = 0.01  # a latent dimension whose posterior mean varies more than this over the data carries something
 
 
@@ -118,7 +120,7 @@ def compare_rollouts(model: SkillModel, family: TaskFamily, episodes: int = 20, 
     with_skills = SkillEnvs(SerialEnvs(family.make_env, 1, unit_actions=False), model)
     primitive = SerialEnvs(family.make_env, 1)
     return [
-        rollouts("skills from the prior", PriorActor(model.prior), with_skills, family, episodes, seed),
+        rollouts("skills from the prior", PriorActor(with_skills.skills.prior), with_skills, family, episodes, seed),
         rollouts("random skills", RandomActor(2 * model.latent_stddev.numpy()), with_skills, family, episodes, seed),
         rollouts("random actions", RandomActor(primitive.spec.action_bound), primitive, family, episodes, seed),
     ]
@@ -130,7 +132,13 @@ def verdict(fit: Fit, acted: list[Rollouts], cloned: bool = False) -> list[str]:
     gain = fit.unconditional_nll - fit.prior_nll
     said = []
     if fit.active_dimensions == 0 and not cloned:
-        said.append("No latent dimension is used: the decoder ignores z. Lower training.beta.")
+        spread = math.sqrt(float(np.mean(fit.action_variance)))
+        said.append(
+            f"No latent dimension is used: actions vary by {spread:.1%} of half their range, which the loss hardly sees. Scale "
+            "them by what they span (`?actions=span` behind a Minari source), or drop the few that are far beyond the others."
+            if spread < FAINT
+            else "No latent dimension is used: the decoder ignores z. Lower training.beta."
+        )
     if gain < -0.1:
         said.append(
             "The prior fits held-out skills worse than one Gaussian for all states: it has overfitted. Use more logs."

@@ -11,16 +11,19 @@ import numpy as np
 import torch
 
 from skillmeta.config import PositiveInt, build, checked, to_plain
+from skillmeta.data.continuity import jumps
 from skillmeta.data.episodes import EpisodeDataset
 from skillmeta.data.sources import fingerprint, load_source
+from skillmeta.envs.serial import SerialEnvs
 from skillmeta.evaluation.skill_quality import Rollouts, compare_rollouts, fit, verdict
 from skillmeta.programs.page import write_page
 from skillmeta.run.files import write_npz
 from skillmeta.run.identity import Identity, Input
 from skillmeta.run.run import Run, read_result
+from skillmeta.skills.observe import check_shapes, columns_of
 from skillmeta.skills.training import TrainingConfig, train_skills
 from skillmeta.skills.vae import SkillModelConfig
-from skillmeta.tasks.base import TaskConfig, make_family
+from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
 
 
 @checked
@@ -48,6 +51,8 @@ def pretrain(config: PretrainConfig, folder: Path, command: str = "", quiet: boo
     # Before the folder is taken: what is wrong with the task or the logs leaves no folder. A finished run needs no logs.
     family = make_family(config.task) if config.task else None
     dataset = load_logs(config) if read_result(folder) is None else None
+    if dataset is not None and family is not None:
+        check_task(dataset, family)
     with Run.open(folder, to_plain(config), command=command, identity=identity_of(config, dataset)) as run:
         if run.result is not None:
             return run.finish(run.result, lambda: write_page([folder], family=family))
@@ -66,6 +71,7 @@ def pretrain(config: PretrainConfig, folder: Path, command: str = "", quiet: boo
             "held_out": asdict(fitted),
             "rollouts": [{k: v for k, v in asdict(r).items() if k != "paths"} for r in acted],
             "verdict": verdict(fitted, acted, model.config.cloning),
+            "notes": [*dataset.notes, *jumps(dataset).notes()],
         }
         save_paths(run.folder, acted)
         return run.finish(result, lambda: write_page([folder], family=family))
@@ -77,6 +83,16 @@ def load_logs(config: PretrainConfig) -> EpisodeDataset:
     training = config.training
     dataset.windows(config.model.horizon, "train", held_out=training.held_out, seed=training.seed)
     return dataset
+
+
+def check_task(dataset: EpisodeDataset, family: TaskFamily) -> None:
+    """Raises CheckpointError if skills of the logs could not act in the family's environment."""
+    envs = SerialEnvs(family.make_env, 1, unit_actions=False)
+    try:
+        check_shapes((dataset.observation_dim, dataset.action_dim), envs.spec, "task")
+        columns_of(dataset.observed, dataset.observation_dim, envs.spec.observed, "task")
+    finally:
+        envs.close()
 
 
 def identity_of(config: PretrainConfig, dataset: EpisodeDataset | None) -> Identity:

@@ -124,9 +124,10 @@ def train_config(node: DictConfig | Mapping[str, Any], kind: str | None = None, 
 def make_learner(config: TrainConfig, spec: EnvSpec, skills: SkillModel | None, seeds: Seeds) -> Learner[Any]:
     """The learner that a config names. Raises ConfigError for options that it does not have or that do not go together."""
     module, options = algorithm_of(config)
-    used: Skills | None = skills
-    if skills is not None and config.skill_prior == "marginal":
-        used = MarginalPrior(skills)
+    used: Skills | None = None
+    if skills is not None:
+        seen = skills.seen_in(spec.observed, "skills")
+        used = MarginalPrior(seen) if config.skill_prior == "marginal" else seen
 
     def make(features: int) -> Any:
         return module.Learner(options, replace(spec, observation_dim=spec.observation_dim + features), used, seeds)

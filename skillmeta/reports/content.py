@@ -99,7 +99,8 @@ def read_content(
             raise UserError(f"{folder}: this run is not finished; run its command again")
         title = f"Is this prior any good? {model.result['source']}"
         family = family or family_of(config.get("task"), folder, trust)
-        return Content(title, model.result["verdict"], models={"": model}, family=family, **origin([model]))
+        notes = [f"The logs: {note}." for note in model.result.get("notes", [])]
+        return Content(title, model.result["verdict"], notes, models={"": model}, family=family, **origin([model]))
     if "methods" not in config:
         raise UserError(f"{folder}: holds no run, evaluation or ablation that a page could be about")
     return of_ablation(folder, trust, family)

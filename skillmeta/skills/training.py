@@ -188,6 +188,7 @@ def train_skills(
         torch.from_numpy(dataset.action_low),
         torch.from_numpy(dataset.action_high),
         seeds.stream("skill_weights").torch(),
+        dataset.observed,
     )
     model.normalizer.fit(train.frames())
     fixed = fixed_windows(held_out, config, model.dim, seeds.stream("held_out_windows"))
@@ -200,7 +201,12 @@ def train_skills(
     some = fixed_windows(train, config, best.dim, seeds.stream("latent_windows"))
     best.latent_stddev.copy_(aggregate_stddev(best, some))
     best.requires_grad_(False)
-    about = {"source": dataset.source, "training": asdict(config), "held_out_score": float(trainer.best_score)}
+    about = {
+        "source": dataset.source,
+        "training": asdict(config),
+        "held_out_score": float(trainer.best_score),
+        "observation_range": [dataset.observation.min(0).tolist(), dataset.observation.max(0).tolist()],
+    }
     best.save(run.folder / "model", about)
     return best
 

@@ -10,10 +10,11 @@ deviation, the decoder the identity, and the prior p(a|s) is what maximum likeli
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -26,8 +27,11 @@ from skillmeta.limits import largest
 from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Gaussian, gaussian
 from skillmeta.nn.few_rows import FEW_ROWS, ConditionedMLP
 from skillmeta.nn.networks import MLP, Normalizer, SequenceEncoder
+from skillmeta.reading import expect
 from skillmeta.run.checkpoint import MANIFEST, load_state, save_state
 from skillmeta.run.parts import restore_parts
+from skillmeta.skills.observe import Columns, check_shapes, columns_of
+from skillmeta.types import EnvSpec, Observed
 
 Controller = Callable[[Tensor, int], Tensor]  # (observation [B, O], step within the skill) -> action [B, A]
 
@@ -81,6 +85,9 @@ class SkillModel(nn.Module):
         observation_dim, action_dim: O and A.
         action_low, action_high: [A], the bounds of the environment's actions; decoded actions are clipped to them.
         generator: draws the initial weights.
+        observed: the parts of the O numbers, in their order, where the logs name them.
+
+    `seen_in` gives the same model for an environment whose observations have more than these numbers, or another order of them.
     """
 
     action_low: Tensor
@@ -95,9 +102,11 @@ class SkillModel(nn.Module):
         action_low: Tensor,
         action_high: Tensor,
         generator: torch.Generator,
+        observed: Sequence[Observed] = (),
     ):
         super().__init__()
         self.config, self.observation_dim, self.action_dim = config, observation_dim, action_dim
+        self.observed, self.columns = tuple(observed), cast(Columns, slice(0, observation_dim))
         self.horizon, self.dim = config.horizon, action_dim if config.cloning else config.dim
         seen = observation_dim if config.closed_loop else 0
         hidden = config.hidden
@@ -152,22 +161,41 @@ class SkillModel(nn.Module):
         """p(z | s) from normalised observations [B, O]: over [B, Z]."""
         return gaussian(self.prior_network(normalized))
 
-    # -- what downstream uses: the environment's own units -------------------------------------------------------------
+    # -- what downstream uses: the environment's own units. F: numbers that skills do not see, a goal or features of the task ----
+    def seen_in(self, observed: Sequence[Observed], where: str) -> SkillModel:
+        """The same model, with the same weights, that sees its parts of observations with these. Raises CheckpointError."""
+        found = copy.copy(self)
+        found.columns = columns_of(self.observed, self.observation_dim, observed, where)
+        return found
+
+    def fitted_to(self, spec: EnvSpec, where: str) -> SkillModel:
+        """The same in an environment. Raises CheckpointError if it was trained on other observations or actions."""
+        check_shapes((self.observation_dim, self.action_dim), spec, where)
+        return self.seen_in(spec.observed, where)
+
+    def observe(self, observation: Tensor) -> Tensor:
+        """What skills see, [..., O], of observations [..., O + F]."""
+        return observation[..., self.columns]
+
     def encode(self, actions: Tensor, observations: Tensor) -> Gaussian:
-        """q(z | a[, s]) of windows: actions [B, H, A], observations [B, H, O]; over [B, Z]."""
-        return self.posterior(self.unit_actions(actions), self.normalizer(observations))
+        """q(z | a[, s]) of windows: actions [B, H, A], observations [B, H, O + F]; over [B, Z]."""
+        return self.posterior(self.unit_actions(actions), self.normalizer(self.observe(observations)))
 
     def prior(self, observation: Tensor) -> Gaussian:
-        """p(z | s) at observation [B, O + F], whose last F numbers, features of the task, it ignores; over [B, Z]."""
-        return self.prior_of(self.normalizer(observation[:, : self.observation_dim]))
+        """p(z | s) at observation [B, O + F]; over [B, Z]."""
+        return self.prior_of(self.normalizer(self.observe(observation)))
 
     def normalize(self, observation: Tensor) -> Tensor:
-        """Observations [..., O + F] as networks see them; the last F numbers, features of the task, pass unchanged."""
-        result: Tensor = self.normalizer(observation)
+        """Observations [..., O + F] as networks see them; what skills do not see passes unchanged."""
+        if self.columns == slice(0, self.observation_dim):
+            result: Tensor = self.normalizer(observation)
+            return result
+        result = observation.clone()
+        result[..., self.columns] = self.normalizer(self.observe(observation))
         return result
 
     def controller(self, z: Tensor) -> Controller:
-        """The policy that executes skill z [B, Z]: (observation [B, O], step) -> action [B, A], clipped to the bounds."""
+        """The policy that executes skill z [B, Z]: (observation [B, O + F], step) -> action [B, A], clipped to the bounds."""
         middle, scale = self.action_middle, self.action_scale
 
         def clipped(unit: Tensor) -> Tensor:
@@ -176,7 +204,8 @@ class SkillModel(nn.Module):
         if self.config.cloning:
             return lambda observation, _: clipped(z)
         if self.config.closed_loop:
-            return lambda observation, _: clipped(self.decoder(torch.cat([self.normalizer(observation), z], -1)))
+            see = self.observe
+            return lambda observation, _: clipped(self.decoder(torch.cat([self.normalizer(see(observation)), z], -1)))
         plan = clipped(self.decoder(z))
         return lambda _, step: plan[:, step]
 
@@ -197,10 +226,10 @@ class SkillModel(nn.Module):
                 self.action_scale.numpy(),
             )
         decode, mean, stddev, middle, scale = self._fast
-        condition = decode.condition(z)
+        condition, columns = decode.condition(z), self.columns
 
         def act_few(observation: np.ndarray, step: int) -> np.ndarray:
-            unit = decode((observation - mean) / stddev, condition)
+            unit = decode((observation[:, columns] - mean) / stddev, condition)
             result: np.ndarray = middle + scale * np.minimum(np.maximum(unit, -1.0), 1.0)
             return result
 
@@ -220,6 +249,7 @@ class SkillModel(nn.Module):
             "config": asdict(self.config),
             "observation_dim": self.observation_dim,
             "action_dim": self.action_dim,
+            "observed": [list(part) for part in self.observed],
             "about": about or {},
         }
         save_state(Path(folder), {"model": dict(self.state_dict())}, meta)
@@ -245,6 +275,7 @@ class SkillModel(nn.Module):
                 weights["action_low"],
                 weights["action_high"],
                 torch.Generator().manual_seed(0),
+                observed_of(meta),
             )
             restore_parts({"model": model}, {"model": weights})
         except (ConfigError, KeyError, TypeError, AttributeError, ValueError) as error:
@@ -253,14 +284,17 @@ class SkillModel(nn.Module):
             raise CheckpointError(f"{folder}: the weights do not fit the model they name: {error}") from None
         return model.requires_grad_(False)
 
-    def check_fits(self, observation_dim: int, action_dim: int, where: str) -> None:
-        """Raises CheckpointError if the model was trained on other shapes than the environment's."""
-        if (self.observation_dim, self.action_dim) != (observation_dim, action_dim):
-            raise CheckpointError(
-                f"{where}: the skill model was trained on observations of {self.observation_dim} and actions of "
-                f"{self.action_dim} numbers, the environment has {observation_dim} and {action_dim}; "
-                "pretrain skills on logs of this environment"
-            )
+
+def observed_of(meta: Mapping[str, Any]) -> tuple[Observed, ...]:
+    """The parts of a saved model's observations. Raises ValueError for what is none, or is not as wide as they are."""
+    expect(listed := meta.get("observed", []), [list], "observed")
+    parts = tuple(Observed(key, size) for key, size in listed)
+    for part in parts:
+        expect(part.key, str, "a key of observed")
+        expect(part.size, int, part.key)
+    if parts and (any(part.size < 1 for part in parts) or sum(part.size for part in parts) != meta["observation_dim"]):
+        raise ValueError(f"observed is {str(listed)[:100]}, of other sizes than its {meta['observation_dim']} numbers")
+    return parts
 
 
 def check_sizes(config: SkillModelConfig, dims: tuple[int, int], weights: Mapping[str, Tensor]) -> None:
@@ -310,8 +344,8 @@ class MarginalPrior:
     def fast_controller(self, z: np.ndarray) -> Callable[[np.ndarray, int], np.ndarray]:
         return self.model.fast_controller(z)
 
-    def check_fits(self, observation_dim: int, action_dim: int, where: str) -> None:
-        self.model.check_fits(observation_dim, action_dim, where)
+    def fitted_to(self, spec: EnvSpec, where: str) -> MarginalPrior:
+        return MarginalPrior(self.model.fitted_to(spec, where))
 
     def prior(self, observation: Tensor) -> Gaussian:
         """The same at every observation [B, O + F]; over [B, Z]."""

@@ -404,7 +404,9 @@ def test_pickles_are_nowhere_opened(place):
     objects = np.array([Payload()], dtype=object)
     np.savez(place.theirs / "log.npz", observations=objects, actions=objects)
     (place.home / "ran").unlink(missing_ok=True)
-    assert "log.npz, observations: is an array of objects" in watched(place, lambda: load_source(str(place.theirs / "log.npz")))
+    assert "log.npz, observations: is an array of objects" in watched(
+        place, lambda: load_source(str(place.theirs / "log.npz"))
+    )
     ablation(place.theirs)
     where = place.theirs / "methods" / "m" / "task-0" / "seed-0"
     np.savez(where / "trajectories.npz", early_0=objects)
