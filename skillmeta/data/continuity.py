@@ -15,7 +15,8 @@ from skillmeta.data.episodes import EpisodeDataset
 
 Read = Callable[[int, int], np.ndarray]  # rows begin to end of the observations, [n, O]
 
-BLOCK = 8_192  # rows that are looked at at once
+BLOCK = 2_048  # rows that are looked at at once
+SAMPLE = 8_192  # rows that say whether environments take turns
 FLOOR = 0.05  # moves below it are all alike
 GAP = 3.0  # a move is beyond the others if none lies between it and a third of it,
 TIMES = 10.0  # if it is so many times the median,
@@ -75,7 +76,7 @@ def turns(read: Read, rows: int, stddev: np.ndarray) -> int:
 
     With k environments, rows near each other are unrelated, those k apart are near, and those 2k apart a little less.
     """
-    seen = read(0, min(rows, BLOCK))
+    seen = read(0, min(rows, SAMPLE))
 
     def lag(k: int) -> float:
         return float(np.median(distances(seen[k:], seen[:-k], stddev)))

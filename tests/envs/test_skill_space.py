@@ -15,10 +15,11 @@ from skillmeta.collect.episodes import episode
 from skillmeta.data.replay import Replay
 from skillmeta.envs.serial import SerialEnvs
 from skillmeta.envs.skill_space import SkillEnv, SkillEnvs, SkillVectorEnv
-from skillmeta.errors import CheckpointError
+from skillmeta.errors import CheckpointError, UserError
 from skillmeta.seeds import Seeds
+from skillmeta.types import Observed
 from tests.learners import make_learner
-from tests.skills.fakes import CounterEnv, skill_model
+from tests.skills.fakes import CounterEnv, GoalEnv, skill_model
 
 
 class Scripted:
@@ -233,8 +234,8 @@ def test_the_vector_environment_equals_single_ones_through_resets_and_decodes_in
     vector = SkillVectorEnv([lambda n=n: CounterEnv(n) for n in lengths], model)
     singles = [SkillEnv(CounterEnv(n), model) for n in lengths]
     batches = []
-    controller = model.fast_controller
-    monkeypatch.setattr(model, "fast_controller", lambda z: batches.append(len(z)) or controller(z))
+    controller = vector.skills.fast_controller
+    monkeypatch.setattr(vector.skills, "fast_controller", lambda z: batches.append(len(z)) or controller(z))
     observation, _ = vector.reset(seed=3)
     alone = [env.reset(seed=3 + i)[0] for i, env in enumerate(singles)]
     ended = [False, False]
@@ -260,3 +261,52 @@ def test_the_vector_environment_equals_single_ones_through_resets_and_decodes_in
 def test_a_model_for_another_environment_is_refused():
     with pytest.raises(CheckpointError, match="observations of 2 and actions of 1"):
         SkillEnv(gym.make("Pendulum-v1"), skill_model())
+
+
+NAMED = (Observed("step", 1), Observed("a_sum", 1))  # the order of the plain environment, not that of the Dict
+
+
+@pytest.mark.parametrize("flattened", [False, True])
+def test_skills_see_their_parts_of_a_dict_and_the_learner_everything(flattened):
+    """The same skills in the plain environment and in one whose Dict has these numbers in another order, and a goal."""
+    plain, goal = SkillEnv(CounterEnv(25), skill_model()), GoalEnv(25)
+    env = SkillEnv(gym.wrappers.FlattenObservation(goal) if flattened else goal, skill_model(observed=NAMED))
+    assert env.observation_space == (env.env.observation_space)
+    (seen, _), (parts, _) = plain.reset(seed=7), env.reset(seed=7)
+    for z in SKILLS[:3]:
+        np.testing.assert_array_equal(parts[[4, 0]] if flattened else np.append(parts["step"], parts["a_sum"]), seen)
+        (seen, *told), (parts, *same) = plain.step(z), env.step(z)
+        assert told == same
+
+
+def test_environments_in_lockstep_and_in_gymnasiums_vector_agree_on_a_dict():
+    model = skill_model(observed=NAMED)
+    envs = SkillEnvs(SerialEnvs(lambda: GoalEnv(25), 2, unit_actions=False), model)
+    assert envs.spec.observed == (Observed("a_sum", 1), Observed("goal", 3), Observed("step", 1))
+    vector = SkillVectorEnv([lambda: GoalEnv(25)] * 2, model)
+    seen, (batch, _) = envs.reset([3, 4]), vector.reset(seed=3)
+    z = np.array([[0.5, -0.2, 0.1], [0.0, 0.3, -0.9]], np.float32)
+    for _ in range(2):
+        np.testing.assert_array_equal(seen, np.concatenate([batch["a_sum"], batch["goal"], batch["step"]], 1))
+        seen, (batch, reward, *_) = envs.step(z * vector.bound).observation, vector.step(z)
+    assert reward.shape == (2,) and vector.observation_space.contains(batch)
+
+
+@pytest.mark.parametrize(
+    ("observed", "dim", "words"),
+    [
+        ((Observed("arm", 2),), 2, r"the skills see arm \(2\), .* has a_sum \(1\), goal \(3\), step \(1\)"),
+        ((Observed("goal", 2),), 2, r"the skills see goal \(2\)"),
+        ((), 2, "the skills see 2 numbers"),
+    ],
+)
+def test_parts_that_an_environment_has_not_are_named(observed, dim, words):
+    with pytest.raises(CheckpointError, match=words):
+        SkillEnv(GoalEnv(), skill_model(observed=observed, observation_dim=dim))
+
+
+def test_an_observation_that_is_no_vector_is_refused_by_both_wrappers():
+    odd = gym.wrappers.ReshapeObservation(CounterEnv(), (2, 1))
+    for wrap in (lambda: SkillEnv(odd, skill_model()), lambda: SkillVectorEnv([lambda: odd], skill_model())):
+        with pytest.raises(UserError, match="skills need a one-dimensional Box, or a Dict of them"):
+            wrap()

@@ -7,9 +7,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Dict
 
 from skillmeta.skills.vae import SkillModel, SkillModelConfig
+from skillmeta.types import Observed
 
 
 class CounterEnv(gym.Env):
@@ -37,6 +38,26 @@ class CounterEnv(gym.Env):
         return self._observe(), float(self.t), over and self.terminates, over and not self.terminates, info
 
 
+class GoalEnv(gym.Wrapper):
+    """The same world with a Dict observation: a goal, the step after it, and the sum of actions before both."""
+
+    def __init__(self, length: int = 25):
+        super().__init__(CounterEnv(length))
+        box = Box(-np.inf, np.inf, (1,), np.float32)
+        self.observation_space = Dict(a_sum=box, goal=Box(-np.inf, np.inf, (3,), np.float32), step=box)
+
+    def _parts(self, seen: np.ndarray) -> dict[str, np.ndarray]:
+        return {"a_sum": seen[1:], "goal": np.array([7.0, 8.0, 9.0], np.float32), "step": seen[:1]}
+
+    def reset(self, **options: Any) -> tuple[dict[str, np.ndarray], dict]:
+        seen, info = self.env.reset(**options)
+        return self._parts(seen), info
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
+        seen, *rest = self.env.step(action)
+        return self._parts(seen), *rest
+
+
 def skill_model(
     horizon: int = 10,
     closed_loop: bool = True,
@@ -44,6 +65,7 @@ def skill_model(
     action_dim: int = 1,
     seed: int = 0,
     dim: int = 3,
+    observed: tuple[Observed, ...] = (),
 ) -> SkillModel:
     """An untrained, small model: what it does is arbitrary but fixed."""
     config = SkillModelConfig(
@@ -51,4 +73,5 @@ def skill_model(
     )
     ones = torch.ones(action_dim)
     generator = torch.Generator().manual_seed(seed)
-    return SkillModel(config, observation_dim, action_dim, -ones, ones, generator).requires_grad_(False)
+    made = SkillModel(config, observation_dim, action_dim, -ones, ones, generator, observed)
+    return made.requires_grad_(False)

@@ -20,6 +20,7 @@ from skillmeta.run.checkpoint import load_state, save_state, state_hash
 from skillmeta.run.run import Run, read_metrics
 from skillmeta.skills.training import TrainingConfig, train_skills
 from skillmeta.skills.vae import MarginalPrior, SkillModel, SkillModelConfig
+from skillmeta.types import Observed
 from tests.skills.fakes import skill_model
 
 
@@ -43,6 +44,39 @@ def test_features_of_the_task_behind_an_observation_reach_neither_prior_nor_stat
     seen = torch.cat([observation, features], -1)
     torch.testing.assert_close(model.prior(seen).mean, model.prior(observation).mean)
     torch.testing.assert_close(model.normalizer(seen), torch.cat([model.normalizer(observation), features], -1))
+
+
+@pytest.mark.parametrize("closed_loop", [True, False])
+@pytest.mark.parametrize("rows", [1, FEW_ROWS + 1])
+def test_the_parts_that_skills_see_are_found_by_their_names(closed_loop, rows):
+    """Prior, decoder and encoder give what they give for these numbers alone; everything else passes to the policy."""
+    model = skill_model(closed_loop=closed_loop, observed=(Observed("b", 1), Observed("a", 1)))
+    model.normalizer.fit(torch.randn(50, 2) * 3 + 1)
+    there = model.seen_in((Observed("a", 1), Observed("goal", 2), Observed("b", 1)), "here")
+    own, goal, features = torch.randn(rows, 2), torch.randn(rows, 2), torch.randn(rows, 1)
+    seen = torch.cat([own[:, 1:], goal, own[:, :1], features], 1)
+    torch.testing.assert_close(there.prior(seen).mean, model.prior(own).mean)
+    unit = model.normalizer(own)
+    torch.testing.assert_close(there.normalize(seen), torch.cat([unit[:, 1:], goal, unit[:, :1], features], 1))
+    z = torch.randn(rows, 3)
+    torch.testing.assert_close(there.controller(z)(seen, 1), model.controller(z)(own, 1))
+    fast = there.fast_controller(z.numpy())(seen.numpy(), 1)
+    np.testing.assert_allclose(fast, model.controller(z)(own, 1).numpy(), atol=1e-5)
+    windows, actions = seen[:, None].expand(-1, 10, -1), torch.rand(rows, 10, 1)
+    torch.testing.assert_close(
+        there.encode(actions, windows).mean, model.encode(actions, own[:, None].expand(-1, 10, -1)).mean
+    )
+
+
+def test_the_names_of_observations_are_saved_and_checked(tmp_path):
+    model = skill_model(observed=(Observed("b", 1), Observed("a", 1)))
+    model.save(tmp_path / "m")
+    assert SkillModel.load(tmp_path / "m").observed == model.observed
+    weights, meta = load_state(tmp_path / "m")
+    for wrong in ([["b", 3]], [["b", "1"], ["a", 1]], "ab", [["b"]]):
+        save_state(tmp_path / "m", weights, {**meta, "observed": wrong})
+        with pytest.raises(CheckpointError, match="does not describe a skill model"):
+            SkillModel.load(tmp_path / "m")
 
 
 def test_a_constant_observation_is_only_centred():

@@ -1,0 +1,160 @@
+"""Where episodes end: what a file states comes first, then flags, and what contradicts them is refused or split, never silent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skillmeta.data.continuity import far_beyond, jumps
+from skillmeta.data.episodes import EpisodeDataset
+from skillmeta.data.sources import load_source
+from skillmeta.errors import DataError
+
+EPISODES, STEPS = 12, 25
+FOURTH = [3, 7, 11]  # episodes that end by themselves
+
+
+def walk() -> dict[str, np.ndarray]:
+    """A point moves by a tenth of its action. Every episode starts in another corner of a wide room."""
+    rng = np.random.default_rng(0)
+    actions = rng.uniform(-1, 1, (EPISODES, STEPS, 2)).astype(np.float32)
+    starts = rng.permutation(EPISODES)[:, None, None] * np.array([7.0, -5.0])
+    path = np.concatenate([starts, starts + np.cumsum(0.1 * actions, 1)], 1).astype(np.float32)
+    last = np.arange(1, EPISODES * STEPS + 1) % STEPS == 0
+    terminals = last & np.isin(np.arange(EPISODES * STEPS) // STEPS, FOURTH)
+    return {
+        "observations": path[:, :-1].reshape(-1, 2),
+        "next_observations": path[:, 1:].reshape(-1, 2),
+        "actions": actions.reshape(-1, 2),
+        "terminals": terminals,
+        "timeouts": last & ~terminals,
+        "lengths": np.full(EPISODES, STEPS),
+        "starts": np.arange(EPISODES) * STEPS,
+        "episode": np.repeat(np.arange(EPISODES), STEPS),
+    }
+
+
+def load(tmp_path: Path, *names: str, query: str = "", **changed: np.ndarray) -> EpisodeDataset:
+    content = {name: walk()[name] for name in ("observations", "actions", *names)} | changed
+    np.savez(tmp_path / "log.npz", **content)
+    return load_source(f"{tmp_path / 'log.npz'}{query}")
+
+
+def impossible(dataset: EpisodeDataset) -> int:
+    """Steps of more than the point can go."""
+    return sum(
+        int((np.abs(np.diff(dataset.episode(e).observation[0], axis=0)) > 0.2).sum())
+        for e in range(dataset.num_episodes)
+    )
+
+
+def noted(dataset: EpisodeDataset, words: str) -> bool:
+    return any(words in note for note in dataset.notes)
+
+
+@pytest.mark.parametrize("stated", ["episode", "lengths", "starts"])
+def test_what_the_file_states_wins_over_its_flags(tmp_path, stated):
+    dataset = load(tmp_path, "terminals", stated)
+    assert dataset.lengths.tolist() == [STEPS] * EPISODES and impossible(dataset) == 0
+    assert dataset.terminated.sum() == len(FOURTH) and dataset.truncated.sum() == EPISODES - len(FOURTH)
+
+
+@pytest.mark.parametrize("flag", ["terminals", "timeouts"])
+def test_a_flag_inside_a_stated_episode_names_its_step(tmp_path, flag):
+    flags = np.zeros(EPISODES * STEPS, bool)
+    flags[2 * STEPS + 4] = True
+    with pytest.raises(
+        DataError, match=rf"log.npz, {flag}: step 54 \(step 4 of episode 2\) ends an episode .* by lengths"
+    ):
+        load(tmp_path, "lengths", **{flag: flags})
+
+
+def test_two_statements_that_differ_are_refused(tmp_path):
+    with pytest.raises(DataError, match="lengths and episode state different episodes"):
+        load(tmp_path, "episode", lengths=np.array([100, 200]))
+
+
+def test_episodes_of_no_steps_are_left_out_with_a_note(tmp_path):
+    dataset = load(tmp_path, lengths=np.array([100, 0, 200]))
+    assert dataset.lengths.tolist() == [100, 200] and noted(dataset, "1 of 3 episodes has no steps: left out")
+
+
+def test_rows_of_stated_episodes_that_take_turns_are_put_in_order(tmp_path):
+    order = np.arange(EPISODES * STEPS).reshape(EPISODES, STEPS).T.ravel()  # step by step of all episodes
+    dataset = load(tmp_path, **{name: walk()[name][order] for name in ("observations", "actions", "episode")})
+    assert dataset.lengths.tolist() == [STEPS] * EPISODES and impossible(dataset) == 0
+    np.testing.assert_array_equal(dataset.action, load(tmp_path, "lengths").action)
+    assert noted(dataset, "rows of 12 episodes take turns")
+
+
+def test_rows_of_environments_that_take_turns_are_refused(tmp_path):
+    order = np.arange(EPISODES * STEPS).reshape(EPISODES, STEPS).T.ravel()
+    with pytest.raises(DataError, match="rows of 12 environments take turns .step t continues at step t.12"):
+        load(tmp_path, **{name: walk()[name][order] for name in ("observations", "actions")})
+
+
+def test_ends_that_only_next_observations_show_are_split_with_a_note(tmp_path):
+    dataset = load(tmp_path, "terminals", "next_observations")
+    assert dataset.lengths.tolist() == [STEPS] * EPISODES and impossible(dataset) == 0
+    assert noted(dataset, f"{EPISODES - len(FOURTH)} ends are not marked")
+    np.testing.assert_array_equal(dataset.episode(0).observation[0, -1], walk()["next_observations"][STEPS - 1])
+
+
+def test_single_transitions_are_no_recording(tmp_path):
+    order = np.random.default_rng(0).permutation(EPISODES * STEPS)
+    names = ("observations", "actions", "next_observations", "terminals", "timeouts")
+    with pytest.raises(DataError, match="most rows: these are single transitions, not recordings"):
+        load(tmp_path, **{name: walk()[name][order] for name in names})
+
+
+def test_next_observations_that_contradict_a_stated_episode_are_refused(tmp_path):
+    following = walk()["next_observations"]
+    following[30] += 3
+    with pytest.raises(
+        DataError, match=r"next_observations: of step 30 \(step 5 of episode 1\) .* though lengths says"
+    ):
+        load(tmp_path, "lengths", next_observations=following)
+
+
+def test_terminals_without_timeouts_are_never_silent(tmp_path):
+    dataset = load(tmp_path, "terminals")
+    assert noted(dataset, "terminals without timeouts") and noted(dataset, "log.npz?time_limit=STEPS")
+    assert noted(dataset, f"{EPISODES - len(FOURTH)} ends are not marked") and impossible(dataset) == 0
+    told = load(tmp_path, "terminals", query=f"?time_limit={STEPS}")
+    assert told.lengths.tolist() == [STEPS] * EPISODES and not noted(told, "terminals without timeouts")
+    assert told.terminated.sum() == len(FOURTH)
+
+
+def test_a_time_limit_cuts_what_the_flags_leave_whole(tmp_path):
+    assert load(tmp_path, query="?time_limit=90").lengths.tolist() == [90, 90, 90, 30]
+    with pytest.raises(DataError, match="time_limit is for files that do not state their episodes; lengths does"):
+        load(tmp_path, "lengths", query="?time_limit=90")
+    with pytest.raises(DataError, match="time_limit is '0'; a number of steps"):
+        load(tmp_path, query="?time_limit=0")
+
+
+@pytest.mark.parametrize(("by", "word"), [(1, "late"), (-1, "early")])
+@pytest.mark.parametrize("following", [(), ("next_observations",)])
+def test_flags_that_are_a_step_off_are_refused(tmp_path, by, word, following):
+    off = {name: np.roll(walk()[name], by) for name in ("terminals", "timeouts")}
+    with pytest.raises(DataError, match=f"ends of episodes are marked a step {word}"):
+        load(tmp_path, *following, **off)
+
+
+def test_a_jump_inside_an_episode_whose_ends_are_all_marked_is_reported_and_kept(tmp_path):
+    timeouts = walk()["timeouts"]
+    timeouts[STEPS - 1] = False  # two episodes become one
+    dataset = load(tmp_path, "terminals", timeouts=timeouts)
+    found = jumps(dataset)
+    assert dataset.num_episodes == EPISODES - 1 and (found.count, found.episode, found.step) == (1, 0, STEPS - 1)
+    assert "1 of 300 steps (0.33%)" in found.notes()[0] and jumps(load(tmp_path, "lengths")).count == 0
+
+
+def test_smooth_standing_and_heavy_tailed_movements_have_no_jumps():
+    rng = np.random.default_rng(0)
+    standing = np.where(rng.uniform(size=500) < 0.9, 0.0, 0.1)
+    for moves in (rng.uniform(0, 1, 500), rng.exponential(size=500), standing, np.zeros(500), np.full(500, np.nan)):
+        assert not far_beyond(moves).any()
+    assert far_beyond(np.append(rng.uniform(0, 0.1, 500), 2.0)).nonzero()[0].tolist() == [500]
