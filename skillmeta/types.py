@@ -170,8 +170,8 @@ class Skills(Protocol):
         """[Z] half the width of the box that skills are clipped to."""
 
     def normalize(self, observation: Tensor) -> Tensor:
-        """Observations [..., O + F] as networks downstream see them; what skills do not see passes unchanged: F numbers of a goal or
-        the task, which lie anywhere in it."""
+        """Observations [..., O + F] as networks downstream see them. What skills do not see passes unchanged: F numbers of a
+        goal or the task, anywhere in it."""
 
     def prior(self, observation: Tensor) -> Prior:
         """p(z given s) at observation [B, O + F]: over [B, Z]."""
@@ -183,8 +183,10 @@ class Skills(Protocol):
         """What executes skills z [N, Z]: observations [N, O + F] and the step within the skill -> actions [N, A]."""
 
     def fitted_to(self, spec: EnvSpec, where: str) -> Skills:
-        """The same skills, which see their parts of an environment's observations. Raises CheckpointError, naming `where`, for one of
-        other observations or actions."""
+        """The same skills, which see their parts of an environment's observations.
+
+        Raises CheckpointError, naming `where`, for other observations or actions than theirs.
+        """
 
 
 # -- what is saved ------------------------------------------------------------------------------------------------------------

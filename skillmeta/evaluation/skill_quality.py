@@ -118,9 +118,10 @@ def rollouts(name: str, actor: Actor[Any], envs: Envs, family: TaskFamily, episo
 def compare_rollouts(model: SkillModel, family: TaskFamily, episodes: int = 20, seed: int = 0) -> list[Rollouts]:
     """The prior next to random skills and random actions, all from the same start for the same number of episodes."""
     with_skills = SkillEnvs(SerialEnvs(family.make_env, 1, unit_actions=False), model)
+    prior = model.seen_in(with_skills.spec.observed, "task").prior
     primitive = SerialEnvs(family.make_env, 1)
     return [
-        rollouts("skills from the prior", PriorActor(with_skills.skills.prior), with_skills, family, episodes, seed),
+        rollouts("skills from the prior", PriorActor(prior), with_skills, family, episodes, seed),
         rollouts("random skills", RandomActor(2 * model.latent_stddev.numpy()), with_skills, family, episodes, seed),
         rollouts("random actions", RandomActor(primitive.spec.action_bound), primitive, family, episodes, seed),
     ]

@@ -30,6 +30,7 @@ NEEDED = (
 OPTIONAL = {
     "matplotlib": "report",
     "minari": "minari",
+    "pyarrow": "lerobot",
     "gymnasium_robotics": "robotics",
     "metaworld": "metaworld",
     "ogbench": "ogbench",
