@@ -117,7 +117,7 @@ def _find(path: Path, names: list[str], read: Callable[[str], Rows], request: Re
     for name, values in arrays.items():
         if len(values.shape) == 0:
             raise DataError(f"{path}, {name}: is a single number; a row a step is expected")
-    for name in (*keys, "actions"):
+    for name in ("actions", *keys):
         if width(arrays[name].shape) == 0:  # also rows of no numbers, of which a file may promise any number
             raise DataError(f"{path}, {name}: is empty; nothing can be learned from it")
     for name in found.rowwise:
