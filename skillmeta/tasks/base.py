@@ -58,10 +58,12 @@ class TaskFamily:
         name: what configs call it.
         version: raised whenever the same config would give other tasks, rewards or dynamics.
         definition: what is drawn, seen, done and rewarded, and where that comes from; printed by `skillmeta tasks`.
-        max_episode_steps: primitive steps of an episode, at most.
+        max_episode_steps: primitive steps of an episode, at most; one that goes on is cut off. 0: as many as it takes.
         splits: the fixed tasks of each named split: `train`, `validation`, `test`, and others where the literature has them.
         make_env: makes one environment. Its reset sets the task from `options["task"]`; without one the task stays. Its info
             has `task` (plain values) and `success`.
+        check: raises ConfigError for what is wrong with the environment that takes time to find; called once before a command runs.
+        reports_success: whether `success` means anything; without it, nothing is said of it.
         draw_task: a fresh task; the split "any". A family without it has only its fixed ones.
         training_splits: the splits that may be trained on. Of the others, `validation` is for tuning and all the rest are test
             splits, which may share tasks with each other.
@@ -89,6 +91,8 @@ class TaskFamily:
     max_episode_steps: int
     splits: Mapping[str, Sequence[Task]]
     make_env: Callable[[], gymnasium.Env]
+    check: Callable[[], None] = field(default=lambda: None)
+    reports_success: bool = True
     draw_task: Callable[[np.random.Generator], Task] | None = None
     training_splits: Sequence[str] = ("train", ANY)
     distance: Callable[[Task, Task], float] = field(default=lambda task, other: float(task != other))

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+from gymnasium.spaces import flatdim, flatten
 
 from skillmeta.config import NonNegativeInt, PositiveInt, Range, checked, import_module, to_plain
-from skillmeta.errors import ConfigError
+from skillmeta.errors import ConfigError, first_line
 from skillmeta.tasks.base import TaskFamily, draw_tasks, validation_generator
+
+EFFECT_STEPS = 200  # in which a number of `vary` has to change something
+HELD_STEPS = 5  # so long an action is repeated in them, so that they get somewhere
 
 
 @checked
@@ -20,12 +27,13 @@ class Config:
     id: str = "Pendulum-v1"  # as it is registered with Gymnasium
     kwargs: dict[str, Any] = field(default_factory=dict)  # for gymnasium.make
     imports: list[str] = field(default_factory=list)  # modules that register the id, e.g. [gymnasium_robotics]
-    vary: dict[str, Range] = field(default_factory=dict)  # attribute of the environment, or keyword: [low, high]
+    vary: dict[str, Range] = field(default_factory=dict)  # keyword or attribute of the environment: [low, high]
+    check_vary: bool = True  # refuse a number of `vary` that changes nothing in some steps of random actions
     train_tasks: PositiveInt = 20  # tasks of the split `train`
     validation_tasks: PositiveInt = 10  # tasks of the split `validation`
     test_tasks: PositiveInt = 10  # tasks of the split `test`
     tasks_seed: NonNegativeInt = 0  # that the tasks are drawn by
-    max_episode_steps: PositiveInt | None = None  # where another horizon than the registered one is wanted
+    max_episode_steps: PositiveInt | None = None  # where it has no time limit, or another than the registered is wanted
 
 
 @dataclass(frozen=True)
@@ -36,27 +44,38 @@ class Variation:
     values: tuple[tuple[str, float], ...] = ()
 
 
+class Held:
+    """An attribute that keeps its value whatever a constructor assigns, so that what the constructor computes from it is right."""
+
+    def __init__(self, value: float):
+        self.value = value
+
+    def __get__(self, instance: object, owner: type | None = None) -> float:
+        return self.value
+
+    def __set__(self, instance: object, value: object) -> None:
+        pass
+
+
 class VariedEnv(gymnasium.Env):
-    """Sets a task's numbers at reset: attributes that the environment has, else by making it anew with the keywords."""
+    """The environment, made anew at a reset whose task has other numbers than the one before."""
 
     def __init__(self, config: Config, task: Variation):
         self.config, self.task = config, task
-        self.inner = make(config, {})
+        self.inner, self.values = make(config), dict[str, float]()
+        self.recipe = recipe_of(config, self.inner)
         self.observation_space, self.action_space = self.inner.observation_space, self.inner.action_space
         self.metadata, self.render_mode = self.inner.metadata, self.inner.render_mode
-        self.keywords = [name for name in config.vary if not hasattr(self.inner.unwrapped, name)]
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         options = dict(options or {})
         self.task = options.pop("task", None) or self.task
         values = dict(self.task.values)
-        if self.keywords and values:
+        if values != self.values:
+            varied = self.recipe.make(values)
             self.inner.close()
-            self.inner = make(self.config, {name: values[name] for name in self.keywords})
-        for name in values:
-            if name not in self.keywords:
-                setattr(self.inner.unwrapped, name, values[name])
+            self.inner, self.values = varied, values
         observation, info = self.inner.reset(seed=seed, options=options or None)
         return observation, {**info, "task": to_plain(self.task)}
 
@@ -70,14 +89,113 @@ class VariedEnv(gymnasium.Env):
     def close(self) -> None:
         self.inner.close()
 
+    def __str__(self) -> str:
+        return self.config.id
 
-def make(config: Config, keywords: dict[str, Any]) -> gymnasium.Env:
+
+def make(config: Config, spec: EnvSpec | None = None, **keywords: float) -> gymnasium.Env:
     """Raises ConfigError if Gymnasium cannot make it."""
     try:
-        keywords = {**config.kwargs, **keywords}
-        return gymnasium.make(config.id, max_episode_steps=config.max_episode_steps, **keywords)
+        kwargs = {**config.kwargs, **keywords}
+        return gymnasium.make(spec or config.id, max_episode_steps=config.max_episode_steps, **kwargs)
     except Exception as error:  # a wrong id, a missing package, a wrong keyword: all are the user's to mend
-        raise ConfigError(f"task.options: gymnasium.make({config.id!r}) failed: {error}") from None
+        raise ConfigError(f"task.options: gymnasium.make({config.id!r}) failed: {first_line(error)}") from None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an environment is made with other numbers: keywords that its constructor names, or else attributes that it has.
+
+    An attribute is set before the constructor runs (`Held`): CartPole's `masscart` has a share in `total_mass`, which it computes
+    once. Where the environment is made by a function and not by its class, the attribute is set afterwards.
+    """
+
+    config: Config
+    kind: type  # of the environment, without Gymnasium's wrappers
+    spec: EnvSpec
+    keywords: frozenset[str]  # of `vary`; the others are attributes
+
+    def make(self, values: Mapping[str, float]) -> gymnasium.Env:
+        keywords = {name: value for name, value in values.items() if name in self.keywords}
+        held = {name: Held(value) for name, value in values.items() if name not in self.keywords}
+        if not held:
+            return make(self.config, **keywords)
+        if self.spec.entry_point is self.kind:
+            kind = type(self.kind.__name__, (self.kind,), {"__module__": self.kind.__module__, **held})
+            return make(self.config, replace(self.spec, entry_point=kind), **keywords)
+        made = make(self.config, **keywords)
+        for name, one in held.items():
+            setattr(made.unwrapped, name, one.value)
+        return made
+
+
+def recipe_of(config: Config, plain: gymnasium.Env) -> Recipe:
+    """Raises ConfigError for a name in `vary` that is neither a keyword nor an attribute of the plain environment."""
+    bare = plain.unwrapped
+    assert bare.spec is not None
+    spec, kind = gymnasium.spec(bare.spec.id), type(bare)
+    if isinstance(spec.entry_point, str):
+        spec = replace(spec, entry_point=load_env_creator(spec.entry_point))
+    parameters = inspect.signature(kind).parameters
+    any_keyword = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    keywords = {name for name in config.vary if name in parameters or (any_keyword and not hasattr(bare, name))}
+    for name in config.vary:
+        if name not in keywords and not hasattr(bare, name):
+            raise ConfigError(f"task.options.vary.{name}: {config.id} has no keyword and no attribute of this name")
+    return Recipe(config, kind, spec, frozenset(keywords))
+
+
+def check_effects(config: Config) -> None:
+    """Raises ConfigError for a number of `vary` that changes nothing, or changes what is seen and done into something else."""
+    if not config.vary:
+        return
+    recipe = recipe_of(config, make(config))
+    for name, ends in config.vary.items():
+        has_effect = False
+        for value in ends:
+            plain, varied = make(config), recipe.make({name: value})
+            for what in ("observation_space", "action_space"):
+                if flatdim(getattr(plain, what)) != flatdim(getattr(varied, what)):
+                    raise ConfigError(
+                        f"task.options.vary.{name}: {value:g} gives {config.id} another {what.replace('_', ' ')}, "
+                        f"{getattr(varied, what)}; all tasks of a family have the same"
+                    )
+            has_effect = has_effect or differ(plain, varied)
+            plain.close()
+            varied.close()
+        if config.check_vary and not has_effect:
+            raise ConfigError(
+                f"task.options.vary.{name} has no effect on {config.id} in {EFFECT_STEPS} steps of random actions; leave it out, "
+                "or set task.options.check_vary=false if it matters where random actions do not lead"
+            )
+
+
+def differ(one: gymnasium.Env, other: gymnasium.Env) -> bool:
+    """Whether two environments show anything different from the same seeds and the same actions."""
+    one.action_space.seed(0)
+    ended = True
+    for taken in range(EFFECT_STEPS):
+        if ended:
+            starts = [flat(env, env.reset(seed=taken)[0]) for env in (one, other)]
+            if not np.array_equal(starts[0], starts[1]):
+                return True
+        if taken % HELD_STEPS == 0:
+            action = one.action_space.sample()
+        seen = []
+        for env in (one, other):
+            observation, reward, terminated, truncated, _ = env.step(action)
+            ended = bool(terminated or truncated)
+            seen.append(
+                np.concatenate([flat(env, observation), [float(np.asarray(reward).item()), terminated, truncated]])
+            )
+        if not np.array_equal(seen[0], seen[1]):
+            return True
+    return False
+
+
+def flat(env: gymnasium.Env, observation: Any) -> np.ndarray:
+    """An observation as a vector."""
+    return np.asarray(flatten(env.observation_space, observation), float)
 
 
 def family(config: Config) -> TaskFamily:
@@ -102,14 +220,15 @@ def family(config: Config) -> TaskFamily:
     else:
         train = validation = test = (Variation(config.id),)
         ranged = "nothing varies: the validation and test task is the training task"
-    spec = gymnasium.registry.get(config.id)
+    spec = gymnasium.registry.get(config.id.rpartition(":")[2])
     return TaskFamily(
         name="gym",
-        version=1,
+        version=2,
         definition=f"Gymnasium's {config.id} as it is registered; {ranged}.",
         max_episode_steps=config.max_episode_steps or (spec.max_episode_steps if spec else None) or 0,
         splits={"train": train, "validation": validation, "test": test},
         make_env=lambda: VariedEnv(config, test[0]),
+        check=lambda: check_effects(config),
         draw_task=draw_task if ranges else None,
         same_tasks=not ranges,
         features=lambda task: np.array([value for _, value in task.values], np.float32),

@@ -123,6 +123,7 @@ def family(config: Config) -> TaskFamily:
             "one-hot. No notion of success. After RL2 (Duan et al. 2016)."
         ),
         max_episode_steps=config.max_episode_steps,
+        reports_success=False,
         splits={
             "train": tuple(drawn[: config.train_tasks]),
             "validation": draw_tasks(draw_task, validation_generator(config.tasks_seed), config.validation_tasks),
