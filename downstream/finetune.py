@@ -23,8 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"stopped; the same command resumes from the checkpoint in {arguments.out}")
         return exit_status()
     by_mode = f" (of its mode {result['mode_success']:.2f})" if "mode_success" in result else ""
+    success = f"success {result['success']:.2f}{by_mode}, " if "success" in result else ""
+    for note in result.get("notes", ()):
+        print(f"note: {note}", file=sys.stderr)
     print(
-        f"success {result['success']:.2f}{by_mode}, return {result['return']:.3g}, over "
+        f"{success}return {result['return']:.3g}, over "
         f"{result['num_episodes']} episodes after {result['env_steps']:,} environment steps in {result['episodes']} episodes"
     )
     print(f"run: {arguments.out}")

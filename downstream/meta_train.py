@@ -26,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if result is None:
         print(f"stopped; the same command resumes from the checkpoint in {arguments.out}")
         return exit_status()
+    for note in result.get("notes", ()):
+        print(f"note: {note}", file=sys.stderr)
     print(
         f"return {result['return']:.4g} a training episode (first of a trial {result['return_first']:.4g}, last "
         f"{result['return_last']:.4g}) after {result['env_steps']:,} environment steps"

@@ -84,13 +84,14 @@ def dimensions(family: object) -> tuple[str, str]:
 def describe(config: object) -> int:
     import textwrap
 
+    from skillmeta.envs.probe import examined
     from skillmeta.tasks.base import make_family, task_id, to_json
 
-    family = make_family(config)  # type: ignore[arg-type]
+    family = examined(make_family(config), config)  # type: ignore[arg-type]
     observed, acted = dimensions(family)
-    print(
-        f"{family.name}, version {family.version}: {observed} observed, {acted} actions, at most {family.max_episode_steps} steps"
-    )
+    steps = family.max_episode_steps
+    length = f"at most {steps} steps" if steps else "as many steps as the environment says"
+    print(f"{family.name}, version {family.version}: {observed} observed, {acted} actions, {length}")
     print(textwrap.fill(family.definition, 100))
     for split, tasks in family.splits.items():
         print(f"\n{split}: {len(tasks)} tasks{', to train on' if split in family.training_splits else ''}")

@@ -80,6 +80,11 @@ class Config:
                 "exploration_credit compares the returns of different tasks, and tasks is 1; set tasks to 2 or more"
             )
 
+    @property
+    def iteration_episodes(self) -> tuple[int, int]:
+        """Episodes of the first iteration and of a later one."""
+        return (2 * self.tasks * self.rollouts,) * 2
+
 
 def surrogate(adapted: Policy, after: Samples) -> Tensor:
     """Each task's outer loss, [M]: minus the mean of pi / pi_old times the advantage, on episodes after the inner step."""

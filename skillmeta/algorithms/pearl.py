@@ -138,6 +138,12 @@ class Config:
                 "from, and an encoder other than product, since a product of Gaussians is no mixture"
             )
 
+    @property
+    def iteration_episodes(self) -> tuple[int, int]:
+        """Episodes of the first iteration and of a later one, at most."""
+        first, later = (one + 1 + self.posterior_episodes for one in (self.first_episodes, self.prior_episodes))
+        return self.training_tasks * first, self.tasks_per_iteration * later
+
 
 class PearlBelief(NamedTuple):
     """What is known of N tasks, and the z that is acted on until the episode ends."""

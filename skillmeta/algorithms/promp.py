@@ -65,6 +65,11 @@ class Config:
     depth: PositiveInt = 2  # hidden layers
     tasks_at_once: PositiveInt = 1  # in one graph
 
+    @property
+    def iteration_episodes(self) -> tuple[int, int]:
+        """Episodes of the first iteration and of a later one."""
+        return (2 * self.tasks * self.rollouts,) * 2
+
 
 def loss(
     shape: Shape,

@@ -39,6 +39,11 @@ class Config:
     hidden: PositiveInt = 64  # units of a layer
     depth: PositiveInt = 2  # hidden layers
 
+    @property
+    def iteration_episodes(self) -> tuple[int, int]:
+        """Episodes of the first iteration and of a later one."""
+        return (self.inner_steps * self.tasks * self.rollouts,) * 2
+
 
 def towards(start: Parameters, adapted: Parameters, step: float) -> Parameters:
     """start + step (mean over tasks of adapted [M, ...] - start)."""

@@ -86,6 +86,11 @@ class Config:
         if self.minibatches > self.tasks:
             raise ValueError(f"minibatches is {self.minibatches}; it must not be above the {self.tasks} tasks")
 
+    @property
+    def iteration_episodes(self) -> tuple[int, int]:
+        """Episodes of the first iteration and of a later one."""
+        return (self.tasks * self.episodes,) * 2
+
 
 class Memory(NamedTuple):
     """What is known of N tasks. What the core would remember of a decision waits until it was taken: an episode that has ended

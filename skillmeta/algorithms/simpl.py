@@ -125,6 +125,14 @@ class Config:
             )
 
     @property
+    def iteration_episodes(self) -> tuple[int, int]:
+        """Episodes of the first iteration and of a later one."""
+        return (
+            self.training_tasks * (self.first_episodes + self.posterior_episodes),
+            self.tasks_per_iteration * (self.prior_episodes + self.posterior_episodes),
+        )
+
+    @property
     def kinds(self) -> dict[str, TaskBatchConfig]:
         """The kinds of task batches by name, that of a large context last."""
         small = {} if self.small_context is None else {"small_context": self.small_context}

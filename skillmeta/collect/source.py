@@ -34,6 +34,7 @@ class OnlineSource:
         budget: when the source is spent.
         num_envs: environments of `episode`.
         shaped_reward: the family's, where it has one: see `TaskFamily`.
+        reports_success: whether the environments say when they succeed; without it, nothing is scored as success.
     """
 
     def __init__(
@@ -44,9 +45,10 @@ class OnlineSource:
         budget: Budget,
         num_envs: int = 1,
         shaped_reward: Callable[[Task, Episodes], np.ndarray] | None = None,
+        reports_success: bool = True,
     ):
         self.workers, self.draw, self.seeds, self.budget, self.num_envs = workers, draw, seeds, budget, num_envs
-        self.shaped = shaped_reward
+        self.shaped, self.reports_success = shaped_reward, reports_success
         self.env_steps = self.episodes = self.decisions = self.calls = 0
         self.dropped = 0  # episodes that failed and others took the place of
         self.last: Trials | None = None  # what the last call collected
@@ -131,8 +133,11 @@ class OnlineSource:
             "return": float(returns.mean()),
             "return_first": float(returns[0]),
             "return_last": float(returns[-1]),
-            "success": float(succeeded.mean()),
-            "success_last": float(succeeded[-1]),
+            **(
+                {"success": float(succeeded.mean()), "success_last": float(succeeded[-1])}
+                if self.reports_success
+                else {}
+            ),
             "length": float(self.last.lengths.mean()),
             **({"dropped": self.dropped} if self.dropped else {}),
         }

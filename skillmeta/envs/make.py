@@ -29,7 +29,7 @@ def make_envs(family: TaskFamily, num: int, skills: Skills | None = None, see_ta
     if family.native is not None:
         envs = BatchedEnvs(family.native(num), num, unit_actions)
     else:
-        envs = SerialEnvs(family.make_env, num, unit_actions)
+        envs = SerialEnvs(family.make_env, num, unit_actions, family.max_episode_steps)
     if skills is not None:
         envs = SkillEnvs(envs, skills)
     return TaskSeen(envs, family) if see_task else envs
@@ -83,7 +83,7 @@ class ExpertEnvs:
         if family.expert is None:
             raise UserError(f"{family.name}: the family has no expert that knows the task")
         self.expert, self.num = family.expert, num
-        self.envs = SerialEnvs(family.make_env, num, unit_actions=False)
+        self.envs = SerialEnvs(family.make_env, num, False, family.max_episode_steps)
         self.spec = EnvSpec(self.envs.spec.observation_dim, np.ones(1, np.float32))
 
     def reset(self, seeds: Sequence[int], tasks: Sequence[Task] | None = None) -> np.ndarray:

@@ -154,6 +154,16 @@ class Study:
     def every(self) -> list[RunRecord]:
         return [run for name in self.methods for run in self.runs(name)]
 
+    @property
+    def notes(self) -> list[str]:
+        """What results say of themselves, each sentence once, with the methods that it is about where it is not about all."""
+        said: dict[str, dict[str, None]] = {}
+        for name in self.methods:
+            for run in self.runs(name):
+                for note in (run.result or {}).get("notes", ()):
+                    said.setdefault(str(note), {})[name] = None
+        return [note if len(of) == len(self.methods) else f"{', '.join(of)}: {note}" for note, of in said.items()]
+
     def seeds(self, method: str) -> list[int]:
         """Training seeds that a method has finished on every task."""
         return [row[0].seed for row in self.methods[method]]
@@ -306,6 +316,10 @@ def side_by_side(folders: Sequence[Path]) -> Study:
     named: dict[str, list[list[RunRecord]]] = {}
     for runs in same.values():
         path = runs[0].folder.resolve()
+        seeds = [run.seed for run in runs]
+        if len(set(seeds)) < len(seeds):
+            listed = ", ".join(str(run.folder) for run in runs)
+            raise UserError(f"{listed}: have one config and the training seeds {seeds}; name one run of each seed")
         of_a_seed = re.fullmatch(r"(seed)?[-_]?\d+", path.name)
         name = path.parent.name if of_a_seed else re.sub(r"[-_](seed)?[-_]?\d+$", "", path.name)
         if name in named:

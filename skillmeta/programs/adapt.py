@@ -16,6 +16,7 @@ from skillmeta.collect.failures import EnvironmentConfig, shown
 from skillmeta.collect.trials import trial
 from skillmeta.config import build, dump_yaml, read_yaml, to_plain
 from skillmeta.envs.make import make_envs
+from skillmeta.envs.probe import examined
 from skillmeta.errors import EnvironmentFailed, UserError
 from skillmeta.evaluation.adapted import AdaptedAgent, pack, unpack
 from skillmeta.programs.train import load_trained, run_input
@@ -34,7 +35,7 @@ ADAPTED = "adapted.yaml"  # what was adapted to what; the last file that is writ
 
 def loaded(run: str | Path, config: TaskConfig, trust: bool = False) -> tuple[Actor[Any], Envs, Task]:
     """The agent of a run, environments for one of its rounds, and the task. `trust` is of the run, as for `load_trained`."""
-    family = make_family(config)
+    family = examined(make_family(config), config)
     trained = load_trained(run, lambda skills, sees_task: make_envs(family, 1, skills, sees_task), trust)
     skills = SkillModel.load(trained.skills) if trained.skills else None
     return (

@@ -18,6 +18,7 @@ from skillmeta.config import OptionsOf, PositiveInt, build, checked, module_of
 from skillmeta.data.episodes import Recording
 from skillmeta.data.minari_store import check_id, exists, write_minari, writing
 from skillmeta.envs.failure import NotFinite, finite
+from skillmeta.envs.probe import examined
 from skillmeta.errors import ConfigError, DataError, EnvironmentFailed, UserError
 from skillmeta.run import watch
 from skillmeta.run.pool import Pool, WorkerDied, report
@@ -69,7 +70,8 @@ def collect(config: CollectConfig) -> Collected:
         UserError: another process is writing the data set, or it cannot be written.
     """
     check_id(config.dataset)
-    family = make_family(TaskConfig(family=config.family, options=config.options))
+    task, how = TaskConfig(family=config.family, options=config.options), config.environment
+    family = examined(make_family(task), task, how.step_seconds, not how.isolated)
     expert = expert_of(config)  # what is wrong is said before anything is written
     with writing(config.dataset):
         return _collect(config, family, expert)

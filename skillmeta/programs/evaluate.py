@@ -16,22 +16,33 @@ import torch
 
 from skillmeta.collect.failures import EnvironmentConfig, Failures
 from skillmeta.collect.workers import Workers
-from skillmeta.config import NonNegativeInt, PositiveInt, build, check_file_name, checked, to_plain
+from skillmeta.config import (
+    NonNegativeInt,
+    PositiveInt,
+    build,
+    check_file_name,
+    checked,
+    differences,
+    to_plain,
+)
 from skillmeta.envs.make import EnvsFactory, make_envs
+from skillmeta.envs.probe import examined
 from skillmeta.errors import ConfigError
 from skillmeta.evaluation.actors import NoAdaptation, RandomActor
 from skillmeta.evaluation.adaptation import Adaptation, BenchmarkTable, Evaluation, evaluate
 from skillmeta.evaluation.records import part, paths_part, read_evaluation, read_part
+from skillmeta.programs.beforehand import NO_SUCCESS, trained_on, training_tasks
 from skillmeta.programs.page import write_page
-from skillmeta.programs.train import Trained, load_trained, paths, run_input
+from skillmeta.programs.train import TrainConfig, Trained, load_trained, paths, run_input
+from skillmeta.programs.train import complete_config as complete_training
 from skillmeta.run.checkpoint import load_state, save_state
 from skillmeta.run.files import write_npz
 from skillmeta.run.identity import Identity
 from skillmeta.run.progress import Progress
 from skillmeta.run.run import Run
 from skillmeta.skills.vae import SkillModel
-from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family, task_id
-from skillmeta.types import Actor, Trials
+from skillmeta.tasks.base import TaskConfig, TaskFamily, chosen_task, make_family, task_id
+from skillmeta.types import Actor, Task, Trials
 
 ORIGIN = "origin"  # the folder within OUT that has the fingerprints of the runs
 RESERVED = ("random", "random skills", "oracle", "no adaptation")  # names of reference agents
@@ -94,7 +105,8 @@ def run_evaluation(
         trust: import the modules that the runs under `agents` and `oracle` name; see `load_trained`.
         page: write the page too.
     """
-    family = make_family(config.task)
+    how = config.environment
+    family = examined(make_family(config.task), config.task, how.step_seconds, not how.isolated)
     tasks = family.tasks(config.task.split)[: config.tasks]
     trained = {name: load_runs(family, folders, f"agents.{name}", trust) for name, folders in config.named.items()}
     oracle = load_runs(family, config.oracle, "oracle", trust)
@@ -119,7 +131,7 @@ def run_evaluation(
             "references": references,
             "training_steps": {name: [t.env_steps for t in runs] for name, runs in trained.items()},
             "new_tasks": about_new_tasks(family, config.task.split),
-            "notes": [*notes(config, family, oracle), *failures.note()],
+            "notes": [*notes(config, family, tasks, trained, oracle), *failures.note()],
             "benchmark": None,
         }
         parts = {
@@ -236,18 +248,39 @@ def keep_paths(folder: Path, name: str, family: TaskFamily, rollouts: int, trial
     write_npz(paths_part(folder, name), named)
 
 
-def notes(config: EvaluateConfig, family: TaskFamily, oracle: list[Trained]) -> list[str]:
-    """What a reader has to know about the split and the oracle."""
-    said = []
+def notes(
+    config: EvaluateConfig,
+    family: TaskFamily,
+    tasks: Sequence[Task],
+    trained: Mapping[str, Sequence[Trained]],
+    oracle: list[Trained],
+) -> list[str]:
+    """What a reader has to know about the split, the success and the oracle."""
+    seen = frozenset[Task]().union(*(tasks_of(one, config.task, family) for runs in trained.values() for one in runs))
+    said = trained_on(tasks, seen, config.task.split)
+    if not family.reports_success:
+        said.append(NO_SUCCESS)
     if family.same_tasks:
         said.append(f"{family.name}, as it is configured, trains and tests on the same tasks, by definition.")
-    elif config.task.split in family.training_splits:
+    elif config.task.split in family.training_splits and not seen:
         said.append(f"{config.task.split!r} is a training split: its scores say nothing about new tasks.")
     if oracle:
         said.append("The oracle is an agent trained with the task in view: " + ", ".join(config.oracle) + ".")
     elif family.expert is None:
         said.append("The family has no expert and no oracle was named, so there is none beside the agent.")
     return said
+
+
+def tasks_of(run: Trained, judged: TaskConfig, family: TaskFamily) -> frozenset[Task]:
+    """The fixed tasks that a run was trained on, where they can be told from the tasks of the family that is judged."""
+    own = run.config.task
+    if own.family != judged.family:
+        return frozenset()
+    if own.options != judged.options:
+        if family.name == "gym":  # whose options may name modules; those of a run's folder are not imported here
+            return frozenset()
+        family = make_family(own)
+    return training_tasks(family, own, chosen_task(family, own) if run.config.kind == "finetune" else None)
 
 
 def benchmark_table(family: TaskFamily, parts: dict[str, list[Adaptation]], groups: list[str]) -> BenchmarkTable:
@@ -278,10 +311,24 @@ def load_runs(family: TaskFamily, folders: Sequence[str], what: str, trust: bool
     ]
     if len({(t.skills is None, t.sees_task) for t in trained}) > 1:
         raise ConfigError(f"{what}: some act by skills, or see the task, and others do not; evaluate them apart")
+    for folder, one in zip(folders[1:], trained[1:], strict=True):
+        if changed := differences(method_of(trained[0].config), method_of(one.config)):
+            raise ConfigError(
+                f"{what}: {folders[0]} and {folder} are no training seeds of one method ({'; '.join(changed[:3])}); give each a "
+                f"name of its own, agents={{one: [{folders[0]}], other: [{folder}]}}"
+            )
     seeds = seeds_of(trained)
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"{what}: training seeds of the runs are {list(seeds)}; name one run of each seed")
     return trained
+
+
+def method_of(config: TrainConfig) -> dict[str, Any]:
+    """What training seeds of one method have in common; each may have a skill model of its own."""
+    full = complete_training(to_plain(config), config.algorithm["name"])
+    for key in ("seed", "skills", "processes", "envs_per_batch", "evaluation", "checkpoint_seconds"):
+        del full[key]
+    return full
 
 
 def seeds_of(trained: Sequence[Trained]) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from skillmeta.config import PositiveInt, build, checked, to_plain
 from skillmeta.data.continuity import jumps
 from skillmeta.data.episodes import EpisodeDataset
 from skillmeta.data.sources import fingerprint, load_source
+from skillmeta.envs.probe import examined
 from skillmeta.envs.serial import SerialEnvs
 from skillmeta.evaluation.skill_quality import Rollouts, compare_rollouts, fit, verdict
 from skillmeta.programs.page import write_page
@@ -49,7 +50,7 @@ def pretrain(config: PretrainConfig, folder: Path, command: str = "", quiet: boo
     """Train, evaluate, write the page. Returns the result, or None if it was asked to stop before the end."""
     torch.set_num_threads(1)
     # Before the folder is taken: what is wrong with the task or the logs leaves no folder. A finished run needs no logs.
-    family = make_family(config.task) if config.task else None
+    family = examined(make_family(config.task), config.task) if config.task else None
     dataset = load_logs(config) if read_result(folder) is None else None
     if dataset is not None and family is not None:
         check_task(dataset, family)

@@ -6,6 +6,7 @@ either.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,8 +33,19 @@ from skillmeta.config import (
     to_plain,
 )
 from skillmeta.envs.make import EnvsFactory, make_envs
+from skillmeta.envs.probe import examined
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.evaluation.adaptation import final_scores, held_out_scores
+from skillmeta.programs.beforehand import (
+    check_learning,
+    check_memory,
+    expected_notes,
+    replay_bytes,
+    result_notes,
+    too_large,
+    trained_on,
+    training_tasks,
+)
 from skillmeta.programs.page import write_page
 from skillmeta.programs.start import StartConfig, StartedLearner
 from skillmeta.reading import verify
@@ -47,7 +59,7 @@ from skillmeta.seeds import Seeds
 from skillmeta.skills.vae import MarginalPrior, SkillModel, model_folder
 from skillmeta.tasks.base import VALIDATION, Task, TaskConfig, TaskFamily, chosen_task, make_family, task_id
 from skillmeta.trust import check_links, check_modules
-from skillmeta.types import Actor, Envs, EnvSpec, Episodes, Learner, Skills, State
+from skillmeta.types import Actor, Envs, EnvSpec, Episodes, Learner, Metrics, Skills, State
 
 ACTOR = "actor"  # the folder of a finished run that holds what acts
 EARLY_EPISODES = 5  # their paths are kept for the pictures
@@ -130,7 +142,12 @@ def make_learner(config: TrainConfig, spec: EnvSpec, skills: SkillModel | None, 
         used = MarginalPrior(seen) if config.skill_prior == "marginal" else seen
 
     def make(features: int) -> Any:
-        return module.Learner(options, replace(spec, observation_dim=spec.observation_dim + features), used, seeds)
+        try:
+            return module.Learner(options, replace(spec, observation_dim=spec.observation_dim + features), used, seeds)
+        except (RuntimeError, MemoryError) as error:
+            if "allocate" not in str(error) or not (need := replay_bytes(options, spec)):
+                raise
+            raise ConfigError(too_large(options, spec, need, "this machine does not give them")) from None
 
     if config.start is None:
         learner: Learner[Any] = make(0)
@@ -158,19 +175,30 @@ def train(
 ) -> dict[str, Any] | None:
     """Run, or continue, one run in a folder, and write its page. Returns its result, or None if it was asked to stop before."""
     torch.set_num_threads(1)
+    _, options = algorithm_of(config)
+    check_learning(options, config.env_steps)
     family = make_family(config.task)
     task = task_of(family, config)
+    family = examined(family, config.task, config.environment.step_seconds, not config.environment.isolated)
     seeds = Seeds(config.seed) if task is None else Seeds(config.seed, task_id(task))
     skills = SkillModel.load(config.skills) if config.skills else None
     probe = make_envs(family, 1, skills, config.see_task)
     spec = spec_of(probe, family)
+    check_memory(options, spec, config.env_steps)
     learner = make_learner(config, spec, skills, seeds)  # before the folder is taken: it refuses
     probe.close()
     identity = identity_of(config, spec)
     pages = (lambda: write_page([folder], family=family)) if page else None
+    judged = []
+    if task is None and config.evaluation.every is not None:
+        validation = family.tasks(VALIDATION)[: config.evaluation.tasks]
+        judged = trained_on(validation, training_tasks(family, config.task, None), VALIDATION)
     with Run.open(folder, to_plain(config), command=command, identity=identity) as run:
         if run.result is not None:
             return run.finish(run.result, pages)
+        if not quiet:
+            for note in [*judged, *expected_notes(options, family, config.env_steps)]:
+                print(f"note: {note}", file=sys.stderr)
         factory = EnvsFactory(config.task, config.skills, config.see_task)
         failures = Failures(config.environment, folder)
         with Workers(factory, config.processes, config.envs_per_batch, failures) as workers:
@@ -181,6 +209,7 @@ def train(
                 Budget(config.env_steps, config.max_episodes),
                 config.num_envs,
                 family.shaped_reward,
+                family.reports_success,
             )
             early, held_out = EarlyPaths(family, source), while_training(learner, workers, family, task, config)
             clock = run_loop(
@@ -196,14 +225,17 @@ def train(
             )
             if clock is None:
                 return None
-            result = {**source.cost(), "updates": learner.updates, "seconds": clock.seconds}
+            result: dict[str, Any] = {**source.cost(), "updates": learner.updates, "seconds": clock.seconds}
             result |= {"dropped": source.dropped} if source.dropped else {}
             if task is None:
                 # Read, not kept: after its last checkpoint a run resumes with nothing left to do.
                 last = [row for row in read_metrics(folder) if row["kind"] == "iteration"][-1]
-                result |= {key: last[key] for key in SCORES}
+                result |= {key: last[key] for key in SCORES if key in last}
             else:
-                result |= evaluated(learner.actor(), workers, family, task, config, seeds, early, folder)
+                scores = evaluated(learner.actor(), workers, family, task, config, seeds, early, folder)
+                result |= stated(family, scores)
+        if notes := [*judged, *result_notes(options, family, config.env_steps, result)]:
+            result["notes"] = notes
         save_actor(folder, learner.actor(), source.env_steps, identity)
         return run.finish(result, pages)
 
@@ -261,7 +293,16 @@ def while_training(
         return None
     tasks = family.tasks(VALIDATION)[: how.tasks] if task is None else (task,)
     rounds = how.trial_episodes if task is None else 0
-    return Evaluation(lambda: held_out_scores(learner.actor(), workers, tasks, rounds, repeats=how.repeats), how.every)
+
+    def scores() -> Metrics:
+        return stated(family, held_out_scores(learner.actor(), workers, tasks, rounds, repeats=how.repeats))
+
+    return Evaluation(scores, how.every)
+
+
+def stated(family: TaskFamily, scores: Mapping[str, float]) -> dict[str, float]:
+    """Scores, without those of success where the environment reports none."""
+    return {name: value for name, value in scores.items() if family.reports_success or "success" not in name}
 
 
 # -- the final policy on its task --------------------------------------------------------------------------------------------
@@ -321,6 +362,7 @@ class Trained:
     env_steps: int  # that training took
     training_seed: int
     skills: str | None
+    config: TrainConfig
     sees_task: bool = False  # the task's features are part of what it observes
 
 
@@ -391,4 +433,4 @@ def load_trained(
             f"{folder}: its actor was trained on other dimensions than {spec.observation_dim} observed numbers and "
             f"{spec.action_dim} actions; use a family like its own ({first_line(error)})"
         ) from None
-    return Trained(actor, env_steps, config.seed, config.skills, config.see_task)
+    return Trained(actor, env_steps, config.seed, config.skills, config, config.see_task)

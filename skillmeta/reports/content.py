@@ -36,10 +36,8 @@ from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
 from skillmeta.trust import check_links, check_modules
 
 INTERVALS = "Intervals are of 95 %, for new training seeds on these tasks: the unit of chance is the training seed, with all tasks."
-FINAL = (
-    "success",
-    "return",
-)  # scores of the final evaluation of a run on one task, of the sampled policy; `mode_` of its mode
+# Scores of the final evaluation of a run on one task, of the sampled policy; `mode_` of its mode. Success where it is reported.
+FINAL = ("success", "return")
 TRAINING = {  # scores of a row of training: what they are
     "success": "success",
     "return": "return",
@@ -127,7 +125,7 @@ def origin(runs: Sequence[RunRecord | ModelRecord], command: str = "") -> dict[s
 def of_runs(study: Study, command: str, trust: bool, family: TaskFamily | None) -> Content:
     runs = study.every
     warnings = [f"{run.folder.name} is not finished." for run in runs if run.result is None]
-    warnings += failed(study)
+    warnings += [*study.notes, *failed(study)]
     if any((run.folder / "trajectories.npz").exists() for run in runs):
         family = family or family_of(runs[0].config.get("task"), runs[0].folder, trust)
     about = origin(runs, command)
@@ -189,7 +187,7 @@ def of_ablation(folder: Path, trust: bool, family: TaskFamily | None) -> Content
             f"seeds that each method has finished on every task. Missing: {', '.join(study.missing[:12])}"
             + ("." if len(study.missing) <= 12 else ", and more.")
         )
-    warnings += failed(study)
+    warnings += [*study.notes, *failed(study)]
     models = {
         str(path.parent.relative_to(folder)): model
         for path in sorted(folder.glob("skills/**/result.json"))
@@ -229,7 +227,7 @@ def one_seed(study: Study) -> list[str]:
 # -- numbers -----------------------------------------------------------------------------------------------------------------
 def finals(study: Study) -> list[str]:
     """Methods whose results state a final evaluation on their task."""
-    return [name for name in study.methods if all(study.has(name, key) for key in (*FINAL, "num_episodes"))]
+    return [name for name in study.methods if all(study.has(name, key) for key in ("return", "num_episodes"))]
 
 
 def stated(study: Study) -> dict[str, str]:
@@ -275,7 +273,7 @@ def differences(study: Study, key: str) -> dict[str, Estimate]:
         return {}
     reference = study.reference if study.reference in names or not names else names[-1]
     for name in names:
-        if name != reference:
+        if name != reference and study.has(name, key) and study.has(reference, key):
             mine, other = study.paired(reference, name, key)
             if len(mine.values):
                 found[name] = paired_difference(mine, other)
@@ -287,12 +285,14 @@ def headline(study: Study, evaluation: Evaluation | None) -> list[str]:
     said = []
     names = finals(study)
     if names:
-        listed = ", ".join(f"{name} {estimate(study.scores(name, 'success')).text('.2f')}" for name in names)
+        key = "success" if all(study.has(name, "success") for name in names) else "return"
+        how = ".2f" if key == "success" else ".3g"
+        listed = ", ".join(f"{name} {estimate(study.scores(name, key)).text(how)}" for name in names)
         most = study.runs(names[0])[0].config.get("max_episodes")
         limit = f" and {most} episodes" if most else ""
         said.append(
-            f"Success within {given(study, names[0]):,} environment steps{limit} (share of episodes, actions sampled "
-            f"[95 % interval]): {listed}."
+            f"{key.capitalize()} within {given(study, names[0]):,} environment steps{limit} "
+            f"({'share of episodes' if key == 'success' else 'mean of episodes'}, actions sampled [95 % interval]): {listed}."
         )
     if evaluation is not None and evaluation.agents:
         score, label = ("success", "Success") if evaluation.succeeds else ("returns", "Return")
@@ -316,7 +316,7 @@ def summarize(content: Content) -> dict[str, Any]:
         scores: dict[str, Any] = {}
         methods[name] = scores
         if name in finals(study):
-            for key in ("success", "return"):
+            for key in (key for key in FINAL if study.has(name, key)):
                 final = estimate(study.scores(name, key))
                 scores |= {key: final.value, f"{key}_ci95": final.ci95}
                 scores[f"{key}_mode_mean"] = spent(study, name, f"mode_{key}")

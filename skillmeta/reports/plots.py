@@ -73,8 +73,10 @@ def short(value: float) -> str:
     return f"{value:g}"
 
 
-def scores_figure(scores: dict[str, Estimate], colours: Mapping[str, str], label: str) -> Figure:
-    """Shares with their intervals, one row a method."""
+def scores_figure(
+    scores: dict[str, Estimate], colours: Mapping[str, str], label: str, limits: tuple[float, float] | None = None
+) -> Figure:
+    """Scores with their intervals, one row a method; the axis goes from limit to limit."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.2, 0.7 + 0.42 * len(scores)), layout="constrained")
         axes = figure.subplots()
@@ -84,7 +86,8 @@ def scores_figure(scores: dict[str, Estimate], colours: Mapping[str, str], label
             axes.plot([score.value], [row], marker="o", color=colours[name], markersize=8)
         axes.set_yticks(range(len(scores)), list(reversed(scores)))
         axes.set_xlabel(label)
-        axes.set_xlim(-0.03, 1.03)
+        if limits is not None:
+            axes.set_xlim(*limits)
         axes.set_ylim(-0.6, len(scores) - 0.4)
         axes.grid(axis="y", visible=False)
     return figure

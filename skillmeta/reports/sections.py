@@ -51,10 +51,11 @@ def final_scores(study: Study, colours: Mapping[str, str], folder: Path) -> Sect
         return None
     rows = []
     for name in names:
-        success, returns = (estimate(study.scores(name, key)) for key in ("success", "return"))
+        returns = estimate(study.scores(name, "return"))
+        success = estimate(study.scores(name, "success")).text(".2f") if study.has(name, "success") else "not reported"
         end = at_the_end(study, name, "success")
         by_mode = [spent(study, name, f"mode_{key}") for key in ("success", "return")]
-        row = [name, success.text(".2f"), "" if by_mode[0] is None else f"{by_mode[0]:.2f}"]
+        row = [name, success, "" if by_mode[0] is None else f"{by_mode[0]:.2f}"]
         row += ["" if end is None else f"{end.value:.2f}", returns.text(".3g")]
         row += ["" if by_mode[1] is None else f"{by_mode[1]:.3g}", used(study, name)]
         row += [number(spent(study, name, key)) for key in ("episodes", "updates")]
@@ -71,14 +72,22 @@ def final_scores(study: Study, colours: Mapping[str, str], folder: Path) -> Sect
         "training seeds x tasks",
         "seconds",
     ]
-    shares = {name: estimate(study.scores(name, "success")) for name in names}
-    figure = plots.scores_figure(shares, colours, "success of the final policy, sampled (share of episodes)")
+    key = "success" if all(study.has(name, "success") for name in names) else "return"
+    each = {name: estimate(study.scores(name, key)) for name in names}
+    if key == "success":
+        figure = plots.scores_figure(
+            each, colours, "success of the final policy, sampled (share of episodes)", (-0.03, 1.03)
+        )
+    else:
+        figure = plots.scores_figure(each, colours, "return of the final policy, sampled")
     text = [
         "Success: the goal was reached at any step of an episode. Final evaluation on start states of its own, once by samples of "
         "the policy, as it was trained, and once by its mode; nothing is learned from it. Success in training is the mean over "
         f"the last episodes of training. Numbers are means over training seeds and tasks. {INTERVALS}"
     ]
-    caption = "Success of the final policy, actions sampled; the bar is the 95 % interval, where there is one."
+    caption = (
+        f"{key.capitalize()} of the final policy, actions sampled; the bar is the 95 % interval, where there is one."
+    )
     return Section("Scores", text, Table(head, rows), [picture(figure, "scores", caption, folder)])
 
 
@@ -118,16 +127,22 @@ def methods(study: Study) -> Section:
 def differences_section(study: Study) -> Section | None:
     """The reference method against each other one, where final scores are of the same tasks."""
     found = {key: differences(study, key) for key in ("success", "return")}
-    if not found["success"]:
+    if not found["return"]:
         return None
-    reference = next(name for name in finals(study) if name not in found["success"])
+    reference = next(name for name in finals(study) if name not in found["return"])
+    key = "success" if found["success"].keys() == found["return"].keys() else "return"
     rows = [
-        [name, difference.text("+.2f"), found["return"][name].text("+.3g"), comparison(difference)]
-        for name, difference in found["success"].items()
+        [
+            name,
+            found["success"][name].text("+.2f") if name in found["success"] else "not reported",
+            difference.text("+.3g"),
+            comparison(found[key][name]),
+        ]
+        for name, difference in found["return"].items()
     ]
     text = f"Differences are paired by training seed and task, actions sampled, with their 95 % intervals. {INTERVALS}"
     return Section(
-        f"{reference} minus each other method", [text], Table(["method", "success", "return", "in success"], rows)
+        f"{reference} minus each other method", [text], Table(["method", "success", "return", f"in {key}"], rows)
     )
 
 

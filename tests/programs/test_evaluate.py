@@ -7,9 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from skillmeta.errors import UserError
+from skillmeta.programs.beforehand import NO_SUCCESS
 from skillmeta.programs.evaluate import EvaluateConfig, run_evaluation
 from skillmeta.programs.train import TrainConfig, train
 from skillmeta.tasks.base import TaskConfig, task_id
+from tests.envs import users
+from tests.programs.runs import one_task
 from tests.programs.scripted import PER_EPISODE, scripted
 from tests.programs.telltale import SPLITS, TEST, codes, episode_return
 
@@ -131,3 +135,34 @@ def test_paths_of_the_first_task_are_kept_for_every_agent_and_episode(tmp_path):
     assert list(done.paths) == ["agent"] and [len(lines) for lines in done.paths["agent"]] == [1, 1]
     for (path,) in done.paths["agent"]:
         assert codes(path) == {TEST[0].code} and path.shape == (4, 2)
+
+
+def test_tasks_that_were_trained_on_are_counted(tmp_path):
+    """Of the split that is judged, by any of the agents: those of a training split, or the one task of fine-tuning."""
+    assert not any("trained on" in note for note in evaluated(tmp_path / "none", "train").notes)
+    run, one = trained(tmp_path / "run", action=0.25), tmp_path / "one"
+    assert train(one_task(scripted(), index=2), one, quiet=True, page=False)
+    for agents, split, count, were in (
+        ([run], "train", "2 of 2", "were"),
+        ([str(one)], "test", "1 of 3", "was"),
+        ([run], "test", "", ""),
+    ):
+        notes = evaluated(tmp_path / f"{split}-{count[:1]}", split, agents=agents, episodes=0).notes
+        sentence = f"{count} {split} tasks {were} trained on; the score says nothing about new ones"
+        assert [note for note in notes if "trained on" in note] == ([sentence] if count else [])
+
+
+def test_runs_of_different_methods_are_no_seeds_of_one(tmp_path):
+    runs = [trained(tmp_path / "a", action=0.25), trained(tmp_path / "b", seed=1, action=0.5)]
+    runs.append(trained(tmp_path / "c", seed=1, action=0.25, env_steps=24))
+    for other, named in ((runs[1], r"algorithm.action: 0.25 -> 0.5"), (runs[2], "env_steps: 12 -> 24")):
+        with pytest.raises(UserError, match=f"a and .* are no training seeds of one method \\({named}\\)"):
+            evaluated(tmp_path / "page", agents=[runs[0], other])
+    assert not (tmp_path / "page").exists()
+
+
+def test_success_that_is_not_reported_is_said(tmp_path):
+    users.register()
+    task = TaskConfig("gym", options={"id": "users/Point-v0"})
+    done = run_evaluation(EvaluateConfig(task, episodes=0), tmp_path, quiet=True)
+    assert done is not None and NO_SUCCESS in done.notes and not done.succeeds

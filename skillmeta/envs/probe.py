@@ -1,0 +1,131 @@
+"""What an environment of the user's own turns out to be, in one episode of random actions before a command takes its folder."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import gymnasium
+
+from skillmeta.config import is_builtin
+from skillmeta.envs.serial import SerialEnvs
+from skillmeta.errors import ConfigError, UserError
+from skillmeta.run import watch
+from skillmeta.tasks.base import TaskConfig, TaskFamily
+from skillmeta.tasks.gym import VariedEnv
+
+STEPS = 1000  # of the episode, at most
+SECONDS = 5.0  # the same
+SEEDS = range(1, 4)  # of its reset: the next one where the environment fails
+RESET = "reset(*, seed=None, options=None) -> (observation, info)"
+STEP = "step(action) -> (observation, reward, terminated, truncated, info)"
+
+
+def examined(family: TaskFamily, config: TaskConfig, step_seconds: float = 0.0, act: bool = True) -> TaskFamily:
+    """The family, and whether it reports success. Of those that are part of skillmeta only the family `gym` is looked at.
+
+    Args:
+        step_seconds: that a step may take, as in `skillmeta.run.watch`; 0: any.
+        act: run the episode; without it, only what can be seen without is looked at, and a time limit has to be stated.
+
+    Raises UserError for an environment that nothing here can act in, with the methods of the old Gym, or spaces that do not fit,
+    or episodes without an end; and what `TaskFamily.check` raises. An environment that fails otherwise is left to the run: see
+    `skillmeta.collect.failures`.
+    """
+    if family.native is not None or (is_builtin("tasks", config.family) and family.name != "gym"):
+        return family
+    envs = SerialEnvs(family.make_env, unit_actions=False)
+    env, found = envs.envs[0], None
+    name = next((str(layer) for layer in layers(env) if isinstance(layer, VariedEnv)), family.name)
+    for layer in layers(env):
+        check_reset(layer, name)
+    if act:
+        watch.start(step_seconds)
+        task = next(iter(family.splits.values()))[0]
+        for seed in SEEDS:
+            found = episode(env, name, task, seed, family.max_episode_steps)
+            if found is not None:
+                break
+    envs.close()
+    family.check()
+    if family.max_episode_steps == 0 and (not act or (found is not None and not found[0])):
+        tried = f", and {STEPS:,} steps of random actions did not end an episode" if act else ""
+        raise ConfigError(f"{name} has no time limit{tried}; set task.options.max_episode_steps")
+    return family if found is None else replace(family, reports_success=found[1] or not found[0])
+
+
+def layers(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
+    """An environment and what it is wrapped around."""
+    yield env
+    inner = env.inner if isinstance(env, VariedEnv) else getattr(env, "env", None)
+    if isinstance(inner, gymnasium.Env) and inner is not env:
+        yield from layers(inner)
+
+
+def check_reset(env: gymnasium.Env, name: str) -> None:
+    """Raises UserError where `reset` does not take what Gymnasium passes."""
+    parameters = inspect.signature(env.reset).parameters
+    missing = [word for word in ("seed", "options") if word not in parameters]
+    if missing and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        raise UserError(
+            f"{name} is written for the old Gym: {type(env).__name__}.reset({', '.join(parameters)}) does not take "
+            f"{' and '.join(missing)}; Gymnasium wants {RESET}"
+        )
+
+
+def episode(env: gymnasium.Env, name: str, task: Any, seed: int, length: int) -> tuple[bool, bool] | None:
+    """Whether an episode of random actions came to its end, after `length` steps unless that is 0, and whether it reported success;
+    None if the environment failed."""
+    began, reported = time.monotonic(), False
+    try:
+        env.action_space.seed(seed)
+        watch.begins(0, seed, watch.RESET)
+        _, info = env.reset(seed=seed, options={"task": task})
+        for taken in range(min(length or STEPS, STEPS)):
+            reported = reported or reports(info)
+            watch.begins(0, seed, taken)
+            _, _, terminated, truncated, info = env.step(env.action_space.sample())
+            if terminated or truncated or taken + 1 == length:
+                return True, reported or reports(info)
+            if time.monotonic() - began > SECONDS:
+                break
+    except (Exception, watch.Overdue):
+        watch.ends()
+        check_returned(list(layers(env))[-1], name, seed)
+        return None
+    finally:
+        watch.ends()
+    return False, reported
+
+
+def reports(info: dict[str, Any]) -> bool:
+    return "success" in info or "is_success" in info
+
+
+def check_returned(env: gymnasium.Env, name: str, seed: int) -> None:
+    """Raises UserError where `reset` or `step` of the innermost environment does not return what Gymnasium wants."""
+    kind = type(env).__name__
+    try:
+        watch.begins(0, seed, watch.RESET)
+        first = env.reset(seed=seed)
+        watch.begins(0, seed, 0)
+        stepped = env.step(env.action_space.sample()) if is_pair(first) else ()
+    except (Exception, watch.Overdue):
+        return
+    finally:
+        watch.ends()
+    if not is_pair(first):
+        raise UserError(
+            f"{name} is written for the old Gym: {kind}.reset returns a {type(first).__name__}, not two values; Gymnasium wants "
+            f"{RESET}"
+        )
+    if not isinstance(stepped, tuple) or len(stepped) != 5:
+        count = f"{len(stepped)} values" if isinstance(stepped, tuple) else f"a {type(stepped).__name__}"
+        raise UserError(f"{name} is written for the old Gym: {kind}.step returns {count}; Gymnasium wants {STEP}")
+
+
+def is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], dict)

@@ -1,0 +1,125 @@
+"""What is said of a training run before it takes its folder, and what its result has to say of itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from skillmeta.errors import ConfigError
+from skillmeta.tasks.base import TaskConfig, TaskFamily
+from skillmeta.types import EnvSpec, Task
+
+NO_SUCCESS = (
+    "The environment reports no success, so none is stated; put `success`, true or false, into the info of its steps to have it "
+    "counted."
+)
+NOTED = 1.05  # how many times env_steps a run may take without a word
+
+
+def check_learning(options: Any, env_steps: int) -> None:
+    """Raises ConfigError where an algorithm that learns would make random decisions until its budget is spent.
+
+    Args:
+        options: the algorithm's `Config`.
+    """
+    at_random = getattr(options, "random_decisions", 0)
+    if at_random >= env_steps and getattr(options, "updates_per_decision", 1) > 0:
+        raise ConfigError(
+            f"algorithm.random_decisions is {at_random:,} and env_steps {env_steps:,}: nothing would be learned; lower the one or "
+            "raise the other"
+        )
+
+
+def replay_bytes(options: Any, spec: EnvSpec, rows: int | None = None) -> int:
+    """What the replays of an algorithm take when they are full, or hold so many decisions; 0 where it has none."""
+    capacity = getattr(options, "replay_capacity", 0)
+    row = 4 * (2 * spec.observation_dim + spec.action_dim + 2)
+    return getattr(options, "training_tasks", 1) * row * (capacity if rows is None else min(capacity, rows))
+
+
+def check_memory(options: Any, spec: EnvSpec, env_steps: int) -> None:
+    """Raises ConfigError for replays that will not fit into this machine's memory. They are filled as decisions are made."""
+    need, there = replay_bytes(options, spec, env_steps), memory()
+    if there is not None and need > there:
+        raise ConfigError(too_large(options, spec, need, f"{size(there)} are free"))
+
+
+def too_large(options: Any, spec: EnvSpec, need: int, instead: str) -> str:
+    tasks = f" for each of {options.training_tasks} tasks" if hasattr(options, "training_tasks") else ""
+    return (
+        f"algorithm.replay_capacity is {options.replay_capacity:,} decisions{tasks}, of {spec.observation_dim:,} observed numbers "
+        f"each: {size(need)}, and {instead}; lower it"
+    )
+
+
+def size(count: int) -> str:
+    return f"{count / 2**30:,.1f} GiB"
+
+
+def memory() -> int | None:
+    """Bytes that this process may still take; None where that cannot be asked."""
+    found: list[int] = []
+    try:
+        about = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        found.append(int(about["MemAvailable"].split()[0]) * 1024)
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))  # "max" where there is no limit
+    except (OSError, KeyError, ValueError):
+        pass
+    if not found and hasattr(os, "sysconf"):
+        try:
+            found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        except (OSError, ValueError):
+            pass
+    return min(found, default=None)
+
+
+def expected_notes(options: Any, family: TaskFamily, env_steps: int) -> list[str]:
+    """What is worth knowing of a run before it begins.
+
+    Args:
+        options: the algorithm's `Config`. Its `iteration_episodes`, where it has them, are how many episodes the first iteration
+            and each later one take.
+    """
+    said = [] if family.reports_success else [NO_SUCCESS]
+    first, later = getattr(options, "iteration_episodes", (0, 0))
+    steps = family.max_episode_steps
+    if first * steps:
+        taken = first * steps
+        taken += max(0, -(-(env_steps - taken) // (later * steps))) * later * steps
+        if taken > NOTED * env_steps:
+            said.append(
+                f"An iteration is not cut short and takes {first} episodes of up to {steps} steps"
+                + (f" at first, {later} later" if later != first else "")
+                + f": training may take {taken:,} steps, {taken - env_steps:,} more than env_steps."
+            )
+    return said
+
+
+def result_notes(options: Any, family: TaskFamily, env_steps: int, result: Mapping[str, Any]) -> list[str]:
+    """What a reader of a run's result has to know."""
+    said = [] if family.reports_success else [NO_SUCCESS]
+    taken = int(result["env_steps"])
+    if result["updates"] == 0 and getattr(options, "updates_per_decision", 1) > 0:
+        at_random = getattr(options, "random_decisions", 0)
+        made = f": algorithm.random_decisions is {at_random:,} and {result['decisions']:,} decisions were made"
+        said.append(f"No update was made, nothing was learned{made if at_random else ''}.")
+    if taken > NOTED * env_steps:
+        more = f"{taken - env_steps:,} more than env_steps"
+        said.append(f"Training took {taken:,} environment steps, {more}: an iteration is not cut short.")
+    return said
+
+
+def training_tasks(family: TaskFamily, config: TaskConfig, task: Task | None) -> frozenset[Task]:
+    """The fixed tasks that a run is trained on: its one task, or those of its split. Fresh draws are none of them."""
+    return frozenset(family.splits.get(config.split, ()) if task is None else (task,))
+
+
+def trained_on(tasks: Sequence[Task], trained: Collection[Task], split: str) -> list[str]:
+    """A sentence on tasks that are judged and were trained on, if there are any."""
+    count = sum(task in trained for task in tasks)
+    if not count:
+        return []
+    were = "was" if count == 1 else "were"
+    return [f"{count} of {len(tasks)} {split} tasks {were} trained on; the score says nothing about new ones"]

@@ -1,0 +1,99 @@
+"""What is said of a training run before it begins, and of its result: nothing on a screen or a page is false."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skillmeta.errors import ConfigError, UserError
+from skillmeta.evaluation.records import side_by_side
+from skillmeta.programs.beforehand import expected_notes
+from skillmeta.programs.train import EvaluationConfig, TrainConfig, algorithm_of, train
+from skillmeta.reports.content import headline, of_runs
+from skillmeta.run.run import read_metrics
+from skillmeta.tasks.base import TaskConfig, make_family
+from tests.envs import users
+from tests.programs.runs import family, one_task, run
+from tests.programs.scripted import scripted
+from tests.programs.test_train_family import LEARNERS
+
+SAC = {"name": "sac", "hidden": 4, "batch_size": 4, "replay_capacity": 100}
+
+
+def test_random_decisions_that_fill_the_budget_are_refused_unless_nothing_shall_be_learned(tmp_path):
+    with pytest.raises(ConfigError, match="random_decisions is 12 and env_steps 12: nothing would be learned"):
+        run(tmp_path, one_task({**SAC, "random_decisions": 12}))
+    assert not list(tmp_path.iterdir())
+    result = run(tmp_path, one_task({**SAC, "random_decisions": 12, "updates_per_decision": 0.0}))
+    assert result["updates"] == 0 and "notes" not in result
+
+
+def test_a_run_without_an_update_says_so(tmp_path):
+    """Episodes that the number of episodes ends before the random decisions are made."""
+    result = run(tmp_path, one_task({**SAC, "random_decisions": 11}, max_episodes=2))
+    sentence = "No update was made, nothing was learned: algorithm.random_decisions is 11 and 6 decisions were made."
+    assert result["notes"] == [sentence]
+    content = of_runs(side_by_side([tmp_path]), "", True, None)
+    assert sentence in content.warnings
+
+
+@pytest.mark.parametrize("algorithm", [*LEARNERS, {
+    "name": "simpl", "training_tasks": 2, "tasks_per_iteration": 1, "first_episodes": 2, "small_context": None,
+    "large_context": {"tasks": 1, "context_size": 3},
+}], ids=lambda algorithm: algorithm["name"])  # fmt: skip
+def test_what_an_iteration_takes_is_known_before(algorithm, tmp_path):
+    """A budget of one step is overshot by what the first iteration takes, one of a step more by the second one's too."""
+    config = family(algorithm, env_steps=1)
+    options, made = algorithm_of(config)[1], make_family(config.task)
+    first, later = options.iteration_episodes
+    (note,) = expected_notes(options, made, 1)
+    assert f"training may take {first * 3:,} steps, {first * 3 - 1:,} more than env_steps" in note
+    assert f"may take {3 * (first + later)} steps" in expected_notes(options, made, 3 * first + 1)[0]
+    assert not expected_notes(options, made, 3 * first)
+    if algorithm["name"] == "simpl":
+        return  # acts in skills alone
+    result = run(tmp_path, replace(config, env_steps=3 * first + 1))
+    assert result["env_steps"] == 3 * (first + later) and [row["episodes"] for row in rows(tmp_path)] == [
+        first,
+        first + later,
+    ]
+    assert (
+        f"took {3 * (first + later):,} environment steps, {3 * later - 1:,} more than env_steps" in result["notes"][-1]
+    )
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [row for row in read_metrics(folder) if row["kind"] == "iteration"]
+
+
+def test_success_that_is_not_reported_stands_nowhere(tmp_path, capsys):
+    users.register()
+    task = TaskConfig("gym", options={"id": "users/Point-v0"})
+    for seed in (0, 1):
+        config = TrainConfig(
+            task=task, algorithm=SAC, env_steps=40, evaluation=EvaluationConfig(2, every=20), seed=seed
+        )
+        assert train(config, tmp_path / f"run-{seed}", page=False) is not None
+    assert "note: The environment reports no success" in capsys.readouterr().err
+    assert not any("success" in name for row in read_metrics(tmp_path / "run-0") for name in row)
+    study = side_by_side([tmp_path / "run-0", tmp_path / "run-1"])
+    assert headline(study, None)[0].startswith("Return within 40 environment steps (mean of episodes, actions sampled")
+
+
+def test_one_run_is_no_two_seeds(tmp_path):
+    for name in ("a", "b"):
+        run(tmp_path / name, one_task(scripted()))
+    with pytest.raises(UserError, match=r"have one config and the training seeds \[0, 0\]; name one run of each seed"):
+        side_by_side([tmp_path / "a", tmp_path / "b"])
+
+
+def test_validation_tasks_that_are_trained_on_are_said(tmp_path):
+    users.register()
+    task = TaskConfig("gym", split="train", options={"id": "users/Point-v0"})
+    algorithm = {"name": "rl2", "tasks": 2, "hidden": 4, "epochs": 1, "minibatches": 1}
+    config = TrainConfig("meta-train", task, algorithm=algorithm, env_steps=40, evaluation=EvaluationConfig(every=40))
+    result = run(tmp_path, config)
+    assert "1 of 1 validation tasks was trained on; the score says nothing about new ones" in result["notes"]
