@@ -123,3 +123,23 @@ def trained_on(tasks: Sequence[Task], trained: Collection[Task], split: str) -> 
         return []
     were = "was" if count == 1 else "were"
     return [f"{count} of {len(tasks)} {split} tasks {were} trained on; the score says nothing about new ones"]
+
+
+def continued_notes(before: Sequence[Mapping[str, int | None]], options: Any = None) -> list[str]:
+    """A sentence on a run that went on after its end, if it did, and on what depends on the length.
+
+    Args:
+        before: the lengths that it had, see `Run.continued`.
+        options: the algorithm's `Config`; None: a skill model is trained.
+    """
+    if not before:
+        return []
+    had = ", then ".join(" and ".join(f"{key}={value}" for key, value in one.items()) for one in before)
+    said = f"This run first had {had} and was made longer: it is not the run that begins with its present length"
+    if options is None:
+        return [
+            f"{said}; the cosine of the learning rate rose again to what it is at that share of the present length."
+        ]
+    if getattr(options, "anneal", False):
+        return [f"{said}; what anneals over the budget rose again to what it is at that share of the present one."]
+    return [f"{said}, whose episodes the old budget would not have cut off."]

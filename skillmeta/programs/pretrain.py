@@ -17,6 +17,7 @@ from skillmeta.data.sources import fingerprint, load_source
 from skillmeta.envs.probe import examined
 from skillmeta.envs.serial import SerialEnvs
 from skillmeta.evaluation.skill_quality import Rollouts, compare_rollouts, fit, verdict
+from skillmeta.programs.beforehand import continued_notes
 from skillmeta.programs.page import write_page
 from skillmeta.run.files import write_npz
 from skillmeta.run.identity import Identity, Input
@@ -25,6 +26,8 @@ from skillmeta.skills.observe import check_shapes, columns_of
 from skillmeta.skills.training import TrainingConfig, train_skills
 from skillmeta.skills.vae import SkillModelConfig
 from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
+
+LENGTHS = ("training.steps",)  # what may grow in a folder
 
 
 @checked
@@ -51,7 +54,8 @@ def pretrain(config: PretrainConfig, folder: Path, command: str = "", quiet: boo
     torch.set_num_threads(1)
     # Before the folder is taken: what is wrong with the task or the logs leaves no folder. A finished run needs no logs.
     family = examined(make_family(config.task), config.task) if config.task else None
-    dataset = load_logs(config) if read_result(folder) is None else None
+    finished = read_result(folder) is not None and not identity_of(config, None).grown(folder / "config.yaml")
+    dataset = None if finished else load_logs(config)
     if dataset is not None and family is not None:
         check_task(dataset, family)
     with Run.open(folder, to_plain(config), command=command, identity=identity_of(config, dataset)) as run:
@@ -71,7 +75,7 @@ def pretrain(config: PretrainConfig, folder: Path, command: str = "", quiet: boo
             "source": config.source,
             "held_out": asdict(fitted),
             "rollouts": [{k: v for k, v in asdict(r).items() if k != "paths"} for r in acted],
-            "verdict": verdict(fitted, acted, model.config.cloning),
+            "verdict": [*verdict(fitted, acted, model.config.cloning), *continued_notes(run.continued)],
             "notes": [*dataset.notes, *jumps(dataset).notes()],
         }
         save_paths(run.folder, acted)
@@ -103,10 +107,10 @@ def identity_of(config: PretrainConfig, dataset: EpisodeDataset | None) -> Ident
         return to_plain(build(PretrainConfig, plain))
 
     if dataset is None:
-        return Identity(to_plain(config), complete)
+        return Identity(to_plain(config), complete, lengths=LENGTHS)
     path, digest = fingerprint(config.source)
     shapes = {"observation_dim": dataset.observation_dim, "action_dim": dataset.action_dim}
-    return Identity(to_plain(config), complete, shapes, {"logs": Input(str(path), digest)})
+    return Identity(to_plain(config), complete, shapes, {"logs": Input(str(path), digest)}, LENGTHS)
 
 
 def logged(observations: np.ndarray, family: Any, like: Rollouts) -> Rollouts:

@@ -39,6 +39,7 @@ from skillmeta.evaluation.adaptation import final_scores, held_out_scores
 from skillmeta.programs.beforehand import (
     check_learning,
     check_memory,
+    continued_notes,
     expected_notes,
     replay_bytes,
     result_notes,
@@ -54,7 +55,7 @@ from skillmeta.run.files import write_npz
 from skillmeta.run.identity import Identity, Input, check_inputs, check_run_format, saved_state, shapes_of
 from skillmeta.run.loop import Evaluation, run_loop
 from skillmeta.run.parts import restore_parts, state_of
-from skillmeta.run.run import Run, read_metrics
+from skillmeta.run.run import Run, read_metrics, read_result
 from skillmeta.seeds import Seeds
 from skillmeta.skills.vae import MarginalPrior, SkillModel, model_folder
 from skillmeta.tasks.base import VALIDATION, Task, TaskConfig, TaskFamily, chosen_task, make_family, task_id
@@ -197,7 +198,8 @@ def train(
         if run.result is not None:
             return run.finish(run.result, pages)
         if not quiet:
-            for note in [*judged, *expected_notes(options, family, config.env_steps)]:
+            longer = continued_notes(run.continued, options)
+            for note in [*judged, *longer, *expected_notes(options, family, config.env_steps)]:
                 print(f"note: {note}", file=sys.stderr)
         factory = EnvsFactory(config.task, config.skills, config.see_task)
         failures = Failures(config.environment, folder)
@@ -234,7 +236,8 @@ def train(
             else:
                 scores = evaluated(learner.actor(), workers, family, task, config, seeds, early, folder)
                 result |= stated(family, scores)
-        if notes := [*judged, *result_notes(options, family, config.env_steps, result)]:
+        longer = continued_notes(run.continued, options)
+        if notes := [*judged, *longer, *result_notes(options, family, config.env_steps, result)]:
             result["notes"] = notes
         save_actor(folder, learner.actor(), source.env_steps, identity)
         return run.finish(result, pages)
@@ -246,7 +249,8 @@ def identity_of(config: TrainConfig, spec: EnvSpec) -> Identity:
     def complete(plain: Mapping[str, Any]) -> dict[str, Any]:
         return complete_config(plain, config.algorithm["name"])
 
-    return Identity(complete(to_plain(config)), complete, shapes_of(spec), inputs_of(config))
+    lengths = ("env_steps", "max_episodes")
+    return Identity(complete(to_plain(config)), complete, shapes_of(spec), inputs_of(config), lengths)
 
 
 def complete_config(plain: Mapping[str, Any], algorithm: str) -> dict[str, Any]:
@@ -404,7 +408,7 @@ def load_trained(
             f"{folder}: was made by an earlier version of skillmeta, which kept what acts in `agent`; run its command again in "
             "another --out"
         )
-    if not (folder / ACTOR).exists():
+    if not (folder / ACTOR).exists() or read_result(folder) is None:
         raise UserError(f"{folder}: the run is not finished; run its command again first")
     check_links(folder, trust)
     verify(folder)

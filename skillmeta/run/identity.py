@@ -7,7 +7,7 @@ that it depends on. The config is compared after filling defaults: one that a ke
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,14 @@ class Identity:
         complete: fills the present defaults of a plain config that was written earlier. Imports nothing that only that one names.
         shapes: of what it observes and how it acts.
         inputs: what it is (`skill model`, `logs`) and where.
+        lengths: keys that may grow while the run stays the same, with dots; null is more than any number.
     """
 
     config: Mapping[str, Any]
     complete: Callable[[dict[str, Any]], Mapping[str, Any]] = lambda config: config
     shapes: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, Input] = field(default_factory=dict)
+    lengths: Sequence[str] = ()
 
     def meta(self) -> dict[str, Any]:
         """What a checkpoint or an actor keeps of it, as JSON values."""
@@ -78,11 +80,40 @@ class Identity:
         """What differs from the config in a file of the run's folder, a phrase a key; `config` is what would be written there."""
         return self._changes(read_yaml(saved, limited=False), config)
 
+    def grown(self, saved: Path) -> dict[str, int | None]:
+        """The lengths in a file of the run's folder that have grown since, and what they were; none where there is no such file."""
+        if not saved.exists():
+            return {}
+        try:
+            before = through_json(self.complete(read_yaml(saved)))
+        except ConfigError:
+            return {}
+        return {key: was for key in self.lengths if (was := value_at(before, key)) != value_at(self.config, key)}
+
     def _changes(self, saved: dict[str, Any], config: Mapping[str, Any]) -> list[str]:
         try:
-            return differences(through_json(self.complete(saved)), through_json(self.config))
+            before, now = through_json(self.complete(saved)), through_json(self.config)
+            for key in self.lengths:
+                was, length = value_at(before, key), value_at(now, key)
+                if length is None or (was is not None and was <= length):
+                    set_at(before, key, length)
+            return differences(before, now)
         except ConfigError:  # it has a key that is no more: as it stands
             return differences(through_json(saved), through_json(config))
+
+
+def value_at(config: Mapping[str, Any], key: str) -> Any:
+    """The value of a key with dots."""
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def set_at(config: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for part in sections:
+        config = config[part]
+    config[last] = value
 
 
 def check_run_format(folder: Path, meta: Mapping[str, Any]) -> None:

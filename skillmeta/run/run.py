@@ -1,11 +1,13 @@
 """A run on disk: its config, its metrics, its checkpoints and its result, in one folder that one process at a time may use.
 
 A run is continued by opening its folder again with the same config. Metrics are cut back to the checkpoint that it continues
-from, so that an interrupted run leaves the same file as an uninterrupted one.
+from, so that an interrupted run leaves the same file as an uninterrupted one. One whose length has grown (`Identity.lengths`) goes
+on, even if it was finished.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -16,7 +18,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -45,6 +47,8 @@ SEALED = (
     "*/manifest.json",
 )  # when a run is finished
 CHECKPOINTS = "checkpoints"  # the folder that holds them
+LAST = "last"  # the same of a finished run: the newest one, from which it can go on for longer
+CONTINUED = "continued.json"  # the lengths that a run had before it went on, a mapping each time
 STOP_FILE = ".stop"  # whoever schedules the run asks it to stop by making this file
 PACKAGES = (
     "skillmeta", "torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "minari", "stable-baselines3", "scipy",
@@ -54,8 +58,16 @@ PACKAGES = (
 class Run:
     """Use as `with Run.open(folder, config) as run:`; inside, Ctrl-C sets `stop_requested`, see `StopSignals`."""
 
-    def __init__(self, folder: Path, lock: FileLock, identity: Identity):
-        self.folder, self._lock, self.identity = folder, lock, identity
+    def __init__(
+        self,
+        folder: Path,
+        lock: FileLock,
+        identity: Identity,
+        made: Sequence[Path] = (),
+        before: Set[str] = frozenset(),
+    ):
+        """`made`: folders that were made for this run; `before`: what was in its own."""
+        self.folder, self._lock, self.identity, self._made, self._found = folder, lock, identity, made, before
         self._metrics = open(folder / METRICS, "a", encoding="utf-8")  # noqa: SIM115  (closed by __exit__)
         self._digest = hashlib.sha256()  # of the metrics so far
         self._signals = StopSignals(self._tell)
@@ -79,6 +91,8 @@ class Run:
         """
         folder = Path(folder)
         identity = identity or Identity(config)
+        made = [one for one in (folder, *folder.parents) if not one.exists()]
+        there = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
         lock = lock_folder(folder)
         try:
             for path in (folder / name for name in ("config.yaml", "environment.json", METRICS, RESULT)):
@@ -91,6 +105,9 @@ class Run:
                         f"{folder}: holds a run with another config ({'; '.join(changed[:5])}); "
                         "use another --out, or delete the folder to start anew"
                     )
+                if before := identity.grown(saved):
+                    reopen(folder, identity, before)
+                    write_whole(saved, dump_yaml(config))
             else:
                 write_whole(saved, dump_yaml(config))
             modules = modules_of_run(folder, config)  # also of a finished run: it reports those that have changed
@@ -103,7 +120,7 @@ class Run:
                 multiprocessing.parent_process() is None
             ):  # else a scheduler may have made it while this run was starting
                 (folder / STOP_FILE).unlink(missing_ok=True)
-            return cls(folder, lock, identity)
+            return cls(folder, lock, identity, made, there)
         except BaseException:
             lock.release()
             raise
@@ -120,8 +137,25 @@ class Run:
             if isinstance(error, FileNotFoundError):
                 self._check_there()
             self._metrics.close()  # which fails where the disk is full
+            nothing = isinstance(error, Exception) and self._leave_nothing()
         finally:
             self._lock.release()
+        if nothing:
+            if ".lock" not in self._found:
+                (self.folder / ".lock").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a folder that somebody else has put something into
+                for one in self._made:
+                    one.rmdir()
+
+    def _leave_nothing(self) -> bool:
+        """Remove what this run has written, if it began here and failed before it came to anything. Whether it has."""
+        own = {"config.yaml", METRICS, "environment.json", "progress.json", CHECKSUMS, ".lock"}
+        new = {path.name for path in self.folder.iterdir()} - self._found if self.folder.is_dir() else {""}
+        if not {"config.yaml", METRICS} <= new <= own or (self.folder / METRICS).stat().st_size:
+            return False
+        for name in new - {".lock"}:
+            (self.folder / name).unlink()
+        return True
 
     def _check_there(self) -> None:
         """Raises UserError if the folder was deleted or moved: what is written now would be lost, or be a run without a config."""
@@ -219,6 +253,10 @@ class Run:
             self._cut_metrics(meta.get("metrics_bytes"), meta.get("metrics_sha256"))
             self._before = Written.of(folder, state)
             return state
+        if self.continued and self._saved():
+            raise CheckpointError(
+                f"{self._checkpoints}: holds no checkpoint to go on from; start anew in another --out"
+            )
         self._cut_metrics(0, None)
         return None
 
@@ -261,7 +299,7 @@ class Run:
         """End the run: result.json, which marks it as finished, then its page. What the result needs is saved before.
 
         A run that is finished already keeps its result.json, and the rest is done again: a program that finds `result` calls
-        this, so that its command also writes the page, or removes the checkpoints, where a kill came before that.
+        this, so that its command also writes the page, or puts the last checkpoint away, where a kill came before that.
 
         Args:
             write_page: writes the page from the files of the run alone, the page itself last.
@@ -278,8 +316,17 @@ class Run:
         write_whole(self.folder / "progress.json", json.dumps({"fraction": 1.0, "text": "done"}))
         if write_page is not None:
             write_page()
-        remove(self._checkpoints)  # last: who schedules runs takes one without them for complete
+        for old in self._saved()[1:]:
+            remove(old)
+        if self._checkpoints.is_dir():  # last: who schedules runs takes one without them for complete
+            remove(self.folder / LAST)
+            os.replace(self._checkpoints, self.folder / LAST)
         return result
+
+    @property
+    def continued(self) -> list[dict[str, int | None]]:
+        """The lengths that the run had each time before it went on."""
+        return read_continued(self.folder)
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -297,6 +344,31 @@ def seal(folder: Path, patterns: Sequence[str], digests: Mapping[str, str] | Non
     files = sorted(path for pattern in patterns for path in folder.glob(pattern))
     found = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
     write_whole(folder / CHECKSUMS, checksums({**found, **(digests or {})}))
+
+
+def reopen(folder: Path, identity: Identity, before: Mapping[str, int | None]) -> None:
+    """Let a run go on that had these lengths. Killed in between, it is opened again in the same way.
+
+    Raises UserError for a finished run whose last checkpoint is gone or damaged, or is of something else; it stays finished.
+    """
+    if read_result(folder) is not None and not (folder / CHECKPOINTS).is_dir():
+        last = max((folder / LAST).glob("ckpt-*"), default=None)
+        if last is None:
+            raise UserError(
+                f"{folder}: is finished and its last checkpoint, {folder / LAST}, is gone, so it cannot go on for longer; use "
+                "another --out"
+            )
+        identity.check(last, load_state(last)[1])
+        os.replace(folder / LAST, folder / CHECKPOINTS)
+    done = read_continued(folder)
+    if not done or done[-1] != before:
+        write_whole(folder / CONTINUED, json.dumps({"lengths": [*done, dict(before)]}))
+    (folder / "result.json").unlink(missing_ok=True)
+
+
+def read_continued(folder: Path) -> list[dict[str, int | None]]:
+    path = folder / CONTINUED
+    return list(read_json(path).get("lengths", [])) if path.exists() else []
 
 
 def is_finished(folder: Path) -> bool:

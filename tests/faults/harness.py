@@ -133,11 +133,14 @@ def start(command: Command, shim: Shim) -> int:
 
 
 def contents(out: Path) -> dict[str, Any]:
-    """What a command has left: the bytes of each file, of JSON files and results.csv the values without wall-clock times."""
+    """What a command has left: the bytes of each file, of JSON files and results.csv the values without wall-clock times. The last
+    checkpoint has such times, too, and a manifest with its checksum."""
     found: dict[str, Any] = {}
     for path in sorted(path for path in out.rglob("*") if path.is_file()):
         name = str(path.relative_to(out))
-        if path.name in ("result.json", "summary.json"):
+        if path.name == "manifest.json" and name.startswith("last/"):
+            continue
+        if path.name in ("result.json", "summary.json", "state.json"):
             found[name] = without_seconds(json.loads(path.read_bytes()))
         elif path.name == "checksums.json":  # that of result.json is of wall-clock times too
             found[name] = {k: v for k, v in json.loads(path.read_bytes())["sha256"].items() if k != "result.json"}

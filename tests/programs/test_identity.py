@@ -172,8 +172,8 @@ def test_a_default_that_changed_since_then_is_refused(stopped):
 
 
 def test_another_config_and_a_key_that_is_no_more_are_refused(stopped):
-    with pytest.raises(UserError, match="another config.*env_steps: 12 -> 15"):
-        train(config(env_steps=15), stopped, quiet=True)
+    with pytest.raises(UserError, match="another config.*env_steps: 12 -> 9"):
+        train(config(env_steps=9), stopped, quiet=True)
     file = stopped / "config.yaml"
     file.write_text(dump_yaml({**read_yaml(file), "chunk": 4}))
     with pytest.raises(UserError, match="another config.*chunk: 4 -> absent"):

@@ -114,13 +114,14 @@ def test_a_damaged_checkpoint_is_skipped_and_said(tmp_path, capsys):
     assert "skipped" in capsys.readouterr().err
 
 
-def test_two_checkpoints_are_kept_and_none_after_the_end(tmp_path):
+def test_two_checkpoints_are_kept_and_the_last_one_after_the_end(tmp_path):
     with Run.open(tmp_path / "r", {}) as run:
         for step in range(5):
             run.checkpoint(step, {"w": torch.zeros(1)})
         assert len(list((tmp_path / "r" / "checkpoints").iterdir())) == 2
         run.finish({"x": 1})
     assert not (tmp_path / "r" / "checkpoints").exists() and read_result(tmp_path / "r") == {"x": 1}
+    assert [path.name for path in (tmp_path / "r" / "last").iterdir()] == ["ckpt-000000000004"]
 
 
 def test_a_run_that_was_killed_at_its_end_is_completed_by_its_command(tmp_path):
