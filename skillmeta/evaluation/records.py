@@ -214,7 +214,9 @@ def read_run(folder: Path) -> RunRecord:
         if any("episodes" in row for row in rows):
             expect(rows, [{"episodes": int}], "row")
     with as_expected(folder / "result.json"):
-        expect(result or {}, MapOf(NUMBER), "")
+        stated = dict(result or {})
+        expect(stated.pop("notes", []), [str], "notes")
+        expect(stated, MapOf(NUMBER), "")
     iterations = [row for row in rows if row["kind"] == "iteration"]
     held_out = [row for row in rows if row["kind"] == "evaluation"]
     return RunRecord(folder, config, where, result, iterations, held_out)
