@@ -116,12 +116,13 @@ class Recipe:
     keywords: frozenset[str]  # of `vary`; the others are attributes
 
     def make(self, values: Mapping[str, float]) -> gymnasium.Env:
-        keywords = {name: value for name, value in values.items() if name in self.keywords}
+        keywords: dict[str, Any] = {name: value for name, value in values.items() if name in self.keywords}
         held = {name: Held(value) for name, value in values.items() if name not in self.keywords}
         if not held:
             return make(self.config, **keywords)
-        if self.spec.entry_point is self.kind:
-            kind = type(self.kind.__name__, (self.kind,), {"__module__": self.kind.__module__, **held})
+        creator: object = self.spec.entry_point
+        if creator is self.kind:
+            kind: Any = type(self.kind.__name__, (self.kind,), {"__module__": self.kind.__module__, **held})
             return make(self.config, replace(self.spec, entry_point=kind), **keywords)
         made = make(self.config, **keywords)
         for name, one in held.items():
@@ -135,7 +136,8 @@ def recipe_of(config: Config, plain: gymnasium.Env) -> Recipe:
     assert bare.spec is not None
     spec, kind = gymnasium.spec(bare.spec.id), type(bare)
     if isinstance(spec.entry_point, str):
-        spec = replace(spec, entry_point=load_env_creator(spec.entry_point))
+        creator: Any = load_env_creator(spec.entry_point)
+        spec = replace(spec, entry_point=creator)
     parameters = inspect.signature(kind).parameters
     any_keyword = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     keywords = {name for name in config.vary if name in parameters or (any_keyword and not hasattr(bare, name))}
