@@ -65,6 +65,7 @@ def read(path: Path, request: Request) -> EpisodeDataset:
     return from_episodes(
         episodes(),
         request.source,
+        *request.bounds(),
         clip_actions=request.clip_actions,
         notes=(*notes, *empty, "no rewards in the file: taken to be 0", REPEATED),
         lengths=lengths,

@@ -153,6 +153,7 @@ def from_episodes(
     notes: tuple[str, ...] = (),
     lengths: Sequence[int] | None = None,
     observed: tuple[Observed, ...] = (),
+    nearly: float = NEARLY,
 ) -> EpisodeDataset:
     """Check episodes of primitive steps and lay them out flat.
 
@@ -164,6 +165,7 @@ def from_episodes(
         lengths: [E] steps of the episodes, each then N = 1 and looked at once: an iterator that reads them one at a time needs no
             memory beside the data set's own.
         observed: names of the parts of an observation.
+        nearly: the share of [-1, 1] that the actions of a dimension must span to be taken to be made for it.
 
     Raises:
         DataError: no episodes, an empty one, decisions of several steps, columns that do not agree, values that are not finite,
@@ -191,7 +193,7 @@ def from_episodes(
                     f"{source}: episode {e}, {name}s: step {row} is not finite ({rows[row]}); repair or drop this episode"
                 )
     action = columns["action"]
-    low, high, assumed = action_space(action, action_low, action_high)
+    low, high, assumed = action_space(action, action_low, action_high, nearly)
     tolerance = RANGE_TOLERANCE * float((high - low).max())
     outside = max((low - action.min(0)).max(), (action.max(0) - high).max())
     if outside > tolerance and not clip_actions:
@@ -241,7 +243,7 @@ def _check_episode(episode: Episodes, columns: dict[str, np.ndarray], where: str
 
 
 def action_space(
-    actions: np.ndarray, low: np.ndarray | None, high: np.ndarray | None
+    actions: np.ndarray, low: np.ndarray | None, high: np.ndarray | None, nearly: float = NEARLY
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Bounds [A] of the actions [N, A], and what was assumed for them.
 
@@ -249,13 +251,14 @@ def action_space(
     that. A dimension that never changes gets the width of the widest.
     """
     if low is not None and high is not None and np.isfinite(low).all() and np.isfinite(high).all():
-        return np.asarray(low, np.float32), np.asarray(high, np.float32), ()
+        low, high = (np.broadcast_to(np.asarray(b, np.float32), actions.shape[1:]).copy() for b in (low, high))
+        return low, high, ()
     low, high = actions.min(0), actions.max(0)
     span = high - low
-    unit = (low >= -1 - RANGE_TOLERANCE) & (high <= 1 + RANGE_TOLERANCE) & (span >= 2 * NEARLY)
+    unit = (low >= -1 - RANGE_TOLERANCE) & (high <= 1 + RANGE_TOLERANCE) & (span >= 2 * nearly)
     flat = span <= 1e-6 * span.max()
     width = float(span.max()) or 1.0
     low, high = np.where(flat, low - width, low), np.where(flat, high + width, high)
     low, high = np.where(unit, -1, low).astype(np.float32), np.where(unit, 1, high).astype(np.float32)
-    found = "[-1, 1], which the actions nearly fill" if unit.all() else "what the actions span"
+    found = "[-1, 1], in which they lie" if unit.all() else "what the actions span"
     return low, high, (f"action space taken to be {found}: the source does not say",)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from skillmeta.data.boundaries import Marks, find_ends, stated_ends, taking_turns
-from skillmeta.data.episodes import EpisodeDataset, from_episodes, single_episode
+from skillmeta.data.episodes import NEARLY, EpisodeDataset, from_episodes, single_episode
 from skillmeta.data.hdf5 import SUFFIXES, Rows, opened
 from skillmeta.data.hdf5 import rows as hdf5_rows
 from skillmeta.data.layouts import REPEATED, Request, in_order, width
@@ -278,7 +278,9 @@ def _dataset(tables: list[Table], request: Request) -> EpisodeDataset:
     return from_episodes(
         (episode for table in tables for episode in table.episodes(request.source)),
         request.source,
+        *request.bounds(),
         clip_actions=request.clip_actions,
+        nearly=0.0 if request.place.startswith("d4rl:") else NEARLY,  # its environments all act in [-1, 1]
         notes=tuple(dict.fromkeys(note for table in tables for note in table.columns.notes)),
         lengths=lengths,
         observed=observed,

@@ -18,6 +18,8 @@ from skillmeta.data.episodes import EpisodeDataset, single_episode
 from skillmeta.errors import DataError
 from skillmeta.types import Episodes, Observed
 
+ActionBounds = tuple[np.ndarray | None, np.ndarray | None]
+ACTIONS = ("space", "span", "unit")  # the stated action space, what the actions span, [-1, 1]
 DEFAULT_KEY = "observation"  # that is taken of a mapping of observations where none is named
 REPEATED = "no observation after the last step in the file: the last one of each episode is repeated"
 
@@ -47,11 +49,19 @@ class Request:
 
     def check_options(self, known: Collection[str]) -> None:
         """Raises DataError for an option that the layout has not."""
+        known = {*known, "actions"}
         for name in self.options:
             if name not in known:
-                raise DataError(
-                    f"{self.source}: has no option {name!r}; {' and '.join(sorted(known)) or 'none'} can be set here"
-                )
+                raise DataError(f"{self.source}: has no option {name!r}; {' and '.join(sorted(known))} can be set here")
+
+    def bounds(self, low: np.ndarray | None = None, high: np.ndarray | None = None) -> ActionBounds:
+        """The bounds of actions: those that the source states, if any, unless the request says otherwise."""
+        asked = self.options.get("actions", "space")
+        if asked not in ACTIONS:
+            raise DataError(f"{self.source}: actions is {asked!r}; choose {' or '.join(ACTIONS)}")
+        if asked == "unit":
+            return -np.ones(1), np.ones(1)
+        return (None, None) if asked == "span" else (low, high)
 
     @property
     def time_limit(self) -> int | None:

@@ -60,6 +60,7 @@ def read(path: Path, request: Request) -> EpisodeDataset:
     return from_episodes(
         episodes,
         request.source,
+        *request.bounds(),
         clip_actions=request.clip_actions,
         notes=(*notes, REPEATED),
         observed=parts(keys, found),

@@ -16,14 +16,14 @@ import numpy as np
 
 from skillmeta.data import hdf5
 from skillmeta.data.episodes import EpisodeDataset, from_episodes, single_episode
-from skillmeta.data.layouts import Request, chosen_keys, is_vector, joined, parts, with_steps
+from skillmeta.data.layouts import ActionBounds, Request, chosen_keys, is_vector, joined, parts, with_steps
 from skillmeta.data.minari_store import check_id, dataset_folder, exists, recover, verify
 from skillmeta.errors import DataError
 from skillmeta.reading import read_json
 from skillmeta.trust import check_links
 from skillmeta.types import Episodes
 
-OPTIONS = ("actions",)
+OPTIONS = ()
 
 
 def read(dataset_id: str, request: Request) -> EpisodeDataset:
@@ -78,21 +78,15 @@ def read(dataset_id: str, request: Request) -> EpisodeDataset:
         )
 
 
-def _bounds(space: str | None, request: Request) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Bounds [A] of a Box as Minari writes one; None where the metadata name no space, or the request wants what actions span."""
-    if (asked := request.options.get("actions", "space")) not in ("space", "span"):
-        raise DataError(
-            f"{request.source}: actions is {asked!r}; choose space, the stated one, or span, what the actions span"
-        )
+def _bounds(space: str | None, request: Request) -> ActionBounds:
+    """Bounds [A] of a Box as Minari writes one, unless the request says otherwise; None where the metadata name no space."""
     if space is None:
-        return None, None
+        return request.bounds()
     plain = json.loads(space)
     if plain["type"] != "Box":
         raise DataError(f"{request.source}: actions are of a {plain['type']!r}; skills need a Box")
-    if asked == "span":
-        return None, None
     low, high = (np.asarray(plain[bound], np.float64).ravel() for bound in ("low", "high"))
-    return low, high
+    return request.bounds(low, high)
 
 
 def _observations(group: h5py.Group, path: Path, space: str | None) -> dict[str, Sequence[int]]:

@@ -64,6 +64,7 @@ def read(path: Path, request: Request) -> EpisodeDataset:
         return from_episodes(
             episodes(),
             request.source,
+            *request.bounds(),
             clip_actions=request.clip_actions,
             notes=(*notes, *empty, *(() if complete else (REPEATED,))),
             lengths=lengths,

@@ -136,7 +136,7 @@ def verdict(fit: Fit, acted: list[Rollouts], cloned: bool = False) -> list[str]:
         spread = math.sqrt(float(np.mean(fit.action_variance)))
         said.append(
             f"No latent dimension is used: actions vary by {spread:.1%} of half their range, which the loss hardly sees. Scale "
-            "them by what they span (`?actions=span` behind a Minari source), or drop the few that are far beyond the others."
+            "them by what they span (`?actions=span` behind the source), or drop the few that are far beyond the others."
             if spread < FAINT
             else "No latent dimension is used: the decoder ignores z. Lower training.beta."
         )

@@ -79,7 +79,7 @@ def test_named_arrays_make_the_state_in_their_order(tmp_path):
     np.testing.assert_array_equal(dataset.episode(1).observation[0, :4, :3], numbers(9, 3, seed=1)[5:])
     with pytest.raises(DataError, match="no array 'infos/start'|infos/start: is missing"):
         load_source(f"{tmp_path / 'log.hdf5'}?infos/start")
-    with pytest.raises(DataError, match="has no option 'limit'; time_limit can be set here"):
+    with pytest.raises(DataError, match="has no option 'limit'; actions and time_limit can be set here"):
         load_source(f"{tmp_path / 'log.hdf5'}?limit=4")
 
 
@@ -164,7 +164,8 @@ def test_a_stated_action_space_is_kept_unless_the_span_is_asked_for(tmp_path, mo
     minari_mapping(tmp_path, monkeypatch)
     assert load_source("minari:test/parts-v0?*").action_high.tolist() == [1.0]
     assert load_source("minari:test/parts-v0?*&actions=span").action_high.tolist() != [1.0]
-    with pytest.raises(DataError, match="actions is 'wide'; choose space"):
+    assert load_source("minari:test/parts-v0?*&actions=unit").action_low.tolist() == [-1.0]
+    with pytest.raises(DataError, match="actions is 'wide'; choose space or span or unit"):
         load_source("minari:test/parts-v0?*&actions=wide")
 
 
