@@ -17,6 +17,9 @@ from skillmeta.data.layouts import left_out
 from skillmeta.errors import DataError
 
 TOLERANCE = 1e-3  # in standard deviations: next_observations that are the next row, rounded
+SHAPE = (
+    "the shape of the arrays"  # states episodes where arrays are [episodes, steps, ...], or [steps, environments, ...]
+)
 MOST = 0.5  # of the rows: beyond it they are no recording
 TYPICAL = 0.8  # of the flags that are a step off, if they all are
 
@@ -59,7 +62,8 @@ class Marks:
 def find_ends(marks: Marks) -> np.ndarray:
     """One past the last row of each episode, [E]. Raises DataError for a file that contradicts itself."""
     stddev = deviations(marks.observations, marks.steps)
-    if (taking := turns(marks.observations, marks.steps, stddev)) > 1:
+    vouched = marks.stated is not None and marks.stated[1] != SHAPE
+    if not vouched and (taking := turns(marks.observations, marks.steps, stddev)) > 1:
         raise DataError(
             f"{marks.path}: the rows of {taking} environments take turns (step t continues at step t+{taking}); save one "
             "environment after the other, with `lengths`"

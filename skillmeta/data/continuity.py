@@ -23,6 +23,7 @@ TIMES = 10.0  # if it is so many times the median,
 SHARE = 0.1  # and if so few are like it: episodes of ten steps or more
 FEWEST = 20  # moves that say something about each other
 MOST_TURNS = 64  # environments whose rows take turns that are looked for
+ALIKE = 0.75  # of the largest median move: what unrelated rows have at least
 UNRELATED = 0.5  # a median move beyond which neighbouring rows have nothing to do with each other
 
 
@@ -74,7 +75,8 @@ def far_beyond(found: np.ndarray) -> np.ndarray:
 def turns(read: Read, rows: int, stddev: np.ndarray) -> int:
     """How many environments' rows take turns; 1 where rows follow each other.
 
-    With k environments, rows near each other are unrelated, those k apart are near, and those 2k apart a little less.
+    With k environments, rows nearer than k are unrelated, all alike, those k apart are near, and those 2k apart a little less.
+    A gait of k steps is none: there the next row is nearer than the one half a period away.
     """
     seen = read(0, min(rows, SAMPLE))
 
@@ -87,7 +89,7 @@ def turns(read: Read, rows: int, stddev: np.ndarray) -> int:
         here = lag(k)
         if 0 < 1.2 * here < lag(2 * k) and here < 0.2 * nearest:
             return k
-        if here < UNRELATED * nearest:
+        if not UNRELATED * nearest < here < nearest / ALIKE:
             return 1
     return 1
 

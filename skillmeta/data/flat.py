@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from skillmeta.data.boundaries import Marks, find_ends, stated_ends, taking_turns
+from skillmeta.data.boundaries import SHAPE, Marks, find_ends, stated_ends, taking_turns
 from skillmeta.data.episodes import NEARLY, EpisodeDataset, from_episodes, single_episode
 from skillmeta.data.hdf5 import SUFFIXES, Rows, opened
 from skillmeta.data.hdf5 import rows as hdf5_rows
@@ -155,7 +155,7 @@ def _unstack(columns: Columns) -> None:
                 f"{columns.path}, {name}: has shape {arrays[name].shape}, actions have {shape}; all need the same [E, T]"
             )
     lengths = np.full(episodes, steps)
-    by = "the shape of the arrays"
+    by = SHAPE
     if "lengths" in arrays:
         lengths, by = arrays.pop("lengths")[:].reshape(-1), "lengths"
         if lengths.shape != (episodes,) or lengths.dtype.kind not in "iu" or lengths.min() < 0 or lengths.max() > steps:

@@ -40,7 +40,9 @@ def summarize(dataset: EpisodeDataset, horizon: int) -> dict[str, Any]:
     }
     if dataset.source.startswith("d4rl:"):
         try:
-            summary["normalized_score"] = normalized_score(dataset.source.removeprefix("d4rl:"), float(returns.mean()))
+            summary["normalized_score"] = normalized_score(
+                dataset.source.removeprefix("d4rl:").partition("?")[0], float(returns.mean())
+            )
         except UserError as error:
             summary["notes"].append(str(error))
     return summary

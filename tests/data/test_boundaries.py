@@ -89,10 +89,31 @@ def test_rows_of_stated_episodes_that_take_turns_are_put_in_order(tmp_path):
     assert noted(dataset, "rows of 12 episodes take turns")
 
 
-def test_rows_of_environments_that_take_turns_are_refused(tmp_path):
-    order = np.arange(EPISODES * STEPS).reshape(EPISODES, STEPS).T.ravel()
-    with pytest.raises(DataError, match="rows of 12 environments take turns .step t continues at step t.12"):
-        load(tmp_path, **{name: walk()[name][order] for name in ("observations", "actions")})
+def swings(steps: int, environments: int) -> np.ndarray:
+    """Pendulums of their own phases, [steps, environments, 4]."""
+    phases = np.random.default_rng(0).uniform(0, 7, (environments, 4))
+    return np.sin(0.04 * np.arange(steps)[:, None, None] + phases).astype(np.float32)
+
+
+@pytest.mark.parametrize("environments", [2, 8, 30])
+@pytest.mark.parametrize("flat", [True, False])
+def test_rows_of_environments_that_take_turns_are_refused(tmp_path, environments, flat):
+    """In a row, or as arrays [steps, environments, ...]."""
+    seen = swings(200, environments)
+    seen = seen.reshape(-1, 4) if flat else seen
+    with pytest.raises(
+        DataError, match=f"rows of {environments} environments take turns .step t .* step t.{environments}"
+    ):
+        load(tmp_path, observations=seen, actions=seen)
+    alone = swings(200, environments).swapaxes(0, 1)
+    assert load(tmp_path, observations=alone, actions=alone).num_episodes == environments
+
+
+def test_gaits_of_a_few_steps_are_no_environments_that_take_turns(tmp_path):
+    time, noise = np.arange(400)[:, None], 0.02 * np.random.default_rng(0).normal(size=(400, 4)).cumsum(0)
+    for period in (3.98, 5.03, 6.01, 8.02):
+        gait = np.sin(2 * np.pi * time / period + np.arange(4)) + noise
+        assert load(tmp_path, observations=gait, actions=gait).num_steps == 400
 
 
 def test_ends_that_only_next_observations_show_are_split_with_a_note(tmp_path):

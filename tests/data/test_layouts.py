@@ -281,3 +281,25 @@ def test_a_missing_pyarrow_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(UserError, match=r"skillmeta\[lerobot\]"):
         load_source(str(tmp_path / "set"))
+
+
+# -- of strangers --------------------------------------------------------------------------------------------------------------
+def test_layouts_follow_no_links_out_of_a_file_or_folder(tmp_path):
+    with h5py.File(tmp_path / "theirs.hdf5", "w") as file:
+        file["x"] = numbers(4, 3)
+    robomimic(tmp_path / "demos.hdf5")
+    with h5py.File(tmp_path / "demos.hdf5", "a") as file:
+        del file["data/demo_10/obs/object"]
+        file["data/demo_10/obs/object"] = h5py.ExternalLink(str(tmp_path / "theirs.hdf5"), "x")
+    with pytest.raises(DataError, match="data/demo_10/obs/object: is a link"):
+        load_source(f"{tmp_path / 'demos.hdf5'}?object")
+    with h5py.File(tmp_path / "episode_0.hdf5", "w") as file:
+        file["observations/qpos"] = h5py.ExternalLink(str(tmp_path / "theirs.hdf5"), "x")
+        file["action"] = numbers(4, 2)
+    with pytest.raises(DataError, match="observations/qpos: is a link"):
+        load_source(str(tmp_path / "episode_0.hdf5"))
+    (tmp_path / "mine").mkdir()
+    np.savez(tmp_path / "theirs.npz", observations=numbers(4, 2), actions=numbers(4, 2))
+    (tmp_path / "mine" / "a.npz").symlink_to(tmp_path / "theirs.npz")
+    with pytest.raises(UserError, match="is a link that leads out"):
+        load_source(str(tmp_path / "mine"))

@@ -317,10 +317,15 @@ def test_a_d4rl_id_is_read_from_its_cache_and_scored(fake_d4rl):
     with pytest.raises(DataError, match="fetch http://example.invalid/kitchen/mini.hdf5 into that folder"):
         load_source("d4rl:kitchen-mixed-v0")
     (fake_d4rl / "cache").mkdir()
-    write(fake_d4rl / "cache" / "mini.hdf5", arrays())
+    write(fake_d4rl / "cache" / "mini.hdf5", arrays() | {"actions": 0.1 * arrays()["actions"]})
     dataset = load_source("d4rl:kitchen-mixed-v0")
-    assert dataset.num_episodes == 3
+    assert dataset.num_episodes == 3 and dataset.action_high.tolist() == [
+        1,
+        1,
+    ]  # D4RL's environments all act in [-1, 1]
     assert summarize(dataset, 5)["normalized_score"] == pytest.approx(10 / 4)
+    span = load_source("d4rl:kitchen-mixed-v0?actions=span")
+    assert summarize(span, 5)["normalized_score"] == pytest.approx(10 / 4)
     with pytest.raises(DataError, match="did you mean kitchen-mixed-v0"):
         load_source("d4rl:kitchen-mixd-v0")
 

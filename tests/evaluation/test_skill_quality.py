@@ -10,7 +10,7 @@ from skillmeta.config import build
 from skillmeta.envs.serial import SerialEnvs
 from skillmeta.envs.skill_space import SkillEnvs
 from skillmeta.evaluation.actors import PriorActor, RandomActor
-from skillmeta.evaluation.skill_quality import compare_rollouts, rollouts
+from skillmeta.evaluation.skill_quality import Fit, compare_rollouts, rollouts, verdict
 from skillmeta.programs.pretrain import PretrainConfig, pretrain
 from skillmeta.tasks.base import TaskFamily
 from tests.skills.fakes import CounterEnv, skill_model
@@ -76,3 +76,14 @@ def test_the_prior_is_compared_with_random_skills_and_random_actions_on_equal_ep
     told = compare_rollouts(skill_model(), FAMILY, episodes=2)
     assert [one.name for one in told] == ["skills from the prior", "random skills", "random actions"]
     assert [one.env_steps for one in told] == [50, 50, 50]
+
+
+@pytest.mark.parametrize(
+    ("variance", "active", "words"),
+    [(0.3, 0, "Lower training.beta"), (0.001, 0, "actions vary by 3.2% of half their range"), (0.001, 2, "")],
+)
+def test_advice_on_an_unused_latent_names_beta_or_the_scale_of_actions(variance, active, words):
+    """No beta helps where actions are so small a part of their range that the loss hardly sees them."""
+    found = Fit(9, [0.1], [0.1], [variance], 0.0, 0.0, 1.0, 2.0, active, 2, [1.0, 1.0])
+    said = " ".join(verdict(found, []))
+    assert words in said and ("No latent dimension" in said) == (active == 0)
