@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="skillmeta inspect",
         description="Load and check a source of logs and print what is in it.",
         epilog="SOURCE: minari:NAMESPACE/name-v0, d4rl:ID, a .hdf5 file (D4RL's flat layout, robomimic's or ALOHA's), an .npz with "
-        "the flat layout's arrays, or a folder (NPZ or ALOHA files, LeRobot). Behind a question mark: the observations that make "
+        "the flat layout's arrays, or a folder (of such files, LeRobot). Behind a question mark: the observations that make "
         "the state, as in ?joints,gripper or ?*, and options, as in ?time_limit=200.",
     )
     parser.add_argument("source")

@@ -188,7 +188,10 @@ def stated_ends(name: str, values: np.ndarray, steps: int, path: Path, notes: li
         notes.extend(left_out(int((lengths == 0).sum()), len(lengths)))
         return np.cumsum(lengths[lengths > 0])
     if name == "starts":
-        starts = values.astype(np.int64)
+        flags = (
+            len(values) == steps > 1 and values[0] == 1 and np.isin(values, (0, 1)).all()
+        )  # one a row, as rollouts have
+        starts = np.flatnonzero(values) if flags else values.astype(np.int64)
         if len(starts) == 0 or starts[0] != 0 or (np.diff(starts) < 0).any() or starts[-1] > steps:
             raise DataError(f"{path}, starts: must begin with 0, grow, and stay below the {steps} rows of actions")
         lengths = np.diff(np.append(starts, steps))

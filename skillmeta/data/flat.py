@@ -1,4 +1,4 @@
-"""Flat files: D4RL's layout in HDF5, and the same arrays in an NPZ, or in a folder of NPZ files with an episode each.
+"""Flat files: D4RL's layout in HDF5, the same arrays in an NPZ, and folders of such files with an episode each.
 
 Rows are steps, one episode after another. Arrays may also be [episodes, steps, ...], of equal lengths or padded, with `lengths`.
 """
@@ -14,6 +14,7 @@ import numpy as np
 from skillmeta.data.boundaries import SHAPE, Marks, find_ends, stated_ends, taking_turns
 from skillmeta.data.episodes import NEARLY, EpisodeDataset, from_episodes, single_episode
 from skillmeta.data.hdf5 import SUFFIXES, Rows, opened
+from skillmeta.data.hdf5 import array as hdf5_array
 from skillmeta.data.hdf5 import rows as hdf5_rows
 from skillmeta.data.layouts import REPEATED, Request, in_order, width
 from skillmeta.errors import DataError
@@ -40,20 +41,27 @@ AGAIN = "export the recording again"
 
 
 def recognises(path: Path) -> bool:
-    return path.suffix in (*SUFFIXES, ".npz") or (path.is_dir() and any(path.glob("*.npz")))
+    return any(file.suffix in (*SUFFIXES, ".npz") for file in (path.iterdir() if path.is_dir() else (path,)))
 
 
 def read(path: Path, request: Request) -> EpisodeDataset:
     """See `skillmeta.data.layouts.Layout`."""
     if path.is_dir():
         check_links(path)
-        files = [path / name for name in in_order([file.name for file in path.glob("*.npz")])]
-        tables = [_npz(file, request, alone=True) for file in files]
-        return _dataset(tables, request)
+        files = [path / name for name in in_order([file.name for file in path.iterdir() if recognises(file)])]
+        return _dataset([_whole(file, request) for file in files], request)
     if path.suffix in SUFFIXES:
         with opened(path) as file:
             return _dataset([_table(path, list(file), lambda name: hdf5_rows(file, name, path), request)], request)
     return _dataset([_npz(path, request)], request)
+
+
+def _whole(path: Path, request: Request) -> Table:
+    """A file of a folder, in memory: an episode, where it says nothing else."""
+    if path.suffix == ".npz":
+        return _npz(path, request, alone=True)
+    with opened(path) as file:
+        return _table(path, list(file), lambda name: hdf5_array(file, name, path), request, alone=True)
 
 
 def _npz(path: Path, request: Request, alone: bool = False) -> Table:

@@ -4,7 +4,7 @@
     d4rl:kitchen-mixed-v0         a D4RL set by id, from its cache folder
     path/to/file.hdf5             D4RL's flat layout, robomimic's or ALOHA's, told apart by what is in it
     path/to/file.npz              the flat layout in an NPZ
-    path/to/folder                NPZ or ALOHA files, an episode each, or LeRobot's layout
+    path/to/folder                flat or ALOHA files, an episode each, or LeRobot's layout
 
 Behind a question mark follow the observations that make the state, and options: `?joints,gripper`, `?*`, `?time_limit=200`,
 `?object&mask=train`. Whatever a reader raises becomes one DataError: nothing is half-loaded.

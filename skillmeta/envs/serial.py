@@ -156,7 +156,12 @@ def prepare(env: gym.Env, unit_actions: bool) -> gym.Env:
 
 def observed_parts(env: gym.Env) -> tuple[Observed, ...]:
     """The parts of a Dict observation in the order in which it is flattened; () for another one."""
-    space = env.env.observation_space if isinstance(env, gym.wrappers.FlattenObservation) else env.observation_space
+    flatten = gym.wrappers.FlattenObservation
+    while isinstance(env, gym.Wrapper) and (
+        isinstance(env, flatten) or env.observation_space is env.env.observation_space
+    ):
+        env = env.env
+    space = env.observation_space
 
     def parts(space: gym.Space[Any], key: str) -> Iterator[Observed]:
         if isinstance(space, Dict):

@@ -61,6 +61,11 @@ def test_what_the_file_states_wins_over_its_flags(tmp_path, stated):
     assert dataset.terminated.sum() == len(FOURTH) and dataset.truncated.sum() == EPISODES - len(FOURTH)
 
 
+def test_starts_may_be_flags_of_the_first_rows(tmp_path):
+    flags = (np.arange(EPISODES * STEPS) % STEPS == 0).astype(np.float32)
+    assert load(tmp_path, "terminals", episode_starts=flags).lengths.tolist() == [STEPS] * EPISODES
+
+
 @pytest.mark.parametrize("flag", ["terminals", "timeouts"])
 def test_a_flag_inside_a_stated_episode_names_its_step(tmp_path, flag):
     flags = np.zeros(EPISODES * STEPS, bool)

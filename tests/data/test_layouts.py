@@ -57,12 +57,14 @@ def test_integers_flags_and_single_columns_are_numbers(tmp_path, kind):
     assert any("read as quantities" in note for note in dataset.notes)
 
 
-def test_a_folder_of_npz_files_has_an_episode_in_each(tmp_path):
+def test_a_folder_of_flat_files_has_an_episode_in_each(tmp_path):
+    with h5py.File(tmp_path / "episode_11.h5", "w") as file:
+        file["observations"], file["actions"] = numbers(2, 2), numbers(2, 1)
     for number, steps in ((10, 4), (2, 3)):
         last = {"observations": numbers(steps + 1, 2, seed=number)} if number == 2 else {"obs": numbers(steps, 2)}
         np.savez(tmp_path / f"episode_{number}.npz", **last, action=numbers(steps, 1, seed=number))
     dataset = load_source(str(tmp_path))
-    assert dataset.lengths.tolist() == [3, 4]  # 2 before 10
+    assert dataset.lengths.tolist() == [3, 4, 2]  # 2 before 10
     np.testing.assert_array_equal(dataset.episode(0).observation[0], numbers(4, 2, seed=2))
     before = fingerprint(str(tmp_path))[1]
     np.savez(tmp_path / "episode_10.npz", observations=numbers(4, 2), actions=numbers(4, 1))
@@ -110,7 +112,7 @@ def test_loading_takes_no_more_than_twice_the_file(tmp_path, suffix):
 @pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
 def test_units_of_actions_do_not_matter(tmp_path, scale):
     """Scaled to [-1, 1] they are the same numbers."""
-    actions = np.stack([np.linspace(-0.4, 0.8, 50), np.sin(np.arange(50)) / 1000, np.full(50, 0.2)], 1)
+    actions = np.stack([np.linspace(-0.4, 0.8, 50), np.sin(np.arange(50)) / 30_000, np.full(50, 0.2)], 1)
     np.savez(tmp_path / "log.npz", observations=numbers(50, 2), actions=scale * actions)
     dataset = load_source(str(tmp_path / "log.npz"))
     low, high = dataset.action_low, dataset.action_high

@@ -270,7 +270,10 @@ NAMED = (Observed("step", 1), Observed("a_sum", 1))  # the order of the plain en
 def test_skills_see_their_parts_of_a_dict_and_the_learner_everything(flattened):
     """The same skills in the plain environment and in one whose Dict has these numbers in another order, and a goal."""
     plain, goal = SkillEnv(CounterEnv(25), skill_model()), GoalEnv(25)
-    env = SkillEnv(gym.wrappers.FlattenObservation(goal) if flattened else goal, skill_model(observed=NAMED))
+    env = SkillEnv(
+        gym.wrappers.TimeLimit(gym.wrappers.FlattenObservation(goal), 99) if flattened else goal,
+        skill_model(observed=NAMED),
+    )
     assert env.observation_space == (env.env.observation_space)
     (seen, _), (parts, _) = plain.reset(seed=7), env.reset(seed=7)
     for z in SKILLS[:3]:
