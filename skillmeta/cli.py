@@ -44,6 +44,7 @@ PROGRAMS: dict[str, tuple[str, str, str]] = {  # name: (module, what it does, an
         "list task families, draw their tasks, film an episode",
         "tasks maze --video maze.webp",
     ),
+    "film": ("downstream.film", "film an episode of a trained run in its task", "film runs/maze-spirl"),
     "ablate": (
         "downstream.ablate",
         "methods x tasks x seeds, and the page",

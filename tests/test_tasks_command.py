@@ -140,3 +140,17 @@ def test_a_trained_agent_stands_between_its_brackets(tmp_path):
     wrong = ["tasks/maze", "--out", str(tmp_path / "wrong"), f"agents=[{run}]"]
     with pytest.raises(UserError, match="trained on other dimensions"):
         evaluate_main(wrong)
+
+
+def test_a_run_is_filmed_in_its_own_task(tmp_path, capsys):
+    arguments = ["task=maze", "task.index=2", "algorithm.hidden=4", "env_steps=40", "task.options.max_episode_steps=40"]
+    arguments += ["algorithm.random_decisions=39", "evaluation.episodes=1"]
+    assert main(["finetune", "downstream/maze_sac", *arguments, "--out", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    assert main(["film", str(tmp_path / "run")]) == 0
+    assert "maze, test task 2" in capsys.readouterr().out
+    from PIL import Image
+
+    with Image.open(tmp_path / "run" / "film.webp") as film:
+        assert film.n_frames > 3
+    assert main(["film", str(tmp_path)]) == 2 and "holds no run" in capsys.readouterr().err

@@ -19,10 +19,12 @@ from gymnasium.spaces.utils import flatdim, flatten
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 
-from skillmeta.envs.serial import observed_parts
+from skillmeta.envs.serial import observed_parts, single_number
 from skillmeta.errors import UserError
 from skillmeta.skills.vae import SkillModel
 from skillmeta.types import Envs, EnvSpec, Skills, Step, Task
+
+REPORTED = ("success", "is_success")  # what an info calls success; the second is Stable-Baselines3's name
 
 
 def run_skills(
@@ -97,7 +99,9 @@ class SkillEnv(gym.Wrapper, gym.utils.RecordConstructorArgs):
     """A Gymnasium environment whose action is a skill.
 
     The action is a Box(-1, 1, [Z]), scaled inside to z = action * bound, so that any learner's exploration fits. The info of
-    a step is the last primitive step's, with `env_steps` (primitive steps taken) and `success` (true at any of them) added.
+    a step is the last primitive step's, with `env_steps` (primitive steps taken) and, where the environment reports success,
+    `success` and `is_success`, Stable-Baselines3's name for it (true at any of them). Recorders such as Gymnasium's RecordVideo go
+    inside, where they see each primitive step: SkillEnv(RecordVideo(env, "films"), skills).
 
     Args:
         env: an environment with the Box actions that the skills were trained on, and a flat Box observation or a Dict, of which
@@ -129,22 +133,26 @@ class SkillEnv(gym.Wrapper, gym.utils.RecordConstructorArgs):
         info: dict[str, Any] = {}
         total = 0.0  # in double precision: float32 would lose the last digits of the environment's rewards
         factor = 1.0
+        reported: list[str] = []
 
         def primitive(actions: np.ndarray) -> Step:
             nonlocal info, total, factor
             low = actions[0].astype(self.env.action_space.dtype)
             self._observation, reward, terminated, truncated, info = self.env.step(low)
-            total += factor * float(reward)
+            reward = single_number(reward)
+            total += factor * reward
             factor *= self.discount
-            success = bool(info.get("success", info.get("is_success", False)))
-            return single(self._flat(self._observation), float(reward), terminated, truncated, success)
+            reported.extend(name for name in REPORTED if name in info)
+            success = any(bool(info.get(name)) for name in REPORTED)
+            return single(self._flat(self._observation), reward, bool(terminated), bool(truncated), success)
 
         z = (np.clip(action, -1, 1) * self.bound).astype(np.float32)[None]
         start = self._flat(self._observation)[None]
         done = run_skills(self.skills, z, start, np.ones(1, bool), primitive, discount=self.discount)
         steps = int(done.steps[0])
         self.env_steps += steps
-        info = {**info, "env_steps": steps, "success": bool(done.success[0])}
+        info = {**info, "env_steps": steps}
+        info |= {name: bool(done.success[0]) for name in REPORTED if reported}
         return self._observation, total, bool(done.terminated[0]), bool(done.truncated[0]), info
 
 
@@ -196,17 +204,19 @@ class SkillVectorEnv(VectorEnv):
         running = ~self._ended
         for i in np.flatnonzero(self._ended):
             self._observation[i], last[i] = self.envs[i].reset()
-        alive = running.copy()
+        alive, reported = running.copy(), np.zeros(self.num_envs, bool)
 
         def primitive(low: np.ndarray) -> Step:
             reward, steps = np.zeros(self.num_envs, np.float32), alive.astype(np.int64)
             terminated, truncated, success = np.zeros((3, self.num_envs), bool)
             for i in np.flatnonzero(alive):
                 env = self.envs[i]
-                self._observation[i], reward[i], terminated[i], truncated[i], last[i] = env.step(
+                self._observation[i], gained, terminated[i], truncated[i], last[i] = env.step(
                     low[i].astype(env.action_space.dtype)
                 )
-                success[i] = bool(last[i].get("success", last[i].get("is_success", False)))
+                reward[i] = single_number(gained)
+                reported[i] |= any(name in last[i] for name in REPORTED)
+                success[i] = any(bool(last[i].get(name)) for name in REPORTED)
             alive[terminated | truncated] = False
             return Step(self._flat(), reward, terminated, truncated, steps, success)
 
@@ -215,7 +225,8 @@ class SkillVectorEnv(VectorEnv):
         self._ended = done.terminated | done.truncated
         infos: dict[str, Any] = {}
         for number, info in enumerate(last):
-            extended = {**info, "env_steps": int(done.steps[number]), "success": bool(done.success[number])}
+            extended = {**info, "env_steps": int(done.steps[number])}
+            extended |= {name: bool(done.success[number]) for name in REPORTED if reported[number]}
             infos = self._add_info(infos, extended, number)
         return self._batched(), done.reward.astype(np.float64), done.terminated, done.truncated, infos
 

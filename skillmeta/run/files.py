@@ -145,8 +145,13 @@ def write_synced(path: Path, data: bytes, sync: bool = True) -> None:
 
 
 def sync_path(path: Path) -> None:
-    """Wait until the disk has a file, or the entries of a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until the disk has a file, or the entries of a folder. Windows opens no folder, and syncs no file that is only read."""
+    try:
+        descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    except PermissionError:
+        if path.is_dir():
+            return
+        raise
     try:
         os.fsync(descriptor)
     finally:

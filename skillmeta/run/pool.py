@@ -7,6 +7,7 @@ Nothing that comes back depends on the number of processes.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import pickle
@@ -16,7 +17,7 @@ import threading
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -31,6 +32,7 @@ LOOK_SECONDS = 0.5  # how often a dead worker is looked for, beside the moment i
 LEAVE_SECONDS = 2.0  # for idle workers to end
 REPORT_SECONDS = 0.2  # between two reports of a task
 DONE, FAILED, TOLD = range(3)  # what a worker's message is
+HAS_MASK = hasattr(signal, "pthread_sigmask")  # Windows has none
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -244,15 +246,14 @@ class _Worker(Generic[T]):
         self._label: Any = RawArray(ctypes.c_ubyte, watch.LABEL_BYTES)
         parent = os.getpid() if threading.current_thread() is threading.main_thread() else -os.getpid()
         self.process = context.Process(target=_serve, args=(theirs, setup, parent, self._now, self._label))
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the worker itself ignores it
         threads = os.environ.get("OMP_NUM_THREADS")
         os.environ["OMP_NUM_THREADS"] = "1"  # inherited: torch and numpy count their threads when they are imported
         try:
-            self.process.start()
+            with _blocked(signal.SIGINT):  # until the worker itself ignores it
+                self.process.start()
         finally:
             del os.environ["OMP_NUM_THREADS"]
             os.environ.update({} if threads is None else {"OMP_NUM_THREADS": threads})
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         theirs.close()
 
     def give(self, task: tuple[int, T]) -> None:
@@ -280,6 +281,19 @@ class _Worker(Generic[T]):
             return pickle.loads(self.pipe.recv_bytes()) if self.pipe.poll() else None
         except (EOFError, OSError):
             return None
+
+
+@contextlib.contextmanager
+def _blocked(number: int) -> Iterator[None]:
+    """A signal waits until the block ends; what is started in it inherits that."""
+    if not HAS_MASK:
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_workers(workers: list[_Worker[Any]]) -> None:
@@ -320,7 +334,8 @@ def _serve(pipe: Connection, setup: bytes, parent: int, now: Any, label: Any) ->
     if parent > 0:
         _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    if HAS_MASK:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_follow, args=(abs(parent),), daemon=True).start()
     _pipe = pipe
     work: Callable[[Any], Any] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import signal
 import threading
@@ -42,6 +43,14 @@ def terminable() -> Iterator[None]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def _signal_again(thread: int, number: int) -> None:
+    """Signal the main thread, whose number is `thread`. Windows cannot interrupt what it waits for."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(thread, number)
+    else:
+        _thread.interrupt_main(signal.Signals(number))
+
+
 class StopSignals:
     """Within a block, the first Ctrl-C or SIGTERM sets `heard` and calls `tell`. A second one, or GRACE_SECONDS in which nobody
     has called `safe`, raises KeyboardInterrupt. Only in the main thread; a signal that is ignored stays so."""
@@ -75,7 +84,7 @@ class StopSignals:
         if self.heard:
             raise KeyboardInterrupt
         self.heard = True
-        self._timer = threading.Timer(GRACE_SECONDS, signal.pthread_kill, (threading.get_ident(), number))
+        self._timer = threading.Timer(GRACE_SECONDS, _signal_again, (threading.get_ident(), number))
         self._timer.daemon = True
         self._timer.start()
         self._tell()

@@ -29,7 +29,7 @@ LOOK_SECONDS = 0.25  # between two looks at what is going on
 GRACE_SECONDS = 4.0  # to raise Overdue, before the process is ended
 LABEL_BYTES = 160
 NUMBERS = 5  # since when, 0 for nothing; seconds that a step may take, 0 for any; row, seed, step
-SIGNAL = getattr(signal, "SIGVTALRM", None)  # nothing else uses it; SIGALRM is pytest's
+SIGNAL = getattr(signal, "SIGVTALRM", None)  # nothing else uses it; SIGALRM is pytest's; Windows has none
 
 
 Numbers = MutableSequence[float]  # NUMBERS of them; another process can see a shared array

@@ -93,10 +93,10 @@ class VariedEnv(gymnasium.Env):
         return self.config.id
 
 
-def make(config: Config, spec: EnvSpec | None = None, **keywords: float) -> gymnasium.Env:
+def make(config: Config, keywords: Mapping[str, float] | None = None, spec: EnvSpec | None = None) -> gymnasium.Env:
     """Raises ConfigError if Gymnasium cannot make it."""
     try:
-        kwargs = {**config.kwargs, **keywords}
+        kwargs = {**config.kwargs, **(keywords or {})}
         return gymnasium.make(spec or config.id, max_episode_steps=config.max_episode_steps, **kwargs)
     except Exception as error:  # a wrong id, a missing package, a wrong keyword: all are the user's to mend
         raise ConfigError(f"task.options: gymnasium.make({config.id!r}) failed: {first_line(error)}") from None
@@ -116,15 +116,15 @@ class Recipe:
     keywords: frozenset[str]  # of `vary`; the others are attributes
 
     def make(self, values: Mapping[str, float]) -> gymnasium.Env:
-        keywords: dict[str, Any] = {name: value for name, value in values.items() if name in self.keywords}
+        keywords = {name: value for name, value in values.items() if name in self.keywords}
         held = {name: Held(value) for name, value in values.items() if name not in self.keywords}
         if not held:
-            return make(self.config, **keywords)
-        creator: object = self.spec.entry_point
-        if creator is self.kind:
-            kind: Any = type(self.kind.__name__, (self.kind,), {"__module__": self.kind.__module__, **held})
-            return make(self.config, replace(self.spec, entry_point=kind), **keywords)
-        made = make(self.config, **keywords)
+            return make(self.config, keywords)
+        entry: Any = self.spec.entry_point
+        if entry is self.kind:
+            entry = type(self.kind.__name__, (self.kind,), {"__module__": self.kind.__module__, **held})
+            return make(self.config, keywords, replace(self.spec, entry_point=entry))
+        made = make(self.config, keywords)
         for name, one in held.items():
             setattr(made.unwrapped, name, one.value)
         return made
@@ -136,8 +136,8 @@ def recipe_of(config: Config, plain: gymnasium.Env) -> Recipe:
     assert bare.spec is not None
     spec, kind = gymnasium.spec(bare.spec.id), type(bare)
     if isinstance(spec.entry_point, str):
-        creator: Any = load_env_creator(spec.entry_point)
-        spec = replace(spec, entry_point=creator)
+        entry: Any = load_env_creator(spec.entry_point)
+        spec = replace(spec, entry_point=entry)
     parameters = inspect.signature(kind).parameters
     any_keyword = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     keywords = {name for name in config.vary if name in parameters or (any_keyword and not hasattr(bare, name))}

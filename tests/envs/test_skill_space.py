@@ -5,6 +5,9 @@ Five tests carry the name of a defect of SPiRL's released code, each of which th
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -256,6 +259,63 @@ def test_the_vector_environment_equals_single_ones_through_resets_and_decodes_in
                 expected = (r, te, tr, told["env_steps"])
                 ended[i] = te or tr
             assert (reward[i], terminated[i], truncated[i], info["env_steps"][i]) == pytest.approx(expected)
+
+
+class Pictured(CounterEnv):
+    """Its picture is the number of the step, in each pixel; the info says what `told` makes of the step."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+    render_mode = "rgb_array"
+
+    def __init__(self, told=lambda step: {}):
+        super().__init__(50)
+        self.told = told
+
+    def step(self, action):
+        *rest, _ = super().step(action)
+        return *rest, self.told(self.t)
+
+    def render(self):
+        return np.full((8, 8, 3), self.t, np.uint8)
+
+
+def whole_episode(env) -> list[dict]:
+    """The infos of its decisions."""
+    env.reset(seed=0)
+    infos, ended = [], False
+    while not ended:
+        *_, terminated, truncated, info = env.step(np.zeros(3, np.float32))
+        infos.append(info)
+        ended = terminated or truncated
+    return infos
+
+
+def test_a_recorder_inside_sees_every_primitive_step(tmp_path, monkeypatch):
+    for name in ("moviepy", "moviepy.video", "moviepy.video.io", "moviepy.video.io.ImageSequenceClip"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(ImageSequenceClip=None))
+    recorder = gym.wrappers.RecordVideo(Pictured(), str(tmp_path))
+    monkeypatch.setattr(recorder, "stop_recording", lambda: None)  # which would write the film
+    whole_episode(SkillEnv(recorder, skill_model()))
+    assert [frame[0, 0, 0] for frame in recorder.recorded_frames] == list(range(51))
+    env = SkillEnv(gym.wrappers.RenderCollection(Pictured()), skill_model())
+    whole_episode(env)
+    assert [frame[0, 0, 0] for frame in env.render()] == list(range(51))
+
+
+@pytest.mark.parametrize("name", ["success", "is_success"])
+def test_success_at_any_primitive_step_is_told_by_both_names_where_it_is_reported(name):
+    """Stable-Baselines3 counts `is_success`."""
+    env = Pictured(lambda step: {name: step == 13})
+    for wrapped in (SkillEnv(env, skill_model()), SkillVectorEnv([lambda: env], skill_model())):
+        infos = whole_episode(wrapped) if isinstance(wrapped, SkillEnv) else vector_infos(wrapped)
+        for said in ("success", "is_success"):
+            assert [bool(np.all(info[said])) for info in infos] == [False, True, False, False, False]
+    assert not {"success", "is_success"} & set(whole_episode(SkillEnv(Pictured(), skill_model()))[0])
+
+
+def vector_infos(env) -> list[dict]:
+    env.reset(seed=0)
+    return [env.step(np.zeros((1, 3), np.float32))[4] for _ in range(5)]
 
 
 def test_a_model_for_another_environment_is_refused():

@@ -1,0 +1,43 @@
+"""Film an episode of a trained run in its task: `python -m downstream.film runs/maze-spirl`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from skillmeta.cli import add_trust, run_program
+
+from .tasks import film
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="skillmeta film",
+        description="Film an episode of a trained run: in the task that it learned, or the first of those that it was trained on.",
+    )
+    parser.add_argument("agent", metavar="RUN", type=Path, help="the --out of `skillmeta finetune` or `meta-train`")
+    parser.add_argument(
+        "--out", type=Path, dest="video", metavar="FILE", help="an animated .webp (default: RUN/film.webp)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the episode (default: 0)")
+    add_trust(parser, "the run")
+    arguments = parser.parse_args(argv)
+    from skillmeta.config import build, read_yaml
+    from skillmeta.errors import UserError
+    from skillmeta.tasks.base import TaskConfig
+    from skillmeta.trust import check_links, check_modules
+
+    run: Path = arguments.agent
+    file = run / "config.yaml"
+    if not file.exists() or "algorithm" not in (node := read_yaml(file)):
+        raise UserError(f"{run}: holds no run; name the --out of `skillmeta finetune` or `skillmeta meta-train`")
+    check_links(run, arguments.trust)
+    check_modules(node, file, arguments.trust)
+    arguments.video = arguments.video or run / "film.webp"
+    return film(build(TaskConfig, node.get("task"), f"{file}: task"), arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))
