@@ -135,9 +135,9 @@ def shown(task: Task) -> str:
     return f"task {name_of(task)} ({text if len(text) <= SHOWN else text[:SHOWN] + '...'})"
 
 
-def watched(env: gymnasium.Env) -> gymnasium.Env:
-    """The same environment, which a collector of logs may look into. Its steps and resets have a time limit. Where one raises, or
-    returns what is not finite, that is an EnvironmentFailed."""
+def watched(env: gymnasium.Env, max_episode_steps: int = 0) -> gymnasium.Env:
+    """The same environment, which a collector of logs may look into. Its steps and resets have a time limit, and its episodes end
+    after `max_episode_steps` unless that is 0. Where one raises, or returns what is not finite, that is an EnvironmentFailed."""
     reset, step = env.reset, env.step
     seed, taken, episodes, task = 0, 0, 0, ""
 
@@ -173,7 +173,8 @@ def watched(env: gymnasium.Env) -> gymnasium.Env:
     def watched_step(action: Any) -> Any:
         nonlocal taken
         taken += 1
-        return act(taken - 1, lambda: step(action))
+        observation, reward, terminated, truncated, info = act(taken - 1, lambda: step(action))
+        return observation, reward, terminated, truncated or (taken == max_episode_steps and not terminated), info
 
     env.reset, env.step = watched_reset, watched_step  # type: ignore[method-assign]
     return env

@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from skillmeta.collect.failures import EnvironmentConfig, Failures, watched
-from skillmeta.config import OptionsOf, PositiveInt, build, checked, module_of
+from skillmeta.config import OptionsOf, PositiveInt, build, checked, is_builtin, module_of
 from skillmeta.data.episodes import Recording
 from skillmeta.data.minari_store import check_id, exists, write_minari, writing
 from skillmeta.envs.failure import NotFinite, finite
@@ -196,7 +196,8 @@ def run_shard(part: Shard, progress: Callable[[int], None], failures: Failures) 
     family = make_family(TaskConfig(family=config.family, options=config.options))
     collector = module_of("experts", config.collector, "collector").collect
     watch.start(config.environment.step_seconds)
-    made = replace(family, make_env=lambda: watched(family.make_env()))
+    length = 0 if is_builtin("tasks", config.family) else family.max_episode_steps  # ours end their episodes
+    made = replace(family, make_env=lambda: watched(family.make_env(), length))
     before = done = episodes = 0
 
     def so_far(steps: int) -> None:

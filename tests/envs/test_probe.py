@@ -10,15 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from skillmeta.collect.failures import Failures
 from skillmeta.config import build, load
 from skillmeta.envs import serial
 from skillmeta.envs.make import make_envs
 from skillmeta.envs.probe import examined
 from skillmeta.errors import UserError
 from skillmeta.programs import beforehand
+from skillmeta.programs.collect import CollectConfig, Shard, run_shard
 from skillmeta.programs.train import train, train_config
 from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
 from tests.envs import users
+from tests.faults import wanderer
 from tests.programs import telltale
 
 SAC = {"name": "sac", "hidden": 4, "batch_size": 4, "replay_capacity": 100}
@@ -160,3 +163,10 @@ def test_a_module_beside_the_config_is_imported_wherever_the_command_runs(tmp_pa
     made = make_family(build(TaskConfig, load(config)))
     assert made.tasks("test")[0].id == "MyPoint-v0" and make_envs(made, 1).spec.observation_dim == 2
     assert str(config.parent) in sys.path  # which worker processes inherit
+
+
+def test_collected_episodes_are_as_long_as_the_family_says():
+    """Of a family of the user's own, whose environment does not end them."""
+    config = CollectConfig(family="tests.envs.corridor", collector="tests.faults.wanderer", expert={"steps": 12})
+    done = run_shard(Shard(config, wanderer.Config(steps=12)), lambda steps: None, Failures())
+    assert [recording.episode.reward.shape[-1] for recording in done] == [5, 5, 5]
