@@ -32,11 +32,11 @@ def check_learning(options: Any, env_steps: int) -> None:
         )
 
 
-def replay_bytes(options: Any, spec: EnvSpec, rows: int | None = None) -> int:
-    """What the replays of an algorithm take when they are full, or hold so many decisions; 0 where it has none."""
-    capacity = getattr(options, "replay_capacity", 0)
+def replay_bytes(options: Any, spec: EnvSpec, decisions: int | None = None) -> int:
+    """What the replays of an algorithm take when they are full, or hold so many decisions together; 0 where it has none."""
+    capacity = getattr(options, "training_tasks", 1) * getattr(options, "replay_capacity", 0)
     row = 4 * (2 * spec.observation_dim + spec.action_dim + 2)
-    return getattr(options, "training_tasks", 1) * row * (capacity if rows is None else min(capacity, rows))
+    return row * (capacity if decisions is None else min(capacity, decisions))
 
 
 def check_memory(options: Any, spec: EnvSpec, env_steps: int) -> None:
@@ -135,11 +135,9 @@ def continued_notes(before: Sequence[Mapping[str, int | None]], options: Any = N
     if not before:
         return []
     had = ", then ".join(" and ".join(f"{key}={value}" for key, value in one.items()) for one in before)
-    said = f"This run first had {had} and was made longer: it is not the run that begins with its present length"
-    if options is None:
-        return [
-            f"{said}; the cosine of the learning rate rose again to what it is at that share of the present length."
-        ]
-    if getattr(options, "anneal", False):
-        return [f"{said}; what anneals over the budget rose again to what it is at that share of the present one."]
-    return [f"{said}, whose episodes the old budget would not have cut off."]
+    said = f"This run first had {had} and was made longer"
+    differs = "it differs from a run that begins with its present length"
+    if options is not None and not getattr(options, "anneal", False):
+        return [f"{said}: where the old budget cut an episode off, {differs}."]
+    what = "the cosine of the learning rate" if options is None else "what anneals over the budget"
+    return [f"{said}: {differs}, since {what} rose again to what it is at that share of the present length."]
