@@ -34,8 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"adapted already: {arguments.out}")
         return 0
     for k in range(arguments.episodes):
-        returns, success = trials.returns[:, k].mean(), trials.succeeded[:, k].mean()
-        print(f"episode {k}: return {returns:.4g}, success {success:.2f}, {int(trials.lengths[:, k].sum())} steps")
+        returns, share = trials.returns[:, k].mean(), trials.succeeded[:, k].mean()
+        success = f"success {share:.2f}" if trials.succeeded.any() else "no success reported"
+        print(f"episode {k}: return {returns:.4g}, {success}, {int(trials.lengths[:, k].sum())} steps")
     print(f"adapted: {arguments.out}")
     return 0
 

@@ -100,7 +100,7 @@ def test_brackets_are_evaluated_and_the_page_written(tmp_path, capsys):
     before = [part.read_bytes() for part in parts]
     assert evaluate_main(arguments) == 0 and [part.read_bytes() for part in parts] == before  # nothing is run again
     parts[0].write_bytes(before[0][:50])
-    with pytest.raises(UserError, match="is damaged"):
+    with pytest.raises(UserError, match="does not match its checksum"):
         evaluate_main(arguments)
 
 

@@ -122,7 +122,8 @@ def single_number(reward: Any) -> float:
     array = np.asarray(reward)
     if array.size != 1:
         raise ValueError(f"a reward has shape {array.shape}; one number is expected")
-    return float(array.item())
+    number = array.item()
+    return math.nan if number is None else float(number)
 
 
 def prepare(env: gym.Env, unit_actions: bool) -> gym.Env:

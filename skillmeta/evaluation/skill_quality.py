@@ -54,7 +54,9 @@ class Rollouts:
     env_steps: int
     coverage: float | None  # share of the world visited in an episode, on average, where the family can tell
     total_coverage: float | None  # in all episodes together
-    success: float | None  # share of episodes in which the first task of the split happened to be solved; None for logs
+    success: (
+        float | None
+    )  # share of episodes in which the first task of the split happened to be solved; None for logs, and where it is not reported
     split: str  # whose first task it was
     paths: list[np.ndarray]  # [T, 2] each, for the picture
 
@@ -112,14 +114,15 @@ def rollouts(name: str, actor: Actor[Any], envs: Envs, family: TaskFamily, episo
     if positions and family.coverage is not None:
         each = float(np.mean([family.coverage(where) for where in positions]))
         total = family.coverage(np.concatenate(positions))
-    return Rollouts(name, episodes, steps, each, total, successes / episodes, split, paths)
+    share = successes / episodes if family.reports_success else None
+    return Rollouts(name, episodes, steps, each, total, share, split, paths)
 
 
 def compare_rollouts(model: SkillModel, family: TaskFamily, episodes: int = 20, seed: int = 0) -> list[Rollouts]:
     """The prior next to random skills and random actions, all from the same start for the same number of episodes."""
-    with_skills = SkillEnvs(SerialEnvs(family.make_env, 1, unit_actions=False), model)
+    with_skills = SkillEnvs(SerialEnvs(family.make_env, 1, False, family.max_episode_steps), model)
     prior = model.seen_in(with_skills.spec.observed, "task").prior
-    primitive = SerialEnvs(family.make_env, 1)
+    primitive = SerialEnvs(family.make_env, 1, True, family.max_episode_steps)
     return [
         rollouts("skills from the prior", PriorActor(prior), with_skills, family, episodes, seed),
         rollouts("random skills", RandomActor(2 * model.latent_stddev.numpy()), with_skills, family, episodes, seed),

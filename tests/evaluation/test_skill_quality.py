@@ -7,12 +7,15 @@ import pytest
 import torch
 
 from skillmeta.config import build
+from skillmeta.envs.probe import examined
 from skillmeta.envs.serial import SerialEnvs
 from skillmeta.envs.skill_space import SkillEnvs
 from skillmeta.evaluation.actors import PriorActor, RandomActor
 from skillmeta.evaluation.skill_quality import Fit, compare_rollouts, rollouts, verdict
 from skillmeta.programs.pretrain import PretrainConfig, pretrain
-from skillmeta.tasks.base import TaskFamily
+from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
+from tests.envs import users
+from tests.programs import telltale
 from tests.skills.fakes import CounterEnv, skill_model
 
 FAMILY = TaskFamily(
@@ -87,3 +90,13 @@ def test_advice_on_an_unused_latent_names_beta_or_the_scale_of_actions(variance,
     found = Fit(9, [0.1], [0.1], [variance], 0.0, 0.0, 1.0, 2.0, active, 2, [1.0, 1.0])
     said = " ".join(verdict(found, []))
     assert words in said and ("No latent dimension" in said) == (active == 0)
+
+
+def test_rollouts_end_after_the_familys_length_and_state_no_success_that_is_not_reported():
+    users.register()
+    config = TaskConfig("gym", options={"id": "users/Endless-v0", "max_episode_steps": 5})
+    acted = compare_rollouts(skill_model(action_dim=2), examined(make_family(config), config), episodes=2)
+    assert [(one.env_steps, one.success) for one in acted] == [(10, None)] * 3
+    bare = TaskFamily("bare", 1, "", 6, {"train": telltale.TRAIN}, users.Endless)
+    acted = compare_rollouts(skill_model(action_dim=2), bare, episodes=2)
+    assert [(one.env_steps, one.success) for one in acted] == [(12, 0.0)] * 3

@@ -55,7 +55,9 @@ def test_a_finished_run_that_is_made_longer_is_the_longer_run(config: TrainConfi
     assert is_finished(tmp_path / "run")
     if "env_steps" in longer:
         run(tmp_path / "run", replace(config, env_steps=48, max_episodes=None))  # and again
-        assert [one["env_steps"] for one in json.loads((tmp_path / "run" / "continued.json").read_text())] == [
+        assert [
+            one["env_steps"] for one in json.loads((tmp_path / "run" / "continued.json").read_text())["lengths"]
+        ] == [
             12,
             longer["env_steps"],
         ]

@@ -120,7 +120,7 @@ def described(folder: Path, **config) -> str:
 def test_a_method_is_described_by_its_algorithm_or_by_its_values(tmp_path):
     assert "SAC that acts in the environment's own actions" in described(tmp_path / "a", algorithm={"name": "sac"})
     seen = described(tmp_path / "b", algorithm={"name": "rl2", "episodes": 3}, see_task=True)
-    assert seen == "the algorithm rl2, acting in the environment's own actions; it sees the task; episodes 3"
+    assert seen.startswith("RL2 that acts in the environment's own actions") and seen.endswith("it sees the task")
 
 
 def test_a_strangers_algorithm_is_described_by_its_values_and_not_imported(tmp_path, monkeypatch):
