@@ -138,7 +138,7 @@ def contents(out: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(path for path in out.rglob("*") if path.is_file()):
         name = str(path.relative_to(out))
-        if path.name == "manifest.json" and name.startswith("last/"):
+        if path.name == "manifest.json" and "last/" in name:
             continue
         if path.name in ("result.json", "summary.json", "state.json"):
             found[name] = without_seconds(json.loads(path.read_bytes()))
