@@ -34,13 +34,7 @@ from skillmeta.nn.encoders import Belief, ProductEncoder, SummaryEncoder, infer,
 from skillmeta.nn.networks import Critics
 from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
 from skillmeta.nn.policies import ResidualPolicy, choose_action, gaussian_prior
-from skillmeta.objectives.regularizer import (
-    Coefficient,
-    CoefficientConfig,
-    Regularizer,
-    RegularizerConfig,
-    described,
-)
+from skillmeta.objectives.regularizer import Coefficient, CoefficientConfig, Regularizer, RegularizerConfig, described
 from skillmeta.objectives.soft_q import actor_loss, min_q, soft_value, td_error, td_target
 from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
@@ -499,10 +493,8 @@ def samples(posterior: Gaussian, noise: Tensor) -> Tensor:
 
 def describe(config: Config, acts_in: str, prior: str | None) -> str:
     """A config as a phrase for pages; arguments as for `skillmeta.algorithms.sac.describe`."""
-    said = [
-        f"SiMPL that acts in {acts_in}",
-        f"the policy starts as the prior, {prior}",
-        f"a task is inferred as {config.latent_dim} numbers (encoder {config.encoder}) after {config.context_episodes} episodes",
-    ]
+    said = [f"SiMPL that acts in {acts_in}", f"the policy starts as the prior, {prior}"]
+    how_known = f"{config.latent_dim} numbers (encoder {config.encoder}) after {config.context_episodes} episodes"
+    said.append(f"a task is inferred as {how_known}")
     kinds = {name: described(kind.regularizer) for name, kind in config.kinds.items()}
     return "; ".join([*said, *(f"with a {name.replace('_', ' ')}, {how}" for name, how in kinds.items())])

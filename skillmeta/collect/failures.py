@@ -1,4 +1,4 @@
-"""What becomes of an environment that fails: the run stops, or goes on without the episode.
+"""What becomes of an environment that fails: the run stops, or continues without the episode.
 
 Where an environment fails is a function of a reset's seed more often than not, and seeds are functions of counters. So resets that
 failed are written down, beside the run's metrics, and are never made again: each is replaced by another one, a function of it. A
@@ -75,7 +75,7 @@ class Failures:
         return found
 
     def add(self, resets: Sequence[tuple[Task, int]], where: str, what: str, trace: str = "") -> None:
-        """Write a failure down, and say it where the run goes on. Raises UserError where it does not.
+        """Write a failure down, and say it where the run continues. Raises UserError where it does not.
 
         Args:
             resets: in these tasks, with these seeds: they are not made again.
@@ -94,7 +94,7 @@ class Failures:
         if self.config.on_error == "stop":
             again = " the same command resumes with another reset in its place, and" if self.path is not None else ""
             raise UserError(
-                f"{where}: the environment {what};{again} environment.on_error=drop_episode goes on without such episodes"
+                f"{where}: the environment {what};{again} environment.on_error=drop_episode continues without such episodes"
             )
         if self.count > self.config.max_errors:
             raise UserError(

@@ -83,7 +83,7 @@ def find_ends(marks: Marks) -> np.ndarray:
             step = int(contradicted.argmax())
             raise DataError(
                 f"{marks.path}, next_observations: of {marks.place(step, ends)} is not the observation of the next step, though "
-                f"{marks.stated[1]} says that the episode goes on; correct one of the two, or leave next_observations out"
+                f"{marks.stated[1]} says that the episode continues; correct one of the two, or leave next_observations out"
             )
         return ends
     jumped = far_beyond(np.where(inside, moves(marks.observations, marks.steps, stddev), 0.0))
@@ -125,7 +125,7 @@ def _stated(marks: Marks) -> np.ndarray:
             early[ends - 1] = False
         if early.any():
             raise DataError(
-                f"{marks.path}, {flag}: {marks.place(int(early.argmax()), ends)} ends an episode that goes on by {name}; correct "
+                f"{marks.path}, {flag}: {marks.place(int(early.argmax()), ends)} ends an episode that continues by {name}; correct "
                 "one of the two, or leave the wrong one out"
             )
     return ends

@@ -2,7 +2,7 @@
 
     minari:NAMESPACE/name-v0      a Minari data set on this machine
     d4rl:kitchen-mixed-v0         a D4RL set by id, from its cache folder
-    path/to/file.hdf5             D4RL's flat layout, robomimic's or ALOHA's, told apart by what is in it
+    path/to/file.hdf5             D4RL's flat layout, robomimic's or ALOHA's, distinguished by what is in it
     path/to/file.npz              the flat layout in an NPZ
     path/to/folder                flat or ALOHA files, an episode each, or LeRobot's layout
 

@@ -117,7 +117,7 @@ def training_tasks(family: TaskFamily, config: TaskConfig, task: Task | None) ->
 
 
 def trained_on(tasks: Sequence[Task], trained: Collection[Task], split: str) -> list[str]:
-    """A sentence on tasks that are judged and were trained on, if there are any."""
+    """A sentence on tasks that are evaluated on and were trained on, if there are any."""
     count = sum(task in trained for task in tasks)
     if not count:
         return []

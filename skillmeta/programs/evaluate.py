@@ -271,12 +271,12 @@ def notes(
     return said
 
 
-def tasks_of(run: Trained, judged: TaskConfig, family: TaskFamily) -> frozenset[Task]:
-    """The fixed tasks that a run was trained on, where they can be told from the tasks of the family that is judged."""
+def tasks_of(run: Trained, evaluated: TaskConfig, family: TaskFamily) -> frozenset[Task]:
+    """The fixed tasks that a run was trained on, where they can be told from the tasks of the family that is evaluated."""
     own = run.config.task
-    if own.family != judged.family:
+    if own.family != evaluated.family:
         return frozenset()
-    if own.options != judged.options:
+    if own.options != evaluated.options:
         if family.name == "gym":  # whose options may name modules; those of a run's folder are not imported here
             return frozenset()
         family = make_family(own)

@@ -104,7 +104,7 @@ class StartedLearner:
     Args:
         config: see `StartConfig`.
         agent: the meta-trained agent.
-        make: the learner that goes on, for so many features.
+        make: the learner that continues, for so many features.
         seeds: of the run.
 
     Raises ConfigError for an agent or a learner that knows no start.
@@ -139,7 +139,7 @@ class StartedLearner:
         }
 
     def iterate(self, source: Source) -> Metrics:
-        """One episode: of the agent that gets to know the task, or of the learner that goes on."""
+        """One episode: of the agent that gets to know the task, or of the learner that continues."""
         self.counts.iterations += 1
         if self.counts.iterations <= self.config.episodes:
             return self.get_to_know(source)

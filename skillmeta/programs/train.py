@@ -190,16 +190,16 @@ def train(
     probe.close()
     identity = identity_of(config, spec)
     pages = (lambda: write_page([folder], family=family)) if page else None
-    judged = []
+    of_tasks = []
     if task is None and config.evaluation.every is not None:
         validation = family.tasks(VALIDATION)[: config.evaluation.tasks]
-        judged = trained_on(validation, training_tasks(family, config.task, None), VALIDATION)
+        of_tasks = trained_on(validation, training_tasks(family, config.task, None), VALIDATION)
     with Run.open(folder, to_plain(config), command=command, identity=identity) as run:
         if run.result is not None:
             return run.finish(run.result, pages)
         if not quiet:
             longer = continued_notes(run.continued, options)
-            for note in [*judged, *longer, *expected_notes(options, family, config.env_steps)]:
+            for note in [*of_tasks, *longer, *expected_notes(options, family, config.env_steps)]:
                 print(f"note: {note}", file=sys.stderr)
         factory = EnvsFactory(config.task, config.skills, config.see_task)
         failures = Failures(config.environment, folder)
@@ -237,7 +237,7 @@ def train(
                 scores = evaluated(learner.actor(), workers, family, task, config, seeds, early, folder)
                 result |= stated(family, scores)
         longer = continued_notes(run.continued, options)
-        if notes := [*judged, *longer, *result_notes(options, family, config.env_steps, result)]:
+        if notes := [*of_tasks, *longer, *result_notes(options, family, config.env_steps, result)]:
             result["notes"] = notes
         save_actor(folder, learner.actor(), source.env_steps, identity)
         return run.finish(result, pages)

@@ -17,7 +17,7 @@ from skillmeta.evaluation.curves import Curve
 from skillmeta.evaluation.statistics import Estimate, performance_profile
 from skillmeta.run.files import write_whole
 
-# Okabe and Ito's colours, told apart by every kind of colour vision; the first is the method that the page is about.
+# Okabe and Ito's colours, distinct for every kind of colour vision; the first is the method that the page is about.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555", "#b5a900")
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",

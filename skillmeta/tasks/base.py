@@ -58,7 +58,7 @@ class TaskFamily:
         name: what configs call it.
         version: raised whenever the same config would give other tasks, rewards or dynamics.
         definition: what is drawn, seen, done and rewarded, and where that comes from; printed by `skillmeta tasks`.
-        max_episode_steps: primitive steps of an episode, at most; one that goes on is cut off. 0: as many as it takes.
+        max_episode_steps: primitive steps of an episode, at most; a longer one is cut off. 0: as many as it takes.
         splits: the fixed tasks of each named split: `train`, `validation`, `test`, and others where the literature has them.
         make_env: makes one environment. Its reset sets the task from `options["task"]`; without one the task stays. Its info
             has `task` (plain values) and `success`.

@@ -98,7 +98,7 @@ def make(config: Config, keywords: Mapping[str, float] | None = None, spec: EnvS
     try:
         kwargs = {**config.kwargs, **(keywords or {})}
         return gymnasium.make(spec or config.id, max_episode_steps=config.max_episode_steps, **kwargs)
-    except Exception as error:  # a wrong id, a missing package, a wrong keyword: all are the user's to mend
+    except Exception as error:  # a wrong id, a missing package, a wrong keyword: the user can fix all of them
         raise ConfigError(f"task.options: gymnasium.make({config.id!r}) failed: {first_line(error)}") from None
 
 
