@@ -144,15 +144,27 @@ def expect(value: Any, schema: Any, at: str) -> None:
 
 # -- checksums -----------------------------------------------------------------------------------------------------------------
 def checksums(contents: Mapping[str, str]) -> str:
-    """What a file of checksums holds: the SHA-256 of each file, by its name in the folder."""
-    return json.dumps({"format": 1, "sha256": dict(contents)}, sort_keys=True, indent=1)
+    """What a file of checksums holds: the SHA-256 of each file, by its name in the folder, and of this list itself."""
+    return json.dumps(stated_checksums(contents), sort_keys=True, indent=1)
 
 
-def verify(folder: Path, manifest: str = CHECKSUMS, raises: type[UserError] = UserError, fix: str = AGAIN) -> None:
+def stated_checksums(contents: Mapping[str, str]) -> dict[str, Any]:
+    listed = json.dumps(dict(contents), sort_keys=True).encode()
+    return {"format": 1, "sha256": dict(contents), "of_list": hashlib.sha256(listed).hexdigest()}
+
+
+def verify(
+    folder: Path,
+    manifest: str = CHECKSUMS,
+    raises: type[UserError] = UserError,
+    fix: str = AGAIN,
+    only: str | None = None,
+) -> None:
     """Hold the files of a folder against its checksums. One without a manifest passes.
 
     Args:
         raises: for a file that is missing or does not match.
+        only: the name of the one file that is looked at.
     """
     path = folder / manifest
     if not path.exists():
@@ -162,11 +174,13 @@ def verify(folder: Path, manifest: str = CHECKSUMS, raises: type[UserError] = Us
     except ValueError as error:
         raise raises(f"{path}: is damaged ({error}); {fix}") from None
     digests = stated["sha256"]
-    if stated != {"format": 1, "sha256": digests}:
+    if stated != stated_checksums(digests):
         raise raises(f"{path}: is of another format or damaged; {fix}")
     for name, digest in digests.items():
         if ".." in Path(name).parts or Path(name).is_absolute():
             raise raises(f"{path}: names {name[:100]!r}, which is not in this folder; {fix}")
+        if only not in (None, name):
+            continue
         if not (folder / name).is_file():
             raise raises(f"{folder / name}: is missing; {fix}")
         if sha256(folder / name) != digest:
