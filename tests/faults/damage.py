@@ -464,6 +464,8 @@ def unchanged(name: str, before: bytes, after: bytes) -> bool:
             if one == other or "algorithm" not in one:
                 return bool(one == other)
             # A key that is missing has its default, so that older runs resume.
+            from skillmeta.programs.train import complete_config
+
             return complete_config(one, one["algorithm"]["name"]) == complete_config(other, one["algorithm"]["name"])
         except Exception:  # YAML has a dozen
             return False
