@@ -13,7 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from skillmeta.config import NonNegativeInt, PositiveInt, build, check_file_name, checked, read_yaml, to_plain
+from skillmeta.config import (
+    NonNegativeInt,
+    PositiveInt,
+    build,
+    check_file_name,
+    checked,
+    differences,
+    read_yaml,
+    to_plain,
+)
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.evaluation.adaptation import Adaptation, BenchmarkTable, Evaluation, joined
 from skillmeta.evaluation.statistics import Scores
@@ -146,6 +155,7 @@ class Study:
     planned: int = 0  # runs of an ablation, finished or not
     config: Mapping[str, Any] | None = None  # of an ablation
     environment: Mapping[str, Any] | None = None
+    apart: Sequence[str] = ()  # sentences on runs that may have been taken for training seeds of one method
 
     def runs(self, method: str) -> list[RunRecord]:
         return [run for row in self.methods[method] for run in row]
@@ -156,13 +166,14 @@ class Study:
 
     @property
     def notes(self) -> list[str]:
-        """What results say of themselves, each sentence once, with the methods that it is about where it is not about all."""
+        """`apart`, and what results say of themselves: each sentence once, with the methods that it is about if not about all."""
         said: dict[str, dict[str, None]] = {}
         for name in self.methods:
             for run in self.runs(name):
                 for note in (run.result or {}).get("notes", ()):
                     said.setdefault(str(note), {})[name] = None
-        return [note if len(of) == len(self.methods) else f"{', '.join(of)}: {note}" for note, of in said.items()]
+        every = len(self.methods)
+        return [*self.apart, *(note if len(of) == every else f"{', '.join(of)}: {note}" for note, of in said.items())]
 
     def seeds(self, method: str) -> list[int]:
         """Training seeds that a method has finished on every task."""
@@ -316,6 +327,7 @@ def side_by_side(folders: Sequence[Path]) -> Study:
         rest = {key: value for key, value in run.config.items() if key != "seed"}
         same.setdefault(json.dumps(rest, sort_keys=True), []).append(run)  # in whatever order they were written
     named: dict[str, list[list[RunRecord]]] = {}
+    apart: list[str] = []
     for runs in same.values():
         path = runs[0].folder.resolve()
         seeds = [run.seed for run in runs]
@@ -325,9 +337,13 @@ def side_by_side(folders: Sequence[Path]) -> Study:
         of_a_seed = re.fullmatch(r"(seed)?[-_]?\d+", path.name)
         name = path.parent.name if of_a_seed else re.sub(r"[-_](seed)?[-_]?\d+$", "", path.name)
         if name in named:
-            name = f"{name} {len(named) + 1}"
+            name, first = f"{name} {len(named) + 1}", name
+            changed = [
+                one for one in differences(named[first][0][0].config, runs[0].config) if one.split(":")[0] != "seed"
+            ]
+            apart.append(f"{name} is no {first} with another training seed, they differ in {'; '.join(changed[:3])}.")
         named[name] = [[run] for run in sorted(runs, key=lambda run: run.seed)]
-    return Study(named)
+    return Study(named, apart=apart)
 
 
 def paths(run: RunRecord, when: str) -> list[np.ndarray]:

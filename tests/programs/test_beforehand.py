@@ -90,6 +90,15 @@ def test_one_run_is_no_two_seeds(tmp_path):
         side_by_side([tmp_path / "a", tmp_path / "b"])
 
 
+def test_runs_of_two_methods_are_not_shown_as_seeds_of_one(tmp_path):
+    for seed, action in enumerate((0.0, 0.5)):
+        run(tmp_path / f"mine-{seed}", one_task(scripted(action=action), seed=seed))
+    study = side_by_side([tmp_path / "mine-0", tmp_path / "mine-1"])
+    (sentence,) = of_runs(study, "", True, None).warnings[:1]
+    assert list(study.methods) == ["mine", "mine 2"]
+    assert sentence.startswith("mine 2 is no mine with another training seed, they differ in algorithm.action: ")
+
+
 def test_validation_tasks_that_are_trained_on_are_said(tmp_path):
     users.register()
     task = TaskConfig("gym", split="train", options={"id": "users/Point-v0"})
