@@ -18,18 +18,9 @@ NO_SUCCESS = (
 NOTED = 1.05  # how many times env_steps a run may take without a word
 
 
-def check_learning(options: Any, env_steps: int) -> None:
-    """Raises ConfigError where an algorithm that learns would make random decisions until its budget is spent.
-
-    Args:
-        options: the algorithm's `Config`.
-    """
-    at_random = getattr(options, "random_decisions", 0)
-    if at_random >= env_steps and getattr(options, "updates_per_decision", 1) > 0:
-        raise ConfigError(
-            f"algorithm.random_decisions is {at_random:,} and env_steps {env_steps:,}: nothing would be learned; lower the one or "
-            "raise the other"
-        )
+def learns(options: Any) -> bool:
+    """Whether an algorithm with this `Config` is meant to learn: the skill prior alone is not."""
+    return bool(getattr(options, "updates_per_decision", 1) > 0)
 
 
 def replay_bytes(options: Any, spec: EnvSpec, decisions: int | None = None) -> int:
@@ -83,6 +74,12 @@ def expected_notes(options: Any, family: TaskFamily, env_steps: int) -> list[str
             and each later one take.
     """
     said = [] if family.reports_success else [NO_SUCCESS]
+    at_random = getattr(options, "random_decisions", 0)
+    if at_random >= env_steps and learns(options):
+        said.append(
+            f"algorithm.random_decisions is {at_random:,} and env_steps {env_steps:,}: every action of training will be random; "
+            "lower the one or raise the other."
+        )
     first, later = getattr(options, "iteration_episodes", (0, 0))
     steps = family.max_episode_steps
     if first * steps:
@@ -101,7 +98,7 @@ def result_notes(options: Any, family: TaskFamily, env_steps: int, result: Mappi
     """What a reader of a run's result has to know."""
     said = [] if family.reports_success else [NO_SUCCESS]
     taken = int(result["env_steps"])
-    if result["updates"] == 0 and getattr(options, "updates_per_decision", 1) > 0:
+    if result["updates"] == 0 and learns(options):
         at_random = getattr(options, "random_decisions", 0)
         made = f": algorithm.random_decisions is {at_random:,} and {result['decisions']:,} decisions were made"
         said.append(f"No update was made, nothing was learned{made if at_random else ''}.")

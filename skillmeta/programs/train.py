@@ -37,7 +37,6 @@ from skillmeta.envs.probe import examined
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.evaluation.adaptation import final_scores, held_out_scores
 from skillmeta.programs.beforehand import (
-    check_learning,
     check_memory,
     continued_notes,
     expected_notes,
@@ -177,7 +176,6 @@ def train(
     """Run, or continue, one run in a folder, and write its page. Returns its result, or None if it was asked to stop before."""
     torch.set_num_threads(1)
     _, options = algorithm_of(config)
-    check_learning(options, config.env_steps)
     family = make_family(config.task)
     task = task_of(family, config)
     family = examined(family, config.task, config.environment.step_seconds, not config.environment.isolated)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from skillmeta.errors import ConfigError, UserError
+from skillmeta.errors import UserError
 from skillmeta.evaluation.records import side_by_side
 from skillmeta.programs.beforehand import expected_notes
 from skillmeta.programs.train import EvaluationConfig, TrainConfig, algorithm_of, train
@@ -23,12 +23,18 @@ from tests.programs.test_train_family import LEARNERS
 SAC = {"name": "sac", "hidden": 4, "batch_size": 4, "replay_capacity": 100}
 
 
-def test_random_decisions_that_fill_the_budget_are_refused_unless_nothing_shall_be_learned(tmp_path):
-    with pytest.raises(ConfigError, match="random_decisions is 12 and env_steps 12: nothing would be learned"):
-        run(tmp_path, one_task({**SAC, "random_decisions": 12}))
-    assert not list(tmp_path.iterdir())
-    result = run(tmp_path, one_task({**SAC, "random_decisions": 12, "updates_per_decision": 0.0}))
-    assert result["updates"] == 0 and "notes" not in result
+@pytest.mark.parametrize(
+    ("rate", "at_random", "said", "updates"), [(1, 13, 1, 0), (1, 12, 1, 3), (1, 11, 0, 3), (0, 12, 0, 0)]
+)
+def test_random_decisions_that_fill_the_budget_are_said_unless_nothing_shall_be_learned(
+    rate, at_random, said, updates, tmp_path
+):
+    sentence = f"algorithm.random_decisions is {at_random} and env_steps 12: every action of training will be random; lower the "
+    config = one_task({**SAC, "random_decisions": at_random, "updates_per_decision": float(rate)})
+    notes = expected_notes(algorithm_of(config)[1], make_family(config.task), config.env_steps)
+    assert [note.startswith(sentence) for note in notes] == [True] * said
+    result = run(tmp_path, config)
+    assert result["updates"] == updates and len(result.get("notes", ())) == (updates == 0 and rate > 0)
 
 
 def test_a_run_without_an_update_says_so(tmp_path):

@@ -64,7 +64,7 @@ def test_a_run_ends_with_its_steps_or_its_episodes(options, episodes, env_steps,
 
 
 @pytest.mark.parametrize(
-    ("each", "random", "updates"), [(1.0, 0, 12), (0.5, 0, 6), (2.0, 0, 24), (1.0, 6, 9), (0.0, 0, 0)]
+    ("each", "random", "updates"), [(1.0, 0, 12), (0.5, 0, 6), (2.0, 0, 24), (1.0, 6, 9), (1.0, 100, 0)]
 )
 def test_updates_follow_decisions_once_the_random_ones_are_over(each, random, updates, tmp_path):
     """The episode that completes the random decisions is learned from; those before it are only stored."""
