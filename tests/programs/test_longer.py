@@ -34,12 +34,11 @@ def same_bits(one: Any, other: Any) -> bool:
 @pytest.mark.parametrize(
     ("config", "longer"),
     [
-        (one_task(SAC, env_steps=12), {"env_steps": 24}),
         (one_task(SAC, env_steps=1000, max_episodes=2), {"max_episodes": 6}),
         (one_task(SAC, env_steps=12, max_episodes=9), {"env_steps": 24, "max_episodes": None}),
         (family({**RL2, "anneal": False}, env_steps=12), {"env_steps": 36}),
     ],
-    ids=["steps", "episodes", "both", "family"],
+    ids=["episodes", "steps", "family"],
 )
 def test_a_finished_run_that_is_made_longer_is_the_longer_run(config: TrainConfig, longer, tmp_path):
     """To the bit, where the old budget cut no episode off."""
