@@ -70,7 +70,7 @@ def pretrain(config: PretrainConfig, folder: Path, command: str = "", quiet: boo
         fitted = fit(model, held_out, seed=training.seed)
         acted = compare_rollouts(model, family, config.quality.episodes, training.seed) if family else []
         if family is not None and family.positions is not None:
-            acted.append(logged(dataset.observation, family, acted[0]))
+            acted.append(logged(dataset, family, acted[0]))
         result = {
             "source": config.source,
             "held_out": asdict(fitted),
@@ -113,13 +113,19 @@ def identity_of(config: PretrainConfig, dataset: EpisodeDataset | None) -> Ident
     return Identity(to_plain(config), complete, shapes, {"logs": Input(str(path), digest)}, LENGTHS)
 
 
-def logged(observations: np.ndarray, family: Any, like: Rollouts) -> Rollouts:
-    """The logs themselves, as many steps as the rollouts took and in as many pieces: the bar for coverage."""
-    where = family.positions(observations)[: like.env_steps]
+def logged(dataset: EpisodeDataset, family: Any, like: Rollouts) -> Rollouts:
+    """The logs themselves, as many steps as the rollouts took and in as many pieces: the bar for coverage. Paths are of episodes."""
+    where = family.positions(dataset.observation)[: like.env_steps]
     pieces = np.array_split(where, like.episodes)
     each = float(np.mean([family.coverage(piece) for piece in pieces]))
     total = family.coverage(where)
-    return Rollouts("the logs", like.episodes, len(where), each, total, None, like.split, [p[::10] for p in pieces])
+    begins = dataset.offsets[1:-1] + np.arange(
+        1, dataset.num_episodes
+    )  # of the observations of each episode but the first
+    paths = np.split(where, begins[begins < len(where)])
+    return Rollouts(
+        "the logs", like.episodes, len(where), each, total, None, like.split, [path[::10] for path in paths]
+    )
 
 
 def save_paths(folder: Path, acted: list[Rollouts]) -> None:

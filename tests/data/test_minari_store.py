@@ -94,7 +94,9 @@ def test_damage_is_found_and_the_file_is_named(name):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DataError, match=f"{name}: (does not match its checksum|is damaged|is of another format)|, or delete"):
+    with pytest.raises(
+        DataError, match=f"{name}: (does not match its checksum|is damaged|is of another format)|, or delete"
+    ):
         load_source(f"minari:{NAME}")
 
 

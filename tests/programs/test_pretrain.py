@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from skillmeta.config import build
-from skillmeta.programs.pretrain import PretrainConfig, pretrain
+from skillmeta.data.sources import load_source
+from skillmeta.evaluation.skill_quality import Rollouts
+from skillmeta.programs.pretrain import PretrainConfig, logged, pretrain
 from skillmeta.run.checkpoint import load_state
 from skillmeta.run.run import read_metrics, read_result
 from skillmeta.skills.vae import SkillModel
@@ -121,3 +124,12 @@ def test_a_skill_seed_decides_weights_batches_and_what_is_held_out(logs, tmp_pat
         trained(logs, tmp_path / name, seed, task=None)
         models[name] = torch.cat([p.flatten() for p in SkillModel.load(tmp_path / name).parameters()])
     assert torch.equal(models["a"], models["again"]) and not torch.isclose(models["a"], models["other"]).all()
+
+
+def test_the_paths_of_the_logs_are_of_one_episode_each(logs):
+    family = SimpleNamespace(positions=lambda observation: observation, coverage=lambda where: 0.5)
+    like = Rollouts("prior", 4, 130, 0.0, 0.0, None, "test", [])
+    shown = logged(load_source(str(logs)), family, like)
+    assert len(shown.paths) == 4 and shown.env_steps == 130
+    for number, path in enumerate(shown.paths):
+        assert np.allclose(path[:, 0] * SCALE, number, atol=1e-3)
