@@ -1,8 +1,8 @@
 """What runs of the maze cost before and now: `python benchmarks/before_after.py CHECKOUT [--env-steps 60000]`.
 
 CHECKOUT is a checkout of another version of this project, e.g. `git worktree add ../before 6038da4`, whose `reproduce maze` has
-90 runs of three methods. A part of it is run by both versions in turn, with the same Python: logs, a short pretraining, and each method
-on one goal to the end, final evaluation and page included. CPU time of the process and its children; one thread.
+90 runs of three methods. A part of it is run by both versions in turn, with the same Python: logs, a short pretraining, and each
+method on one goal to the end, final evaluation and page included. CPU time of the process and its children; one thread.
 """
 
 from __future__ import annotations
