@@ -114,7 +114,7 @@ def identity_of(config: PretrainConfig, dataset: EpisodeDataset | None) -> Ident
 
 
 def logged(dataset: EpisodeDataset, family: Any, like: Rollouts) -> Rollouts:
-    """The logs themselves, as many steps as the rollouts took and in as many pieces: the bar for coverage. Paths are of episodes."""
+    """The logs, as many steps as the rollouts took and in as many pieces: the bar for coverage. Paths are of episodes."""
     where = family.positions(dataset.observation)[: like.env_steps]
     pieces = np.array_split(where, like.episodes)
     each = float(np.mean([family.coverage(piece) for piece in pieces]))
