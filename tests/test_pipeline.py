@@ -39,7 +39,7 @@ SMALL = [
     "changes.env_steps=1000",
     "changes.task={options: {max_episode_steps: 200}}",
     "changes.evaluation.episodes=1",
-    "changes.algorithm={hidden: 16, batch_size: 16, random_decisions: 50}",
+    "changes.algorithm={hidden: 16, batch_size: 16}",
     "tasks=[0]",
     "seeds=[0,1]",
 ]
