@@ -29,6 +29,11 @@ import yaml
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from skillmeta.config import build, to_plain
+from skillmeta.evaluation.records import AblationConfig
+from skillmeta.programs.evaluate import EvaluateConfig
+from skillmeta.programs.pretrain import PretrainConfig
+from skillmeta.programs.train import complete_config
 from tests.faults.artefacts import Artefact, Reader
 
 UNCHANGED = "the damage has changed nothing"
@@ -461,15 +466,18 @@ def unchanged(name: str, before: bytes, after: bytes) -> bool:
     if name == "config.yaml":
         try:
             one, other = yaml.safe_load(before), yaml.safe_load(after)
-            if one == other or "algorithm" not in one:
-                return bool(one == other)
-            # A key that is missing has its default, so that older runs resume.
-            from skillmeta.programs.train import complete_config
-
-            return complete_config(one, one["algorithm"]["name"]) == complete_config(other, one["algorithm"]["name"])
+            return bool(one == other or complete(one) == complete(other))
         except Exception:  # YAML has a dozen
             return False
     return before == after
+
+
+def complete(config: dict[str, Any]) -> dict[str, Any]:
+    """A config with its defaults: a key that is missing has its default, so that older runs resume."""
+    if "algorithm" in config:
+        return complete_config(config, config["algorithm"]["name"])
+    schema = PretrainConfig if "source" in config else AblationConfig if "methods" in config else EvaluateConfig
+    return to_plain(build(schema, config))
 
 
 def run_case(artefacts: dict[str, Artefact], case: Case, scratch: Path) -> Ending | None:
