@@ -30,7 +30,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from skillmeta.config import build, to_plain
-from skillmeta.evaluation.records import AblationConfig
+from skillmeta.programs.ablate import AblationConfig
 from skillmeta.programs.evaluate import EvaluateConfig
 from skillmeta.programs.pretrain import PretrainConfig
 from skillmeta.programs.train import complete_config
