@@ -21,6 +21,8 @@ from tests.faults.kills import MOST, all_commands, sweep, table
 from tests.faults.shim import Shim
 
 NAMES = ("collect", "skills", "meta-train", "evaluate", "adapt", "finetune")
+LONG = ("skills", "meta-train", "evaluate")  # which the sweep kills too; the suite has the others
+SOME = [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in NAMES]
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def ends_as_if_nothing_had_been(reference: Reference) -> None:
     assert differences(contents(reference.command.out), reference.left) == []
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOME)
 def test_killed_before_each_rename(references, name):
     reference = references[name]
     shutil.rmtree(reference.command.out)

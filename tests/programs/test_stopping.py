@@ -82,7 +82,9 @@ BUSY = {  # what it is at when the signal comes: the command, and a file that is
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("what", BUSY)
+@pytest.mark.parametrize(
+    "what", [pytest.param(one, marks=pytest.mark.slow if one == "ablating" else ()) for one in BUSY]
+)
 def test_a_command_stops_in_seconds(what, number, status, tmp_path, monkeypatch):
     arguments, pattern = BUSY[what]
     out = tmp_path / "out"
