@@ -73,9 +73,9 @@ def main() -> None:
             remove(before.folder)
             before = Written.of(Path(place) / str(number), state)
             shares = [seconds / (spent + seconds) for seconds, _ in (whole, new)]
-            told = [f"{seconds:7.2f} s {size / 1e6:9.1f} MB" for seconds, size in (whole, new)]
+            columns = [f"{seconds:7.2f} s {size / 1e6:9.1f} MB" for seconds, size in (whole, new)]
             added = source.cost()["decisions"] - rows
-            print(f"{told[0]:>24} {told[1]:>24} {added:10,} {shares[0]:8.1%} -> {shares[1]:.2%}", flush=True)
+            print(f"{columns[0]:>24} {columns[1]:>24} {added:10,} {shares[0]:8.1%} -> {shares[1]:.2%}", flush=True)
 
 
 if __name__ == "__main__":

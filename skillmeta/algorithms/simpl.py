@@ -248,7 +248,7 @@ class Actor:
             return gaussian_prior(self.skills.prior(observation))
 
     def start(self, belief: SimplBelief) -> Start:
-        """Fine-tuning holds e, and goes on with policy, critics and the large context's coefficient."""
+        """Fine-tuning holds e, and continues with policy, critics and the large context's coefficient."""
         return Start(belief.e[0], self.policy, self.critics, self.log_coefficient)
 
     def parts(self) -> Parts:

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import gymnasium
 import numpy as np
@@ -25,6 +25,7 @@ from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import task_id
 from skillmeta.types import Task
 
+ReturnedT = TypeVar("ReturnedT", bound=tuple[Any, ...])  # by reset or step
 FAILURES = "failures.jsonl"  # in a run's folder; a row for each failure
 SHOWN = 60  # characters of a task in a sentence
 
@@ -141,7 +142,7 @@ def watched(env: gymnasium.Env, max_episode_steps: int = 0) -> gymnasium.Env:
     reset, step = env.reset, env.step
     seed, taken, episodes, task = 0, 0, 0, ""
 
-    def act(moment: int, call: Callable[[], Any]) -> Any:
+    def act(moment: int, call: Callable[[], ReturnedT]) -> ReturnedT:
         try:
             watch.begins(0, seed, moment)
             returned = call()
@@ -162,7 +163,7 @@ def watched(env: gymnasium.Env, max_episode_steps: int = 0) -> gymnasium.Env:
         finally:
             watch.ends()
 
-    def watched_reset(**options: Any) -> Any:
+    def watched_reset(**options: Any) -> tuple[Any, dict[str, Any]]:
         nonlocal seed, taken, episodes, task
         seed, taken, episodes = options.get("seed") or 0, 0, episodes + 1
         named = (options.get("options") or {}).get("task", getattr(env.unwrapped, "task", None))
@@ -170,7 +171,7 @@ def watched(env: gymnasium.Env, max_episode_steps: int = 0) -> gymnasium.Env:
         watch.label(f"{task}, episode {episodes - 1}".removeprefix(", "))
         return act(watch.RESET, lambda: reset(**options))
 
-    def watched_step(action: Any) -> Any:
+    def watched_step(action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         nonlocal taken
         taken += 1
         observation, reward, terminated, truncated, info = act(taken - 1, lambda: step(action))

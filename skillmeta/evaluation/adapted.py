@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skillmeta.types import Parts
+from skillmeta.types import Actor, Episodes, Parts, Step
 
 
 def pack(belief: Any) -> Any:
@@ -38,13 +38,13 @@ def unpack(like: Any, state: Any) -> Any:
 class AdaptedAgent:
     """An agent that knows its task: every trial that it begins begins with what it knows."""
 
-    agent: Any
+    agent: Actor[Any]
     belief: Any
     exploration_episodes: int = 0
 
     @property
     def rollouts(self) -> int:
-        return int(self.agent.rollouts)
+        return self.agent.rollouts
 
     def begin(self, num: int, generator: torch.Generator) -> Any:
         if num != 1:
@@ -52,15 +52,13 @@ class AdaptedAgent:
         return self.belief
 
     def act(self, observation: Tensor, belief: Any, generator: torch.Generator, explore: bool) -> tuple[Tensor, Any]:
-        result: tuple[Tensor, Any] = self.agent.act(observation, belief, generator, explore)
-        return result
+        return self.agent.act(observation, belief, generator, explore)
 
-    def observe(self, belief: Any, action: Tensor, step: Any) -> Any:
+    def observe(self, belief: Any, action: Tensor, step: Step) -> Any:
         return self.agent.observe(belief, action, step)
 
-    def adapt(self, belief: Any, episodes: Any, generator: torch.Generator) -> Any:
+    def adapt(self, belief: Any, episodes: Episodes, generator: torch.Generator) -> Any:
         return self.agent.adapt(belief, episodes, generator)
 
     def parts(self) -> Parts:
-        result: Parts = self.agent.parts()
-        return result
+        return self.agent.parts()

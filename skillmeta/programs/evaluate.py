@@ -272,7 +272,7 @@ def notes(
 
 
 def tasks_of(run: Trained, evaluated: TaskConfig, family: TaskFamily) -> frozenset[Task]:
-    """The fixed tasks that a run was trained on, where they can be told from the tasks of the family that is evaluated."""
+    """The fixed tasks that a run was trained on, where they can be distinguished from those of the family that is evaluated."""
     own = run.config.task
     if own.family != evaluated.family:
         return frozenset()

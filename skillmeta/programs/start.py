@@ -63,8 +63,7 @@ class WithFeatures:
 
     def act(self, observation: Tensor, belief: Any, generator: torch.Generator, explore: bool) -> tuple[Tensor, Any]:
         seen = torch.cat([observation, self.features.expand(len(observation), -1)], -1)
-        result: tuple[Tensor, Any] = self.actor.act(seen, belief, generator, explore)
-        return result
+        return self.actor.act(seen, belief, generator, explore)
 
     def observe(self, belief: Any, action: Tensor, step: Step) -> Any:
         return self.actor.observe(belief, action, step)

@@ -12,7 +12,7 @@ import sys
 import time
 
 RESTART = (
-    "set environment.on_error=restart_worker, which goes on without such episodes, then run the same command again"
+    "set environment.on_error=restart_worker, which continues without such episodes, then run the same command again"
 )
 
 

@@ -114,7 +114,7 @@ def run_loop(
                 run.log("iteration", **cost, updates=trainable.updates, **row)
             if health != "off" and (said := healthy.look(row)):
                 if health == "stop":
-                    raise UserError(f"{run.folder}: {said}, and start anew in another --out; health=warn goes on")
+                    raise UserError(f"{run.folder}: {said}, and start anew in another --out; health=warn continues")
                 print(f"warning: {run.folder}: {said}", file=sys.stderr, flush=True)
             if watcher is not None:
                 watcher.watch()

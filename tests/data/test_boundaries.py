@@ -148,9 +148,9 @@ def test_terminals_without_timeouts_are_never_silent(tmp_path):
     dataset = load(tmp_path, "terminals")
     assert noted(dataset, "terminals without timeouts") and noted(dataset, "log.npz?time_limit=STEPS")
     assert noted(dataset, f"{EPISODES - len(FOURTH)} ends are not marked") and impossible(dataset) == 0
-    told = load(tmp_path, "terminals", query=f"?time_limit={STEPS}")
-    assert told.lengths.tolist() == [STEPS] * EPISODES and not noted(told, "terminals without timeouts")
-    assert told.terminated.sum() == len(FOURTH)
+    limited = load(tmp_path, "terminals", query=f"?time_limit={STEPS}")
+    assert limited.lengths.tolist() == [STEPS] * EPISODES and not noted(limited, "terminals without timeouts")
+    assert limited.terminated.sum() == len(FOURTH)
 
 
 def test_a_time_limit_cuts_what_the_flags_leave_whole(tmp_path):

@@ -10,7 +10,6 @@ import os
 import shutil
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import pytest
 from skillmeta.cli import main
 from skillmeta.run import pool, rows
 from tests.faults.shim import Shim
+from tests.forked import forked
 
 WAITING = ("skillmeta.run.pool", "skillmeta.run.jobs", "skillmeta.run.watch")  # modules that wait in real time
 TICK = 1e-200  # seconds a call: above any checkpoint interval here, and nothing beside a time that is printed
@@ -111,25 +111,14 @@ def printed(command: Command) -> Path:
 
 def start(command: Command, shim: Shim) -> int:
     """Start a command in a child, which leads a session of its own. Returns its process id."""
-    child = os.fork()
-    if child == 0:
-        status = 70
-        try:
-            os.setsid()
-            with open(printed(command), "w") as file:
-                os.dup2(file.fileno(), 1)
-                os.dup2(file.fileno(), 2)
-            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
-            prepare(pytest.MonkeyPatch())
-            with shim:
-                status = main(command.arguments)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
-    return child
+
+    def act() -> int:
+        os.setsid()
+        prepare(pytest.MonkeyPatch())
+        with shim:
+            return main(command.arguments)
+
+    return forked(act, printed(command))
 
 
 def contents(out: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import pytest
 
 from skillmeta.programs import ablate
 from tests.faults.artefacts import Artefact, build, one_by_one
-from tests.faults.damage import Ending, cases, run_case
+from tests.faults.damaged import Ending, cases, run_case
 
 FAULTS = ("traceback", "hang", "memory", "no sentence")
 UNSEALED = (".npz", ".hdf5")  # formats of others, which have no checksum of the whole

@@ -12,9 +12,7 @@ import faulthandler
 import json
 import multiprocessing
 import os
-import sys
 import time
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from skillmeta.data.replay import Replay
 from skillmeta.run import pool
 from skillmeta.run.guardian import RESTART
 from tests.faults.failing import SAYS
+from tests.forked import forked
 
 SAC = {"name": "sac", "hidden": 4, "batch_size": 4, "random_decisions": 5}
 RL2 = {"name": "rl2", "tasks": 4, "hidden": 4, "epochs": 1, "minibatches": 1, "episodes": 1}
@@ -59,32 +58,21 @@ def run(command: str, config: dict[str, Any], folder: Path, *overrides: str) -> 
     if command != "collect":
         arguments += ["--out", str(folder / "out")]
     said, began = folder / "said.txt", time.monotonic()
-    child = os.fork()
-    if child == 0:
-        status = 70
-        try:
-            with open(said, "w") as file:
-                os.dup2(file.fileno(), 1)
-                os.dup2(file.fileno(), 2)
-            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
-            os.environ["MINARI_DATASETS_PATH"] = str(folder / "logs")
-            faulthandler.disable()  # pytest's, which prints a page of a crash
-            only_finite(pytest.MonkeyPatch())
-            forked(pytest.MonkeyPatch())
-            status = main(arguments)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
-    _, code = os.waitpid(child, 0)
+
+    def act() -> int:
+        os.environ["MINARI_DATASETS_PATH"] = str(folder / "logs")
+        faulthandler.disable()  # pytest's, which prints a page of a crash
+        only_finite(pytest.MonkeyPatch())
+        with_forked_workers(pytest.MonkeyPatch())
+        return main(arguments)
+
+    _, code = os.waitpid(forked(act, said), 0)
     seconds = time.monotonic() - began
     time.sleep(0.4)  # in which a guardian says what became of it
     return os.waitstatus_to_exitcode(code), said.read_text(), seconds
 
 
-def forked(patch: pytest.MonkeyPatch) -> None:
+def with_forked_workers(patch: pytest.MonkeyPatch) -> None:
     """Workers are forked, which takes no time; spawned ones import torch."""
     patch.setattr(pool, "get_context", lambda method: multiprocessing.get_context("fork"))
     patch.setattr(pool.watch, "GRACE_SECONDS", 1.0)
@@ -134,7 +122,7 @@ def test_a_failure_that_takes_its_process_with_it(tmp_path):
 
 def test_an_ablation_says_which_run_an_environment_ended_and_does_the_others(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("skillmeta.programs.ablate.write_page", lambda *arguments, **options: None)
-    forked(monkeypatch)
+    with_forked_workers(monkeypatch)
     one = config_of("meta-train", "raises", 1)
     method = {"kind": "meta-train", "algorithm": one.pop("algorithm"), "env_steps": one.pop("env_steps")}
     del one["environment"]

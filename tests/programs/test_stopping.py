@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from skillmeta.cli import main
 from skillmeta.run import signals
 from skillmeta.run.progress import Progress
+from tests.forked import forked
 
 POINT = "{family: point, options: {max_episode_steps: 5}}"
 SAC = ["finetune", "downstream/maze_sac", f"task={POINT}", "algorithm={hidden: 4, batch_size: 4, random_decisions: 5}"]
@@ -35,20 +35,12 @@ def logs(path: Path) -> Path:
 def stopped(arguments: Sequence[str], number: int, begun: Path, pattern: str) -> tuple[int, float, str]:
     """Runs a command in a fork, sends it a signal a moment after a file is there. Exit status, seconds it took, what it said."""
     said = begun.parent / "said.txt"
-    child = os.fork()
-    if child == 0:
-        status = 70
-        try:
-            with open(said, "w") as file:
-                os.dup2(file.fileno(), 1)
-                os.dup2(file.fileno(), 2)
-            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
-            signals.GRACE_SECONDS = 1.0
-            status = main(arguments)
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+
+    def act() -> int:
+        signals.GRACE_SECONDS = 1.0
+        return main(arguments)
+
+    child = forked(act, said)
     while not list(begun.glob(pattern)):
         assert os.waitpid(child, os.WNOHANG) == (0, 0), said.read_text()
         time.sleep(0.05)
