@@ -14,6 +14,7 @@ its constant (`skillmeta.objectives.regularizer`). gamma discounts a decision, w
 from __future__ import annotations
 
 import copy
+import itertools
 import shutil
 import warnings
 from collections.abc import Callable
@@ -22,13 +23,13 @@ from typing import ClassVar, Literal, ParamSpec, TypeVar
 
 import torch
 import torch._dynamo
-from torch import Tensor
+from torch import Tensor, nn
 
 from skillmeta.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share, checked
-from skillmeta.data.replay import Replay, Transitions
+from skillmeta.data.replay import FIELDS, Replay, Transitions
 from skillmeta.errors import ConfigError, first_line
 from skillmeta.nn.distributions import Gaussian
-from skillmeta.nn.networks import Critics, identity
+from skillmeta.nn.networks import Critics, identity, promoted
 from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
 from skillmeta.nn.policies import PolicyNetwork, ResidualPolicy, SquashedPolicy, choose_action, gaussian_prior
 from skillmeta.objectives.regularizer import Regularizer, RegularizerConfig, described
@@ -122,6 +123,8 @@ class Learner:
     Raises ConfigError for what does not go together.
     """
 
+    trained = ("critics", "policy")  # networks that the losses are differentiated with respect to
+
     def __init__(self, config: Config, spec: EnvSpec, skills: Skills | None, seeds: Seeds):
         if spec.discrete:
             raise ConfigError(
@@ -143,6 +146,7 @@ class Learner:
         self.acting = Actor(self.policy, skills)
         self.critics = Critics(spec.observation_dim, spec.action_dim, config.hidden, config.critic_depth, weights)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
+        self.networks = nn.ModuleDict({"policy": self.policy, "critics": self.critics, "targets": self.targets})
         self.regularizer = Regularizer(config.regularizer, self.bound)
         self.optimizer = adam([*self.critics.parameters(), *self.policy.parameters()], config.learning_rate)
         self.replay = Replay(config.replay_capacity, spec.observation_dim, spec.action_dim)
@@ -153,6 +157,11 @@ class Learner:
     @property
     def updates(self) -> int:
         return self.counts.updates
+
+    @property
+    def slow(self) -> tuple[tuple[str, str, float], ...]:
+        """Networks that follow others."""
+        return (("targets", "critics", self.config.tau),)
 
     def actor(self) -> Actor:
         return copy.deepcopy(self.acting)
@@ -197,72 +206,95 @@ class Learner:
 
     def learn_from(self, episodes: Episodes) -> Metrics:
         """Take episodes into the replay, and make the updates that their decisions are worth."""
-        before = self.counts.decisions
+        return self.learn(self.take(episodes))
+
+    def take(self, episodes: Episodes) -> int:
+        """Take episodes into the replay. Returns how many updates their decisions are worth."""
+        before, rate = self.counts.decisions, self.config.updates_per_decision
         self.replay.add(episodes)
         self.counts.decisions += int(episodes.valid.sum())
         if self.counts.decisions < self.config.random_decisions:
-            return {}
-        rate = self.config.updates_per_decision
-        return self.learn(int(rate * self.counts.decisions) - int(rate * before))
+            return 0
+        return int(rate * self.counts.decisions) - int(rate * before)
 
     def learn(self, updates: int) -> Metrics:
         """Some updates from the replay; metrics averaged over them."""
         sums = torch.zeros(len(METRICS))
         for _ in range(updates):
-            sums += self.update(self.replay.sample(self.config.batch_size, self.generator))
-        means = (sums / max(1, updates)).tolist()
+            sums += self.update(self.sample())
+        return self.averaged(sums, updates)
+
+    def averaged(self, sums: Tensor, updates: int) -> Metrics:
+        """The metrics of some updates, given the sums of their METRICS."""
         if not updates:
             return {}
+        means = (sums / updates).tolist()
         metrics = {**dict(zip(METRICS, means, strict=True)), "prior/coefficient": float(self.regularizer.coefficient())}
         if self.config.regularizer.divergence == "none":  # a 0 would look like a policy that is the prior
             metrics = {name: value for name, value in metrics.items() if not name.startswith("prior/")}
         return metrics
 
+    def sample(self) -> Transitions:
+        return self.replay.sample(self.config.batch_size, self.generator)
+
     def update(self, batch: Transitions) -> Tensor:
         """One update of critics, policy, coefficient and targets; returns the METRICS, a vector."""
-        noise = torch.randn(2, *batch.action.shape, generator=self.generator)
-        coefficient = self.regularizer.coefficient()
-        policy_gradient, critic_gradient, divergence, metrics = self.gradients(batch, coefficient, noise)
-        apply_gradients(self.optimizer, [*critic_gradient, *policy_gradient])
-        self.regularizer.update_coefficient(divergence)
+        gradients, divergence, metrics = self.gradients(self.networks, *self.inputs(batch))
+        apply_gradients(self.optimizer, gradients)
         polyak_update(self.targets, self.critics, self.config.tau)
-        self.counts.updates += 1
+        self.finish(divergence)
         return metrics
 
-    def _gradients(
-        self, batch: Transitions, coefficient: Tensor, noise: Tensor
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor, Tensor]:
-        """Gradients of both losses, each with respect to its own parameters alone; D of each row; metrics."""
-        regularizer, bound = self.regularizer, self.bound
+    def inputs(self, batch: Transitions) -> tuple[Tensor, ...]:
+        """What the losses depend on beside the networks: the batch, noise [2, B, A], the coefficient."""
+        noise = torch.randn(2, *batch.action.shape, generator=self.generator)
+        return (*(getattr(batch, name) for name in FIELDS), noise, self.regularizer.coefficient())
+
+    def finish(self, divergence: Tensor) -> None:
+        """What follows a step of the networks, given D of each row, [B]."""
+        self.regularizer.update_coefficient(divergence)
+        self.counts.updates += 1
+
+    def _gradients(self, networks: nn.ModuleDict, *inputs: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        """Gradients of both losses, each with respect to its own parameters alone; D of each row, [B]; the METRICS."""
         # Without its cache of cast weights: the two losses would share the casts, and each gradient frees what it went through.
-        device, half = batch.observation.device.type, self.config.bfloat16
+        device, half = inputs[0].device.type, self.config.bfloat16
         with torch.autocast(device, torch.bfloat16, enabled=half, cache_enabled=False):
-            with torch.no_grad():
-                here, there = self.prior_at(batch.observation, batch.next_observation)
-                now, following = self.normalize(batch.observation), self.normalize(batch.next_observation)
-                next_policy = self.policy(following, there)
-                next_cost = regularizer.td_cost(regularizer.divergence(next_policy, there, noise[1]))
-                next_q = min_q(self.targets, following, next_policy.rsample(noise[1]), bound)
-                next_value = soft_value(next_q, next_cost, coefficient)
-                target = td_target(batch.reward, batch.discount(self.config.discount), next_value)
-            # A residual policy may leave the box: what is executed is what is valued.
-            critic_loss = 0.5 * td_error(self.critics(now, batch.action.clamp(-bound, bound)).float(), target)
-            critic_gradient = torch.autograd.grad(critic_loss, list(self.critics.parameters()))
-            policy = self.policy(now, here)
-            divergence = regularizer.divergence(policy, here, noise[0])
-            q = min_q(self.critics, now, policy.rsample(noise[0]), bound)
-            policy_loss = actor_loss(q, regularizer.cost(divergence), coefficient)
-            policy_gradient = torch.autograd.grad(policy_loss, list(self.policy.parameters()))
-        divergence = divergence.detach()
-        metrics = torch.stack([critic_loss.detach(), policy_loss.detach(), divergence.mean(), target.mean()])
-        return policy_gradient, critic_gradient, divergence, metrics
+            losses, divergence, metrics = self.losses(networks, *inputs)
+            gradients = [
+                torch.autograd.grad(loss, list(networks[name].parameters()))
+                for name, loss in zip(self.trained, losses, strict=True)
+            ]
+        return tuple(itertools.chain(*gradients)), divergence.detach(), metrics.detach()
+
+    def losses(self, networks: nn.ModuleDict, *inputs: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
+        """The losses of what is `trained`; D of each row, [B]; the METRICS."""
+        *columns, noise, coefficient = inputs
+        batch, regularizer, bound = Transitions(*columns), self.regularizer, self.bound
+        policy, critics, targets = networks["policy"], networks["critics"], networks["targets"]
+        with torch.no_grad():
+            here, there = self.prior_at(batch.observation, batch.next_observation)
+            now, following = self.normalize(batch.observation), self.normalize(batch.next_observation)
+            next_policy = policy(following, there)
+            next_cost = regularizer.td_cost(regularizer.divergence(next_policy, there, noise[1]))
+            next_q = min_q(targets, following, next_policy.rsample(noise[1]), bound)
+            next_value = soft_value(next_q, next_cost, coefficient)
+            target = td_target(batch.reward, batch.discount(self.config.discount), next_value)
+        # A residual policy may leave the box: what is executed is what is valued.
+        critic_loss = 0.5 * td_error(promoted(critics(now, batch.action.clamp(-bound, bound))), target)
+        chosen = policy(now, here)
+        divergence = regularizer.divergence(chosen, here, noise[0])
+        q = min_q(critics, now, chosen.rsample(noise[0]), bound)
+        policy_loss = actor_loss(q, regularizer.cost(divergence), coefficient)
+        metrics = torch.stack([critic_loss, policy_loss, divergence.mean(), target.mean()])
+        return (critic_loss, policy_loss), divergence, metrics
 
     def prior_at(self, *observations: Tensor) -> tuple[Gaussian | None, ...]:
         """The prior at each of some batches of observations [B, O], in one pass; None where there is none."""
         if self.skills is None:
             return tuple(None for _ in observations)
         every = gaussian_prior(self.skills.prior(torch.cat(observations)))
-        means, logs = (x.float().chunk(len(observations)) for x in (every.mean, every.log_stddev))
+        means, logs = (promoted(x).chunk(len(observations)) for x in (every.mean, every.log_stddev))
         return tuple(Gaussian(mean, log_stddev) for mean, log_stddev in zip(means, logs, strict=True))
 
 

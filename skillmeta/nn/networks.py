@@ -45,6 +45,11 @@ def identity(x: Tensor) -> Tensor:
     return x
 
 
+def promoted(x: Tensor) -> Tensor:
+    """Numbers in bfloat16, of a product under autocast, as float32; others as they are."""
+    return x.float() if x.dtype == torch.bfloat16 else x
+
+
 def check_size(parameters: int) -> None:
     """Raises ConfigError for a network of more parameters than `NETWORK`, before memory is taken for them."""
     if parameters > NETWORK:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Gaussian, Policy, TanhGaussian, gaussian
-from skillmeta.nn.networks import MLP
+from skillmeta.nn.networks import MLP, promoted
 from skillmeta.types import Prior
 
 
@@ -44,7 +44,7 @@ class SquashedPolicy(nn.Module):
         self.register_buffer("bound", bound)
 
     def forward(self, inputs: Tensor, prior: Prior | None = None) -> TanhGaussian:
-        return TanhGaussian(gaussian(self.net(inputs).float()), self.bound)
+        return TanhGaussian(gaussian(promoted(self.net(inputs))), self.bound)
 
 
 class ResidualPolicy(nn.Module):
@@ -61,7 +61,7 @@ class ResidualPolicy(nn.Module):
     def forward(self, inputs: Tensor, prior: Prior | None) -> Gaussian:
         if prior is None:
             raise ValueError("a residual policy needs the prior at its inputs")
-        shift, log_ratio = self.net(inputs).float().chunk(2, -1)
+        shift, log_ratio = promoted(self.net(inputs)).chunk(2, -1)
         return residual_on(gaussian_prior(prior), shift, log_ratio)
 
 

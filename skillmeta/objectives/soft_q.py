@@ -12,12 +12,14 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from skillmeta.nn.networks import promoted
+
 QFunction = Callable[[Tensor, Tensor], Tensor]  # inputs [B, I], actions [B, A] -> [n, B]
 
 
 def min_q(critics: QFunction, inputs: Tensor, action: Tensor, bound: Tensor) -> Tensor:
     """min_i Q_i, [B], of actions [B, A] clipped to the box: only actions that are executed have values."""
-    return critics(inputs, action.clamp(-bound, bound)).float().min(0).values
+    return promoted(critics(inputs, action.clamp(-bound, bound))).min(0).values
 
 
 def soft_value(q: Tensor, divergence_cost: Tensor, coefficient: Tensor) -> Tensor:

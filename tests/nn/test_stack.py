@@ -1,0 +1,100 @@
+"""A stack of learners against each learner alone."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from skillmeta.algorithms import sac
+from skillmeta.nn.stack import Stack
+from skillmeta.run.parts import restore_parts, state_of
+from skillmeta.seeds import Seeds
+from tests.learners import make_learner
+from tests.oracles.test_sac_oracle import BOUND, CASES
+from tests.skills.fakes import skill_model
+
+SEEDS, ROWS = 3, 40
+
+
+@pytest.fixture
+def double_precision():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+def make(case: str, seed: int) -> sac.Learner:
+    regularizer, start = CASES[case]
+    config = sac.Config(regularizer, start, hidden=8, batch_size=8, learning_rate=2e-3, tau=0.1, replay_capacity=ROWS)
+    model = skill_model().to(torch.get_default_dtype())
+    given = {"prior": model.prior, "normalize": model.normalizer} if start == "prior" else {}
+    learner = make_learner(sac, config, 2, BOUND.numpy(), **given, seeds=Seeds(seed))
+    drawn = torch.Generator().manual_seed(seed)
+    columns = learner.replay.columns
+    for values in (columns.observation, columns.action, columns.reward, columns.next_observation):
+        values.copy_(torch.randn(values.shape, generator=drawn))
+    columns.terminated.copy_(torch.rand(ROWS, generator=drawn) < 0.2)
+    learner.replay.added = ROWS
+    return learner
+
+
+def numbers(learner: sac.Learner) -> list[torch.Tensor]:
+    return [*learner.networks.parameters(), learner.regularizer.log_coefficient]
+
+
+@pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize(
+    ("case", "owed"),
+    [
+        ("sac", [5, 8, 3]),
+        ("spirl, clipped", [8, 5, 3]),
+        pytest.param("sac", [200, 150, 13], marks=pytest.mark.slow),
+        pytest.param("spirl", [200, 200, 200], marks=pytest.mark.slow),
+    ],
+)
+def test_each_learner_of_a_stack_is_the_learner_alone(case, owed):
+    """Those that are owed more updates continue without the others."""
+    alone, stacked = ([make(case, seed) for seed in range(SEEDS)] for _ in range(2))
+    expected = [one.learn(updates) for one, updates in zip(alone, owed, strict=True)]
+    found = Stack(stacked).learn(owed)
+    for mine, theirs, reported, told in zip(stacked, alone, found, expected, strict=True):
+        torch.testing.assert_close(numbers(mine), numbers(theirs), rtol=1e-5, atol=1e-7)
+        assert reported == pytest.approx(told, rel=1e-5)
+        assert mine.updates == theirs.updates
+    assert not torch.allclose(numbers(stacked[0])[0], numbers(stacked[1])[0])
+
+
+def learned(learner: sac.Learner) -> dict[str, Any]:
+    return {name: part for name, part in learner.parts().items() if name != "replay"}
+
+
+def test_a_stack_resumes_to_the_same_bits_also_in_other_company():
+    whole = [make("spirl", seed) for seed in range(SEEDS)]
+    stack = Stack(whole)
+    stack.learn([4, 4, 4])
+    saved = [copy.deepcopy(state_of(learned(one))) for one in whole]
+    stack.learn([5, 5, 5])
+    parts = [make("spirl", seed + 7) for seed in range(SEEDS)]
+    for one, state, seed in zip(parts, saved, range(SEEDS), strict=True):
+        given = make("spirl", seed)
+        one.replay.columns, one.replay.added = given.replay.columns, ROWS
+        restore_parts(learned(one), state)
+    Stack(parts[:2]).learn([5, 5])
+    for mine, theirs in zip(parts[:2], whole, strict=False):
+        assert all(torch.equal(a, b) for a, b in zip(numbers(mine), numbers(theirs), strict=True))
+        found, expected = mine.optimizer.state_dict()["state"], theirs.optimizer.state_dict()["state"]
+        assert all(torch.equal(found[i][name], expected[i][name]) for i in expected for name in expected[i])
+
+
+def test_what_acts_is_a_copy_that_the_stack_leaves_alone():
+    learners = [make("sac", seed) for seed in range(2)]
+    stack = Stack(learners)
+    before = learners[0].actor()
+    stack.learn([3, 3])
+    now = learners[0].actor()
+    assert not torch.equal(before.policy.net.layers[0].weight, now.policy.net.layers[0].weight)
+    assert torch.equal(now.policy.net.layers[0].weight, learners[0].policy.net.layers[0].weight)
