@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from skillmeta.cli import command_line, config_parser, run_program
 from skillmeta.run.signals import exit_status
@@ -16,12 +18,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_intermixed_args(argv)
     from skillmeta.config import load
     from skillmeta.programs.train import train, train_config
+    from skillmeta.programs.train_stack import train_stack
 
     config = train_config(load(arguments.config, arguments.overrides), "finetune")
-    result = train(config, arguments.out, command_line(parser.prog, argv))
-    if result is None:
+    command, seeds = command_line(parser.prog, argv), config.stack_seeds
+    folders = [arguments.out / f"seed-{seed}" for seed in seeds] or [arguments.out]
+    if seeds:
+        results = train_stack([replace(config, seed=seed) for seed in seeds], folders, command)
+    else:
+        result = train(config, arguments.out, command)
+        results = None if result is None else [result]
+    if results is None:
         print(f"stopped; the same command resumes from the checkpoint in {arguments.out}")
         return exit_status()
+    for folder, result in zip(folders, results, strict=True):
+        say(folder, result)
+    return 0
+
+
+def say(folder: Path, result: Mapping[str, Any]) -> None:
     by_mode = f" (of its mode {result['mode_success']:.2f})" if "mode_success" in result else ""
     success = f"success {result['success']:.2f}{by_mode}, " if "success" in result else ""
     for note in result.get("notes", ()):
@@ -30,8 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{success}return {result['return']:.3g}, over "
         f"{result['num_episodes']} episodes after {result['env_steps']:,} environment steps in {result['episodes']} episodes"
     )
-    print(f"run: {arguments.out}")
-    return 0
+    print(f"run: {folder}")
 
 
 if __name__ == "__main__":

@@ -19,14 +19,14 @@ import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, ParamSpec, TypeVar
+from typing import ClassVar, Literal, NamedTuple, ParamSpec, TypeVar
 
 import torch
 import torch._dynamo
 from torch import Tensor, nn
 
 from skillmeta.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share, checked
-from skillmeta.data.replay import FIELDS, Replay, Transitions
+from skillmeta.data.replay import Replay, Transitions
 from skillmeta.errors import ConfigError, first_line
 from skillmeta.nn.distributions import Gaussian
 from skillmeta.nn.networks import Critics, identity, promoted
@@ -108,6 +108,28 @@ class UniformActor(Actor):
     def act(self, observation: Tensor, belief: None, generator: torch.Generator, explore: bool) -> tuple[Tensor, None]:
         bound = self.policy.bound
         return bound * (2 * torch.rand(len(observation), len(bound), generator=generator) - 1), None
+
+
+class Inputs(NamedTuple):
+    """What the losses of one update depend on beside the networks."""
+
+    now: Tensor  # [B, O] observations, normalised
+    following: Tensor  # [B, O] the next ones
+    action: Tensor  # [B, A] as executed
+    reward: Tensor  # [B]
+    discount: Tensor  # [B] 0 where the MDP ended
+    noise: Tensor  # [2, B, A] of actions at the observations, and at the next ones
+    coefficient: Tensor  # a scalar
+    prior: tuple[
+        Tensor, ...
+    ]  # means and log standard deviations at both, [2 B, A] each; nothing where there is no prior
+
+    def priors(self) -> tuple[Gaussian | None, Gaussian | None]:
+        """The prior at the observations and at the next ones."""
+        if not self.prior:
+            return None, None
+        (mean, next_mean), (log_stddev, next_log_stddev) = (x.chunk(2) for x in self.prior)
+        return Gaussian(mean, log_stddev), Gaussian(next_mean, next_log_stddev)
 
 
 class Learner:
@@ -239,63 +261,74 @@ class Learner:
 
     def update(self, batch: Transitions) -> Tensor:
         """One update of critics, policy, coefficient and targets; returns the METRICS, a vector."""
-        gradients, divergence, metrics = self.gradients(self.networks, *self.inputs(batch))
+        gradients, divergence, metrics = self.gradients(self.networks, self.inputs(batch))
         apply_gradients(self.optimizer, gradients)
         polyak_update(self.targets, self.critics, self.config.tau)
         self.finish(divergence)
         return metrics
 
-    def inputs(self, batch: Transitions) -> tuple[Tensor, ...]:
-        """What the losses depend on beside the networks: the batch, noise [2, B, A], the coefficient."""
-        noise = torch.randn(2, *batch.action.shape, generator=self.generator)
-        return (*(getattr(batch, name) for name in FIELDS), noise, self.regularizer.coefficient())
+    def inputs(self, batch: Transitions) -> Inputs:
+        """What the losses depend on beside the networks, and nothing of it changes with them."""
+        with torch.no_grad(), self.autocast(batch.observation):
+            both = torch.cat([batch.observation, batch.next_observation])
+            prior = () if self.skills is None else self.prior_at(both)
+            now, following = self.normalize(batch.observation), self.normalize(batch.next_observation)
+        return Inputs(
+            now,
+            following,
+            batch.action.clamp(
+                -self.bound, self.bound
+            ),  # a residual policy may leave the box: what is executed is valued
+            batch.reward,
+            batch.discount(self.config.discount),
+            torch.randn(2, *batch.action.shape, generator=self.generator),
+            self.regularizer.coefficient(),
+            prior,
+        )
 
     def finish(self, divergence: Tensor) -> None:
         """What follows a step of the networks, given D of each row, [B]."""
         self.regularizer.update_coefficient(divergence)
         self.counts.updates += 1
 
-    def _gradients(self, networks: nn.ModuleDict, *inputs: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+    def _gradients(self, networks: nn.ModuleDict, inputs: Inputs) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         """Gradients of both losses, each with respect to its own parameters alone; D of each row, [B]; the METRICS."""
-        # Without its cache of cast weights: the two losses would share the casts, and each gradient frees what it went through.
-        device, half = inputs[0].device.type, self.config.bfloat16
-        with torch.autocast(device, torch.bfloat16, enabled=half, cache_enabled=False):
-            losses, divergence, metrics = self.losses(networks, *inputs)
+        with self.autocast(inputs.now):
+            losses, divergence, metrics = self.losses(networks, inputs)
             gradients = [
                 torch.autograd.grad(loss, list(networks[name].parameters()))
                 for name, loss in zip(self.trained, losses, strict=True)
             ]
         return tuple(itertools.chain(*gradients)), divergence.detach(), metrics.detach()
 
-    def losses(self, networks: nn.ModuleDict, *inputs: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
+    def autocast(self, like: Tensor) -> torch.autocast:
+        """Products in bfloat16, where the config says so. Without its cache of cast weights: the two losses would share the casts,
+        and each gradient frees what it went through."""
+        return torch.autocast(like.device.type, torch.bfloat16, enabled=self.config.bfloat16, cache_enabled=False)
+
+    def losses(self, networks: nn.ModuleDict, inputs: Inputs) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
         """The losses of what is `trained`; D of each row, [B]; the METRICS."""
-        *columns, noise, coefficient = inputs
-        batch, regularizer, bound = Transitions(*columns), self.regularizer, self.bound
+        regularizer, bound, coefficient = self.regularizer, self.bound, inputs.coefficient
         policy, critics, targets = networks["policy"], networks["critics"], networks["targets"]
+        here, there = inputs.priors()
         with torch.no_grad():
-            here, there = self.prior_at(batch.observation, batch.next_observation)
-            now, following = self.normalize(batch.observation), self.normalize(batch.next_observation)
-            next_policy = policy(following, there)
-            next_cost = regularizer.td_cost(regularizer.divergence(next_policy, there, noise[1]))
-            next_q = min_q(targets, following, next_policy.rsample(noise[1]), bound)
-            next_value = soft_value(next_q, next_cost, coefficient)
-            target = td_target(batch.reward, batch.discount(self.config.discount), next_value)
-        # A residual policy may leave the box: what is executed is what is valued.
-        critic_loss = 0.5 * td_error(promoted(critics(now, batch.action.clamp(-bound, bound))), target)
-        chosen = policy(now, here)
-        divergence = regularizer.divergence(chosen, here, noise[0])
-        q = min_q(critics, now, chosen.rsample(noise[0]), bound)
+            next_policy = policy(inputs.following, there)
+            next_cost = regularizer.td_cost(regularizer.divergence(next_policy, there, inputs.noise[1]))
+            next_q = min_q(targets, inputs.following, next_policy.rsample(inputs.noise[1]), bound)
+            target = td_target(inputs.reward, inputs.discount, soft_value(next_q, next_cost, coefficient))
+        critic_loss = 0.5 * td_error(promoted(critics(inputs.now, inputs.action)), target)
+        chosen = policy(inputs.now, here)
+        divergence = regularizer.divergence(chosen, here, inputs.noise[0])
+        q = min_q(critics, inputs.now, chosen.rsample(inputs.noise[0]), bound)
         policy_loss = actor_loss(q, regularizer.cost(divergence), coefficient)
         metrics = torch.stack([critic_loss, policy_loss, divergence.mean(), target.mean()])
         return (critic_loss, policy_loss), divergence, metrics
 
-    def prior_at(self, *observations: Tensor) -> tuple[Gaussian | None, ...]:
-        """The prior at each of some batches of observations [B, O], in one pass; None where there is none."""
-        if self.skills is None:
-            return tuple(None for _ in observations)
-        every = gaussian_prior(self.skills.prior(torch.cat(observations)))
-        means, logs = (promoted(x).chunk(len(observations)) for x in (every.mean, every.log_stddev))
-        return tuple(Gaussian(mean, log_stddev) for mean, log_stddev in zip(means, logs, strict=True))
+    def prior_at(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of the prior at observations [N, O], [N, A] each."""
+        assert self.skills is not None
+        prior = gaussian_prior(self.skills.prior(observations))
+        return promoted(prior.mean), promoted(prior.log_stddev)
 
 
 def describe(config: Config, acts_in: str, prior: str | None) -> str:

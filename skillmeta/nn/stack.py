@@ -1,4 +1,4 @@
-"""Several learners of one config, each with its own seed, whose networks are updated as one: parameters [S, P], batches [S, B, ...].
+"""Learners of one config, each with its own seed, whose networks are updated as one: parameters [S, P], batches [S, B, ...].
 
 Each learner keeps its own replay, streams and counts, and its parameters become views of the stack. So acting, saving and restoring
 need nothing of this file. `torch.func.vmap` gives every learner's losses in one pass; the gradient of their sum is each one's own.
@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from skillmeta.types import Metrics
+from skillmeta.types import Actor, Episodes, Metrics
 
 BatchT = TypeVar("BatchT")
+InputsT = TypeVar("InputsT", bound="tuple[object, ...]")
 
 
-class Stackable(Protocol[BatchT]):
+@runtime_checkable
+class Stackable(Protocol[BatchT, InputsT]):
     """A learner that makes an update in pieces: inputs from its own streams, losses, Adam and slow copies, what follows."""
 
     @property
@@ -37,12 +39,18 @@ class Stackable(Protocol[BatchT]):
     @property
     def optimizer(self) -> torch.optim.Adam: ...
 
+    def explorer(self) -> Actor[Any]:
+        """What collects the next episode."""
+
+    def take(self, episodes: Episodes) -> int:
+        """Take what was collected. Returns how many updates it is worth."""
+
     def sample(self) -> BatchT: ...
 
-    def inputs(self, batch: BatchT) -> tuple[Tensor, ...]:
-        """What the losses depend on beside the networks."""
+    def inputs(self, batch: BatchT) -> InputsT:
+        """What the losses depend on beside the networks: tuples of tensors."""
 
-    def losses(self, networks: nn.ModuleDict, *inputs: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+    def losses(self, networks: nn.ModuleDict, inputs: InputsT) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         """The losses of `trained`, a number each; what `finish` takes; metrics, a vector."""
 
     def finish(self, found: Tensor) -> None:
@@ -52,14 +60,14 @@ class Stackable(Protocol[BatchT]):
         """Metrics of some updates, given their sums."""
 
 
-class Stack(Generic[BatchT]):
+class Stack(Generic[BatchT, InputsT]):
     """S learners that are updated together.
 
     Args:
         learners: of one config and one environment; restored already, if they are to be.
     """
 
-    def __init__(self, learners: Sequence[Stackable[BatchT]]):
+    def __init__(self, learners: Sequence[Stackable[BatchT, InputsT]]):
         self.learners, first = learners, learners[0]
         self.call = _Losses(first)
         self.flat = {name: FlatNetwork([one.networks[name] for one in learners]) for name in first.networks}
@@ -82,7 +90,7 @@ class Stack(Generic[BatchT]):
     def update(self, which: Sequence[int]) -> Tensor:
         """One update of some learners; returns the metrics of each, [len(which), ...]."""
         first, chosen = self.learners[0], [self.learners[k] for k in which]
-        inputs = [torch.stack(column) for column in zip(*(one.inputs(one.sample()) for one in chosen), strict=True)]
+        inputs = stacked([one.inputs(one.sample()) for one in chosen])
         rows = torch.tensor(which)
         leaves = {name: network.rows(rows) for name, network in self.flat.items()}
         for name in first.trained:
@@ -92,7 +100,7 @@ class Stack(Generic[BatchT]):
             for name, leaf in leaves.items()
             for parameter, value in self.flat[name].named(leaf).items()
         }
-        losses, found, metrics = torch.func.vmap(self._losses)(named, *inputs)
+        losses, found, metrics = torch.func.vmap(self._losses)(named, inputs)
         gradients = [
             torch.autograd.grad(loss.sum(), leaves[name])[0] for name, loss in zip(first.trained, losses, strict=True)
         ]
@@ -106,22 +114,30 @@ class Stack(Generic[BatchT]):
         result: Tensor = metrics.detach()
         return result
 
-    def _losses(
-        self, named: dict[str, Tensor], *inputs: Tensor
-    ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-        found: tuple[tuple[Tensor, ...], Tensor, Tensor] = torch.func.functional_call(self.call, named, inputs)
+    def _losses(self, named: dict[str, Tensor], inputs: InputsT) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        found: tuple[tuple[Tensor, ...], Tensor, Tensor] = torch.func.functional_call(self.call, named, (inputs,))
         return found
 
 
-class _Losses(nn.Module, Generic[BatchT]):
+class _Losses(nn.Module, Generic[BatchT, InputsT]):
     """A learner's losses as a module's call, which is what torch calls with other parameters."""
 
-    def __init__(self, learner: Stackable[BatchT]):
+    def __init__(self, learner: Stackable[BatchT, InputsT]):
         super().__init__()
         self.networks, self.losses = learner.networks, learner.losses
 
-    def forward(self, *inputs: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-        return self.losses(self.networks, *inputs)
+    def forward(self, inputs: InputsT) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        return self.losses(self.networks, inputs)
+
+
+def stacked(values: Sequence[InputsT]) -> InputsT:
+    """Tuples of tensors, nested or named, as one of their stacks."""
+    columns = [
+        torch.stack(column) if isinstance(column[0], Tensor) else stacked(column)
+        for column in zip(*values, strict=True)
+    ]
+    first = values[0]
+    return type(first)(*columns) if hasattr(first, "_fields") else type(first)(columns)
 
 
 class FlatNetwork:
@@ -148,7 +164,7 @@ class FlatNetwork:
 
 
 class StackedAdam:
-    """torch's Adam on the rows of flat networks, each row with its own count of steps. The state of each optimiser becomes a view."""
+    """torch's Adam on the rows of flat networks, each with its own count of steps. The state of each optimiser becomes a view."""
 
     def __init__(self, optimizers: Sequence[torch.optim.Adam], networks: Sequence[FlatNetwork]):
         group = optimizers[0].param_groups[0]
@@ -171,7 +187,7 @@ class StackedAdam:
         beta1, beta2 = self.betas
         steps = self.steps.index_select(0, rows) + 1
         self.steps.index_copy_(0, rows, steps)
-        first_bias, second_bias = (1 - beta**steps.unsqueeze(1) for beta in (beta1, beta2))
+        first_bias, second_bias = (1 - beta ** steps.unsqueeze(1) for beta in (beta1, beta2))
         for net, (first, second), gradient in zip(self.networks, self.moments, gradients, strict=True):
             mean = first.index_select(0, rows).lerp_(gradient, 1 - beta1)
             square = second.index_select(0, rows).mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)

@@ -36,6 +36,7 @@ from skillmeta.programs.evaluate import EvaluateConfig, run_evaluation
 from skillmeta.programs.page import write_page
 from skillmeta.programs.pretrain import PretrainConfig, pretrain
 from skillmeta.programs.train import TrainConfig, algorithm_of, train, train_config
+from skillmeta.programs.train_stack import check_stackable, train_stack
 from skillmeta.run.files import locked_folder, write_whole
 from skillmeta.run.identity import Identity
 from skillmeta.run.jobs import Job, Outcome, run_jobs
@@ -71,6 +72,7 @@ class AblationConfig(Comparison):
     skills: PretrainConfig | dict[str, PretrainConfig] | None = None  # or named ones; null: methods name folders
     changes: dict[str, Any] = field(default_factory=dict)  # to every method: env_steps, task, evaluation, ...
     test: TestingConfig = field(default_factory=TestingConfig)  # how methods of kind meta-train are evaluated
+    stack_seeds: bool = False  # all seeds of a method on a task in one process, their updates as one
     workers: PositiveInt = 2  # runs at once; no result depends on it
 
     def __post_init__(self) -> None:
@@ -103,6 +105,8 @@ def method_config(config: AblationConfig, name: str, out: Path, seed: int) -> Tr
             )
         merged["skills"] = str(out / "skills" / section / f"seed-{seed}")
     merged["seed"] = seed
+    if config.stack_seeds and merged.get("kind") != "meta-train":
+        merged["stack_seeds"] = list(config.seeds)
     made = train_config(merged, at=f"methods.{name}")
     algorithm_of(made, f"methods.{name}")  # imported here, its folder is on the path of the workers
     return made
@@ -131,6 +135,7 @@ def make_jobs(config: AblationConfig, out: Path, command: str) -> list[Job]:
     Raises ConfigError if budgets of methods of one kind differ.
     """
     jobs, tasks = [], task_indices(config, out)
+    stacks: dict[str, list[tuple[TrainConfig, Path]]] = {}
     for seed in config.seeds:
         complete = {name: method_config(config, name, out, seed) for name in config.methods}
         for kind in {one.kind for one in complete.values()}:
@@ -147,8 +152,20 @@ def make_jobs(config: AblationConfig, out: Path, command: str) -> list[Job]:
                 if base.kind == "finetune":
                     one = replace(base, task=replace(base.task, index=index))
                     folder = out / "methods" / name / f"task-{index}" / f"seed-{seed}"
-                    jobs.append(Job(f"{name} task {index} seed {seed}", folder, (one, command)))
-    return jobs
+                    if one.stack_seeds:
+                        check_stackable(one)
+                        stacks.setdefault(f"{name} task {index}", []).append((one, folder))
+                    else:
+                        jobs.append(Job(f"{name} task {index} seed {seed}", folder, (one, command)))
+    # A stack is a job of its last seed's folder, since that one is finished last.
+    return jobs + [Job(called, each[-1][1], (each, command)) for called, each in stacks.items()]
+
+
+def first_config(job: Job) -> TrainConfig:
+    """The config of a job's run, or of the first one of a stack."""
+    config, _ = job.payload
+    found: TrainConfig = config[0][0] if isinstance(config, list) else config
+    return found
 
 
 def pretraining_jobs(config: AblationConfig, out: Path, command: str) -> list[Job]:
@@ -170,9 +187,9 @@ def test_job(config: AblationConfig, jobs: Sequence[Job], out: Path, command: st
     runs: dict[str, list[str]] = {}
     tasks = []
     for job in jobs:
-        if job.payload[0].kind != "finetune":
+        if first_config(job).kind != "finetune":
             runs.setdefault(job.folder.parent.name, []).append(str(job.folder))
-            tasks.append(replace(job.payload[0].task, split=config.test.split, index=0))
+            tasks.append(replace(first_config(job).task, split=config.test.split, index=0))
     if not runs:
         return None
     if any(task != tasks[0] for task in tasks):
@@ -186,6 +203,8 @@ def run_one(job: Job) -> None:
     config, command = job.payload
     if isinstance(config, PretrainConfig):
         pretrain(config, job.folder, command, quiet=True)
+    elif isinstance(config, list):
+        train_stack([one for one, _ in config], [folder for _, folder in config], command, quiet=True, page=False)
     elif isinstance(config, EvaluateConfig):
         run_evaluation(config, job.folder, command, quiet=True, trust=True, page=False)
     else:
@@ -226,7 +245,7 @@ def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str) -
     print(f"4/4  report ({time.monotonic() - started:.0f} s so far)", flush=True)
     if outcome.done:
         try:
-            write_page([out], family=make_family(jobs[0].payload[0].task), required=True)
+            write_page([out], family=make_family(first_config(jobs[0]).task), required=True)
         except UserError:
             if not outcome.stopped:  # stopped so early that no method is complete: nothing to show yet
                 raise

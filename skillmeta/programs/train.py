@@ -6,8 +6,9 @@ either.
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -52,7 +53,7 @@ from skillmeta.reading import verify
 from skillmeta.run.checkpoint import load_state, save_state
 from skillmeta.run.files import write_npz
 from skillmeta.run.identity import Identity, Input, check_inputs, check_run_format, saved_state, shapes_of
-from skillmeta.run.loop import Evaluation, run_loop
+from skillmeta.run.loop import Evaluation, Training, run_loop
 from skillmeta.run.parts import restore_parts, state_of
 from skillmeta.run.run import Run, read_metrics, read_result
 from skillmeta.seeds import Seeds
@@ -101,6 +102,8 @@ class TrainConfig:
     health: Literal["stop", "warn", "off"] = "warn"  # where losses are beyond reason; a NaN ends the run in any case
     checkpoint_seconds: PositiveFloat = 30.0  # between two checkpoints
     seed: NonNegativeInt = 0  # training seed
+    # training seeds of kind finetune that one process trains, their updates as one, each in OUT/seed-K; empty: `seed` alone
+    stack_seeds: list[NonNegativeInt] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.skill_prior != "state" and self.skills is None:
@@ -109,6 +112,8 @@ class TrainConfig:
             )
         if self.start is not None and (self.kind != "finetune" or self.skills is None or self.num_envs != 1):
             raise ValueError("start is of kind: finetune in skill space, with num_envs: 1; leave it out, or set these")
+        if len(set(self.stack_seeds)) != len(self.stack_seeds):
+            raise ValueError(f"stack_seeds repeats itself: {self.stack_seeds}")
         if "name" not in self.algorithm:
             raise ValueError("algorithm has no name; say which one, e.g. algorithm: {name: sac}")
 
@@ -174,6 +179,65 @@ def train(
     config: TrainConfig, folder: Path, command: str = "", quiet: bool = False, page: bool = True
 ) -> dict[str, Any] | None:
     """Run, or continue, one run in a folder, and write its page. Returns its result, or None if it was asked to stop before."""
+    with opened(config, folder, command, quiet) as one:
+        if one.started is not None and not run_loop([one.started.training]):
+            return None
+        return one.finish(page)
+
+
+@dataclass(frozen=True)
+class Started:
+    """What a run trains with."""
+
+    source: OnlineSource
+    workers: Workers
+    early: EarlyPaths
+    training: Training[OnlineSource]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run between its start and its end."""
+
+    config: TrainConfig
+    family: TaskFamily
+    task: Task | None  # of fine-tuning
+    run: Run
+    identity: Identity
+    learner: Learner[Any]
+    seeds: Seeds
+    of_tasks: list[str]  # notes on which tasks are evaluated
+    started: Started | None  # None where the run is finished
+
+    def finish(self, page: bool) -> dict[str, Any]:
+        """The final evaluation, the result, what acts, and the page."""
+        run, family, config = self.run, self.family, self.config
+        pages = (lambda: write_page([run.folder], family=family)) if page else None
+        if self.started is None:
+            assert run.result is not None
+            return run.finish(run.result, pages)
+        source, learner, training = self.started.source, self.learner, self.started.training
+        result: dict[str, Any] = {**source.cost(), "updates": learner.updates, "seconds": training.clock.seconds}
+        result |= {"dropped": source.dropped} if source.dropped else {}
+        if self.task is None:
+            # Read, not kept: after its last checkpoint a run resumes with nothing left to do.
+            last = [row for row in read_metrics(run.folder) if row["kind"] == "iteration"][-1]
+            result |= {key: last[key] for key in SCORES if key in last}
+        else:
+            workers, early = self.started.workers, self.started.early
+            scores = evaluated(learner.actor(), workers, family, self.task, config, self.seeds, early, run.folder)
+            result |= stated(family, scores)
+        _, options = algorithm_of(config)
+        longer = continued_notes(run.continued, options)
+        if notes := [*self.of_tasks, *longer, *result_notes(options, family, config.env_steps, result)]:
+            result["notes"] = notes
+        save_actor(run.folder, learner.actor(), source.env_steps, self.identity)
+        return run.finish(result, pages)
+
+
+@contextlib.contextmanager
+def opened(config: TrainConfig, folder: Path, command: str, quiet: bool) -> Iterator[Opened]:
+    """A run, started or continued, with the workers that it acts in; one that is finished has none."""
     torch.set_num_threads(1)
     _, options = algorithm_of(config)
     family = make_family(config.task)
@@ -187,14 +251,14 @@ def train(
     learner = make_learner(config, spec, skills, seeds)  # before the folder is taken: it refuses
     probe.close()
     identity = identity_of(config, spec)
-    pages = (lambda: write_page([folder], family=family)) if page else None
     of_tasks = []
     if task is None and config.evaluation.every is not None:
         validation = family.tasks(VALIDATION)[: config.evaluation.tasks]
         of_tasks = trained_on(validation, training_tasks(family, config.task, None), VALIDATION)
     with Run.open(folder, to_plain(config), command=command, identity=identity) as run:
         if run.result is not None:
-            return run.finish(run.result, pages)
+            yield Opened(config, family, task, run, identity, learner, seeds, of_tasks, None)
+            return
         if not quiet:
             longer = continued_notes(run.continued, options)
             for note in [*of_tasks, *longer, *expected_notes(options, family, config.env_steps)]:
@@ -212,7 +276,7 @@ def train(
                 family.reports_success,
             )
             early, held_out = EarlyPaths(family, source), while_training(learner, workers, family, task, config)
-            clock = run_loop(
+            training = Training(
                 run,
                 learner,
                 source,
@@ -223,22 +287,8 @@ def train(
                 quiet,
                 config.health,
             )
-            if clock is None:
-                return None
-            result: dict[str, Any] = {**source.cost(), "updates": learner.updates, "seconds": clock.seconds}
-            result |= {"dropped": source.dropped} if source.dropped else {}
-            if task is None:
-                # Read, not kept: after its last checkpoint a run resumes with nothing left to do.
-                last = [row for row in read_metrics(folder) if row["kind"] == "iteration"][-1]
-                result |= {key: last[key] for key in SCORES if key in last}
-            else:
-                scores = evaluated(learner.actor(), workers, family, task, config, seeds, early, folder)
-                result |= stated(family, scores)
-        longer = continued_notes(run.continued, options)
-        if notes := [*of_tasks, *longer, *result_notes(options, family, config.env_steps, result)]:
-            result["notes"] = notes
-        save_actor(folder, learner.actor(), source.env_steps, identity)
-        return run.finish(result, pages)
+            started = Started(source, workers, early, training)
+            yield Opened(config, family, task, run, identity, learner, seeds, of_tasks, started)
 
 
 def identity_of(config: TrainConfig, spec: EnvSpec) -> Identity:

@@ -435,6 +435,8 @@ def description(run: RunRecord) -> str:
     if start := run.config.get("start"):
         other, shown = Path(str(start.get("run"))).name, start.get("episodes", 20)
         sees += f"; it starts from {other}, which gets to know the task in {shown} episodes"
+    if stacked := run.config.get("stack_seeds"):
+        sees += f"; one process trains the seeds {', '.join(map(str, stacked))}"
     if is_builtin("algorithms", name):
         at = f"{run.folder / 'config.yaml'}: algorithm"
         module = module_of("algorithms", name, f"{at}.name")

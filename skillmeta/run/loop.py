@@ -6,11 +6,12 @@ next iteration when asked to (Ctrl-C, SIGTERM, or a scheduler). A run that was s
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 from skillmeta.errors import CheckpointError, UserError, first_line
 from skillmeta.run.health import Health
@@ -59,72 +60,100 @@ class Watcher(Stateful, Protocol):
     def watch(self) -> None: ...
 
 
-def run_loop(
-    run: Run,
-    trainable: Trainable[ExperienceT],
-    source: ExperienceT,
-    total: int,
-    checkpoint_seconds: float = 30.0,
-    evaluation: Evaluation | None = None,
-    watcher: Watcher | None = None,
-    quiet: bool = False,
-    health: Literal["stop", "warn", "off"] = "warn",
-) -> Clock | None:
-    """Train until the source is spent, from the newest checkpoint if there is one.
+class Training(Generic[ExperienceT]):
+    """One run while it trains: restored from its newest checkpoint, if there is one.
 
     Args:
         total: of the source's first cost, for the progress.
         health: what is done where a loss is beyond reason, see `skillmeta.run.health`.
+    """
 
-    Returns how long it took; None if the run was asked to stop before the end (its state is saved then).
+    def __init__(
+        self,
+        run: Run,
+        trainable: Trainable[ExperienceT],
+        source: ExperienceT,
+        total: int,
+        checkpoint_seconds: float = 30.0,
+        evaluation: Evaluation | None = None,
+        watcher: Watcher | None = None,
+        quiet: bool = False,
+        health: Literal["stop", "warn", "off"] = "warn",
+    ):
+        self.run, self.trainable, self.source, self.total = run, trainable, source, total
+        self.checkpoint_seconds, self.evaluation, self.watcher, self.health = (
+            checkpoint_seconds, evaluation, watcher, health,
+        )  # fmt: skip
+        self.clock = Clock()
+        self.parts: dict[str, Part | Parts] = {"trainable": trainable.parts(), "source": source, "clock": self.clock}
+        if watcher is not None:
+            self.parts["watcher"] = watcher
+        if (state := run.restore()) is not None:
+            try:
+                restore_parts(self.parts, state)
+            except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, AssertionError, IndexError) as error:
+                raise CheckpointError(
+                    f"{run.folder}: its newest checkpoint is not of this run ({type(error).__name__}: {first_line(error)}); delete "
+                    "it to continue from the one before, or start anew in another --out"
+                ) from None
+        self.healthy = Health(read_metrics(run.folder) if state is not None else ())
+        self.before, self.started = self.clock.seconds, time.monotonic()
+        self.saved = self.started
+        self.unit = next(iter(source.cost())).removeprefix("env_")
+        self.progress = Progress(total, run.folder.name, self.unit, quiet=quiet)
+
+    def save(self) -> None:
+        self.saved = time.monotonic()
+        self.clock.seconds = self.before + self.saved - self.started
+        self.run.checkpoint(next(iter(self.source.cost().values())), state_of(self.parts))
+
+    def after(self, metrics: Metrics) -> None:
+        """What follows an iteration: its row, evaluation, progress, and a checkpoint where one is due, or it was the last."""
+        row, cost = {**self.source.scores(), **metrics}, self.source.cost()
+        done, updates = next(iter(cost.values())), self.trainable.updates
+        if row:
+            self.run.log("iteration", **cost, updates=updates, **row)
+        if self.health != "off" and (said := self.healthy.look(row)):
+            if self.health == "stop":
+                raise UserError(f"{self.run.folder}: {said}, and start anew in another --out; health=warn continues")
+            print(f"warning: {self.run.folder}: {said}", file=sys.stderr, flush=True)
+        if self.watcher is not None:
+            self.watcher.watch()
+        evaluation = self.evaluation
+        if evaluation is not None and (self.source.spent or done // evaluation.every > self.clock.evaluations):
+            self.clock.evaluations = done // evaluation.every
+            self.run.log("evaluation", **cost, updates=updates, **evaluation.scores())
+        self.progress.update(min(done, self.total), **{name: row[name] for name in SHOWN if name in row})
+        self.run.report_progress(self.source.fraction, f"{done:,} of {self.total:,} {self.unit}")
+        if time.monotonic() - self.saved > self.checkpoint_seconds:
+            self.save()
+
+
+def run_loop(
+    trainings: Sequence[Training[ExperienceT]],
+    iterate: Callable[[Sequence[int]], Sequence[Metrics]] | None = None,
+) -> bool:
+    """Train until every source is spent.
+
+    Args:
+        iterate: an iteration of those trainings, by their index, that are not at their end; by default each makes its own.
+
+    Returns False if a run was asked to stop before the end; the state of each is saved then, as at the end.
 
     Raises UserError where training has diverged and `health` is `stop`, or a metric is not finite.
     """
-    clock = Clock()
-    parts: dict[str, Part | Parts] = {"trainable": trainable.parts(), "source": source, "clock": clock}
-    if watcher is not None:
-        parts["watcher"] = watcher
-    if (state := run.restore()) is not None:
-        try:
-            restore_parts(parts, state)
-        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, AssertionError, IndexError) as error:
-            raise CheckpointError(
-                f"{run.folder}: its newest checkpoint is not of this run ({type(error).__name__}: {first_line(error)}); delete it "
-                "to continue from the one before, or start anew in another --out"
-            ) from None
-    healthy = Health(read_metrics(run.folder) if state is not None else ())
-    before, started = clock.seconds, time.monotonic()
-    saved = started
-
-    def save() -> None:
-        clock.seconds = before + time.monotonic() - started
-        run.checkpoint(next(iter(source.cost().values())), state_of(parts))
-
-    unit = next(iter(source.cost())).removeprefix("env_")
-    with Progress(total, run.folder.name, unit, quiet=quiet) as progress:
-        while not source.spent:
-            if run.stop_requested:
-                save()
-                return None
-            metrics = trainable.iterate(source)
-            row = {**source.scores(), **metrics}
-            cost = source.cost()
-            done = next(iter(cost.values()))
-            if row:
-                run.log("iteration", **cost, updates=trainable.updates, **row)
-            if health != "off" and (said := healthy.look(row)):
-                if health == "stop":
-                    raise UserError(f"{run.folder}: {said}, and start anew in another --out; health=warn continues")
-                print(f"warning: {run.folder}: {said}", file=sys.stderr, flush=True)
-            if watcher is not None:
-                watcher.watch()
-            if evaluation is not None and (source.spent or done // evaluation.every > clock.evaluations):
-                clock.evaluations = done // evaluation.every
-                run.log("evaluation", **cost, updates=trainable.updates, **evaluation.scores())
-            progress.update(min(done, total), **{name: row[name] for name in SHOWN if name in row})
-            run.report_progress(source.fraction, f"{done:,} of {total:,} {unit}")
-            if time.monotonic() - saved > checkpoint_seconds:
-                save()
-                saved = time.monotonic()
-    save()
-    return clock
+    with contextlib.ExitStack() as shown:
+        for one in trainings:
+            shown.enter_context(one.progress)
+        while live := [k for k, one in enumerate(trainings) if not one.source.spent]:
+            if any(one.run.stop_requested for one in trainings):
+                break
+            if iterate is not None:
+                found = iterate(live)
+            else:
+                found = [trainings[k].trainable.iterate(trainings[k].source) for k in live]
+            for k, metrics in zip(live, found, strict=True):
+                trainings[k].after(metrics)
+        for one in trainings:
+            one.save()
+    return not live

@@ -19,7 +19,7 @@ from skillmeta.data.episodes import EpisodeDataset
 from skillmeta.data.windows import WindowBatch, Windows
 from skillmeta.nn.distributions import standard_gaussian
 from skillmeta.nn.optimizers import adam
-from skillmeta.run.loop import Evaluation, run_loop
+from skillmeta.run.loop import Evaluation, Training, run_loop
 from skillmeta.run.parts import Counts
 from skillmeta.run.run import Run
 from skillmeta.seeds import Seeds, Stream
@@ -195,7 +195,7 @@ def train_skills(
     trainer = SkillTrainer(model, config, fixed, seeds)
     source = LogSource(train, config.steps, config.batch_size)
     evaluation = Evaluation(trainer.held_out_metrics, config.held_out_every)
-    if run_loop(run, trainer, source, config.steps, evaluation=evaluation, quiet=quiet) is None:
+    if not run_loop([Training(run, trainer, source, config.steps, evaluation=evaluation, quiet=quiet)]):
         return None
     best = trainer.best
     some = fixed_windows(train, config, best.dim, seeds.stream("latent_windows"))
