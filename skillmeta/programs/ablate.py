@@ -72,7 +72,7 @@ class AblationConfig(Comparison):
     skills: PretrainConfig | dict[str, PretrainConfig] | None = None  # or named ones; null: methods name folders
     changes: dict[str, Any] = field(default_factory=dict)  # to every method: env_steps, task, evaluation, ...
     test: TestingConfig = field(default_factory=TestingConfig)  # how methods of kind meta-train are evaluated
-    stack_seeds: bool = False  # all seeds of a method on a task in one process, their updates as one
+    stack_seeds: bool = False  # a method's runs, of all seeds and tasks, in one process, their updates as one
     workers: PositiveInt = 2  # runs at once; no result depends on it
 
     def __post_init__(self) -> None:
@@ -154,11 +154,11 @@ def make_jobs(config: AblationConfig, out: Path, command: str) -> list[Job]:
                     folder = out / "methods" / name / f"task-{index}" / f"seed-{seed}"
                     if one.stack_seeds:
                         check_stackable(one)
-                        stacks.setdefault(f"{name} task {index}", []).append((one, folder))
+                        stacks.setdefault(name, []).append((one, folder))
                     else:
                         jobs.append(Job(f"{name} task {index} seed {seed}", folder, (one, command)))
-    # A stack is a job of its last seed's folder, since that one is finished last.
-    return jobs + [Job(called, each[-1][1], (each, command)) for called, each in stacks.items()]
+    # A stack is a job of its last run's folder, since that one is finished last.
+    return jobs + [Job(name, each[-1][1], (each, command)) for name, each in stacks.items()]
 
 
 def first_config(job: Job) -> TrainConfig:

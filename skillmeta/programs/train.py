@@ -102,7 +102,7 @@ class TrainConfig:
     health: Literal["stop", "warn", "off"] = "warn"  # where losses are beyond reason; a NaN ends the run in any case
     checkpoint_seconds: PositiveFloat = 30.0  # between two checkpoints
     seed: NonNegativeInt = 0  # training seed
-    # training seeds of kind finetune that one process trains, their updates as one, each in OUT/seed-K; empty: `seed` alone
+    # of kind finetune: training seeds that one process trains, their updates as one, each in OUT/seed-K; empty: `seed` alone
     stack_seeds: list[NonNegativeInt] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""One task with several training seeds at once: as many runs, each in its folder, whose networks are updated as one."""
+"""Several runs of one method at once, of other seeds and other tasks, each in its folder: their networks are updated as one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def train_stack(
     is what it gets alone, up to rounding.
 
     Args:
-        configs: that differ in `seed` and `skills` alone.
+        configs: that differ in `seed`, `skills` and `task.index` alone.
         folders: of the runs. The last one is finished last.
 
     Raises ConfigError for a config of which no stack can be made.

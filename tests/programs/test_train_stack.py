@@ -73,20 +73,22 @@ def test_an_interrupted_stack_resumes_to_the_same_bits(tmp_path, monkeypatch):
         assert read_metrics(tmp_path / "whole" / seed) == read_metrics(tmp_path / "parts" / seed)
 
 
-def test_an_ablation_stacks_the_seeds_of_a_method_on_a_task(tmp_path):
+def test_an_ablation_stacks_the_runs_of_a_method(tmp_path):
     plain = {
         "methods": {"slow": {"algorithm": {"learning_rate": 1e-4}}, "fast": {"algorithm": {"learning_rate": 1e-2}}},
         "changes": {
             "task": {"family": "point", "split": "validation", "options": {"max_episode_steps": 5}},
             "algorithm": SAC, "env_steps": 20, "evaluation": {"episodes": 1},
         },
-        "tasks": [0], "seeds": [3, 5], "stack_seeds": True,
+        "tasks": [0, 1], "seeds": [3, 5], "stack_seeds": True,
     }  # fmt: skip
     jobs = make_jobs(build(AblationConfig, plain), tmp_path, "")
-    assert [job.name for job in jobs] == ["slow task 0", "fast task 0"]
+    assert [job.name for job in jobs] == ["slow", "fast"]
     run_one(jobs[0])
-    folders = [tmp_path / "methods" / "slow" / "task-0" / f"seed-{seed}" for seed in (3, 5)]
-    assert jobs[0].folder == folders[1] and all(read_result(folder) for folder in folders)
+    folders = sorted((tmp_path / "methods" / "slow").glob("task-*/seed-*"))
+    results = [read_result(folder) for folder in folders]
+    assert len(folders) == 4 and jobs[0].folder == folders[-1]
+    assert len({result["return"] for result in results if result}) == 4
     assert "one process trains the seeds 3, 5" in description(read_run(folders[0]))
 
 
