@@ -1,9 +1,9 @@
 """What runs of the maze cost before and now: `python benchmarks/before_after.py CHECKOUT [key=value ...]`.
 
-CHECKOUT is a checkout of another version of this project, e.g. `git worktree add ../before 6038da4`, whose `reproduce maze` is the 90
-runs of `maze_90.yaml`. A part of them is run by both versions, with the same Python: logs, a short pretraining, each method to the end,
-final evaluations and pages included. CPU time of the process and its children; one thread, one worker. The part is a stated set of
-overrides, by default two goals of ten, three seeds and 60,000 of 200,000 steps.
+CHECKOUT is a checkout of another version of this project, e.g. `git worktree add ../before 6038da4`, whose `reproduce maze` is
+the 90 runs of `maze_90.yaml`. Both versions run a part of them with the same Python: logs, a short pretraining, each method to the
+end, final evaluations and pages included. CPU time of the process and its children; one thread, one worker. The part is a stated
+set of overrides, by default two goals of ten, three seeds and 60,000 of 200,000 steps.
 """
 
 from __future__ import annotations

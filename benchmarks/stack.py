@@ -1,7 +1,7 @@
 """What one update of a stack costs a seed, beside a seed alone: `python benchmarks/stack.py [--json FILE]`.
 
-SAC in skill space at the sizes of the maze, on one CPU core: 4 observed numbers, 10 latent ones, two layers of 128 units and batches of
-128 rows; then 256 of each. CPU time, medians of rounds in turn, so that what else the machine does meets all alike.
+SAC in skill space at sizes of the maze, on one CPU core: 4 observed numbers, 10 latent ones, two layers of 128 units, batches of
+128; then 256 of each. CPU time, medians of rounds in turn, so that what else the machine does meets all alike.
 """
 
 from __future__ import annotations
