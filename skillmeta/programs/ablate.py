@@ -236,7 +236,8 @@ def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str) -
     seal(out, ("config.yaml", "environment.json"))
     started = time.monotonic()
     prepare(config, out, command)
-    print(f"3/4  {len(config.methods)} methods x {len(config.seeds)} seeds: {len(jobs)} runs", flush=True)
+    runs = sum(len(job.payload[0]) if isinstance(job.payload[0], list) else 1 for job in jobs)
+    print(f"3/4  {len(config.methods)} methods x {len(config.seeds)} seeds: {runs} runs", flush=True)
     outcome = run_jobs(jobs, run_one, config.workers, "learning")
     if test is not None and len(outcome.done) == len(jobs):
         tested = run_jobs([test], run_one, 1, f"evaluation on {config.test.split} tasks")
