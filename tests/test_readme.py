@@ -1,4 +1,4 @@
-"""What the README says is there is there."""
+"""What the README and the docs say is there is there."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import warnings
 from pathlib import Path
 
+import pytest
 from gymnasium.utils.env_checker import check_env
 
 from skillmeta.cli import PROGRAMS, main
@@ -16,26 +17,33 @@ from skillmeta.tasks.base import TaskConfig, make_family
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = [path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if path.name != "commands.md"]
+TASKS = (ROOT / "docs" / "tasks.md").read_text()
 
 
-def test_its_commands_and_configs_exist():
-    for command, rest in re.findall(r"^skillmeta ([\w-]+)(.*)$", README, re.M):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_configs_and_links_of_a_page_exist(page):
+    text = page.read_text()
+    for command, rest in re.findall(r"^skillmeta ([\w-]+)(.*)$", text, re.M):
         assert command in PROGRAMS
         words = rest.split("#")[0].split()
-        if command in ("collect", "skills", "finetune", "ablate", "evaluate", "meta-train"):
-            find_config(words[0])
+        if command in ("collect", "skills", "finetune", "ablate", "evaluate", "meta-train") and words[0].islower():
+            assert (ROOT / words[0]).exists() or find_config(words[0])
         if command == "tasks" and words:
             find_config(f"tasks/{words[0]}")
-    table = README.partition("| family | presets")[2].partition("\n\n")[0]
+    for name in re.findall(r"`((?:downstream|pretrain|ablations)/\w+)`", text):
+        find_config(name)
+    for path in re.findall(r"\]\(([\w/.-]+)\)", text):
+        assert (page.parent / path).exists(), path
+
+
+def test_every_preset_of_tasks_is_in_the_table():
+    table = TASKS.partition("| family | presets")[2].partition("\n\n")[0]
     presets = set(re.findall(r"`(\w+)`", "".join(row.split("|")[2] for row in table.splitlines()[2:])))
     assert presets == {name.removeprefix("tasks/") for name in list_configs() if name.startswith("tasks/")}
-    for name in re.findall(r"`((?:downstream|pretrain|ablations)/\w+)`", README):
-        find_config(name)
 
 
-def test_its_pictures_and_pages_exist():
-    for path in re.findall(r"\]\(([\w/.-]+)\)", README):
-        assert (ROOT / path).exists(), path
+def test_pictures_and_pages_of_the_results_exist():
     for path in re.findall(r"\]\(([\w/.-]+)\)", (ROOT / "results" / "README.md").read_text()):
         assert (ROOT / "results" / path).exists(), path
 
@@ -55,9 +63,9 @@ def test_the_constraints_pin_every_dependency_and_name_no_host():
     assert "//" not in (ROOT / "constraints.txt").read_text()
 
 
-def test_its_new_family_works_as_it_stands(tmp_path, monkeypatch, capsys):
-    """The README's own lines, saved where it says: listed, checked, judged between its brackets, and short."""
-    code = README.partition("<!-- family -->\n```python\n")[2].partition("```")[0]
+def test_the_new_family_of_the_docs_works_as_it_stands(tmp_path, monkeypatch, capsys):
+    """The page's own lines, saved where it says: listed, checked, judged between its brackets, and short."""
+    code = TASKS.partition("<!-- family -->\n```python\n")[2].partition("```")[0]
     assert 30 < len(code.strip().splitlines()) < 60
     (tmp_path / "my_tasks").mkdir()
     (tmp_path / "my_tasks" / "__init__.py").write_text("")
