@@ -58,7 +58,7 @@ def load(folder: str | Path, *, sample: bool = False, seed: int = 0, trust: bool
 
 
 class Agent:
-    """Acts one primitive step at a time, in the environment's own units, and keeps the clock of its skills.
+    """Acts one primitive step at a time, in the environment's own units, and keeps the clock of its skills::
 
         agent, env = skillmeta.load("runs/maze-spirl"), gymnasium.make(...)
         observation, _ = env.reset()
