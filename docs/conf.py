@@ -1,4 +1,4 @@
-"""The site: `sphinx-build -W -c docs . runs/site`, without a network. Its root is the repository, so pages may link to results and files."""
+"""The site: `sphinx-build -W -c docs . runs/site`, without a network. Pages may link to anything in the repository, which is its root."""
 
 from __future__ import annotations
 
