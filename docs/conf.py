@@ -1,4 +1,4 @@
-"""The site: `sphinx-build -W -c docs . runs/site`, without a network. Pages may link to anything in the repository, which is its root."""
+"""The site: `sphinx-build -W -c docs . runs/site`, without a network. Its root is the repository: pages may link to anything in it."""
 
 from __future__ import annotations
 

@@ -61,9 +61,9 @@ def test_each_learner_of_a_stack_is_the_learner_alone(case, owed):
     alone, stacked = ([make(case, seed) for seed in range(SEEDS)] for _ in range(2))
     expected = [one.learn(updates) for one, updates in zip(alone, owed, strict=True)]
     found = Stack(stacked).learn(owed)
-    for mine, theirs, reported, told in zip(stacked, alone, found, expected, strict=True):
+    for mine, theirs, metrics, wanted in zip(stacked, alone, found, expected, strict=True):
         torch.testing.assert_close(numbers(mine), numbers(theirs), rtol=1e-5, atol=1e-7)
-        assert reported == pytest.approx(told, rel=1e-5)
+        assert metrics == pytest.approx(wanted, rel=1e-5)
         assert mine.updates == theirs.updates
     assert not torch.allclose(numbers(stacked[0])[0], numbers(stacked[1])[0])
 
