@@ -1,4 +1,4 @@
-"""The site: `sphinx-build -W -c docs . runs/site`, without a network. Its root is the repository: pages may link to anything in it."""
+"""The site: `sphinx-build -W -c docs . runs/site`, without a network. Its root is the repository: pages link to anything in it."""
 
 from __future__ import annotations
 
