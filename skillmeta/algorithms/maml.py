@@ -256,7 +256,8 @@ class Learner:
         adapted = self.acting.inner_step(start, before, self.config.inner_lr)
         after = self.acting.samples(batch.trials.episodes(1), adapted)
         returns = torch.from_numpy(batch.trials.returns[:, 1]).float().view(tasks, -1).mean(1)
-        return before, after, (returns - returns.mean()) / (returns.std(correction=0) + 1e-8)
+        score = (returns - returns.mean()) / (returns.std(correction=0) + 1e-8)
+        return before, after, score.to(after.valid.device)
 
 
 def describe(config: Config, acts_in: str, prior: str | None) -> str:

@@ -34,15 +34,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skillmeta.config import (
-    NonNegativeFloat,
-    NonNegativeInt,
-    OneOf,
-    PositiveFloat,
-    PositiveInt,
-    Share,
-    checked,
-)
+from skillmeta.config import NonNegativeFloat, NonNegativeInt, OneOf, PositiveFloat, PositiveInt, Share, checked
 from skillmeta.data.contexts import ContextBuffer
 from skillmeta.data.replay import Replay, Transitions, stack
 from skillmeta.errors import ConfigError
@@ -54,6 +46,7 @@ from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
 from skillmeta.nn.policies import PolicyNetwork, ResidualPolicy, SquashedPolicy, choose_action
 from skillmeta.objectives.regularizer import Regularizer, RegularizerConfig, described
 from skillmeta.objectives.soft_q import actor_loss, min_q, soft_value, td_error, td_target
+from skillmeta.run.device import normal
 from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
 from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Prior, Skills, Source, Step, Task
@@ -276,7 +269,7 @@ class Learner:
             raise ConfigError(
                 "algorithm.shaped_reward: this family, as it is configured, has no dense reward to learn from"
             )
-        self.config, self.bound = config, torch.from_numpy(spec.action_bound)
+        self.config, bound = config, torch.from_numpy(spec.action_bound)
         weights = seeds.stream("weights").torch()
         observation_dim, action_dim = spec.observation_dim, spec.action_dim
         inputs = observation_dim + action_dim + 1 + (observation_dim if config.next_observation else 0)
@@ -286,12 +279,12 @@ class Learner:
         components = config.teacher.components if config.teacher else 0
         self.encoder = make_encoder(config.encoder, *shape, config.prior_factor, components)
         network = SquashedPolicy if skills is None else ResidualPolicy
-        self.policy = network(seen, self.bound, config.hidden, config.depth, weights)
+        self.policy = network(seen, bound, config.hidden, config.depth, weights)
         self.critics = Critics(seen, action_dim, config.hidden, config.depth, weights)
         self.teacher = ProductEncoder(*shape, config.prior_factor) if config.teacher else None
         self.values = MLP(seen, 1, config.hidden, config.depth, weights) if config.original.value_network else None
         self.targets = copy.deepcopy(self.values or self.critics).requires_grad_(False)
-        self.regularizer = Regularizer(config.regularizer, self.bound)
+        self.regularizer = Regularizer(config.regularizer, bound)
         self.acting = Actor(self.policy, self.encoder, config, skills)
         rate = config.learning_rate
         self.policy_optimizer = adam(self.policy.parameters(), rate)
@@ -312,6 +305,11 @@ class Learner:
     @property
     def updates(self) -> int:
         return self.counts.updates
+
+    @property
+    def bound(self) -> Tensor:
+        """[A] of the actions, on the learner's device."""
+        return self.policy.bound
 
     def actor(self) -> Actor:
         return copy.deepcopy(self.acting)
@@ -347,7 +345,7 @@ class Learner:
         self.visit(source, visited, prior_episodes)
         counts.iterations += 1
         metrics = METRICS if self.teacher is None else (*METRICS, "belief/nll")
-        sums = torch.zeros(len(metrics))
+        sums = self.bound.new_zeros(len(metrics))
         for _ in range(config.updates):
             sums += self.update()
         means = (sums / max(1, config.updates)).tolist()
@@ -392,11 +390,11 @@ class Learner:
         """Transitions and contexts of some tasks, and noise."""
         config = self.config
         chosen = self.drawn(min(config.tasks, config.training_tasks), config.training_tasks)
-        batch = stack([self.replays[i].sample(config.batch_size, self.generator) for i in chosen])
+        batch = self.sampled(chosen, config.batch_size)
         context, valid = self.contexts_of(chosen)
         privileged = None if config.teacher is None else self.privileged(chosen, config.teacher.size)
-        latent_noise = torch.randn(len(chosen), config.latent_dim, generator=self.generator)
-        noise = torch.randn(2, *batch.action.flatten(0, 1).shape, generator=self.generator)
+        latent_noise = normal(batch.action, self.generator, len(chosen), config.latent_dim)
+        noise = normal(batch.action, self.generator, 2, *batch.action.flatten(0, 1).shape)
         return Drawn(batch, context, valid, privileged, latent_noise, noise)
 
     def learn(self, drawn: Drawn) -> Tensor:
@@ -404,7 +402,7 @@ class Learner:
         config, acting, regularizer = self.config, self.acting, self.regularizer
         bound, noise, coefficient = self.bound, drawn.noise, self.regularizer.coefficient()
         # Without autocast's cache: two losses would share cast weights, and each gradient frees what it went through.
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16, cache_enabled=False):
+        with torch.autocast(noise.device.type, torch.bfloat16, enabled=config.bfloat16, cache_enabled=False):
             belief = infer(self.encoder, drawn.context, drawn.valid)
             posterior = belief
             if self.teacher is not None and drawn.privileged is not None:
@@ -463,13 +461,17 @@ class Learner:
         else:
             whole = config.context == "visit"
             drawn = [self.contexts[i].recent(size, self.generator, ordered, whole) for i in chosen]
-        shown = stack([part for part, _ in drawn])
+        shown = stack([part for part, _ in drawn]).to(self.bound.device)
         context = self.acting.context(shown.observation, shown.action, shown.reward, shown.next_observation)
-        return context, torch.stack([valid for _, valid in drawn])
+        return context, torch.stack([valid for _, valid in drawn]).to(self.bound.device)
+
+    def sampled(self, chosen: list[int], size: int) -> Transitions:
+        """Transitions of each task, [M, size, ...]."""
+        return stack([self.replays[i].sample(size, self.generator) for i in chosen]).to(self.bound.device)
 
     def privileged(self, chosen: list[int], size: int) -> Tensor:
         """What a teacher is shown of each task, [M, P, D]: any transitions, with the rewards that critics learn from."""
-        shown = stack([self.replays[i].sample(size, self.generator) for i in chosen])
+        shown = self.sampled(chosen, size)
         return self.acting.context(shown.observation, shown.action, shown.reward, shown.next_observation)
 
 

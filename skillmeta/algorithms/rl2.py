@@ -21,6 +21,7 @@ import copy
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -156,7 +157,7 @@ class Network(nn.Module):
 
     @property
     def stddev(self) -> Tensor:
-        return torch.where(self.return_stddev > 0, self.return_stddev, torch.ones(()))
+        return torch.where(self.return_stddev > 0, self.return_stddev, 1.0)
 
     @torch.no_grad()
     def rescale(self, returns: Tensor, valid: Tensor, rate: float = 0.1) -> None:
@@ -166,7 +167,7 @@ class Network(nn.Module):
         mean = (returns * valid).sum() / count
         stddev = (((returns - mean) ** 2 * valid).sum() / count).sqrt().clamp(min=1e-4)
         old_mean, old_stddev = self.return_mean.clone(), self.stddev
-        share = torch.where(self.return_stddev > 0, torch.tensor(rate), torch.ones(()))
+        share = torch.where(self.return_stddev > 0, rate, 1.0)
         self.return_mean += share * (mean - self.return_mean)
         self.return_stddev += share * (stddev - self.return_stddev)
         last = cast(nn.Linear, self.value_head.layers[-1])
@@ -321,33 +322,37 @@ class Learner:
         left = 1 - source.fraction if self.config.anneal else 1.0
         batch = source.trials(self.acting, self.config.tasks, self.config.episodes)
         sample = self.prepare(sequences(batch.trials))
-        sums, count = torch.zeros(len(METRICS)), 0
+        sums, count = self.network.bound.new_zeros(len(METRICS)), 0
         for _ in range(self.config.epochs):
             for rows in torch.randperm(len(sample.valid), generator=self.generator).chunk(self.config.minibatches):
-                sums += self.update(sample.rows(rows), left)
+                sums += self.update(sample.rows(rows.to(sums.device)), left)
                 count += 1
         return {**dict(zip(METRICS, (sums / count).tolist(), strict=True)), "budget/left": left}
 
     def prepare(self, sequences: Sequences) -> Sample:
         """What PPO needs of trials, with the policy and the values of the network that acted."""
-        raw, action = torch.from_numpy(sequences.observation), torch.from_numpy(sequences.action)
-        valid = torch.from_numpy(sequences.valid).float()
-        counts = torch.from_numpy(sequences.begins).cumsum(-1) > self.config.free_episodes
-        reward = torch.from_numpy(sequences.reward) * self.config.reward_scale * counts
+        device = self.network.bound.device
+
+        def moved(values: np.ndarray) -> Tensor:
+            return torch.from_numpy(values).to(device)
+
+        raw, action, valid = moved(sequences.observation), moved(sequences.action), moved(sequences.valid).float()
+        counts = moved(sequences.begins).cumsum(-1) > self.config.free_episodes
+        reward = moved(sequences.reward) * self.config.reward_scale * counts
         seen = self.acting.normalize(raw)
         inputs = self.network.inputs(
             seen,
             F.pad(seen, (0, 0, 1, 0))[:, :-1],
-            torch.from_numpy(sequences.previous_action),
-            torch.from_numpy(sequences.previous_reward) * self.config.reward_scale,
-            torch.from_numpy(sequences.begins).float(),
+            moved(sequences.previous_action),
+            moved(sequences.previous_reward) * self.config.reward_scale,
+            moved(sequences.begins).float(),
         )
         with torch.no_grad():
             policy, value = self.evaluate(inputs, seen, raw)[:2]
             log_prob = policy.log_prob(action)
         # A trial ends with its last episode: nothing comes after it, whatever ended that episode.
         advantage = advantages(
-            reward, value, torch.zeros(len(value)), valid, self.config.discount, self.config.gae_lambda
+            reward, value, value.new_zeros(len(value)), valid, self.config.discount, self.config.gae_lambda
         )
         returns = advantage + value
         self.network.rescale(returns, valid)

@@ -34,6 +34,7 @@ from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
 from skillmeta.nn.policies import PolicyNetwork, ResidualPolicy, SquashedPolicy, choose_action, gaussian_prior
 from skillmeta.objectives.regularizer import Regularizer, RegularizerConfig, described
 from skillmeta.objectives.soft_q import actor_loss, min_q, soft_value, td_error, td_target
+from skillmeta.run.device import normal
 from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
 from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Skills, Source, Start, Step
@@ -159,17 +160,17 @@ class Learner:
             raise ConfigError(
                 "regularizer.prior: skill needs policy_start: prior (an unsquashed policy near the prior)"
             )
-        self.config, self.bound = config, torch.from_numpy(spec.action_bound)
+        self.config, bound = config, torch.from_numpy(spec.action_bound)
         self.skills = skills if config.policy_start == "prior" else None  # whose prior is used
         self.normalize = skills.normalize if skills is not None else identity
         weights = seeds.stream("weights").torch()
         network = ResidualPolicy if config.policy_start == "prior" else SquashedPolicy
-        self.policy = network(spec.observation_dim, self.bound, config.hidden, config.policy_depth, weights)
+        self.policy = network(spec.observation_dim, bound, config.hidden, config.policy_depth, weights)
         self.acting = Actor(self.policy, skills)
         self.critics = Critics(spec.observation_dim, spec.action_dim, config.hidden, config.critic_depth, weights)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.networks = nn.ModuleDict({"policy": self.policy, "critics": self.critics, "targets": self.targets})
-        self.regularizer = Regularizer(config.regularizer, self.bound)
+        self.regularizer = Regularizer(config.regularizer, bound)
         self.optimizer = adam([*self.critics.parameters(), *self.policy.parameters()], config.learning_rate)
         self.replay = Replay(config.replay_capacity, spec.observation_dim, spec.action_dim)
         self.generator = seeds.stream("updates").torch()
@@ -179,6 +180,11 @@ class Learner:
     @property
     def updates(self) -> int:
         return self.counts.updates
+
+    @property
+    def bound(self) -> Tensor:
+        """[A] of the actions, on the learner's device."""
+        return self.policy.bound
 
     @property
     def slow(self) -> tuple[tuple[str, str, float], ...]:
@@ -241,7 +247,7 @@ class Learner:
 
     def learn(self, updates: int) -> Metrics:
         """Some updates from the replay; metrics averaged over them."""
-        sums = torch.zeros(len(METRICS))
+        sums = self.bound.new_zeros(len(METRICS))
         for _ in range(updates):
             sums += self.update(self.sample())
         return self.averaged(sums, updates)
@@ -257,7 +263,7 @@ class Learner:
         return metrics
 
     def sample(self) -> Transitions:
-        return self.replay.sample(self.config.batch_size, self.generator)
+        return self.replay.sample(self.config.batch_size, self.generator).to(self.bound.device)
 
     def update(self, batch: Transitions) -> Tensor:
         """One update of critics, policy, coefficient and targets; returns the METRICS, a vector."""
@@ -273,15 +279,15 @@ class Learner:
             both = torch.cat([batch.observation, batch.next_observation])
             prior = () if self.skills is None else self.prior_at(both)
             now, following = self.normalize(batch.observation), self.normalize(batch.next_observation)
+        # A residual policy may leave the box: what is executed is what is valued.
+        executed = batch.action.clamp(-self.bound, self.bound)
         return Inputs(
             now,
             following,
-            batch.action.clamp(
-                -self.bound, self.bound
-            ),  # a residual policy may leave the box: what is executed is valued
+            executed,
             batch.reward,
             batch.discount(self.config.discount),
-            torch.randn(2, *batch.action.shape, generator=self.generator),
+            normal(batch.action, self.generator, 2, *batch.action.shape),
             self.regularizer.coefficient(),
             prior,
         )

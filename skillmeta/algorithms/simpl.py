@@ -36,6 +36,7 @@ from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
 from skillmeta.nn.policies import ResidualPolicy, choose_action, gaussian_prior
 from skillmeta.objectives.regularizer import Coefficient, CoefficientConfig, Regularizer, RegularizerConfig, described
 from skillmeta.objectives.soft_q import actor_loss, min_q, soft_value, td_error, td_target
+from skillmeta.run.device import normal
 from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
 from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Skills, Source, Start, Step
@@ -239,9 +240,8 @@ class Actor:
     def context(self, observation: Tensor, skill: Tensor, reward: Tensor, following: Tensor) -> Tensor:
         """Decisions as the encoder sees them, [..., D]."""
         normalize = self.skills.normalize
-        return torch.cat(
-            [normalize(observation), skill / self.policy.bound, reward.unsqueeze(-1), normalize(following)], -1
-        )
+        parts = [normalize(observation), skill / self.policy.bound, reward.unsqueeze(-1), normalize(following)]
+        return torch.cat(parts, -1)
 
     def prior(self, observation: Tensor) -> Gaussian:
         with torch.no_grad():
@@ -289,7 +289,7 @@ class Learner:
     def __init__(self, config: Config, spec: EnvSpec, skills: Skills | None, seeds: Seeds):
         if skills is None:
             raise ConfigError("algorithm.name is simpl, whose actions are skills; name a skill model under `skills:`")
-        self.config, self.bound = config, torch.from_numpy(spec.action_bound)
+        self.config, bound = config, torch.from_numpy(spec.action_bound)
         weights = seeds.stream("weights").torch()
         observation_dim, skill_dim = spec.observation_dim, spec.action_dim
         inputs, seen = 2 * observation_dim + skill_dim + 1, observation_dim + config.latent_dim
@@ -297,10 +297,10 @@ class Learner:
         self.encoder = make_encoder(
             config.encoder, inputs, config.latent_dim, hidden, depth, weights, config.prior_factor
         )
-        self.policy = ResidualPolicy(seen, self.bound, hidden, depth, weights)
+        self.policy = ResidualPolicy(seen, bound, hidden, depth, weights)
         self.critics = Critics(seen, skill_dim, hidden, depth, weights)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
-        self.kinds = [TaskBatch(kind, self.bound, config.training_tasks) for kind in config.kinds.values()]
+        self.kinds = [TaskBatch(kind, bound, config.training_tasks) for kind in config.kinds.values()]
         log_coefficient = self.kinds[-1].regularizer.log_coefficient
         self.acting = Actor(self.policy, self.encoder, self.critics, log_coefficient, skills, config)
         self.policy_optimizer = adam(self.policy.parameters(), config.learning_rate)
@@ -348,7 +348,7 @@ class Learner:
         counts.iterations += 1
         each = sum(kind.tasks for kind in config.kinds.values()) * config.batch_size  # decisions of an update
         updates = 0 if first else round(config.reuse * (counts.decisions - before) / each)
-        sums = torch.zeros(2 + 2 * len(self.kinds))
+        sums = self.policy.bound.new_zeros(2 + 2 * len(self.kinds))
         for _ in range(updates):
             sums += self.learn(*self.draw())
         if not updates:
@@ -392,11 +392,12 @@ class Learner:
 
     def drawn_of(self, chosen: list[int], how: TaskBatchConfig) -> Drawn:
         size, generator = self.config.batch_size, self.generator
-        batch = stack([self.replays[i].sample(size, generator) for i in chosen])
+        device = self.policy.bound.device
+        batch = stack([self.replays[i].sample(size, generator) for i in chosen]).to(device)
         context = self.contexts_of(chosen, how)
-        latent_noise = torch.randn(len(chosen), size, self.config.latent_dim, generator=generator)
-        noise = torch.randn(2, *batch.action.flatten(0, 1).shape, generator=generator)
-        return Drawn(torch.tensor(chosen), batch, context, latent_noise, noise)
+        latent_noise = normal(batch.action, generator, len(chosen), size, self.config.latent_dim)
+        noise = normal(batch.action, generator, 2, *batch.action.flatten(0, 1).shape)
+        return Drawn(torch.tensor(chosen, device=device), batch, context, latent_noise, noise)
 
     def contexts_of(self, chosen: list[int], how: TaskBatchConfig) -> Tensor:
         """A context [M, C, D] of each task: decisions of its episodes with e ~ N(0, I)."""
@@ -404,7 +405,7 @@ class Learner:
         for buffer in (self.contexts[i] for i in chosen):
             reward = buffer.columns.reward[: len(buffer)]
             parts.append(buffer.at(context_rows(reward, how, self.generator)))
-        shown = stack(parts)
+        shown = stack(parts).to(self.policy.bound.device)
         return self.acting.context(shown.observation, shown.action, shown.reward, shown.next_observation)
 
     def learn(self, *drawn: Drawn) -> Tensor:
@@ -412,14 +413,13 @@ class Learner:
 
         Returns the LOSSES, then the divergence of the policy and of the encoder for each kind.
         """
-        config, acting, bound, kinds = self.config, self.acting, self.bound, self.kinds
+        config, acting, bound, kinds = self.config, self.acting, self.policy.bound, self.kinds
         sizes = [part.noise.shape[1] for part in drawn]  # decisions of each kind
         batch = concatenate([part.batch.flat() for part in drawn])
         noise = torch.cat([part.noise for part in drawn], 1)
-        coefficient = torch.cat(
-            [kind.regularizer.coefficient().expand(size) for kind, size in zip(kinds, sizes, strict=True)]
-        )
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16, cache_enabled=False):
+        each = [kind.regularizer.coefficient().expand(size) for kind, size in zip(kinds, sizes, strict=True)]
+        coefficient = torch.cat(each)
+        with torch.autocast(noise.device.type, torch.bfloat16, enabled=config.bfloat16, cache_enabled=False):
             posteriors = [gaussian_of(infer(self.encoder, part.context)) for part in drawn]
             e = torch.cat([samples(q, part.latent_noise) for q, part in zip(posteriors, drawn, strict=True)])
             here, there = acting.prior(batch.observation), acting.prior(batch.next_observation)
@@ -435,9 +435,8 @@ class Learner:
                 target = td_target(batch.reward, batch.discount(config.discount), next_value)
             critic_loss = td_error(self.critics(now, batch.action).float(), target)
             kls = [q.kl(standard_gaussian(q.mean)) for q in posteriors]
-            encoder_loss = torch.cat(
-                [kind.encoder_coefficient(part.tasks) * kl for kind, part, kl in zip(kinds, drawn, kls, strict=True)]
-            ).mean()
+            shares = zip(kinds, drawn, kls, strict=True)
+            encoder_loss = torch.cat([kind.encoder_coefficient(part.tasks) * kl for kind, part, kl in shares]).mean()
             learners = [*self.critics.parameters(), *self.encoder.parameters()]
             apply_gradients(self.critic_optimizer, torch.autograd.grad(critic_loss + encoder_loss, learners))
 

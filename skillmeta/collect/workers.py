@@ -20,6 +20,7 @@ from skillmeta.collect.trials import trial
 from skillmeta.data.trials import join
 from skillmeta.errors import EnvironmentFailed, UserError
 from skillmeta.run import watch
+from skillmeta.run.device import CPU, placed
 from skillmeta.run.pool import Pool, WorkerDied
 from skillmeta.seeds import Stream
 from skillmeta.types import Actor, BeliefT, Envs, Episodes, InformedActor, Task, Trials
@@ -95,6 +96,7 @@ class Workers:
         Raises:
             UserError: a part failed in a worker process, or its worker died twice; or an environment failed and that is the end.
         """
+        actor = placed(actor, CPU)
         if self._pool is None:  # else it is copied on its way to the workers
             actor = copy.deepcopy(actor)
         rollouts = actor.rollouts
@@ -127,7 +129,7 @@ class Workers:
             max_steps: of each episode.
             first: its number in the run, for messages.
         """
-        part = Part(actor, tasks, np.array(seeds)[:, None], draws, max_steps=max_steps, first=first)
+        part = Part(placed(actor, CPU), tasks, np.array(seeds)[:, None], draws, max_steps=max_steps, first=first)
         return self._run([part]).episodes(0)
 
     def _run(self, parts: Sequence[Part]) -> Trials:

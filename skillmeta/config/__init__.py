@@ -30,6 +30,7 @@ from skillmeta.config.plain import dump_yaml as dump_yaml
 from skillmeta.config.plain import read_yaml as read_yaml
 from skillmeta.config.plain import to_plain as to_plain
 from skillmeta.config.values import Bound as Bound
+from skillmeta.config.values import DeviceName as DeviceName
 from skillmeta.config.values import NonNegativeFloat as NonNegativeFloat
 from skillmeta.config.values import NonNegativeInt as NonNegativeInt
 from skillmeta.config.values import OneOf as OneOf

@@ -6,6 +6,7 @@ only: in Python a type checker does it.
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -75,6 +76,20 @@ class Increasing:
 
 
 @dataclass(frozen=True)
+class Spelled:
+    """A string of a form."""
+
+    pattern: str
+    said: str
+
+    def problem(self, value: Any) -> str | None:
+        return None if isinstance(value, str) and re.fullmatch(self.pattern, value) else f"choose {self}"
+
+    def __str__(self) -> str:
+        return self.said
+
+
+@dataclass(frozen=True)
 class OptionsOf:
     """Marks a mapping whose keys are those of the `Config` of a module of skillmeta.<room>.
 
@@ -91,6 +106,9 @@ PositiveFloat = Annotated[float, Bound(above=0)]
 NonNegativeFloat = Annotated[float, Bound(at_least=0)]
 Share = Annotated[float, Bound(at_least=0, at_most=1)]
 Range = Annotated[list[float], Increasing()]
+DeviceName = Annotated[
+    str, Spelled(r"auto|cpu|mps|cuda(:\d{1,3})?", "auto, cpu, mps, cuda or one of cuda:0, cuda:1, ...")
+]
 
 
 def plain_type(kind: Any) -> tuple[Any, list[Any]]:

@@ -25,6 +25,10 @@ class Transitions:
         """The factor in front of the next value, [B]: gamma, of a decision; 0 where the MDP ended."""
         return gamma * (1 - self.terminated)
 
+    def to(self, device: torch.device) -> Transitions:
+        """The same on a device."""
+        return Transitions(*(getattr(self, name).to(device) for name in FIELDS))
+
     def flat(self) -> Transitions:
         """Of [M, B, ...] one batch, [M * B, ...]."""
         return Transitions(*(getattr(self, name).flatten(0, 1) for name in FIELDS))
@@ -41,7 +45,7 @@ def concatenate(batches: Sequence[Transitions]) -> Transitions:
 
 
 class Replay:
-    """The last `capacity` decisions, of those from the `first` on (`skillmeta.types.Growing`)."""
+    """The last `capacity` decisions, of those from the `first` on (`skillmeta.types.Growing`), on the CPU."""
 
     def __init__(self, capacity: int, observation_dim: int, action_dim: int):
         self.capacity, self.origin = capacity, object()

@@ -46,9 +46,10 @@ class ContextEncoder(Protocol):
 
 
 def infer(encoder: ContextEncoder, context: Tensor, valid: Tensor | None = None) -> Belief:
-    """q(z | c) of contexts [M, C, D]."""
-    every = torch.ones(context.shape[:2]) if valid is None else valid
-    return encoder.posterior(encoder.accumulate(encoder.nothing(len(context)), context, every))
+    """q(z | c) of contexts [M, C, D], on their device."""
+    every = context.new_ones(context.shape[:2]) if valid is None else valid
+    nothing = Evidence(*(part.to(context.device) for part in encoder.nothing(len(context))))
+    return encoder.posterior(encoder.accumulate(nothing, context, every))
 
 
 # -- PEARL's: a product of Gaussians -------------------------------------------------------------------------------------------
@@ -105,7 +106,7 @@ def mean_and_variance(numbers: Tensor) -> tuple[Tensor, Tensor]:
 def gaussian_belief(evidence: Evidence, mean: Tensor, variance: Tensor) -> Gaussian:
     """N(mean, variance) [M, Z] where something was seen, N(0, I) elsewhere."""
     some = (evidence.seen > 0).unsqueeze(-1)
-    return Gaussian(torch.where(some, mean, 0.0), 0.5 * torch.where(some, variance, torch.ones(())).log())
+    return Gaussian(torch.where(some, mean, 0.0), 0.5 * torch.where(some, variance, 1.0).log())
 
 
 # -- encoders that sum a context up, and read z from the summary -------------------------------------------------------------------
@@ -179,7 +180,7 @@ class AttentionSummary(nn.Module):
         features = F.leaky_relu(features, 0.2)
         highest, weight = evidence.weight.chunk(2, -1)  # [M, heads]
         never = torch.finfo(features.dtype).min
-        highest = torch.where(weight > 0, highest, torch.full((), never))
+        highest = torch.where(weight > 0, highest, never)
         logits = self.ask(features).float().masked_fill(valid.unsqueeze(-1) == 0, never)  # [M, C, heads]
         top = torch.maximum(highest, logits.amax(1))
         fading = torch.exp(highest - top)
@@ -211,7 +212,7 @@ class GruSummary(nn.Module):
     def accumulate(self, evidence: Evidence, features: Tensor, valid: Tensor) -> Evidence:
         state = self.cell(F.leaky_relu(features, 0.2), evidence.total.unsqueeze(0).contiguous())[0].float()
         last = (valid.sum(1).long() - 1).clamp(min=0)
-        state = state[torch.arange(len(state)), last]
+        state = state[torch.arange(len(state), device=state.device), last]
         total = torch.where(valid.sum(1, keepdim=True) > 0, state, evidence.total)
         return Evidence(total, evidence.weight, evidence.seen + valid.sum(1))
 

@@ -211,7 +211,7 @@ class Transformer(Remembering):
         return query, key, value
 
     def sequence(self, inputs: Tensor) -> Tensor:
-        x = self.embed(inputs) + positions(torch.arange(inputs.shape[1]), self.width)
+        x = self.embed(inputs) + positions(torch.arange(inputs.shape[1], device=inputs.device), self.width)
         for i in range(len(self.attend)):
             query, key, value = self.heads_of(self.attend[i](self.norms[2 * i](x)))
             seen = F.scaled_dot_product_attention(query, key, value, is_causal=True)
@@ -236,6 +236,6 @@ class Transformer(Remembering):
 
 def positions(at: Tensor, width: int) -> Tensor:
     """Sines and cosines of places [...] in a sequence, [..., width] (Vaswani et al. 2017, arXiv:1706.03762)."""
-    rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
+    rates = torch.exp(torch.arange(0, width, 2, device=at.device) * (-math.log(10_000.0) / width))
     angles = at.unsqueeze(-1) * rates
     return torch.cat([angles.sin(), angles.cos()], -1)[..., :width]

@@ -63,7 +63,7 @@ def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     check_size(inputs * outputs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch's, of no outputs: an encoder without latents
-        layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")  # uninitialised
+        layer = cast(nn.Linear, nn.utils.skip_init(nn.Linear, inputs, outputs))  # type: ignore[no-untyped-call]
     limit = 1 / math.sqrt(inputs)
     with torch.no_grad():
         layer.weight.uniform_(-limit, limit, generator=generator)

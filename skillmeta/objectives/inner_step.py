@@ -255,15 +255,16 @@ class Actor:
                 prior = gaussian_prior(self.skills.prior(observation.flatten(0, 1)))
             lead = observation.shape[:2]
             return prior.mean.view(*lead, -1), prior.log_stddev.view(*lead, -1)
-        nothing = torch.zeros(*observation.shape[:2], self.shape.action_dim)
-        return nothing, nothing + self.bound.log()
+        nothing = observation.new_zeros(*observation.shape[:2], self.shape.action_dim)
+        return nothing, nothing + self.bound.log().to(nothing.device)
 
     def samples(self, episodes: Episodes, stacked: Parameters) -> Samples:
-        """Episodes [M * B, T] as learned from: advantages over a baseline that is fitted to each task's episodes."""
+        """Episodes [M * B, T] as learned from, where the parameters are: advantages over a baseline that is fitted to each task's
+        episodes."""
         tasks = len(stacked[0])
 
         def grouped(values: Any) -> Tensor:
-            tensor = torch.from_numpy(values).float()
+            tensor = torch.from_numpy(values).float().to(stacked[0].device)
             return tensor.view(tasks, -1, *tensor.shape[1:])
 
         observation, reward, valid = (
@@ -271,7 +272,7 @@ class Actor:
         )
         returns = discounted_sums(reward * valid, self.discount)
         values = linear_values(self.normalize(observation), returns, valid)
-        nothing = torch.zeros(reward.shape[:2])  # as in the papers, nothing is bootstrapped at the horizon
+        nothing = reward.new_zeros(reward.shape[:2])  # as in the papers, nothing is bootstrapped at the horizon
         estimated = advantages(reward, values, nothing, valid, self.discount, 1.0)
         advantage = normalized(estimated, valid, (1, 2)).flatten(1)
         raw = observation.flatten(1, 2)

@@ -53,9 +53,13 @@ def linear_values(observation: Tensor, returns: Tensor, valid: Tensor, ridge: fl
 
     Features of a step are the observation, its square, t, t^2, t^3 and 1, t in hundreds of steps.
 
+    Fitted on the CPU: not every device has double precision.
+
     Args: observation [M, B, T, O]; returns, valid [M, B, T].
     """
     tasks, rollouts, steps = returns.shape
+    device = returns.device
+    observation, returns, valid = observation.cpu(), returns.cpu(), valid.cpu()
     time = (torch.arange(steps) / 100.0).expand(tasks, rollouts, steps).unsqueeze(-1)
     seen = observation.clamp(-10, 10)
     features = torch.cat([seen, seen**2, time, time**2, time**3, torch.ones_like(time)], -1)
@@ -64,7 +68,7 @@ def linear_values(observation: Tensor, returns: Tensor, valid: Tensor, ridge: fl
     square, right = flat.mT @ flat, flat.mT @ wanted
     weights = torch.linalg.solve(square + ridge * torch.eye(flat.shape[-1], dtype=torch.float64), right)
     result: Tensor = (features.flatten(1, 2).double() @ weights).view(tasks, rollouts, steps).float() * valid
-    return result
+    return result.to(device)
 
 
 def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:

@@ -174,13 +174,13 @@ class Regularizer:
 
     def coefficient(self) -> Tensor:
         """The coefficient of the divergence, a scalar; 0 where there is no divergence."""
-        return self.controller.value() if self.config.divergence != "none" else torch.zeros(())
+        return self.controller.value() if self.config.divergence != "none" else torch.zeros_like(self.log_coefficient)
 
     def divergence(self, policy: Policy, prior: Prior | None, noise: Tensor) -> Tensor:
         """Divergence of each row, [B], nats. Closed form between Gaussians; against the uniform prior the one-sample
         estimate log pi(a) + log(volume) at the action that `noise` [B, A] stands for."""
         if self.config.divergence == "none":
-            return torch.zeros(noise.shape[:-1])
+            return noise.new_zeros(noise.shape[:-1])
         if isinstance(policy, Categorical):
             raise ConfigError("the policy is over discrete actions, and the divergence is of continuous ones")
         if self.config.prior == "uniform":

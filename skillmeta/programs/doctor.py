@@ -51,6 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     half = "avx512_bf16" in flags or "amx_bf16" in flags
     print(f"  bfloat16 in this CPU: {'yes' if half else 'not seen; leave bfloat16: false'}")
+    if "torch" not in broken:
+        from skillmeta.run.device import device_of
+
+        print(f"  device: auto is {device_of('auto')}")
     try:
         with tempfile.NamedTemporaryFile(dir=Path.cwd()):
             free = shutil.disk_usage(Path.cwd()).free / 2**30

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from skillmeta.config import PositiveInt, build, checked, to_plain
+from skillmeta.config import DeviceName, PositiveInt, build, checked, to_plain
 from skillmeta.data.continuity import jumps
 from skillmeta.data.episodes import EpisodeDataset
 from skillmeta.data.sources import fingerprint, load_source
@@ -19,6 +19,7 @@ from skillmeta.envs.serial import SerialEnvs
 from skillmeta.evaluation.skill_quality import Rollouts, compare_rollouts, fit, verdict
 from skillmeta.programs.beforehand import continued_notes
 from skillmeta.programs.page import write_page
+from skillmeta.run.device import CPU, device_of
 from skillmeta.run.files import write_npz
 from skillmeta.run.identity import Identity, Input
 from skillmeta.run.run import Run, read_result
@@ -45,6 +46,7 @@ class PretrainConfig:
     clip_actions: bool = False  # pull actions that are out of bounds into them, instead of refusing the logs
     model: SkillModelConfig = field(default_factory=SkillModelConfig)  # its sizes
     training: TrainingConfig = field(default_factory=TrainingConfig)  # how long and how fast
+    device: DeviceName = "cpu"  # that learns; auto: an accelerator where there is one
     quality: QualityConfig = field(default_factory=QualityConfig)  # how the prior is tried out
     task: TaskConfig | None = None  # where the prior is rolled out; null judges it on the logs alone
 
@@ -52,6 +54,7 @@ class PretrainConfig:
 def pretrain(config: PretrainConfig, folder: Path, command: str = "", quiet: bool = False) -> dict[str, Any] | None:
     """Train, evaluate, write the page. Returns the result, or None if it was asked to stop before the end."""
     torch.set_num_threads(1)
+    device = device_of(config.device)
     # Before the folder is taken: what is wrong with the task or the logs leaves no folder. A finished run needs no logs.
     family = examined(make_family(config.task), config.task) if config.task else None
     finished = read_result(folder) is not None and not identity_of(config, None).grown(folder / "config.yaml")
@@ -62,7 +65,7 @@ def pretrain(config: PretrainConfig, folder: Path, command: str = "", quiet: boo
         if run.result is not None:
             return run.finish(run.result, lambda: write_page([folder], family=family))
         assert dataset is not None
-        model = train_skills(dataset, config.model, config.training, run, quiet)
+        model = train_skills(dataset, config.model, config.training, run, quiet, device)
         if model is None:
             return None
         training = config.training
@@ -78,6 +81,7 @@ def pretrain(config: PretrainConfig, folder: Path, command: str = "", quiet: boo
             "verdict": [*verdict(fitted, acted, model.config.cloning), *continued_notes(run.continued)],
             "notes": [*dataset.notes, *jumps(dataset).notes()],
         }
+        result |= {} if device == CPU else {"device": str(device)}
         save_paths(run.folder, acted)
         return run.finish(result, lambda: write_page([folder], family=family))
 
@@ -103,14 +107,17 @@ def check_task(dataset: EpisodeDataset, family: TaskFamily) -> None:
 def identity_of(config: PretrainConfig, dataset: EpisodeDataset | None) -> Identity:
     """What a run with this config is; without `dataset` that of a finished run, which is not continued."""
 
-    def complete(plain: Mapping[str, Any]) -> Any:
-        return to_plain(build(PretrainConfig, plain))
+    def complete(plain: Mapping[str, Any]) -> dict[str, Any]:
+        full: dict[str, Any] = to_plain(build(PretrainConfig, plain))
+        del full["device"]  # may change from session to session
+        return full
 
+    whole = complete(to_plain(config))
     if dataset is None:
-        return Identity(to_plain(config), complete, lengths=LENGTHS)
+        return Identity(whole, complete, lengths=LENGTHS)
     path, digest = fingerprint(config.source)
     shapes = {"observation_dim": dataset.observation_dim, "action_dim": dataset.action_dim}
-    return Identity(to_plain(config), complete, shapes, {"logs": Input(str(path), digest)}, LENGTHS)
+    return Identity(whole, complete, shapes, {"logs": Input(str(path), digest)}, LENGTHS)
 
 
 def logged(dataset: EpisodeDataset, family: Any, like: Rollouts) -> Rollouts:

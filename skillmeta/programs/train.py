@@ -22,6 +22,7 @@ from skillmeta.collect.failures import EnvironmentConfig, Failures
 from skillmeta.collect.source import Budget, OnlineSource
 from skillmeta.collect.workers import Workers
 from skillmeta.config import (
+    DeviceName,
     NonNegativeInt,
     OptionsOf,
     PositiveFloat,
@@ -51,6 +52,7 @@ from skillmeta.programs.page import write_page
 from skillmeta.programs.start import StartConfig, StartedLearner
 from skillmeta.reading import verify
 from skillmeta.run.checkpoint import load_state, save_state
+from skillmeta.run.device import CPU, device_of, move, placed
 from skillmeta.run.files import write_npz
 from skillmeta.run.identity import Identity, Input, check_inputs, check_run_format, saved_state, shapes_of
 from skillmeta.run.loop import Evaluation, Training, run_loop
@@ -94,6 +96,7 @@ class TrainConfig:
     algorithm: Annotated[dict[str, Any], OptionsOf("algorithms")] = field(default_factory=lambda: {"name": "sac"})
     env_steps: PositiveInt = 100_000  # primitive steps of training, all methods alike
     max_episodes: PositiveInt | None = None  # stop after this many episodes even if steps are left
+    device: DeviceName = "cpu"  # that learns; auto: an accelerator where there is one; acting is on the CPU
     num_envs: PositiveInt = 1  # environments in lockstep, for learners that ask for single episodes
     processes: PositiveInt = 1  # that trials are run in
     envs_per_batch: PositiveInt = 256  # environments that share a policy's forward pass in trials
@@ -138,21 +141,27 @@ def train_config(node: DictConfig | Mapping[str, Any], kind: str | None = None, 
     return build(TrainConfig, node, at, DEFAULTS.get(str(kind or found), DEFAULTS["finetune"]))
 
 
-def make_learner(config: TrainConfig, spec: EnvSpec, skills: SkillModel | None, seeds: Seeds) -> Learner[Any]:
-    """The learner that a config names. Raises ConfigError for options that it does not have or that do not go together."""
+def make_learner(
+    config: TrainConfig, spec: EnvSpec, skills: SkillModel | None, seeds: Seeds, device: torch.device = CPU
+) -> Learner[Any]:
+    """The learner that a config names, on a device. Raises ConfigError for options that it lacks or that do not go together."""
     module, options = algorithm_of(config)
     used: Skills | None = None
     if skills is not None:
-        seen = skills.seen_in(spec.observed, "skills")
+        seen = placed(skills.seen_in(spec.observed, "skills"), device)
         used = MarginalPrior(seen) if config.skill_prior == "marginal" else seen
 
     def make(features: int) -> Any:
         try:
-            return module.Learner(options, replace(spec, observation_dim=spec.observation_dim + features), used, seeds)
+            learner = module.Learner(
+                options, replace(spec, observation_dim=spec.observation_dim + features), used, seeds
+            )
         except (RuntimeError, MemoryError) as error:
             if "allocate" not in str(error) or not (need := replay_bytes(options, spec)):
                 raise
             raise ConfigError(too_large(options, spec, need, "this machine does not give them")) from None
+        move(learner.parts(), device)
+        return learner
 
     if config.start is None:
         learner: Learner[Any] = make(0)
@@ -218,6 +227,8 @@ class Opened:
             return run.finish(run.result, pages)
         source, learner, training = self.started.source, self.learner, self.started.training
         result: dict[str, Any] = {**source.cost(), "updates": learner.updates, "seconds": training.clock.seconds}
+        device = device_of(config.device)
+        result |= {"device": str(device)} if device != CPU else {}
         result |= {"dropped": source.dropped} if source.dropped else {}
         if self.task is None:
             # Read, not kept: after its last checkpoint a run resumes with nothing left to do.
@@ -239,6 +250,7 @@ class Opened:
 def opened(config: TrainConfig, folder: Path, command: str, quiet: bool) -> Iterator[Opened]:
     """A run, started or continued, with the workers that it acts in; one that is finished has none."""
     torch.set_num_threads(1)
+    device = device_of(config.device)
     _, options = algorithm_of(config)
     family = make_family(config.task)
     task = task_of(family, config)
@@ -248,7 +260,7 @@ def opened(config: TrainConfig, folder: Path, command: str, quiet: bool) -> Iter
     probe = make_envs(family, 1, skills, config.see_task)
     spec = spec_of(probe, family)
     check_memory(options, spec, config.env_steps)
-    learner = make_learner(config, spec, skills, seeds)  # before the folder is taken: it refuses
+    learner = make_learner(config, spec, skills, seeds, device)  # before the folder is taken: it refuses
     probe.close()
     identity = identity_of(config, spec)
     of_tasks = []
@@ -306,7 +318,7 @@ def complete_config(plain: Mapping[str, Any], algorithm: str) -> dict[str, Any]:
     the user vouches for."""
     config = train_config(plain)
     full: dict[str, Any] = to_plain(config)
-    del full["environment"], full["health"]  # may change from session to session
+    del full["environment"], full["health"], full["device"]  # may change from session to session
     if config.algorithm["name"] == algorithm:
         _, options = algorithm_of(config)
         full["algorithm"] = {"name": algorithm, **to_plain(options)}

@@ -19,6 +19,7 @@ from skillmeta.data.episodes import EpisodeDataset
 from skillmeta.data.windows import WindowBatch, Windows
 from skillmeta.nn.distributions import standard_gaussian
 from skillmeta.nn.optimizers import adam
+from skillmeta.run.device import CPU, normal, placed
 from skillmeta.run.loop import Evaluation, Training, run_loop
 from skillmeta.run.parts import Counts
 from skillmeta.run.run import Run
@@ -147,8 +148,9 @@ class SkillTrainer:
     def iterate(self, source: LogSource) -> Metrics:
         """One update. Its losses are reported at the steps whose model is scored on held-out windows."""
         set_learning_rate(self.optimizer, self.config, self.updates)
-        batch = source.sample(self.generator)
-        noise = torch.randn(len(batch.action), self.model.dim, generator=self.generator)
+        bound = self.model.action_low
+        batch = placed(source.sample(self.generator), bound.device)
+        noise = normal(bound, self.generator, len(batch.action), self.model.dim)
         losses = skill_losses(self.model, batch, noise)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(losses.total(self.config.beta))
@@ -170,9 +172,16 @@ class SkillTrainer:
 
 
 def train_skills(
-    dataset: EpisodeDataset, model_config: SkillModelConfig, config: TrainingConfig, run: Run, quiet: bool = False
+    dataset: EpisodeDataset,
+    model_config: SkillModelConfig,
+    config: TrainingConfig,
+    run: Run,
+    quiet: bool = False,
+    device: torch.device = CPU,
 ) -> SkillModel | None:
     """Train on a data set inside a run, resuming where the run was interrupted.
+
+    The logs, and what is returned, are on the CPU; windows are moved to the device as they are drawn.
 
     Returns the model of the step with the best held-out score, also saved in `run.folder / "model"`; None if the run was
     asked to stop before the end (then a checkpoint of the last step is there). Raises UserError if the loss is not finite.
@@ -191,13 +200,14 @@ def train_skills(
         dataset.observed,
     )
     model.normalizer.fit(train.frames())
-    fixed = fixed_windows(held_out, config, model.dim, seeds.stream("held_out_windows"))
+    model.to(device)
+    fixed = placed(fixed_windows(held_out, config, model.dim, seeds.stream("held_out_windows")), device)
     trainer = SkillTrainer(model, config, fixed, seeds)
     source = LogSource(train, config.steps, config.batch_size)
     evaluation = Evaluation(trainer.held_out_metrics, config.held_out_every)
     if not run_loop([Training(run, trainer, source, config.steps, evaluation=evaluation, quiet=quiet)]):
         return None
-    best = trainer.best
+    best = placed(trainer.best, CPU)
     some = fixed_windows(train, config, best.dim, seeds.stream("latent_windows"))
     best.latent_stddev.copy_(aggregate_stddev(best, some))
     best.requires_grad_(False)

@@ -349,5 +349,5 @@ class MarginalPrior:
 
     def prior(self, observation: Tensor) -> Gaussian:
         """The same at every observation [B, O + F]; over [B, Z]."""
-        mean = torch.zeros(len(observation), self.dim)
-        return Gaussian(mean, self.model.latent_stddev.log().expand_as(mean))
+        log_stddev = self.model.latent_stddev.log().expand(len(observation), -1)
+        return Gaussian(torch.zeros_like(log_stddev), log_stddev)

@@ -1,0 +1,94 @@
+"""Where a learner's numbers lie. Networks are made and random numbers are drawn on the CPU, and then moved, so that a seed gives
+the same weights, batches and noise on every device. Environments, actors, replays and files know the CPU alone (docs/devices.md).
+"""
+
+from __future__ import annotations
+
+import copy
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from skillmeta.errors import ConfigError
+from skillmeta.types import Part, Parts
+
+T = TypeVar("T")
+CPU = torch.device("cpu")
+
+
+def device_of(name: str) -> torch.device:
+    """The device of a name in a config: `auto` is an accelerator where there is one, and else the CPU.
+
+    Raises ConfigError for an accelerator that this machine does not have.
+    """
+    there = torch.accelerator.current_accelerator(check_available=True)
+    if name == "auto":
+        name = "cpu" if there is None else there.type
+    wanted, count = torch.device(name), torch.accelerator.device_count()
+    if wanted == CPU:
+        return CPU
+    index = wanted.index or 0
+    if there is None or there.type != wanted.type or index >= count:
+        has = "none" if there is None else f"{count} of type {there.type}"
+        raise ConfigError(
+            f"device is {name!r}; of accelerators that torch {torch.__version__} can use, this machine has {has}; set device to "
+            "auto or cpu"
+        )
+    # What a seed gives is to be the same up to float32 rounding, and the same again.
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
+    return torch.device(wanted.type, index)
+
+
+def move(parts: Parts | Sequence[Part], device: torch.device) -> None:
+    """Move what is learned to a device, in place, before the first update: modules, and tensors of floating-point numbers.
+    Generators, replays, counts and integers stay."""
+    for part in parts.values() if isinstance(parts, Mapping) else parts:
+        if isinstance(part, Tensor):
+            if part.is_floating_point() and part.device != device:
+                # In place of the other in one object: who holds it, an optimiser for one, holds what is moved.
+                torch.utils.swap_tensors(part, _moved(part, device))  # type: ignore[no-untyped-call]
+        elif isinstance(part, nn.Module):
+            part.to(device)
+        elif isinstance(part, (Mapping, Sequence)):
+            move(part, device)
+
+
+def placed(value: T, device: torch.device) -> T:
+    """A value whose tensors are all on a device: itself, or a copy of it. Batches, skills, and actors on their way to
+    environments."""
+    found = list(_tensors_in(value, set()))
+    if all(tensor.device == device for tensor in found):
+        return value
+    return copy.deepcopy(value, {id(tensor): _moved(tensor, device) for tensor in found})
+
+
+def normal(like: Tensor, generator: torch.Generator, *shape: int) -> Tensor:
+    """Standard normal noise from a CPU stream, where `like` lies."""
+    return torch.randn(shape, generator=generator).to(like.device)
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    moved = tensor.detach().to(device, copy=True)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(moved, tensor.requires_grad)
+    return moved.requires_grad_(tensor.requires_grad)
+
+
+def _tensors_in(value: Any, seen: set[int]) -> Iterator[Tensor]:
+    """Every tensor that is reached from a value by items and attributes."""
+    if id(value) in seen or isinstance(value, (type, types.FunctionType, types.ModuleType)):
+        return
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        yield value
+        return
+    inner = [*getattr(value, "__dict__", {}).values(), getattr(value, "__self__", None)]
+    if isinstance(value, Mapping):
+        inner += value.values()
+    elif isinstance(value, (tuple, list)):
+        inner += value
+    for part in inner:
+        yield from _tensors_in(part, seen)
