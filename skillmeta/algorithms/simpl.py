@@ -397,7 +397,7 @@ class Learner:
         context = self.contexts_of(chosen, how)
         latent_noise = normal(batch.action, generator, len(chosen), size, self.config.latent_dim)
         noise = normal(batch.action, generator, 2, *batch.action.flatten(0, 1).shape)
-        return Drawn(torch.tensor(chosen, device=device), batch, context, latent_noise, noise)
+        return Drawn(torch.tensor(chosen).to(device), batch, context, latent_noise, noise)
 
     def contexts_of(self, chosen: list[int], how: TaskBatchConfig) -> Tensor:
         """A context [M, C, D] of each task: decisions of its episodes with e ~ N(0, I)."""

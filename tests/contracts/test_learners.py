@@ -19,10 +19,12 @@ from skillmeta.envs.make import EnvsFactory, make_envs
 from skillmeta.evaluation.adapted import pack, unpack
 from skillmeta.programs.train import make_learner, spec_of, train_config
 from skillmeta.run.checkpoint import load_state, save_state, state_hash
+from skillmeta.run.device import CPU, placed
 from skillmeta.run.parts import restore_parts, state_of
 from skillmeta.seeds import Seeds
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import chosen_task, make_family
+from tests.elsewhere import ELSEWHERE, OnTheCPU, elsewhere
 from tests.goldens.cases import FINETUNE, META, save_skills
 
 CASES = [
@@ -32,6 +34,7 @@ CASES = [
         "maml_skills", "promp", "promp_skills", "reptile", "reptile_skills",
     )),
 ]  # fmt: skip
+QUICK = ("spirl", "pearl_teacher", "simpl", "rl2_skills", "maml_skills", "promp", "reptile")  # one of each algorithm
 
 
 @dataclass
@@ -43,8 +46,10 @@ class Trained:
     observation: torch.Tensor
 
 
-def made(kind: str, name: str, folder: Path) -> Trained:
+def made(kind: str, name: str, folder: Path, device: torch.device = CPU) -> Trained:
     options = {**(FINETUNE if kind == "finetune" else META)[name]}
+    if name == "simpl":
+        options["algorithm"] = {**options["algorithm"], "reuse": 5.0}  # a few updates
     if options.pop("skills", False):
         save_skills(folder / "skills")
         options["skills"] = str(folder / "skills")
@@ -61,7 +66,7 @@ def made(kind: str, name: str, folder: Path) -> Trained:
         shaped_reward=family.shaped_reward,
     )
     observation = torch.from_numpy(envs.reset([0], [task]))
-    return Trained(make_learner(config, spec_of(envs, family), skills, seeds), source, observation)
+    return Trained(make_learner(config, spec_of(envs, family), skills, seeds, device), source, observation)
 
 
 def action_of(actor: Any, observation: torch.Tensor) -> torch.Tensor:
@@ -70,6 +75,18 @@ def action_of(actor: Any, observation: torch.Tensor) -> torch.Tensor:
     with torch.inference_mode():
         belief = actor.begin(1, generator)
         return actor.act(observation.repeat(actor.rollouts, 1), belief, generator, True)[0]
+
+
+def assert_near(found: Any, wanted: Any, at: str = "") -> None:
+    """Equal but for float rounding, which an optimiser's moments near 0 enlarge."""
+    if isinstance(wanted, dict):
+        assert found.keys() == wanted.keys()
+        for key, value in wanted.items():
+            assert_near(found[key], value, f"{at}/{key}")
+    elif isinstance(wanted, torch.Tensor) and wanted.is_floating_point():
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5, msg=lambda said: f"{at}: {said}")
+    elif isinstance(wanted, torch.Tensor):
+        assert torch.equal(found, wanted), at
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
@@ -81,6 +98,28 @@ def test_a_restored_learner_goes_on_as_the_one_that_was_saved(kind, name, tmp_pa
     assert one.learner.iterate(one.source) == other.learner.iterate(other.source)
     assert state_hash(state_of(one.learner.parts())) == state_hash(state_of(other.learner.parts()))
     assert one.source.state() == other.source.state()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [case if case[1] in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in CASES]
+)
+def test_a_learner_goes_on_as_well_elsewhere(kind, name, tmp_path):
+    """Saved on one device it is restored on another and back; what it collects, learns and does is the same."""
+    one = made(kind, name, tmp_path)
+    one.learner.iterate(one.source)
+    save_state(tmp_path / "here", state_of(one.learner.parts()))
+    with elsewhere():
+        other = made(kind, name, tmp_path, ELSEWHERE)
+        restore_parts(other.learner.parts(), load_state(tmp_path / "here")[0])
+        other.source.restore(one.source.state())
+        found = other.learner.iterate(OnTheCPU(other.source))
+        save_state(tmp_path / "elsewhere", state_of(other.learner.parts()))
+    assert found == pytest.approx(one.learner.iterate(one.source), rel=1e-3, abs=1e-5)
+    wanted = pickle.loads(pickle.dumps(state_of(one.learner.parts())))
+    acted = action_of(one.learner.actor(), one.observation)
+    assert_near(action_of(placed(other.learner.actor(), CPU), one.observation), acted)
+    restore_parts(one.learner.parts(), load_state(tmp_path / "elsewhere")[0])
+    assert_near(state_of(one.learner.parts()), wanted)
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
