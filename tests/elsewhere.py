@@ -1,8 +1,8 @@
 """A second device on a machine that has one: its tensors have real numbers, and refuse to meet those of the CPU.
 
-torch's FakeTensorMode refuses to mix devices too, but on a build without CUDA autograd ends the process at its first `cuda` tensor, and
-its tensors have no numbers, which environments need. Here a tensor says that it is on `meta` and keeps its numbers in one on the CPU.
-So every learner runs as it is, and what it learns elsewhere is compared with what it learns on the CPU.
+torch's FakeTensorMode refuses to mix devices too. But on a build without CUDA autograd ends the process at its first `cuda` tensor,
+and its tensors have no numbers, which environments need. Here a tensor says that it is on `meta`, and keeps its numbers in one on
+the CPU. So every learner runs as it is, and what it learns elsewhere is compared with what it learns on the CPU.
 """
 
 from __future__ import annotations

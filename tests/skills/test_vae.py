@@ -21,6 +21,7 @@ from skillmeta.run.run import Run, read_metrics
 from skillmeta.skills.training import TrainingConfig, train_skills
 from skillmeta.skills.vae import MarginalPrior, SkillModel, SkillModelConfig
 from skillmeta.types import Observed
+from tests.elsewhere import ELSEWHERE, elsewhere
 from tests.skills.fakes import skill_model
 
 
@@ -141,6 +142,20 @@ MODEL = SkillModelConfig(horizon=10, dim=2, hidden=32, decoder_depth=1, prior_de
 TRAINING = TrainingConfig(
     steps=200, batch_size=64, learning_rate=3e-3, held_out_every=50, held_out_windows=256, beta=0.01
 )
+
+
+def test_training_elsewhere_gives_the_same_skills(tmp_path):
+    dataset, config, found = two_skills(), replace(TRAINING, steps=6, held_out_every=3), []
+    with Run.open(tmp_path / "here", {}) as run:
+        found.append(train_skills(dataset, MODEL, config, run, True))
+    with Run.open(tmp_path / "elsewhere", {}) as run, elsewhere():
+        found.append(train_skills(dataset, MODEL, config, run, True, ELSEWHERE))
+    here, there = (dict(model.state_dict()) for model in found if model is not None)
+    for name, wanted in here.items():
+        torch.testing.assert_close(there[name], wanted, rtol=1e-3, atol=1e-5, msg=lambda said, at=name: f"{at}: {said}")
+    assert (
+        SkillModel.load(tmp_path / "elsewhere").prior(torch.zeros(1, dataset.observation_dim)).mean.device.type == "cpu"
+    )
 
 
 def test_training_learns_skills_resumes_and_repeats_itself(tmp_path):
