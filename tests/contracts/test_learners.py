@@ -50,6 +50,10 @@ def made(kind: str, name: str, folder: Path, device: torch.device = CPU) -> Trai
     options = {**(FINETUNE if kind == "finetune" else META)[name]}
     if name == "simpl":
         options["algorithm"] = {**options["algorithm"], "reuse": 5.0}  # a few updates
+    return made_of(kind, options, folder, device)
+
+
+def made_of(kind: str, options: dict[str, Any], folder: Path, device: torch.device = CPU) -> Trained:
     if options.pop("skills", False):
         save_skills(folder / "skills")
         options["skills"] = str(folder / "skills")
