@@ -91,7 +91,7 @@ class Stack(Generic[BatchT, InputsT]):
         """One update of some learners; returns the metrics of each, [len(which), ...]."""
         first, chosen = self.learners[0], [self.learners[k] for k in which]
         inputs = stacked([one.inputs(one.sample()) for one in chosen])
-        rows = torch.tensor(which)
+        rows = torch.tensor(which, device=next(iter(self.flat.values())).values.device)
         leaves = {name: network.rows(rows) for name, network in self.flat.items()}
         for name in first.trained:
             leaves[name].requires_grad_()
@@ -170,7 +170,7 @@ class StackedAdam:
         group = optimizers[0].param_groups[0]
         self.networks, self.lr, self.betas, self.eps = networks, group["lr"], group["betas"], group["eps"]
         self.moments = [(torch.zeros_like(net.values), torch.zeros_like(net.values)) for net in networks]
-        self.steps = torch.zeros(len(optimizers))
+        self.steps = networks[0].values.new_zeros(len(optimizers))
         for k, optimizer in enumerate(optimizers):
             parameters = iter(optimizer.param_groups[0]["params"])
             for net, (first, second) in zip(networks, self.moments, strict=True):

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import copy
 import types
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from skillmeta.types import Part, Parts
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
+ATOMS = (str, int, float, type, types.FunctionType, types.ModuleType)  # that hold no tensors
 
 
 def device_of(name: str) -> torch.device:
@@ -59,7 +60,7 @@ def move(parts: Parts | Sequence[Part], device: torch.device) -> None:
 def placed(value: T, device: torch.device) -> T:
     """A value whose tensors are all on a device: itself, or a copy of it. Batches, skills, and actors on their way to
     environments."""
-    found = list(_tensors_in(value, set()))
+    found = _tensors_in(value)
     if all(tensor.device == device for tensor in found):
         return value
     return copy.deepcopy(value, {id(tensor): _moved(tensor, device) for tensor in found})
@@ -77,18 +78,21 @@ def _moved(tensor: Tensor, device: torch.device) -> Tensor:
     return moved.requires_grad_(tensor.requires_grad)
 
 
-def _tensors_in(value: Any, seen: set[int]) -> Iterator[Tensor]:
+def _tensors_in(value: object) -> list[Tensor]:
     """Every tensor that is reached from a value by items and attributes."""
-    if id(value) in seen or isinstance(value, (type, types.FunctionType, types.ModuleType)):
-        return
-    seen.add(id(value))
-    if isinstance(value, Tensor):
-        yield value
-        return
-    inner = [*getattr(value, "__dict__", {}).values(), getattr(value, "__self__", None)]
-    if isinstance(value, Mapping):
-        inner += value.values()
-    elif isinstance(value, (tuple, list)):
-        inner += value
-    for part in inner:
-        yield from _tensors_in(part, seen)
+    seen: set[int] = set()
+    found, left = list[Tensor](), [value]
+    while left:
+        one = left.pop()
+        if one is None or id(one) in seen or isinstance(one, ATOMS):
+            continue
+        seen.add(id(one))
+        if isinstance(one, Tensor):
+            found.append(one)
+        elif isinstance(one, Mapping):
+            left += one.values()
+        elif isinstance(one, (tuple, list)):
+            left += one
+        else:
+            left += [*getattr(one, "__dict__", {}).values(), getattr(one, "__self__", None)]
+    return found
