@@ -17,17 +17,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"), help="folder (default: runs/ablation)")
     parser.add_argument("--workers", type=int, help="runs at once (default: as the config says)")
+    parser.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="do the runs on a Ray cluster that this machine is of: auto, or the HOST:PORT of its head (docs/cluster.md)",
+    )
     arguments = parser.parse_intermixed_args(argv)
-    return run(arguments.config, arguments.overrides, arguments.out, arguments.workers, command_line(parser.prog, argv))
+    command = command_line(parser.prog, argv)
+    return run(arguments.config, arguments.overrides, arguments.out, arguments.workers, command, arguments.cluster)
 
 
-def run(name: str, overrides: Sequence[str], out: Path, workers: int | None, command: str) -> int:
+def run(
+    name: str, overrides: Sequence[str], out: Path, workers: int | None, command: str, cluster: str | None = None
+) -> int:
     """Run the ablation that a config describes and say where its page is."""
     from skillmeta.config import build, load
     from skillmeta.programs.ablate import AblationConfig, ablate
 
     changed = [*overrides, *([f"workers={workers}"] if workers else [])]
-    outcome = ablate(build(AblationConfig, load(name, changed)), out, command)
+    outcome = ablate(build(AblationConfig, load(name, changed)), out, command, cluster)
     for job, why in outcome.failed.items():
         print(f"failed: {job}: {why}", file=sys.stderr)
     if outcome.done and (out / "report.html").exists():

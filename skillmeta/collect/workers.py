@@ -11,7 +11,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from skillmeta.collect.trials import trial
 from skillmeta.data.trials import join
 from skillmeta.errors import EnvironmentFailed, UserError
 from skillmeta.run import watch
+from skillmeta.run.cluster import Cluster, ClusterPool, pool_of
 from skillmeta.run.device import CPU, placed
 from skillmeta.run.pool import Pool, WorkerDied
 from skillmeta.seeds import Stream
@@ -49,7 +50,7 @@ class Part:
 
 
 class Workers:
-    """Runs trials in so many processes; with one, in this process.
+    """Runs trials in so many processes; with one, in this process; with `ray`, on the cluster that this machine is of.
 
     A batch in which an environment fails is run again, without the episode that failed: see `skillmeta.collect.failures`.
 
@@ -61,20 +62,25 @@ class Workers:
     """
 
     def __init__(
-        self, make_envs: MakeEnvs, processes: int = 1, envs_per_batch: int = 16, failures: Failures | None = None
+        self,
+        make_envs: MakeEnvs,
+        processes: int | Literal["ray"] = 1,
+        envs_per_batch: int = 16,
+        failures: Failures | None = None,
     ):
-        if processes < 1 or envs_per_batch < 1:
+        where = Cluster() if processes == "ray" else processes
+        if (isinstance(where, int) and where < 1) or envs_per_batch < 1:
             raise ValueError(
                 f"processes is {processes} and envs_per_batch is {envs_per_batch}; at least 1 is needed of both"
             )
         self.make_envs, self.envs_per_batch = make_envs, envs_per_batch
         self.failures = failures or Failures()
         self._envs: dict[int, Envs] = {}
-        self._pool: Pool[Part, Trials] | None = None
+        self._pool: Pool[Part, Trials] | ClusterPool[Part, Trials] | None = None
         how = self.failures.config
-        if processes > 1 or how.isolated:
+        if where != 1 or how.isolated:
             setup = (make_envs, how.step_seconds)
-            self._pool = Pool(work, processes, begin_work, setup, replace_failed=how.isolated)
+            self._pool = pool_of(where, work, begin_work, setup, replace_failed=how.isolated)
 
     def trials(
         self,

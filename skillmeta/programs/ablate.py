@@ -37,6 +37,7 @@ from skillmeta.programs.page import write_page
 from skillmeta.programs.pretrain import PretrainConfig, pretrain
 from skillmeta.programs.train import TrainConfig, algorithm_of, train, train_config
 from skillmeta.programs.train_stack import check_stackable, train_stack
+from skillmeta.run.cluster import Cluster
 from skillmeta.run.files import locked_folder, write_whole
 from skillmeta.run.identity import Identity
 from skillmeta.run.jobs import Job, Outcome, run_jobs
@@ -211,17 +212,24 @@ def run_one(job: Job) -> None:
         train(config, job.folder, command, quiet=True, page=False)
 
 
-def ablate(config: AblationConfig, out: Path, command: str = "") -> Outcome:
+def ablate(config: AblationConfig, out: Path, command: str = "", cluster: str | None = None) -> Outcome:
     """Everything the config asks for, continuing where an earlier call stopped. The report is written even for a part.
+
+    Args:
+        cluster: the address of a Ray cluster whose machines do the runs; None: `config.workers` processes of this one.
 
     Raises ConfigError if `out` holds another ablation, UserError if another process runs one there or a link in it leads out of it.
     """
     tasks = task_indices(config, out)
+    workers: int | Cluster = config.workers
+    if cluster is not None:
+        workers = Cluster(cluster, (out,))
+        workers.connect()  # what is wrong with it is said before anything is written
     with locked_folder(out):
-        return _ablate(config, tasks, out, command)
+        return _ablate(config, tasks, out, command, workers)
 
 
-def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str) -> Outcome:
+def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str, workers: int | Cluster) -> Outcome:
     plain = {**to_plain(config), "tasks": tasks}
     saved = out / "config.yaml"
     keep = {key: value for key, value in plain.items() if key != "workers"}  # how many at once changes no result
@@ -231,16 +239,20 @@ def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str) -
         )
     jobs = make_jobs(config, out, command)  # before anything is written: a wrong method must not take the folder
     test = test_job(config, jobs, out, command)
+    if isinstance(workers, Cluster) and any(job.payload[0].processes == "ray" for job in jobs):
+        raise ConfigError(
+            "processes: ray: the runs of an ablation on a cluster would wait for one another's CPUs; set a number"
+        )
     write_whole(saved, dump_yaml(keep))
     write_whole(out / "environment.json", json.dumps(environment(command), indent=1))
     seal(out, ("config.yaml", "environment.json"))
     started = time.monotonic()
-    prepare(config, out, command)
+    prepare(config, out, command, workers)
     runs = sum(len(job.payload[0]) if isinstance(job.payload[0], list) else 1 for job in jobs)
     print(f"3/4  {len(config.methods)} methods x {len(config.seeds)} seeds: {runs} runs", flush=True)
-    outcome = run_jobs(jobs, run_one, config.workers, "learning")
+    outcome = run_jobs(jobs, run_one, workers, "learning")
     if test is not None and len(outcome.done) == len(jobs):
-        tested = run_jobs([test], run_one, 1, f"evaluation on {config.test.split} tasks")
+        tested = run_jobs([test], run_one, workers, f"evaluation on {config.test.split} tasks")
         outcome.failed |= tested.failed
         outcome.stopped |= tested.stopped
     print(f"4/4  report ({time.monotonic() - started:.0f} s so far)", flush=True)
@@ -260,8 +272,11 @@ def complete_config(plain: Mapping[str, Any]) -> dict[str, Any]:
     return full
 
 
-def prepare(config: AblationConfig, out: Path, command: str) -> None:
-    """Logs and skills, unless they are there. Raises UserError if pretraining failed, KeyboardInterrupt if it was stopped."""
+def prepare(config: AblationConfig, out: Path, command: str, workers: int | Cluster) -> None:
+    """Logs and skills, unless they are there; skills are learned by `workers`, as of `run_jobs`.
+
+    Raises UserError if pretraining failed, KeyboardInterrupt if it was stopped.
+    """
     if config.logs is not None:
         os.environ["MINARI_DATASETS_PATH"] = str((out / "logs").resolve())  # beside the runs that they belong to
         print(f"1/4  logs: {config.logs.collector} -> minari:{config.logs.dataset} in {out / 'logs'}", flush=True)
@@ -272,7 +287,7 @@ def prepare(config: AblationConfig, out: Path, command: str) -> None:
     if not jobs:
         return
     print(f"2/4  skills and their prior, a model a seed -> {out / 'skills'}", flush=True)
-    outcome = run_jobs(jobs, run_one, config.workers, "skills")
+    outcome = run_jobs(jobs, run_one, workers, "skills")
     if outcome.failed:
         raise UserError("; ".join(f"{name}: {why}" for name, why in outcome.failed.items()))
     if outcome.stopped:

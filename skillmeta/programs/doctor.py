@@ -34,6 +34,7 @@ OPTIONAL = {
     "gymnasium_robotics": "robotics",
     "metaworld": "metaworld",
     "ogbench": "ogbench",
+    "ray": "cluster",
 }
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -68,7 +68,7 @@ class EvaluateConfig:
     evaluation_seed: NonNegativeInt = 0  # of resets and of what agents draw when they act; the same for every agent
     repeats: PositiveInt = 1  # trials of each agent in each task, with other resets; averaged within a training seed
     sample: bool = False  # act by samples of the policy after exploration too, not by its mode
-    processes: PositiveInt = 1  # that run environments; no result depends on it
+    processes: PositiveInt | Literal["ray"] = 1  # that run environments; ray: of a cluster (docs/cluster.md)
     envs_per_batch: PositiveInt = 16  # environments that share a policy's forward pass
     environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)  # what is done where one fails
 

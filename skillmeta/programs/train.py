@@ -98,7 +98,7 @@ class TrainConfig:
     max_episodes: PositiveInt | None = None  # stop after this many episodes even if steps are left
     device: DeviceName = "cpu"  # that learns; auto: an accelerator where there is one; acting is on the CPU
     num_envs: PositiveInt = 1  # environments in lockstep, for learners that ask for single episodes
-    processes: PositiveInt = 1  # that trials are run in
+    processes: PositiveInt | Literal["ray"] = 1  # that trials are run in; ray: of a cluster (docs/cluster.md)
     envs_per_batch: PositiveInt = 256  # environments that share a policy's forward pass in trials
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)  # how the trained policy is evaluated
     environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)  # what is done where one fails

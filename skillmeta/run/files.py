@@ -94,18 +94,23 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
+class FolderInUse(UserError):
+    """Another process holds the lock of what this one would write."""
+
+
 def acquire_lock(path: Path, busy: str) -> FileLock:
     """The lock of a file, for this process until it is released; the operating system releases it when the process dies.
 
     Raises:
-        UserError: `busy`, if another process holds it; or one that names the folder, if it cannot be written.
+        FolderInUse: `busy`, if another process holds it.
+        UserError: one that names the folder, if it cannot be written.
     """
     lock = FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
-        raise UserError(busy) from None
+        raise FolderInUse(busy) from None
     except OSError as error:
         raise UserError(f"{path.parent}: cannot be written ({error}); choose another place") from None
     return lock
@@ -114,7 +119,7 @@ def acquire_lock(path: Path, busy: str) -> FileLock:
 def lock_folder(folder: Path) -> FileLock:
     """Make a folder, lock it and remove the temporary files of dead processes, in it and in its subfolders.
 
-    Raises UserError if another process holds the lock, if the folder cannot be written, or if a link in it leads out of it.
+    Raises FolderInUse if another process holds the lock, UserError if it cannot be written, or a link in it leads out of it.
     """
     check_links(folder)  # before anything is written
     lock = acquire_lock(

@@ -17,6 +17,7 @@ from typing import Any
 
 from skillmeta.errors import UserError, disk_sentence
 from skillmeta.reading import read_json
+from skillmeta.run.cluster import Cluster, ClusterPool, pool_of
 from skillmeta.run.pool import LOOK_SECONDS, End, Pool, TaskFailed, WorkerDied
 from skillmeta.run.run import STOP_FILE, is_finished, read_result
 from skillmeta.run.signals import StopSignals
@@ -43,11 +44,13 @@ class Outcome:
     stopped: bool = False
 
 
-def run_jobs(jobs: Sequence[Job], target: Callable[[Job], None], workers: int, label: str = "runs") -> Outcome:
+def run_jobs(
+    jobs: Sequence[Job], target: Callable[[Job], None], workers: int | Cluster, label: str = "runs"
+) -> Outcome:
     """Run `target(job)`, an importable function, for all jobs; those that have a result, and nothing left to remove, are skipped.
 
     Args:
-        workers: processes; each uses one thread.
+        workers: processes, each of one thread; or the cluster that they are on.
 
     Returns:
         What was done, what failed and why; `stopped` if Ctrl-C or SIGTERM ended it before all were done.
@@ -59,7 +62,7 @@ def run_jobs(jobs: Sequence[Job], target: Callable[[Job], None], workers: int, l
     outcome = Outcome(done=[job.name for job in jobs if is_finished(job.folder)])
     left = [job for job in jobs if job.name not in outcome.done]
     _forget_stop(left)
-    pool: Pool[Job, None] = Pool(partial(_work, target), workers, retries=RETRIES)
+    pool: Pool[Job, None] | ClusterPool[Job, None] = pool_of(workers, partial(_work, target), retries=RETRIES)
     pool.give(left)
     try:
         with StopSignals() as asked, Display(jobs, label) as display:

@@ -23,7 +23,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.sharedctypes import RawArray
 from multiprocessing.util import Finalize
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from skillmeta.errors import UserError
 from skillmeta.run import watch
@@ -103,13 +103,15 @@ class Pool(Generic[T, R]):
         self._deaths: Counter[int] = Counter()
         self._finalizer = Finalize(self, _end_workers, (self._workers,), exitpriority=10)  # before processes are joined
 
-    def give(self, tasks: Iterable[T]) -> None:
-        """Append tasks to those that wait for a worker. Raises ValueError in a pool that was closed."""
+    def give(self, tasks: Iterable[T]) -> range:
+        """Append tasks to those that wait for a worker. Returns their numbers. Raises ValueError in a pool that was closed."""
         if not self._finalizer.still_active():
             raise ValueError("this pool is closed; make another one")
+        first = self._given
         for task in tasks:
             self._waiting.append((self._given, task))
             self._given += 1
+        return range(first, self._given)
 
     @property
     def running(self) -> list[T]:
@@ -176,25 +178,12 @@ class Pool(Generic[T, R]):
         Raises:
             UserError: what a task raised; a WorkerDied or TaskFailed where it was something else. The other tasks are dropped.
         """
-        first = self._given
-        self.give(tasks)
-        place = {number: number - first for number in range(first, self._given)}
-        found: dict[int, R | None] = {}
-        try:
-            while self.busy:
-                for end in self.ended(on_report=on_report and (lambda number, value: on_report(place[number], value))):
-                    if end.error is None:
-                        found[place[end.number]] = end.result
-                        continue
-                    if again is None:
-                        raise end.error
-                    place[self._given] = place[end.number]
-                    self.give([again(end.task, end.error)])
-        except BaseException:
-            self._waiting.clear()
-            self._stop([worker for worker in self._workers if worker.task is not None])
-            raise
-        return [cast(R, found[number]) for number in sorted(found)]
+        return in_order(self, tasks, on_report, again)
+
+    def drop(self) -> None:
+        """Forget the tasks that wait, and end those that run."""
+        self._waiting.clear()
+        self._stop([worker for worker in self._workers if worker.task is not None])
 
     def close(self) -> None:
         """End all workers: the idle ones are asked to end, one that still has a task is killed."""
@@ -233,6 +222,42 @@ class Pool(Generic[T, R]):
             worker.process.join()
             worker.pipe.close()
             self._workers.remove(worker)
+
+
+class Tasks(Protocol[T, R]):
+    """A pool, as `in_order` needs it."""
+
+    @property
+    def busy(self) -> bool: ...
+    def give(self, tasks: Iterable[T]) -> range: ...
+    def ended(self, seconds: float, on_report: Callable[[int, Any], None] | None) -> list[End[T, R]]: ...
+    def drop(self) -> None: ...
+
+
+def in_order(
+    pool: Tasks[T, R],
+    tasks: Iterable[T],
+    on_report: Callable[[int, Any], None] | None,
+    again: Callable[[T, UserError], T] | None,
+) -> list[R]:
+    """`Pool.results`, of any pool."""
+    numbers = pool.give(tasks)
+    place = {number: number - numbers.start for number in numbers}
+    found: dict[int, R | None] = {}
+    try:
+        while pool.busy:
+            for end in pool.ended(LOOK_SECONDS, on_report and (lambda number, value: on_report(place[number], value))):
+                if end.error is None:
+                    found[place[end.number]] = end.result
+                    continue
+                if again is None:
+                    raise end.error
+                (number,) = pool.give([again(end.task, end.error)])
+                place[number] = place[end.number]
+    except BaseException:
+        pool.drop()
+        raise
+    return [cast(R, found[number]) for number in sorted(found)]
 
 
 class _Worker(Generic[T]):
