@@ -16,9 +16,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_intermixed_args(argv)
     from skillmeta.config import build, load
     from skillmeta.programs.pretrain import PretrainConfig, pretrain
+    from skillmeta.run.ranks import Ranks
 
     config = build(PretrainConfig, load(arguments.config, arguments.overrides))
-    result = pretrain(config, arguments.out, command_line(parser.prog, argv))
+    with Ranks.here() as ranks:
+        result = pretrain(config, arguments.out, command_line(parser.prog, argv), ranks=ranks)
+        if not ranks.first:
+            return exit_status() if result is None else 0
     if result is None:
         print(f"stopped; the same command resumes from the checkpoint in {arguments.out}")
         return exit_status()

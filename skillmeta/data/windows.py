@@ -102,10 +102,10 @@ class Windows:
         columns = (c.index_select(0, steps).view(size, self.horizon, *c.shape[1:]) for c in self.columns)
         return WindowBatch(observation, *columns)
 
-    def sample(self, batch_size: int, generator: torch.Generator) -> WindowBatch:
-        """B windows with replacement, uniformly or by `weights`."""
+    def sample(self, batch_size: int, generator: torch.Generator, rows: slice = slice(None)) -> WindowBatch:
+        """B windows with replacement, uniformly or by `weights`; of these the ones in `rows`."""
         if self.weights is None:
             index = torch.randint(len(self), (batch_size,), generator=generator)
         else:
             index = torch.multinomial(self.weights, batch_size, replacement=True, generator=generator)
-        return self.gather(index)
+        return self.gather(index[rows])

@@ -22,6 +22,7 @@ from skillmeta.programs.page import write_page
 from skillmeta.run.device import CPU, device_of
 from skillmeta.run.files import write_npz
 from skillmeta.run.identity import Identity, Input
+from skillmeta.run.ranks import ALONE, Ranks, SharedRun
 from skillmeta.run.run import Run, read_result
 from skillmeta.skills.observe import check_shapes, columns_of
 from skillmeta.skills.training import TrainingConfig, train_skills
@@ -51,13 +52,23 @@ class PretrainConfig:
     task: TaskConfig | None = None  # where the prior is rolled out; null judges it on the logs alone
 
 
-def pretrain(config: PretrainConfig, folder: Path, command: str = "", quiet: bool = False) -> dict[str, Any] | None:
-    """Train, evaluate, write the page. Returns the result, or None if it was asked to stop before the end."""
+def pretrain(
+    config: PretrainConfig, folder: Path, command: str = "", quiet: bool = False, ranks: Ranks = ALONE
+) -> dict[str, Any] | None:
+    """Train, evaluate, write the page. Returns the result, or None if it was asked to stop before the end.
+
+    Args:
+        ranks: the processes that train together; all call this. In those that are not the first the result is empty.
+    """
     torch.set_num_threads(1)
     device = device_of(config.device)
+    ranks.part(config.training.batch_size)
+    if not ranks.first:
+        return help_to_train(config, folder, ranks)
     # Before the folder is taken: what is wrong with the task or the logs leaves no folder. A finished run needs no logs.
     family = examined(make_family(config.task), config.task) if config.task else None
     finished = read_result(folder) is not None and not identity_of(config, None).grown(folder / "config.yaml")
+    ranks.told(finished)
     dataset = None if finished else load_logs(config)
     if dataset is not None and family is not None:
         check_task(dataset, family)
@@ -65,7 +76,8 @@ def pretrain(config: PretrainConfig, folder: Path, command: str = "", quiet: boo
         if run.result is not None:
             return run.finish(run.result, lambda: write_page([folder], family=family))
         assert dataset is not None
-        model = train_skills(dataset, config.model, config.training, run, quiet, device)
+        shared = SharedRun(run, folder, ranks)
+        model = train_skills(dataset, config.model, config.training, shared, quiet, device, ranks)
         if model is None:
             return None
         training = config.training
@@ -74,7 +86,7 @@ def pretrain(config: PretrainConfig, folder: Path, command: str = "", quiet: boo
         acted = compare_rollouts(model, family, config.quality.episodes, training.seed) if family else []
         if family is not None and family.positions is not None:
             acted.append(logged(dataset, family, acted[0]))
-        result = {
+        result: dict[str, Any] = {
             "source": config.source,
             "held_out": asdict(fitted),
             "rollouts": [{k: v for k, v in asdict(r).items() if k != "paths"} for r in acted],
@@ -82,8 +94,19 @@ def pretrain(config: PretrainConfig, folder: Path, command: str = "", quiet: boo
             "notes": [*dataset.notes, *jumps(dataset).notes()],
         }
         result |= {} if device == CPU else {"device": str(device)}
+        result |= {"processes": ranks.size} if ranks.size > 1 else {}
         save_paths(run.folder, acted)
         return run.finish(result, lambda: write_page([folder], family=family))
+
+
+def help_to_train(config: PretrainConfig, folder: Path, ranks: Ranks) -> dict[str, Any] | None:
+    """`pretrain` in a process that is not the first."""
+    if ranks.told(False):  # it is finished
+        return {}
+    with SharedRun(None, folder, ranks) as run:
+        device = device_of(config.device)
+        model = train_skills(load_logs(config), config.model, config.training, run, True, device, ranks)
+    return None if model is None else {}
 
 
 def load_logs(config: PretrainConfig) -> EpisodeDataset:

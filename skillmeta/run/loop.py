@@ -11,13 +11,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, Literal, Protocol, TypeVar
 
 from skillmeta.errors import CheckpointError, UserError, first_line
 from skillmeta.run.health import Health
 from skillmeta.run.parts import restore_parts, state_of
 from skillmeta.run.progress import Progress
-from skillmeta.run.run import Run, read_metrics
+from skillmeta.run.run import read_metrics
 from skillmeta.types import Experience, Metrics, Part, Parts, State, Stateful, Trainable
 
 ExperienceT = TypeVar("ExperienceT", bound=Experience)
@@ -54,6 +55,19 @@ class Evaluation:
     every: int
 
 
+class Kept(Protocol):
+    """Where a loop keeps what it does: a `Run`, or that of several processes."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def stop_requested(self) -> bool: ...
+    def restore(self) -> State | None: ...
+    def log(self, kind: str, **values: float | int | str | bool) -> None: ...
+    def report_progress(self, fraction: float, text: str) -> None: ...
+    def checkpoint(self, step: int, state: State) -> None: ...
+
+
 class Watcher(Stateful, Protocol):
     """Looks at what each iteration collected, and keeps something of it for the result."""
 
@@ -70,7 +84,7 @@ class Training(Generic[ExperienceT]):
 
     def __init__(
         self,
-        run: Run,
+        run: Kept,
         trainable: Trainable[ExperienceT],
         source: ExperienceT,
         total: int,
@@ -96,7 +110,7 @@ class Training(Generic[ExperienceT]):
                     f"{run.folder}: its newest checkpoint is not of this run ({type(error).__name__}: {first_line(error)}); delete "
                     "it to continue from the one before, or start anew in another --out"
                 ) from None
-        self.healthy = Health(read_metrics(run.folder) if state is not None else ())
+        self.healthy = Health(read_metrics(run.folder) if state is not None and health != "off" else ())
         self.before, self.started = self.clock.seconds, time.monotonic()
         self.saved = self.started
         self.unit = next(iter(source.cost())).removeprefix("env_")

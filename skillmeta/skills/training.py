@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from skillmeta.nn.optimizers import adam
 from skillmeta.run.device import CPU, normal, placed
 from skillmeta.run.loop import Evaluation, Training, run_loop
 from skillmeta.run.parts import Counts
+from skillmeta.run.ranks import ALONE, Ranks, SharedRun
 from skillmeta.run.run import Run
 from skillmeta.seeds import Seeds, Stream
 from skillmeta.skills.vae import SkillModel, SkillModelConfig
@@ -95,10 +96,10 @@ class LogSource:
     def fraction(self) -> float:
         return min(1.0, self.drawn / self.steps)
 
-    def sample(self, generator: torch.Generator) -> WindowBatch:
-        """The windows of one step, [B, ...]."""
+    def sample(self, generator: torch.Generator, rows: slice = slice(None)) -> WindowBatch:
+        """The windows of one step, [B, ...], or some rows of them."""
         self.drawn += 1
-        return self.windows.sample(self.batch_size, generator)
+        return self.windows.sample(self.batch_size, generator, rows)
 
     def cost(self) -> dict[str, int]:
         return {"steps": self.drawn}
@@ -122,10 +123,19 @@ class SkillTrainer:
         model: what is trained.
         held_out: windows and noise [B, Z] that it is scored on.
         seeds: of what is drawn.
+        ranks: the processes that share out each batch. Raises ConfigError if they cannot.
     """
 
-    def __init__(self, model: SkillModel, config: TrainingConfig, held_out: tuple[WindowBatch, Tensor], seeds: Seeds):
-        self.model, self.config, self.held_out = model, config, held_out
+    def __init__(
+        self,
+        model: SkillModel,
+        config: TrainingConfig,
+        held_out: tuple[WindowBatch, Tensor],
+        seeds: Seeds,
+        ranks: Ranks = ALONE,
+    ):
+        self.model, self.config, self.held_out, self.ranks = model, config, held_out, ranks
+        self.rows = ranks.part(config.batch_size)
         self.best, self.best_score = copy.deepcopy(model), torch.tensor(math.inf, dtype=torch.float64)
         self.optimizer = adam(model.parameters(), config.learning_rate)
         self.generator = seeds.stream("skill_updates").torch()
@@ -149,16 +159,17 @@ class SkillTrainer:
         """One update. Its losses are reported at the steps whose model is scored on held-out windows."""
         set_learning_rate(self.optimizer, self.config, self.updates)
         bound = self.model.action_low
-        batch = placed(source.sample(self.generator), bound.device)
-        noise = normal(bound, self.generator, len(batch.action), self.model.dim)
-        losses = skill_losses(self.model, batch, noise)
+        batch = placed(source.sample(self.generator, self.rows), bound.device)
+        noise = normal(bound, self.generator, self.config.batch_size, self.model.dim)
+        losses = skill_losses(self.model, batch, noise[self.rows])
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(losses.total(self.config.beta))
+        self.ranks.average(parameter.grad for parameter in self.model.parameters())
         self.optimizer.step()
         self.counts.updates += 1
         if self.updates % self.config.held_out_every and not source.spent:
             return {}
-        return {"score": float(losses.score(self.config.beta).detach()), **scalars(losses)}
+        return self.ranks.means({"score": float(losses.score(self.config.beta).detach()), **scalars(losses)})
 
     @torch.no_grad()
     def held_out_metrics(self) -> Metrics:
@@ -175,13 +186,17 @@ def train_skills(
     dataset: EpisodeDataset,
     model_config: SkillModelConfig,
     config: TrainingConfig,
-    run: Run,
+    run: Run | SharedRun,
     quiet: bool = False,
     device: torch.device = CPU,
+    ranks: Ranks = ALONE,
 ) -> SkillModel | None:
     """Train on a data set inside a run, resuming where the run was interrupted.
 
     The logs, and what is returned, are on the CPU; windows are moved to the device as they are drawn.
+
+    Args:
+        ranks: the processes that train together; `run` is theirs then. Only the first one evaluates and saves.
 
     Returns the model of the step with the best held-out score, also saved in `run.folder / "model"`; None if the run was
     asked to stop before the end (then a checkpoint of the last step is there). Raises UserError if the loss is not finite.
@@ -202,12 +217,15 @@ def train_skills(
     model.normalizer.fit(train.frames())
     model.to(device)
     fixed = placed(fixed_windows(held_out, config, model.dim, seeds.stream("held_out_windows")), device)
-    trainer = SkillTrainer(model, config, fixed, seeds)
+    trainer = SkillTrainer(model, config, fixed, seeds, ranks)
     source = LogSource(train, config.steps, config.batch_size)
-    evaluation = Evaluation(trainer.held_out_metrics, config.held_out_every)
-    if not run_loop([Training(run, trainer, source, config.steps, evaluation=evaluation, quiet=quiet)]):
+    evaluation = Evaluation(trainer.held_out_metrics, config.held_out_every) if ranks.first else None
+    health: Literal["warn", "off"] = "warn" if ranks.first else "off"
+    if not run_loop([Training(run, trainer, source, config.steps, evaluation=evaluation, quiet=quiet, health=health)]):
         return None
     best = placed(trainer.best, CPU)
+    if not ranks.first:
+        return best
     some = fixed_windows(train, config, best.dim, seeds.stream("latent_windows"))
     best.latent_stddev.copy_(aggregate_stddev(best, some))
     best.requires_grad_(False)
