@@ -46,6 +46,11 @@ def task(what: tuple[str, Any]) -> Any:
     elif kind == "hold":
         value.touch()
         time.sleep(1000)
+    elif kind == "lock":
+        from skillmeta.run.files import locked_folder
+
+        with locked_folder(value):
+            return "locked"
     elif kind == "state":
         import torch
 
