@@ -30,19 +30,19 @@ from tests.run.tasks import task
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 NODES = 3
-STEPS = 500
+STEPS = 200
 ABLATION = {
     "title": "Twelve jobs",
     "methods": {
-        "wide": {"algorithm": {"name": "sac", "hidden": 32}},
+        "wide": {"algorithm": {"name": "sac", "hidden": 12}},
         "narrow": {"algorithm": {"name": "sac", "hidden": 8}},
     },
     "changes": {
-        "task": {"family": "point", "options": {"max_episode_steps": 20}},
+        "task": {"family": "tests.faults.waiting"},
         "env_steps": STEPS,
-        "algorithm": {"batch_size": 32, "random_decisions": 50},
-        "evaluation": {"episodes": 2},
-        "checkpoint_seconds": 0.3,
+        "algorithm": {"batch_size": 16, "random_decisions": 20},
+        "evaluation": {"episodes": 1},
+        "checkpoint_seconds": 1.0,
     },
     "tasks": [0, 1],
     "seeds": [0, 1, 2],
@@ -150,7 +150,7 @@ def finished(out: Path) -> int:
     return len(list(out.glob("methods/*/*/*/result.json")))
 
 
-def test_an_ablation_of_twelve_jobs_in_which_a_node_is_killed(nodes, expected, tmp_path):
+def test_an_ablation_of_twelve_jobs_in_which_a_node_is_killed(expected, nodes, tmp_path):
     said: list[str] = []
 
     def kill_a_node() -> None:
@@ -206,7 +206,7 @@ def start(config: Path, out: Path, address: str) -> subprocess.Popen:
     return process
 
 
-def test_a_command_that_is_stopped_or_killed_leaves_nothing_and_resumes(nodes, expected, tmp_path):
+def test_a_command_that_is_stopped_or_killed_leaves_nothing_and_resumes(expected, nodes, tmp_path):
     (tmp_path / "twelve.yaml").write_text(dump_yaml(ABLATION))
     out = tmp_path / "out"
     there = range(NODES - 1)  # the last one may be dead
