@@ -199,10 +199,11 @@ def test_trials_on_a_cluster_are_those_of_this_machine(nodes, tmp_path, monkeypa
     assert made[1] == made["ray"] and made[1][0].count(b"\n") > 2
 
 
-def start(config: Path, out: Path, address: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "downstream.ablate", str(config), "--out", str(out), "--cluster", address]
+def start(config: Path, out: Path, nodes: Nodes, there: Sequence[int]) -> subprocess.Popen:
+    """The command, when two nodes have a job of it."""
+    command = [sys.executable, "-m", "downstream.ablate", str(config), "--out", str(out), "--cluster", nodes.address]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    while len(list(out.glob("methods/*/*/*/metrics.jsonl"))) < 2:
+    while sum(holds(nodes.workers(node)) is not None for node in there) < 2:
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
     return process
@@ -213,8 +214,7 @@ def test_a_command_that_is_stopped_or_killed_leaves_nothing_and_resumes(expected
     out = tmp_path / "out"
     there = range(NODES - 1)  # the last one may be dead
     for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)):
-        process = start(tmp_path / "twelve.yaml", out, nodes.address)
-        assert any(nodes.workers(node) for node in there)
+        process = start(tmp_path / "twelve.yaml", out, nodes, there)
         began = time.monotonic()
         process.send_signal(number)
         said = process.communicate(timeout=60)[0]

@@ -187,7 +187,7 @@ def torchrun(place: Path, *changes: str) -> subprocess.Popen:
 
 @pytest.mark.slow
 def test_torchrun_trains_stops_and_resumes(place):
-    steps = ("training.steps=3000", "training.held_out_every=100")
+    steps = ("training.steps=1500", "training.held_out_every=100")
     process = torchrun(place, *steps)
     while (
         not (place / "run" / "progress.json").exists() or read_json(place / "run" / "progress.json")["fraction"] < 0.1
