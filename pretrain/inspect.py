@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from skillmeta.cli import run_program
+from skillmeta.limits import MAP_ABOVE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,6 +26,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--clip-actions", action="store_true", help="pull actions into the action space instead of refusing"
     )
     parser.add_argument("--download", action="store_true", help="fetch a D4RL file that is not in its cache folder")
+    parser.add_argument(
+        "--map-above",
+        type=int,
+        default=MAP_ABOVE,
+        metavar="BYTES",
+        help=f"a log with larger arrays is mapped from files, made once (default: {MAP_ABOVE:,})",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_intermixed_args(argv)
     from skillmeta.data.sources import load_source
@@ -33,7 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if arguments.horizon < 1:
         raise ConfigError(f"--horizon is {arguments.horizon}; it must be at least 1")
-    dataset = load_source(arguments.source, clip_actions=arguments.clip_actions, download=arguments.download)
+    dataset = load_source(
+        arguments.source,
+        clip_actions=arguments.clip_actions,
+        download=arguments.download,
+        map_above=arguments.map_above,
+    )
     summary = summarize(dataset, arguments.horizon)
     if arguments.json:
         print(json.dumps(summary, indent=1))

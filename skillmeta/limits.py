@@ -13,6 +13,7 @@ JSON_DEPTH = 64  # of mappings and lists in one another
 YAML_BYTES = 2**17  # of a config in a folder; ours have a few thousand
 SHRUNK = 200  # how many times its size a file of arrays may have in memory; no compression does that to real recordings
 ARRAY_BYTES = 2**26  # that a file may promise whatever its size is
+MAP_ABOVE = 2_000_000_000  # bytes of a log's arrays in memory; larger ones are mapped from files
 
 SIZES = {  # keys of a config in a folder, by the ends of their names: the largest integer that they may have
     ("hidden", "dim", "context", "components", "arms", "receptive_field"): 8_192,  # units, and numbers of a vector

@@ -10,17 +10,18 @@ import hashlib
 import json
 import math
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from skillmeta.errors import UserError, first_line
 from skillmeta.limits import ARRAY_BYTES, JSON_BYTES, JSON_DEPTH, SHRUNK
 
+UNPACKED = 2**18  # bytes of an array that are unpacked at once
 CHECKSUMS = "checksums.json"  # SHA-256 of the files of a finished run or an ablation, in its folder
 AGAIN = "restore it, or delete the folder and run its command again"
 
@@ -211,12 +212,17 @@ def npz_arrays(
 
 
 def read_npz(
-    path: Path, names: Iterable[str] | None = None, raises: type[UserError] = UserError, fix: str = AGAIN
+    path: Path,
+    names: Iterable[str] | None = None,
+    raises: type[UserError] = UserError,
+    fix: str = AGAIN,
+    empty: Callable[[tuple[int, ...], np.dtype], np.ndarray] = np.empty,
 ) -> dict[str, np.ndarray]:
     """Arrays of an NPZ by name, all of them by default. Nothing is unpickled, nothing allocated that the file is too small for.
 
     Args:
         raises: for a file that is missing or damaged, or holds something else than numbers, flags and text.
+        empty: allocates an array.
     """
     with _undamaged(path, raises, fix), zipfile.ZipFile(path) as archive:
         wanted = [name.removesuffix(".npy") for name in archive.namelist()] if names is None else [*names]
@@ -226,9 +232,17 @@ def read_npz(
         found = {}
         for name in wanted:
             with archive.open(f"{name}.npy") as file:
-                found[name] = np.lib.format.read_array(file, allow_pickle=False)
-                if file.read(1):
-                    raise ValueError(f"{name} has more bytes than its shape says")
+                shape, reverse, kind = _npy_header(file)
+                if kind.hasobject:
+                    raise ValueError(f"{name} holds objects, which are not loaded")
+                array = empty(shape[::-1] if reverse else shape, kind)
+                missing = array.reshape(-1).view(np.uint8)
+                while len(missing) and (data := file.read(min(UNPACKED, len(missing)))):
+                    missing[: len(data)] = np.frombuffer(data, np.uint8)
+                    missing = missing[len(data) :]
+                if len(missing) or file.read(1):
+                    raise ValueError(f"{name} has {'fewer' if len(missing) else 'more'} bytes than its shape says")
+                found[name] = array.T if reverse else array
         return found
 
 
@@ -245,9 +259,15 @@ def _undamaged(path: Path, raises: type[UserError], fix: str) -> Iterator[None]:
 def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type of an array. Raises ValueError for a shape that NumPy cannot have."""
     with archive.open(f"{name}.npy") as file:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, kind = read(file)
+        shape, _, kind = _npy_header(file)
     if any(not 0 <= rows < 2**40 for rows in shape):
         raise ValueError(f"{name} has the shape {shape}")
     return shape, kind
+
+
+def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether the axes are in reverse order, and type."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    found: tuple[tuple[int, ...], bool, np.dtype] = read(file)
+    return found

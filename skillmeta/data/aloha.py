@@ -70,6 +70,7 @@ def read(path: Path, request: Request) -> EpisodeDataset:
         notes=(*notes, *empty, "no rewards in the file: taken to be 0", REPEATED),
         lengths=lengths,
         observed=parts(keys, found),
+        room=request.room,
     )
 
 

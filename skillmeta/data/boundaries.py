@@ -14,6 +14,7 @@ import numpy as np
 
 from skillmeta.data.continuity import Read, blocks, deviations, distances, far_beyond, moves, turns
 from skillmeta.data.layouts import left_out
+from skillmeta.data.room import IN_MEMORY, Room
 from skillmeta.errors import DataError
 
 TOLERANCE = 1e-3  # in standard deviations: next_observations that are the next row, rounded
@@ -45,6 +46,7 @@ class Marks:
     stated: tuple[np.ndarray, str] | None = None
     time_limit: int | None = None
     notes: list[str] = field(default_factory=list)  # filled here
+    room: Room = IN_MEMORY
 
     def flagged(self) -> np.ndarray:
         """[N] whether a flag says that an episode ends with the row."""
@@ -69,10 +71,11 @@ def find_ends(marks: Marks) -> np.ndarray:
             "environment after the other, with `lengths`"
         )
     ends = _stated(marks) if marks.stated is not None else _flagged(marks)
-    last = np.zeros(marks.steps, bool)
-    last[ends - 1] = True
-    inside = ~last[:-1]
-    contradicted = _contradicted(marks, stddev) & inside
+    inside = np.ones(marks.steps, bool)
+    inside[ends - 1] = False
+    inside = inside[:-1]
+    contradicted = _contradicted(marks, stddev)
+    contradicted &= inside
     if contradicted.sum() > MOST * max(1, inside.sum()):
         raise DataError(
             f"{marks.path}: next_observations of step t is not the observation of step t+1 in most rows: these are single "
@@ -86,8 +89,11 @@ def find_ends(marks: Marks) -> np.ndarray:
                 f"{marks.stated[1]} says that the episode continues; correct one of the two, or leave next_observations out"
             )
         return ends
-    jumped = far_beyond(np.where(inside, moves(marks.observations, marks.steps, stddev), 0.0))
-    _check_shift(marks, (contradicted | jumped) & inside)
+    every = moves(marks.observations, marks.steps, stddev, inside, marks.room)
+    jumped = every >= far_beyond(every, marks.room)
+    jumped |= contradicted
+    jumped &= inside
+    _check_shift(marks, jumped)
     split = contradicted
     if contradicted.any():
         marks.notes.append(

@@ -6,12 +6,14 @@ deviations. Inside an episode moves are small; where another episode begins they
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from skillmeta.data.episodes import EpisodeDataset
+from skillmeta.data.room import IN_MEMORY, Room
 
 Read = Callable[[int, int], np.ndarray]  # rows begin to end of the observations, [n, O]
 
@@ -54,22 +56,35 @@ def distances(one: np.ndarray, other: np.ndarray, stddev: np.ndarray) -> np.ndar
     return result
 
 
-def moves(read: Read, rows: int, stddev: np.ndarray) -> np.ndarray:
-    """The move from each row to the next, [rows - 1]."""
-    found = np.zeros(max(0, rows - 1))
+def moves(
+    read: Read, rows: int, stddev: np.ndarray, inside: np.ndarray | None = None, room: Room = IN_MEMORY
+) -> np.ndarray:
+    """The move from each row to the next, [rows - 1]; 0 where that is not `inside` an episode."""
+    found = room.empty((max(0, rows - 1),), np.float64)
     for begin, end in blocks(rows - 1):
         values = read(begin, end + 1)
         found[begin:end] = distances(values[1:], values[:-1], stddev)
+        if inside is not None:
+            found[begin:end][~inside[begin:end]] = 0.0
     return found
 
 
-def far_beyond(found: np.ndarray) -> np.ndarray:
-    """Which moves are far beyond all others: above a gap that separates few from the rest. Bool, as `found`."""
-    ordered = np.sort(np.maximum(found, FLOOR))
-    top = ordered[int(len(ordered) * (1 - SHARE)) - 1 :] if len(ordered) >= FEWEST else ordered[:0]
-    beyond = (top[1:] >= GAP * top[:-1]) & (top[1:] >= TIMES * np.median(found if len(found) else 0.0))
-    result: np.ndarray = found >= top[1:][beyond].min() if beyond.any() else np.zeros(len(found), bool)
-    return result
+def far_beyond(found: np.ndarray, room: Room = IN_MEMORY) -> float:
+    """The least of the moves [N] that are far beyond all others, above a gap that separates few from the rest; NaN without any."""
+    ordered = room.empty(found.shape, np.float64)
+    ordered[...] = found
+    ordered.sort()
+    if len(ordered) < FEWEST or np.isnan(ordered[-1]):
+        return math.nan
+    median = ordered[(len(ordered) - 1) // 2 : len(ordered) // 2 + 1].mean()
+    top = ordered[int(len(ordered) * (1 - SHARE)) - 1 :]
+    np.maximum(top, FLOOR, out=top)
+    for begin, end in blocks(len(top) - 1):
+        lower, upper = top[begin:end], top[begin + 1 : end + 1]
+        beyond = (upper >= GAP * lower) & (upper >= TIMES * median)
+        if beyond.any():
+            return float(upper[beyond.argmax()])
+    return math.nan
 
 
 def turns(read: Read, rows: int, stddev: np.ndarray) -> int:
@@ -118,15 +133,23 @@ class Jumps:
 
 def jumps(dataset: EpisodeDataset) -> Jumps:
     """The suspicious steps of a data set."""
-    seen = dataset.observation
-    stddev = deviations(lambda begin, end: seen[begin:end], len(seen))
-    every = moves(lambda begin, end: seen[begin:end], len(seen), stddev)
-    last = (
-        dataset.offsets[1:-1] + np.arange(1, dataset.num_episodes) - 1
-    )  # from an episode's last observation to the next
-    inside = np.delete(every, last)
-    found = np.flatnonzero(far_beyond(inside))
-    if not len(found):
+    seen, room = dataset.observation, dataset.room
+
+    def read(begin: int, end: int) -> np.ndarray:
+        return seen[begin:end]
+
+    every = moves(read, len(seen), deviations(read, len(seen)), room=room)
+    inside = room.empty(
+        (dataset.num_steps,), np.float64
+    )  # without those from an episode's last observation to the next
+    for e, (begin, end) in enumerate(zip(dataset.offsets[:-1], dataset.offsets[1:], strict=True)):
+        inside[begin:end] = every[begin + e : end + e]
+    least, count, first = far_beyond(inside, room), 0, 0
+    for begin, end in blocks(len(inside)):
+        found = np.flatnonzero(inside[begin:end] >= least)
+        first = begin + int(found[0]) if len(found) and not count else first
+        count += len(found)
+    if not count:
         return Jumps(0, dataset.num_steps)
-    episode = int(np.searchsorted(dataset.offsets, found[0], side="right") - 1)
-    return Jumps(len(found), dataset.num_steps, episode, int(found[0] - dataset.offsets[episode]))
+    episode = int(np.searchsorted(dataset.offsets, first, side="right") - 1)
+    return Jumps(count, dataset.num_steps, episode, int(first - dataset.offsets[episode]))

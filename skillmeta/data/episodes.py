@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from skillmeta.data.room import IN_MEMORY, Room, parts
 from skillmeta.errors import DataError
 from skillmeta.types import Episodes, Observed
 
@@ -104,6 +105,12 @@ class EpisodeDataset:
     source: str
     notes: tuple[str, ...] = ()  # what was assumed on the way in
     observed: tuple[Observed, ...] = ()  # the parts of an observation, in its order, where the source names them
+    room: Room = IN_MEMORY  # for what is made of them
+
+    @property
+    def mapped(self) -> bool:
+        """Whether it lies in files."""
+        return isinstance(self.observation, np.memmap)
 
     @property
     def num_steps(self) -> int:
@@ -129,7 +136,8 @@ class EpisodeDataset:
     @property
     def returns(self) -> np.ndarray:
         """Undiscounted return of each episode, [E], in double precision; else as `episode(e).returns`."""
-        return np.add.reduceat(self.reward.astype(np.float64), self.offsets[:-1])
+        pairs = zip(self.offsets[:-1], self.offsets[1:], strict=True)
+        return np.array([self.reward[begin:end].sum(dtype=np.float64) for begin, end in pairs])
 
     def episode(self, e: int) -> Episodes:
         """Episode e, N = 1, as views into the flat arrays."""
@@ -154,6 +162,7 @@ def from_episodes(
     lengths: Sequence[int] | None = None,
     observed: tuple[Observed, ...] = (),
     nearly: float = NEARLY,
+    room: Room = IN_MEMORY,
 ) -> EpisodeDataset:
     """Check episodes of primitive steps and lay them out flat.
 
@@ -162,10 +171,11 @@ def from_episodes(
         source: named in every error.
         action_low, action_high: [A], the action space; without them it is what the actions span, see `action_space`.
         clip_actions: pull actions into the space instead of refusing them.
-        lengths: [E] steps of the episodes, each then N = 1 and looked at once: an iterator that reads them one at a time needs no
-            memory beside the data set's own.
+        lengths: [E] steps of the episodes, each then N = 1, whole or in pieces, and looked at once: an iterator that reads them one
+            at a time needs no memory beside the data set's own.
         observed: names of the parts of an observation.
         nearly: the share of [-1, 1] that the actions of a dimension must span to be taken to be made for it.
+        room: where its arrays lie.
 
     Raises:
         DataError: no episodes, an empty one, decisions of several steps, columns that do not agree, values that are not finite,
@@ -178,32 +188,38 @@ def from_episodes(
         raise DataError(f"{source}: holds no episodes; nothing can be learned from it")
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     columns: dict[str, np.ndarray] = {}
-    for e, episode in enumerate(episodes):
+    e = step = 0
+    for piece in episodes:
         if not columns:
-            columns = _room_for(episode, len(lengths), int(offsets[-1]))
-        _check_episode(episode, columns, f"{source}: episode {e}")
+            columns = _room_for(piece, len(lengths), int(offsets[-1]), room)
+        _check_piece(piece, columns, f"{source}: episode {e}")
+        steps = piece.reward.shape[1]
         for name, column in columns.items():
-            more = e if name == "observation" else 0, e + 1 if name == "observation" else 0
-            rows = column[offsets[e] + more[0] : offsets[e + 1] + more[1]]
+            first = offsets[e] + step + (e if name == "observation" else 0)
+            rows = column[first : first + steps + (name == "observation")]
             with np.errstate(over="ignore"):  # a number beyond float32 is found below
-                rows[...] = getattr(episode, name)[0]
+                rows[...] = getattr(piece, name)[0]
             if rows.dtype == np.float32 and not np.isfinite(rows).all():
                 row = int(np.argwhere(~np.isfinite(rows))[0][0])
                 raise DataError(
-                    f"{source}: episode {e}, {name}s: step {row} is not finite ({rows[row]}); repair or drop this episode"
+                    f"{source}: episode {e}, {name}s: step {step + row} is not finite ({rows[row]}); repair or drop this episode"
                 )
+        step += steps
+        if step >= lengths[e]:
+            e, step = e + 1, 0
     action = columns["action"]
     low, high, assumed = action_space(action, action_low, action_high, nearly)
     tolerance = RANGE_TOLERANCE * float((high - low).max())
     outside = max((low - action.min(0)).max(), (action.max(0) - high).max())
     if outside > tolerance and not clip_actions:
-        step = int(np.maximum(low - action, action - high).max(1).argmax())
+        step = _farthest(action, low, high)
         e = int(np.searchsorted(offsets, step, side="right") - 1)
         raise DataError(
             f"{source}: episode {e}, actions: step {step - offsets[e]} is {np.round(action[step], 4).tolist()}, outside "
             f"[{low.tolist()}, {high.tolist()}]; pass clip_actions=true to pull actions into the space"
         )
-    np.clip(action, low, high, out=action)
+    if outside > 0:
+        np.clip(action, low, high, out=action)
     return EpisodeDataset(
         **columns,
         offsets=offsets,
@@ -212,27 +228,39 @@ def from_episodes(
         source=source,
         notes=(*notes, *assumed),
         observed=observed,
+        room=room,
     )
 
 
-def _room_for(first: Episodes, episodes: int, steps: int) -> dict[str, np.ndarray]:
+def _room_for(first: Episodes, episodes: int, steps: int, room: Room) -> dict[str, np.ndarray]:
     """Arrays for E episodes of N steps together, of the first one's widths."""
-    columns = {
-        "observation": np.empty((steps + episodes, first.observation.shape[2]), np.float32),
-        "action": np.empty((steps, first.action.shape[2]), np.float32),
-        "reward": np.empty(steps, np.float32),
+    shapes = {
+        "observation": ((steps + episodes, first.observation.shape[2]), np.float32),
+        "action": ((steps, first.action.shape[2]), np.float32),
+        "reward": ((steps,), np.float32),
+        **{name: ((steps,), np.bool_) for name in ("terminated", "truncated", "success")},
     }
-    return columns | {name: np.empty(steps, bool) for name in ("terminated", "truncated", "success")}
+    return room.columns(shapes)
 
 
-def _check_episode(episode: Episodes, columns: dict[str, np.ndarray], where: str) -> None:
+def _farthest(action: np.ndarray, low: np.ndarray, high: np.ndarray) -> int:
+    """The first of the actions [N, A] that are farthest outside bounds."""
+    worst, step = -np.inf, 0
+    for begin, end in parts(len(action), action[:1].nbytes):
+        beyond = np.maximum(low - action[begin:end], action[begin:end] - high).max(1)
+        if beyond.max() > worst:
+            worst, step = beyond.max(), begin + int(beyond.argmax())
+    return step
+
+
+def _check_piece(piece: Episodes, columns: dict[str, np.ndarray], where: str) -> None:
     """Raises DataError for what cannot be learned from. Arrays are named as files name them."""
-    if episode.reward.shape[1] == 0:
+    if piece.reward.shape[1] == 0:
         raise DataError(f"{where}: has no steps; remove it from the recording")
-    if (episode.steps != 1).any():
+    if (piece.steps != 1).any():
         raise DataError(f"{where}: has decisions of several steps; a log holds primitive steps")
     for name in ("observation", "action", "reward"):
-        values, first = getattr(episode, name)[0], columns[name]
+        values, first = getattr(piece, name)[0], columns[name]
         if values.ndim == 2 and values.shape[1] != first.shape[1]:
             raise DataError(
                 f"{where}, {name}s: has {values.shape[1]} columns, episode 0 has {first.shape[1]}; "

@@ -6,17 +6,20 @@ Rows are steps, one episode after another. Arrays may also be [episodes, steps, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from skillmeta.data.boundaries import SHAPE, Marks, find_ends, stated_ends, taking_turns
 from skillmeta.data.episodes import NEARLY, EpisodeDataset, from_episodes, single_episode
-from skillmeta.data.hdf5 import SUFFIXES, Rows, opened
+from skillmeta.data.hdf5 import SUFFIXES, opened
 from skillmeta.data.hdf5 import array as hdf5_array
 from skillmeta.data.hdf5 import rows as hdf5_rows
 from skillmeta.data.layouts import REPEATED, Request, in_order, width
+from skillmeta.data.room import Room, Rows, parts
 from skillmeta.errors import DataError
 from skillmeta.reading import npz_arrays, read_npz
 from skillmeta.trust import check_links
@@ -49,22 +52,32 @@ def read(path: Path, request: Request) -> EpisodeDataset:
     if path.is_dir():
         check_links(path)
         files = [path / name for name in in_order([file.name for file in path.iterdir() if recognises(file)])]
-        return _dataset([_whole(file, request) for file in files], request)
-    if path.suffix in SUFFIXES:
-        with opened(path) as file:
-            return _dataset([_table(path, list(file), lambda name: hdf5_rows(file, name, path), request)], request)
-    return _dataset([_npz(path, request)], request)
+        if request.room.fits(files):
+            return _dataset([_held(_whole(file, request)) for file in files], request)
+        return _dataset([partial(_opened, file, request, alone=True) for file in files], request)
+    with _opened(path, request) as table:
+        return _dataset([_held(table)], request)
+
+
+@contextmanager
+def _opened(path: Path, request: Request, alone: bool = False) -> Iterator[Table]:
+    """A file to be read in pieces. `alone`: it is one episode, where it says nothing else."""
+    if path.suffix == ".npz":
+        yield _npz(path, request, alone)
+        return
+    with opened(path) as file:
+        yield _table(path, list(file), lambda name: hdf5_rows(file, name, path, request.room), request, alone)
 
 
 def _whole(path: Path, request: Request) -> Table:
-    """A file of a folder, in memory: an episode, where it says nothing else."""
+    """A file of a folder, in memory."""
     if path.suffix == ".npz":
         return _npz(path, request, alone=True)
     with opened(path) as file:
         return _table(path, list(file), lambda name: hdf5_array(file, name, path), request, alone=True)
 
 
-def _npz(path: Path, request: Request, alone: bool = False) -> Table:
+def _npz(path: Path, request: Request, alone: bool) -> Table:
     held = npz_arrays(path, DataError, AGAIN)
     wanted = {alias for aliases in ALIASES.values() for alias in aliases} | {*request.keys, *_following(request.keys)}
     for name in [name for name in held if name in wanted and held[name][1].hasobject]:
@@ -72,7 +85,7 @@ def _npz(path: Path, request: Request, alone: bool = False) -> Table:
             f"{path}, {name}: is an array of objects, one an episode, and loading objects can run code; save "
             f"np.concatenate({name}) and `lengths`, the steps of each episode"
         )
-    arrays = read_npz(path, wanted & set(held), DataError, AGAIN)
+    arrays = read_npz(path, wanted & set(held), DataError, AGAIN, request.room.empty)
     return _table(path, list(held), arrays.__getitem__, request, alone)
 
 
@@ -84,6 +97,7 @@ class Columns:
     path: Path
     keys: tuple[str, ...]  # the arrays that are observed
     arrays: dict[str, Rows]
+    room: Room
     notes: list[str]
     stated: dict[str, np.ndarray]  # by what: one past the last row of each episode
 
@@ -103,7 +117,10 @@ class Columns:
         return [n for n in (*self.keys, *self.following, "actions", "rewards", *FLAGS, "episode") if n in self.arrays]
 
     def flag(self, name: str) -> np.ndarray | None:
-        return self.arrays[name][:] > 0.5 if name in self.arrays else None
+        return self.whole(name) > 0.5 if name in self.arrays else None
+
+    def whole(self, name: str) -> np.ndarray:
+        return self.room.whole(self.arrays[name])
 
 
 def _following(keys: Sequence[str]) -> tuple[str, ...]:
@@ -118,7 +135,7 @@ def _find(path: Path, names: list[str], read: Callable[[str], Rows], request: Re
     if request.keys:
         arrays |= {key: read(key) for key in keys if key.partition("/")[0] in names}
         arrays |= {key: read(key) for key in _following(keys) if key in names}
-    found = Columns(path, keys, arrays, [], {})
+    found = Columns(path, keys, arrays, request.room, [], {})
     for name in (*keys, "actions"):
         if name not in arrays:
             raise DataError(f"{path}: has no array {name!r} (it has {', '.join(names) or 'nothing'})")
@@ -154,7 +171,7 @@ def _unstack(columns: Columns) -> None:
     episodes, steps = shape[:2]
     for name in columns.keys:
         if arrays[name].shape[:2] == (episodes, steps + 1):
-            values = arrays[name][:]
+            values = columns.whole(name)
             arrays[name], arrays[f"next_{name}"] = values[:, :-1], values[:, 1:]
     names = [name for name in columns.rowwise if name != "episode" or arrays[name].shape[:2] == shape[:2]]
     for name in names:
@@ -170,11 +187,21 @@ def _unstack(columns: Columns) -> None:
             raise DataError(f"{columns.path}, lengths: 0 to {steps} steps for each of {episodes} episodes are expected")
     inside = np.arange(steps) < lengths[:, None]
     for name in names:
-        arrays[name] = arrays[name][:][inside]
+        arrays[name] = _selected(arrays[name], inside, columns.room)
     columns.stated[by] = stated_ends("lengths", lengths, int(lengths.sum()), columns.path, notes)
     notes.append(
         f"arrays are [episodes, steps, ...]: read as {episodes} episodes of {'at most ' * (by == 'lengths')}{steps} steps"
     )
+
+
+def _selected(rows: Rows, inside: np.ndarray, room: Room) -> np.ndarray:
+    """The values [N, ...] of an array [E, T, ...] where `inside` [E, T] is true."""
+    found, row = room.empty((int(inside.sum()), *rows.shape[2:]), rows.dtype), 0
+    for begin, end in parts(len(inside), width(rows.shape[1:]) * rows.dtype.itemsize):
+        values = rows[begin:end][inside[begin:end]]
+        found[row : row + len(values)] = values
+        row += len(values)
+    return found
 
 
 def _check_rows(columns: Columns, alone: bool) -> None:
@@ -183,11 +210,11 @@ def _check_rows(columns: Columns, alone: bool) -> None:
     marked = columns.stated or any(name in arrays for name in STATED) or any(name in arrays for name in FLAGS)
     for key in columns.keys:
         if arrays[key].shape[0] == steps + 1 and not columns.following and (alone or not marked):
-            values = arrays[key][:]
+            values = columns.whole(key)
             arrays[key], arrays[f"next_{key}"] = values[:-1], values[1:]
     for name in [name for name in columns.rowwise if name != "actions"]:
         if name in ("rewards", *FLAGS, "episode"):  # columns of width one are in circulation
-            arrays[name] = arrays[name][:].reshape(-1)
+            arrays[name] = columns.whole(name).reshape(-1)
         if arrays[name].shape[0] != steps:
             raise DataError(f"{columns.path}, {name}: has {arrays[name].shape[0]} rows, actions have {steps}; {AGAIN}")
 
@@ -204,20 +231,27 @@ class Table:
     def episodes(self, source: str) -> Iterator[Episodes]:
         arrays, begin = self.columns.arrays, 0
         for number, end in enumerate(self.ends.tolist()):
-            truncated = np.zeros(end - begin, bool)
-            truncated[-1] = not self.terminals[end - 1]
-            yield single_episode(
-                self._seen(begin, end),
-                _flat(arrays["actions"][begin:end]),
-                arrays["rewards"][begin:end] if "rewards" in arrays else np.zeros(end - begin, np.float32),
-                self.terminals[begin:end],
-                truncated,
-                where=f"{source}: episode {number}",
-            )
+            for first, stop in parts(end - begin, self._row_bytes):
+                first, stop = begin + first, begin + stop
+                truncated = np.zeros(stop - first, bool)
+                truncated[-1] = stop == end and not self.terminals[end - 1]
+                yield single_episode(
+                    self._seen(first, stop, stop == end),
+                    _flat(arrays["actions"][first:stop]),
+                    arrays["rewards"][first:stop] if "rewards" in arrays else np.zeros(stop - first, np.float32),
+                    self.terminals[first:stop],
+                    truncated,
+                    where=f"{source}: episode {number}",
+                )
             begin = end
 
-    def _seen(self, begin: int, end: int) -> np.ndarray:
-        """Observations [T + 1, O] of steps begin to end, and the one after them."""
+    @property
+    def _row_bytes(self) -> int:
+        """Of a step in memory."""
+        return 4 * sum(width(self.columns.arrays[key].shape[1:]) for key in (*self.columns.keys, "actions"))
+
+    def _seen(self, begin: int, end: int, ends: bool) -> np.ndarray:
+        """Observations [T + 1, O] of steps begin to end, and the one after them. `ends`: their episode does there."""
         arrays, keys, following = self.columns.arrays, self.columns.keys, self.columns.following
         sizes = [width(arrays[key].shape[1:]) for key in keys]
         found, column = np.empty((end - begin + 1, sum(sizes)), np.float32), 0
@@ -225,7 +259,10 @@ class Table:
             for i, size in enumerate(sizes):
                 part = found[:, column : column + size]
                 part[:-1] = _flat(arrays[keys[i]][begin:end])
-                part[-1:] = _flat(arrays[following[i]][end - 1 : end]) if following else part[-2:-1]
+                if following or not ends:
+                    part[-1:] = _flat(arrays[following[i]][end - 1 : end] if ends else arrays[keys[i]][end : end + 1])
+                else:
+                    part[-1:] = part[-2:-1]
                 column += size
         return found
 
@@ -242,8 +279,16 @@ def _table(path: Path, names: list[str], read: Callable[[str], Rows], request: R
     arrays, notes, steps = columns.arrays, columns.notes, columns.steps
     if "rewards" not in arrays:
         notes.append("no rewards in the file: taken to be 0")
-    if "episode" in arrays and taking_turns(arrays["episode"][:]):
-        order = np.argsort(arrays["episode"][:], kind="stable")
+    if "episode" in arrays and taking_turns(columns.whole("episode")):
+        if (
+            sum(width(arrays[name].shape) * arrays[name].dtype.itemsize for name in columns.rowwise)
+            > request.room.above
+        ):
+            raise DataError(
+                f"{path}: rows of several episodes take turns, and are too many to be put in order in memory; {AGAIN}, "
+                "one episode after the other"
+            )
+        order = np.argsort(columns.whole("episode"), kind="stable")
         for name in columns.rowwise:
             arrays[name] = arrays[name][:][order]
         notes.append(
@@ -251,7 +296,7 @@ def _table(path: Path, names: list[str], read: Callable[[str], Rows], request: R
         )
     for name in STATED:
         if name in arrays:
-            columns.stated[name] = stated_ends(name, arrays[name][:], steps, path, notes)
+            columns.stated[name] = stated_ends(name, columns.whole(name), steps, path, notes)
     if len({tuple(ends.tolist()) for ends in columns.stated.values()}) > 1:
         raise DataError(
             f"{path}: {' and '.join(columns.stated)} state different episodes; leave out the one that is wrong"
@@ -271,7 +316,17 @@ def _table(path: Path, names: list[str], read: Callable[[str], Rows], request: R
     stated = next(((ends, name) for name, ends in columns.stated.items()), None)
     after = rows(following) if following else None
     marks = Marks(
-        path, request.source, steps, rows(columns.keys), after, terminals, timeouts, stated, request.time_limit, notes
+        path,
+        request.source,
+        steps,
+        rows(columns.keys),
+        after,
+        terminals,
+        timeouts,
+        stated,
+        request.time_limit,
+        notes,
+        request.room,
     )
     ends = find_ends(marks)
     if not following:
@@ -279,17 +334,38 @@ def _table(path: Path, names: list[str], read: Callable[[str], Rows], request: R
     return Table(columns, np.zeros(steps, bool) if terminals is None else terminals, ends)
 
 
-def _dataset(tables: list[Table], request: Request) -> EpisodeDataset:
-    lengths = np.concatenate([np.diff(table.ends, prepend=0) for table in tables]).tolist()
-    first = tables[0].columns
-    observed = tuple(Observed(key, width(first.arrays[key].shape[1:])) for key in request.keys)
+Opens = Callable[[], AbstractContextManager[Table]]
+
+
+def _held(table: Table) -> Opens:
+    return lambda: nullcontext(table)
+
+
+def _dataset(files: Sequence[Opens], request: Request) -> EpisodeDataset:
+    """The episodes of files, each opened to see what is in it, and once more to take it."""
+    lengths: list[int] = []
+    notes: dict[str, None] = {}
+    observed: tuple[Observed, ...] = ()
+    for file in files:
+        with file() as table:
+            arrays = table.columns.arrays
+            observed = observed or tuple(Observed(key, width(arrays[key].shape[1:])) for key in request.keys)
+            lengths += np.diff(table.ends, prepend=0).tolist()
+            notes |= dict.fromkeys(table.columns.notes)
+
+    def episodes() -> Iterator[Episodes]:
+        for file in files:
+            with file() as table:
+                yield from table.episodes(request.source)
+
     return from_episodes(
-        (episode for table in tables for episode in table.episodes(request.source)),
+        episodes(),
         request.source,
         *request.bounds(),
         clip_actions=request.clip_actions,
         nearly=0.0 if request.place.startswith("d4rl:") else NEARLY,  # its environments all act in [-1, 1]
-        notes=tuple(dict.fromkeys(note for table in tables for note in table.columns.notes)),
+        notes=tuple(notes),
         lengths=lengths,
         observed=observed,
+        room=request.room,
     )

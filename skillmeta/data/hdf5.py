@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 import h5py
 import numpy as np
 
+from skillmeta.data.room import Room, Rows
 from skillmeta.errors import DataError
 from skillmeta.reading import check_promise
 
@@ -17,16 +17,6 @@ SUFFIXES = (".hdf5", ".h5")
 CHUNK = (
     2**20
 )  # bytes of a chunk; where they are larger an array is read at once, not in pieces that unpack each one again
-
-
-class Rows(Protocol):
-    """An array in memory, or one in a file that is read in pieces."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def dtype(self) -> np.dtype: ...
-    def __getitem__(self, rows: slice) -> np.ndarray: ...
 
 
 @contextmanager
@@ -72,12 +62,17 @@ def array(group: h5py.Group, key: str, path: Path) -> np.ndarray:
     return result
 
 
-def rows(group: h5py.Group, key: str, path: Path) -> Rows:
-    """The same, to be read in pieces."""
+def rows(group: h5py.Group, key: str, path: Path, room: Room) -> Rows:
+    """The same, to be read in pieces. Raises DataError where pieces would be larger than memory."""
     data = dataset(group, key, path)
     if data.chunks and int(np.prod(data.chunks)) * data.dtype.itemsize > CHUNK:
-        result: np.ndarray = data[()]
-        return result
+        together = data.chunks[0] * (data.nbytes // max(1, len(data)))
+        if data.nbytes > room.above and together > room.above // 4:
+            raise DataError(
+                f"{path}, {key}: is stored in pieces of {data.chunks}, which take {together:,} bytes to read; store it in "
+                "smaller ones, as `h5repack` does"
+            )
+        return room.whole(data, data.chunks[0])
     return data  # type: ignore[no-any-return]
 
 

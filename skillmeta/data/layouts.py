@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from skillmeta.data.episodes import EpisodeDataset, single_episode
+from skillmeta.data.room import IN_MEMORY, Room
 from skillmeta.errors import DataError
 from skillmeta.types import Episodes, Observed
 
@@ -33,6 +34,7 @@ class Request:
     keys: tuple[str, ...] = ()  # which observations, in this order; ("*",) all, () what the layout takes by itself
     options: Mapping[str, str] = field(default_factory=dict)
     clip_actions: bool = False
+    room: Room = IN_MEMORY
 
     @classmethod
     def parse(cls, source: str, clip_actions: bool = False) -> Request:

@@ -54,16 +54,20 @@ def read(path: Path, request: Request) -> EpisodeDataset:
         notes += ("no rewards in the file: taken to be 0",)
     wanted = {key: width(found[key]) for key in keys} | {ACTION: width(action), NUMBER: 1}
     wanted |= {REWARD: 1} if REWARD in shapes else {}
-    episodes = list(_episodes(path, wanted, keys))
-    if len(episodes) != (stated := info.get("total_episodes", len(episodes))):
-        raise DataError(f"{path}: holds {len(episodes)} episodes, its meta/info.json says {str(stated)[:20]}; {AGAIN}")
+    held = request.room.fits(list((path / "data").rglob("*.parquet")))
+    episodes = list(_episodes(path, wanted, keys)) if held else _episodes(path, wanted, keys)
+    lengths = [episode.reward.shape[1] for episode in (episodes if held else _episodes(path, wanted, keys))]
+    if len(lengths) != (stated := info.get("total_episodes", len(lengths))):
+        raise DataError(f"{path}: holds {len(lengths)} episodes, its meta/info.json says {str(stated)[:20]}; {AGAIN}")
     return from_episodes(
         episodes,
         request.source,
         *request.bounds(),
         clip_actions=request.clip_actions,
         notes=(*notes, REPEATED),
+        lengths=lengths,
         observed=parts(keys, found),
+        room=request.room,
     )
 
 

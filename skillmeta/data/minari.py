@@ -15,8 +15,9 @@ import h5py
 import numpy as np
 
 from skillmeta.data import hdf5
+from skillmeta.data import room as rooms
 from skillmeta.data.episodes import EpisodeDataset, from_episodes, single_episode
-from skillmeta.data.layouts import ActionBounds, Request, chosen_keys, is_vector, joined, parts, with_steps
+from skillmeta.data.layouts import ActionBounds, Request, chosen_keys, is_vector, joined, parts, width, with_steps
 from skillmeta.data.minari_store import check_id, dataset_folder, exists, recover, verify
 from skillmeta.errors import DataError
 from skillmeta.reading import read_json
@@ -50,12 +51,15 @@ def read(dataset_id: str, request: Request) -> EpisodeDataset:
         numbers = sorted(int(name.removeprefix("episode_")) for name in file)
         if len(numbers) != (stated := metadata.get("total_episodes")):
             raise DataError(f"{source}: holds {len(numbers)} episodes, its metadata say {str(stated)[:100]}")
-        groups = [hdf5.member(file, f"episode_{n}", path) for n in numbers]
-        if not groups:
+        if not numbers:
             raise DataError(f"{source}: holds no episodes; nothing can be learned from it")
-        steps = [len(hdf5.dataset(group, "actions", path)) for group in groups]
-        named, lengths, empty = with_steps([*zip(numbers, groups, strict=True)], steps)
-        found = _observations(groups[0], path, metadata.get("observation_space"))
+
+        def group(n: int) -> h5py.Group:
+            return hdf5.member(file, f"episode_{n}", path)
+
+        steps = [len(hdf5.dataset(group(n), "actions", path)) for n in numbers]
+        kept, lengths, empty = with_steps(numbers, steps)
+        found = _observations(group(numbers[0]), path, metadata.get("observation_space"))
         keys, notes = (
             chosen_keys(found, request, f"{source}: episode {numbers[0]}, observations") if found else ((), ())
         )
@@ -63,8 +67,8 @@ def read(dataset_id: str, request: Request) -> EpisodeDataset:
             raise DataError(f"{source}: its observations are one array; leave out ?{','.join(request.keys)}")
 
         def episodes() -> Iterator[Episodes]:
-            for n, group in named:
-                yield _episode(group, keys, f"{source}: episode {n}", path)
+            for n, steps in zip(kept, lengths, strict=True):
+                yield from _episode(group(n), steps, keys, f"{source}: episode {n}", path)
 
         return from_episodes(
             episodes(),
@@ -75,6 +79,7 @@ def read(dataset_id: str, request: Request) -> EpisodeDataset:
             (*notes, *empty),
             lengths,
             parts(keys, found),
+            room=request.room,
         )
 
 
@@ -109,26 +114,30 @@ def _keys(space: Any, prefix: str = "") -> Iterator[str]:
         yield prefix.rstrip("/")
 
 
-def _episode(group: h5py.Group, keys: Sequence[str], where: str, path: Path) -> Episodes:
-    if keys:
-        observations = hdf5.member(group, "observations", path)
-        columns = {key: hdf5.array(observations, key, path) for key in keys}
-        for key, values in columns.items():
-            if len(values) != len(columns[keys[0]]):
-                raise DataError(f"{where}, {key}: has {len(values)} rows, {keys[0]} has {len(columns[keys[0]])}")
-        seen = joined(list(columns.values()))
-    else:
-        seen = hdf5.array(group, "observations", path)
-    actions = hdf5.array(group, "actions", path)
-    return single_episode(
-        seen.reshape(len(seen), -1),
-        actions.reshape(len(actions), -1),
-        hdf5.array(group, "rewards", path),
-        hdf5.array(group, "terminations", path),
-        hdf5.array(group, "truncations", path),
-        _success(group, len(actions), path),
-        where,
-    )
+def _episode(group: h5py.Group, steps: int, keys: Sequence[str], where: str, path: Path) -> Iterator[Episodes]:
+    """An episode, in pieces where it is long."""
+    inside = hdf5.member(group, "observations", path) if keys else group
+    columns = {key: hdf5.dataset(inside, key, path) for key in keys or ("observations",)}
+    for key, values in columns.items():
+        first = next(iter(columns))
+        if len(values) != len(columns[first]):
+            raise DataError(f"{where}, {key}: has {len(values)} rows, {first} has {len(columns[first])}")
+    per_step = {name: hdf5.dataset(group, name, path) for name in ("actions", "rewards", "terminations", "truncations")}
+    success = _success(group, steps, path)
+    row_bytes = 4 * sum(width(values.shape[1:]) for values in (*columns.values(), per_step["actions"]))
+    for begin, end in rooms.parts(steps, row_bytes):
+        last = None if end == steps else end  # all rows that there are: their number is checked
+        seen = [values[begin : None if last is None else end + 1] for values in columns.values()]
+        actions, rewards, terminated, truncated = (values[begin:last] for values in per_step.values())
+        yield single_episode(
+            joined(seen) if keys else seen[0].reshape(len(seen[0]), -1),
+            actions.reshape(len(actions), -1),
+            rewards,
+            terminated,
+            truncated,
+            None if success is None else success[begin:end],
+            where,
+        )
 
 
 def _success(group: h5py.Group, steps: int, path: Path) -> np.ndarray | None:

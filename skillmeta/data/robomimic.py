@@ -69,6 +69,7 @@ def read(path: Path, request: Request) -> EpisodeDataset:
             notes=(*notes, *empty, *(() if complete else (REPEATED,))),
             lengths=lengths,
             observed=parts(keys, found),
+            room=request.room,
         )
 
 

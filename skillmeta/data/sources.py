@@ -1,4 +1,4 @@
-"""A source of logs, named by one string, in memory.
+"""A source of logs, named by one string, in memory or, where it is large, in files.
 
     minari:NAMESPACE/name-v0      a Minari data set on this machine
     d4rl:kitchen-mixed-v0         a D4RL set by id, from its cache folder
@@ -14,25 +14,31 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
-from skillmeta.data import aloha, flat, lerobot, minari, robomimic
+from skillmeta.data import aloha, flat, lerobot, minari, minari_store, robomimic
 from skillmeta.data.d4rl_table import dataset_url
 from skillmeta.data.episodes import EpisodeDataset
 from skillmeta.data.layouts import Layout, Request
-from skillmeta.data.minari_store import MANIFEST, dataset_folder
+from skillmeta.data.mapped import Converted
 from skillmeta.errors import DataError, UserError
+from skillmeta.limits import MAP_ABOVE
 from skillmeta.reading import sha256
 
 LAYOUTS: tuple[Layout, ...] = (lerobot, aloha, robomimic, flat)  # the first that recognises a path reads it
+SUFFIXES = (".npz", ".hdf5", ".h5", ".parquet", ".json")  # of files that hold something
 
 
-def load_source(source: str, *, clip_actions: bool = False, download: bool = False) -> EpisodeDataset:
+def load_source(
+    source: str, *, clip_actions: bool = False, download: bool = False, map_above: int = MAP_ABOVE
+) -> EpisodeDataset:
     """Load and check a source. See the module for what can be named.
 
     Args:
         clip_actions: pull actions outside the action space into it instead of refusing them.
         download: fetch a D4RL file that is not in the cache folder.
+        map_above: bytes; larger arrays are converted once into files (`skillmeta.data.mapped`).
 
     Raises:
         DataError: missing, damaged, or not what it should be; names source, episode and field.
@@ -40,15 +46,9 @@ def load_source(source: str, *, clip_actions: bool = False, download: bool = Fal
     """
     request = Request.parse(source, clip_actions)
     try:
-        if request.place.startswith("minari:"):
-            request.check_options(minari.OPTIONS)
-            return minari.read(request.place.removeprefix("minari:"), request)
-        path = _path(request.place, download)
-        layout = next((layout for layout in LAYOUTS if layout.recognises(path)), None)
-        if layout is None:
-            raise DataError(_unknown(path))
-        request.check_options(layout.OPTIONS)
-        return layout.read(path, request)
+        path, files = _located(request.place, download)
+        converted = Converted.of(request, path, files)
+        return converted.load(map_above, lambda room: _read(path, replace(request, room=room)))
     except UserError:
         raise
     except MemoryError:
@@ -61,20 +61,38 @@ def load_source(source: str, *, clip_actions: bool = False, download: bool = Fal
         ) from None
 
 
+def _read(path: Path, request: Request) -> EpisodeDataset:
+    if request.place.startswith("minari:"):
+        request.check_options(minari.OPTIONS)
+        return minari.read(request.place.removeprefix("minari:"), request)
+    layout = next((layout for layout in LAYOUTS if layout.recognises(path)), None)
+    if layout is None:
+        raise DataError(_unknown(path))
+    request.check_options(layout.OPTIONS)
+    return layout.read(path, request)
+
+
 def fingerprint(source: str) -> tuple[Path, str]:
     """Where the data of a source that loads lie, and a SHA-256 that changes when they do."""
-    place = Request.parse(source).place
-    if place.startswith("minari:"):
-        path = dataset_folder(place.removeprefix("minari:"))
-        if (path / MANIFEST).exists():  # of the checksums of all
-            return path, sha256(path / MANIFEST)
-        files = [path / "data" / name for name in ("metadata.json", "main_data.hdf5")]
-    else:
-        path = _path(place, False)
-        if not path.is_dir():
-            return path, sha256(path)
-        files = sorted(file for file in path.rglob("*") if file.suffix in (".npz", ".hdf5", ".h5", ".parquet", ".json"))
+    path, files = _located(Request.parse(source).place, False)
+    if len(files) == 1 and files[0].name in (path.name, minari_store.MANIFEST):
+        return path, sha256(files[0])
     return path, hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
+
+
+def _located(place: str, download: bool) -> tuple[Path, list[Path]]:
+    """Where a source is, and the files that change when its data do."""
+    if place.startswith("minari:"):
+        dataset_id = place.removeprefix("minari:")
+        minari_store.check_id(dataset_id)
+        path = minari_store.dataset_folder(dataset_id)
+        data = [path / "data" / name for name in ("metadata.json", "main_data.hdf5")]
+        manifest = path / minari_store.MANIFEST  # of the checksums of all
+        return path, [manifest] if manifest.exists() else [file for file in data if file.exists()]
+    path = _path(place, download)
+    if not path.is_dir():
+        return path, [path]
+    return path, sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES)
 
 
 def _path(place: str, download: bool) -> Path:

@@ -9,6 +9,7 @@ import numpy as np
 from skillmeta.data.continuity import jumps
 from skillmeta.data.d4rl_table import normalized_score
 from skillmeta.data.episodes import EpisodeDataset
+from skillmeta.data.room import parts
 from skillmeta.errors import UserError
 
 
@@ -53,7 +54,10 @@ def spread(values: np.ndarray) -> dict[str, float]:
 
 
 def ranges(values: np.ndarray) -> list[list[float]]:
-    """[min, mean, standard deviation, max] of each column."""
-    columns = (values.min(0), values.mean(0), values.std(0), values.max(0))
+    """[min, mean, standard deviation, max] of each column, summed in double precision."""
+    pieces = [*parts(len(values), values[:1].nbytes)]
+    mean = sum(values[begin:end].sum(0, dtype=np.float64) for begin, end in pieces) / len(values)
+    square = sum(((values[begin:end] - mean) ** 2).sum(0) for begin, end in pieces) / len(values)
+    columns = (values.min(0), mean, np.sqrt(square), values.max(0))
     result: list[list[float]] = np.stack(columns, 1).astype(float).round(6).tolist()
     return result

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skillmeta.data.room import at_random, parts
 from skillmeta.errors import DataError
 from skillmeta.seeds import Seeds
 
@@ -30,23 +33,28 @@ class WindowBatch:
 
 
 class Windows:
-    """All windows of H consecutive steps within episodes, the last one of each included.
+    """All windows of H consecutive steps within some episodes, the last one of each included.
 
     Args:
         dataset: where they lie; its arrays are not copied.
-        starts: [W] first step of each window.
-        episodes: [W] the episode that it lies in.
+        episodes: [C] in rising order, each of H steps or more.
         horizon: H.
         weights: [W] how often each is drawn, relative to the others; uniform where not given. Hook for quality weighting.
     """
 
-    def __init__(
-        self, dataset: EpisodeDataset, starts: Tensor, episodes: Tensor, horizon: int, weights: Tensor | None = None
-    ):
-        self.observation = torch.from_numpy(dataset.observation)
-        columns = (dataset.action, dataset.reward, dataset.terminated, dataset.truncated)
-        self.columns = tuple(torch.from_numpy(column) for column in columns)
-        self.starts, self.episodes = starts, episodes
+    def __init__(self, dataset: EpisodeDataset, episodes: np.ndarray, horizon: int, weights: Tensor | None = None):
+        self.dataset = dataset
+        self.observation, *self.columns = (
+            as_tensor(at_random(column))
+            for column in (dataset.observation, dataset.action, dataset.reward, dataset.terminated, dataset.truncated)
+        )
+        self.episodes = torch.from_numpy(episodes.astype(np.int64))
+        counts = dataset.lengths[episodes] - horizon + 1
+        ends = np.cumsum(counts)
+        self._ends = torch.from_numpy(ends)  # [C] one past the number of each one's last window
+        self._shift = torch.from_numpy(
+            dataset.offsets[episodes] - (ends - counts)
+        )  # [C] from a window's number to its step
         self.horizon, self.weights = horizon, weights
         self._ahead = torch.arange(horizon + 1)
 
@@ -77,27 +85,37 @@ class Windows:
             order = Seeds(seed).stream("held_out_episodes").numpy().permutation(long_enough)
             count = min(len(order) - 1, max(1, round(held_out * len(order))))
             chosen = np.sort(order[:count] if split == "held_out" else order[count:])
-        counts = dataset.lengths[chosen] - horizon + 1
-        episodes = np.repeat(chosen, counts)
-        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        starts = dataset.offsets[episodes] + within
-        return cls(dataset, torch.from_numpy(starts), torch.from_numpy(episodes.astype(np.int64)), horizon)
+        return cls(dataset, chosen, horizon)
 
     def __len__(self) -> int:
-        return len(self.starts)
+        return int(self._ends[-1])
 
-    def frames(self) -> Tensor:
-        """Every observation that lies in some window, once: [F, O]."""
-        inside = torch.zeros(len(self.observation), dtype=torch.bool)
-        for ahead in self._ahead:
-            inside[self.starts + self.episodes + ahead] = True
-        return self.observation[inside]
+    def frames(self) -> Iterator[Tensor]:
+        """Every observation that lies in some window, once: those of an episode after those of another, in pieces [F, O]."""
+        for e in self.episodes.tolist():
+            seen = self.dataset.observation[self.dataset.offsets[e] + e : self.dataset.offsets[e + 1] + e + 1]
+            for begin, end in parts(len(seen), seen[:1].nbytes):
+                yield as_tensor(seen[begin:end])
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the `frames`, [O] each; where they lie in files in pieces, in double precision."""
+        if not self.dataset.mapped:
+            data = torch.cat([*self.frames()])
+            return data.mean(0), data.std(0, correction=0)
+        width = self.observation.shape[1]
+        count, total, square = 0, torch.zeros(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
+        for piece in self.frames():
+            count, total = count + len(piece), total + piece.double().sum(0)
+        for piece in self.frames():
+            square = square + ((piece.double() - total / count) ** 2).sum(0)
+        return (total / count).float(), (square / count).sqrt().float()
 
     def gather(self, index: Tensor) -> WindowBatch:
         """The windows with the numbers `index` [B]."""
-        start, size = self.starts[index], len(index)
+        row, size = torch.searchsorted(self._ends, index, right=True), len(index)
+        start = index + self._shift[row]
         steps = (start[:, None] + self._ahead[:-1]).flatten()
-        frames = ((start + self.episodes[index])[:, None] + self._ahead).flatten()  # one more observation an episode
+        frames = ((start + self.episodes[row])[:, None] + self._ahead).flatten()  # one more observation an episode
         observation = self.observation.index_select(0, frames).view(size, self.horizon + 1, -1)
         columns = (c.index_select(0, steps).view(size, self.horizon, *c.shape[1:]) for c in self.columns)
         return WindowBatch(observation, *columns)
@@ -109,3 +127,10 @@ class Windows:
         else:
             index = torch.multinomial(self.weights, batch_size, replacement=True, generator=generator)
         return self.gather(index[rows])
+
+
+def as_tensor(values: np.ndarray) -> Tensor:
+    """A view, only to be read."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.asarray(values))

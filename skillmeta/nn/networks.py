@@ -137,9 +137,12 @@ class Normalizer(nn.Module):
         self.register_buffer("stddev", torch.ones(dim))
 
     def fit(self, data: Tensor) -> None:
-        """Take the statistics of data [N, dim]. A constant dimension is only centred."""
-        stddev = data.std(0, correction=0)
-        self.mean.copy_(data.mean(0))
+        """Take the statistics of data [N, dim]."""
+        self.take(data.mean(0), data.std(0, correction=0))
+
+    def take(self, mean: Tensor, stddev: Tensor) -> None:
+        """Take statistics [dim]. A constant dimension is only centred."""
+        self.mean.copy_(mean)
         self.stddev.copy_(torch.where(stddev > 1e-4, stddev, torch.ones_like(stddev)))
 
     def forward(self, x: Tensor) -> Tensor:

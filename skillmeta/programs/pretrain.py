@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from skillmeta.config import DeviceName, PositiveInt, build, checked, to_plain
+from skillmeta.config import DeviceName, NonNegativeInt, PositiveInt, build, checked, to_plain
 from skillmeta.data.continuity import jumps
 from skillmeta.data.episodes import EpisodeDataset
 from skillmeta.data.sources import fingerprint, load_source
 from skillmeta.envs.probe import examined
 from skillmeta.envs.serial import SerialEnvs
 from skillmeta.evaluation.skill_quality import Rollouts, compare_rollouts, fit, verdict
+from skillmeta.limits import MAP_ABOVE
 from skillmeta.programs.beforehand import continued_notes
 from skillmeta.programs.page import write_page
 from skillmeta.run.device import CPU, device_of
@@ -45,6 +46,7 @@ class PretrainConfig:
 
     source: str = "minari:skillmeta/maze20-v0"  # of the logs; `skillmeta inspect --help` says what there is
     clip_actions: bool = False  # pull actions that are out of bounds into them, instead of refusing the logs
+    map_above: NonNegativeInt = MAP_ABOVE  # bytes of the logs' arrays above which they are mapped from files, made once
     model: SkillModelConfig = field(default_factory=SkillModelConfig)  # its sizes
     training: TrainingConfig = field(default_factory=TrainingConfig)  # how long and how fast
     device: DeviceName = "cpu"  # that learns; auto: an accelerator where there is one
@@ -111,7 +113,7 @@ def help_to_train(config: PretrainConfig, folder: Path, ranks: Ranks) -> dict[st
 
 def load_logs(config: PretrainConfig) -> EpisodeDataset:
     """The logs of a config. Raises DataError if they are too few or too short to train on, too."""
-    dataset = load_source(config.source, clip_actions=config.clip_actions)
+    dataset = load_source(config.source, clip_actions=config.clip_actions, map_above=config.map_above)
     training = config.training
     dataset.windows(config.model.horizon, "train", held_out=training.held_out, seed=training.seed)
     return dataset
@@ -145,7 +147,7 @@ def identity_of(config: PretrainConfig, dataset: EpisodeDataset | None) -> Ident
 
 def logged(dataset: EpisodeDataset, family: Any, like: Rollouts) -> Rollouts:
     """The logs, as many steps as the rollouts took and in as many pieces: the bar for coverage. Paths are of episodes."""
-    where = family.positions(dataset.observation)[: like.env_steps]
+    where = family.positions(dataset.observation[: like.env_steps])
     pieces = np.array_split(where, like.episodes)
     each = float(np.mean([family.coverage(piece) for piece in pieces]))
     total = family.coverage(where)

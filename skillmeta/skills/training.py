@@ -214,7 +214,7 @@ def train_skills(
         seeds.stream("skill_weights").torch(),
         dataset.observed,
     )
-    model.normalizer.fit(train.frames())
+    model.normalizer.take(*train.moments())
     model.to(device)
     fixed = placed(fixed_windows(held_out, config, model.dim, seeds.stream("held_out_windows")), device)
     trainer = SkillTrainer(model, config, fixed, seeds, ranks)
