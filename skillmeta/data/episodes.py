@@ -228,7 +228,7 @@ def from_episodes(
         source=source,
         notes=(*notes, *assumed),
         observed=observed,
-        room=room,
+        room=room if isinstance(action, np.memmap) else IN_MEMORY,
     )
 
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from skillmeta.data.boundaries import SHAPE, Marks, find_ends, stated_ends, taking_turns
 from skillmeta.data.episodes import NEARLY, EpisodeDataset, from_episodes, single_episode
-from skillmeta.data.hdf5 import SUFFIXES, opened
+from skillmeta.data.hdf5 import SUFFIXES, in_pieces, opened
 from skillmeta.data.hdf5 import array as hdf5_array
-from skillmeta.data.hdf5 import rows as hdf5_rows
+from skillmeta.data.hdf5 import dataset as hdf5_dataset
 from skillmeta.data.layouts import REPEATED, Request, in_order, width
 from skillmeta.data.room import Room, Rows, parts
 from skillmeta.errors import DataError
@@ -66,7 +67,7 @@ def _opened(path: Path, request: Request, alone: bool = False) -> Iterator[Table
         yield _npz(path, request, alone)
         return
     with opened(path) as file:
-        yield _table(path, list(file), lambda name: hdf5_rows(file, name, path, request.room), request, alone)
+        yield _table(path, list(file), lambda name: hdf5_dataset(file, name, path), request, alone)
 
 
 def _whole(path: Path, request: Request) -> Table:
@@ -85,7 +86,9 @@ def _npz(path: Path, request: Request, alone: bool) -> Table:
             f"{path}, {name}: is an array of objects, one an episode, and loading objects can run code; save "
             f"np.concatenate({name}) and `lengths`, the steps of each episode"
         )
-    arrays = read_npz(path, wanted & set(held), DataError, AGAIN, request.room.empty)
+    found = wanted & set(held)
+    room = request.room.beside(sum(width(held[name][0]) * held[name][1].itemsize for name in found))
+    arrays = read_npz(path, found, DataError, AGAIN, room.empty)
     return _table(path, list(held), arrays.__getitem__, request, alone)
 
 
@@ -135,7 +138,8 @@ def _find(path: Path, names: list[str], read: Callable[[str], Rows], request: Re
     if request.keys:
         arrays |= {key: read(key) for key in keys if key.partition("/")[0] in names}
         arrays |= {key: read(key) for key in _following(keys) if key in names}
-    found = Columns(path, keys, arrays, request.room, [], {})
+    room = request.room.beside(sum(width(values.shape) * values.dtype.itemsize for values in arrays.values()))
+    found = Columns(path, keys, arrays, room, [], {})
     for name in (*keys, "actions"):
         if name not in arrays:
             raise DataError(f"{path}: has no array {name!r} (it has {', '.join(names) or 'nothing'})")
@@ -155,6 +159,8 @@ def _find(path: Path, names: list[str], read: Callable[[str], Rows], request: Re
             raise DataError(
                 f"{path}, {key}: has shape {shape}, as images have; name arrays of numbers, as in {path}?KEY"
             )
+    for name, values in arrays.items():
+        arrays[name] = in_pieces(values, path, room) if isinstance(values, h5py.Dataset) else values
     if arrays["actions"].dtype.kind != "f":
         found.notes.append(f"actions are of type {arrays['actions'].dtype}: read as quantities, not as choices")
     return found
@@ -326,7 +332,7 @@ def _table(path: Path, names: list[str], read: Callable[[str], Rows], request: R
         stated,
         request.time_limit,
         notes,
-        request.room,
+        columns.room,
     )
     ends = find_ends(marks)
     if not following:

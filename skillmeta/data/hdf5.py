@@ -62,18 +62,17 @@ def array(group: h5py.Group, key: str, path: Path) -> np.ndarray:
     return result
 
 
-def rows(group: h5py.Group, key: str, path: Path, room: Room) -> Rows:
-    """The same, to be read in pieces. Raises DataError where pieces would be larger than memory."""
-    data = dataset(group, key, path)
-    if data.chunks and int(np.prod(data.chunks)) * data.dtype.itemsize > CHUNK:
-        together = data.chunks[0] * (data.nbytes // max(1, len(data)))
-        if data.nbytes > room.above and together > room.above // 4:
-            raise DataError(
-                f"{path}, {key}: is stored in pieces of {data.chunks}, which take {together:,} bytes to read; store it in "
-                "smaller ones, as `h5repack` does"
-            )
-        return room.whole(data, data.chunks[0])
-    return data  # type: ignore[no-any-return]
+def in_pieces(data: h5py.Dataset, path: Path, room: Room) -> Rows:
+    """An array to be read in pieces. Raises DataError where pieces of the file would be larger than memory."""
+    if not data.chunks or int(np.prod(data.chunks)) * data.dtype.itemsize <= CHUNK:
+        return data  # type: ignore[no-any-return]
+    together = data.chunks[0] * (data.nbytes // max(1, len(data)))
+    if data.nbytes > room.above and together > room.above // 4:
+        raise DataError(
+            f"{path}, {data.name.lstrip('/')}: is stored in pieces of {data.chunks}, which take {together:,} bytes to read; store "
+            "it in smaller ones, as `h5repack` does"
+        )
+    return room.whole(data, data.chunks[0])
 
 
 def leaves(group: h5py.Group, path: Path, prefix: str = "") -> dict[str, h5py.Dataset]:

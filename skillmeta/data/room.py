@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -41,13 +41,17 @@ class Room:
 
     Args:
         above: bytes; a log that is larger lies in files.
-        scratch: the folder for arrays that are needed for a while. They have no name there: a killed process leaves nothing.
+        scratch: the folder for arrays that are needed for a while, without names: a killed process leaves none. None for memory.
         folder: makes the folder for the arrays of a log that lies in files.
     """
 
     above: int = sys.maxsize
-    scratch: Path = Path()
+    scratch: Path | None = None
     folder: Callable[[], Path] | None = None
+
+    def beside(self, size: int) -> Room:
+        """The room for what is needed beside arrays of so many bytes: memory, unless they are large."""
+        return self if size > self.above else replace(self, scratch=None)
 
     def columns(self, shapes: Mapping[str, tuple[tuple[int, ...], DTypeLike]]) -> dict[str, np.ndarray]:
         """The arrays of a log, by name, without values. Raises UserError if the disk has no room for them."""
@@ -66,7 +70,7 @@ class Room:
 
     def empty(self, shape: tuple[int, ...], kind: DTypeLike) -> np.ndarray:
         """An array for a while, without values. Raises UserError if the disk has no room for it."""
-        if (size := _bytes(shape, kind)) <= self.above // SMALL:
+        if self.scratch is None or (size := _bytes(shape, kind)) <= self.above // SMALL:
             return np.empty(shape, kind)
         with on_disk(self.scratch):
             self.scratch.mkdir(parents=True, exist_ok=True)
@@ -78,7 +82,7 @@ class Room:
         """All rows of an array. `together`: how many lie in one piece of the file."""
         if isinstance(rows, np.ndarray):
             return rows
-        if _bytes(rows.shape, rows.dtype) <= self.above // SMALL:
+        if self.scratch is None:
             return rows[:]
         found = self.empty(rows.shape, rows.dtype)
         for begin, end in parts(rows.shape[0], _bytes(rows.shape[1:], rows.dtype), together):
