@@ -50,8 +50,12 @@ def deviations(read: Read, rows: int) -> np.ndarray:
 def distances(one: np.ndarray, other: np.ndarray, stddev: np.ndarray) -> np.ndarray:
     """How far rows [n, O] are from others, [n], in standard deviations. Columns that never change do not count."""
     varies = stddev > 0
+    if not varies.all():
+        one, other, stddev = one[:, varies], other[:, varies], stddev[varies]
     with np.errstate(invalid="ignore", over="ignore"):
-        apart = (one[:, varies].astype(np.float64) - other[:, varies]) / stddev[varies]
+        apart = one.astype(np.float64)
+        apart -= other
+        apart /= stddev
         result: np.ndarray = np.sqrt((apart**2).mean(1)) if varies.any() else np.zeros(len(one))
     return result
 

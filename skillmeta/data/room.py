@@ -105,13 +105,12 @@ def parts(rows: int, row_bytes: int, together: int = 1) -> Iterator[tuple[int, i
 
 
 def at_random(values: np.ndarray) -> np.ndarray:
-    """The same array; from a file, in a map of its own of which no page is read beside those that are asked for."""
-    if not isinstance(values, np.memmap) or values.size == 0:
+    """The same array; one of wide rows in a file in a map of its own, of which no page is read beside those that are asked for."""
+    if not isinstance(values, np.memmap) or values.ndim == 1 or not hasattr(mmap, "MADV_RANDOM"):
         return values
     with open(str(values.filename), "rb") as file:
         pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    if hasattr(pages, "madvise"):
-        pages.madvise(mmap.MADV_RANDOM)
+    pages.madvise(mmap.MADV_RANDOM)
     return np.frombuffer(pages, values.dtype, values.size, values.offset).reshape(values.shape)
 
 
