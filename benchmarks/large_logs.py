@@ -2,7 +2,7 @@
 
 FOLDER gets a log of random numbers in D4RL's layout, which no compression makes smaller, a cut of it, and their converted
 arrays: twice their size together, deleted at the end without `--keep`. Each command runs in a process of its own, whose anonymous
-memory is looked at twenty times a second; compare it with that of the same command on a log of a thousand steps. Windows of 10 steps
+memory is looked at twenty times a second; compare it with that of the command on a log of a thousand steps. Windows of 10 steps
 are drawn in batches of 128: from pages that were dropped from memory (cold), from pages that were all read before (warm), and from
 arrays in memory. Those of the cut in turns, so that what else the machine does is shared.
 """

@@ -50,7 +50,7 @@ class Marks:
 
     def flagged(self) -> np.ndarray:
         """[N] whether a flag says that an episode ends with the row."""
-        found = np.zeros(self.steps, bool)
+        found = self.room.flags(self.steps, False)
         for flags in (self.terminals, self.timeouts):
             found |= flags if flags is not None else False
         return found
@@ -71,7 +71,7 @@ def find_ends(marks: Marks) -> np.ndarray:
             "environment after the other, with `lengths`"
         )
     ends = _stated(marks) if marks.stated is not None else _flagged(marks)
-    inside = np.ones(marks.steps, bool)
+    inside = marks.room.flags(marks.steps, True)
     inside[ends - 1] = False
     inside = inside[:-1]
     contradicted = _contradicted(marks, stddev)
@@ -90,7 +90,7 @@ def find_ends(marks: Marks) -> np.ndarray:
             )
         return ends
     every = moves(marks.observations, marks.steps, stddev, inside, marks.room)
-    jumped = every >= far_beyond(every, marks.room)
+    jumped = np.greater_equal(every, far_beyond(every, marks.room), out=marks.room.flags(marks.steps - 1, False))
     jumped |= contradicted
     jumped &= inside
     _check_shift(marks, jumped)
@@ -111,7 +111,7 @@ def find_ends(marks: Marks) -> np.ndarray:
 
 def _contradicted(marks: Marks, stddev: np.ndarray) -> np.ndarray:
     """[N-1] whether what was seen after a row is not what was seen before the next."""
-    found = np.zeros(marks.steps - 1, bool)
+    found = marks.room.flags(marks.steps - 1, False)
     if marks.following is not None:
         for begin, end in blocks(marks.steps - 1):
             apart = distances(marks.following(begin, end), marks.observations(begin + 1, end + 1), stddev)
@@ -126,8 +126,9 @@ def _stated(marks: Marks) -> np.ndarray:
     if marks.time_limit is not None:
         raise DataError(f"{marks.source}: time_limit is for files that do not state their episodes; {name} does")
     for flag, flags in (("terminals", marks.terminals), ("timeouts", marks.timeouts)):
-        early = np.zeros(0, bool) if flags is None else flags.copy()
+        early = marks.room.flags(0 if flags is None else marks.steps, False)
         if flags is not None:
+            early[:] = flags
             early[ends - 1] = False
         if early.any():
             raise DataError(
@@ -211,4 +212,4 @@ def stated_ends(name: str, values: np.ndarray, steps: int, path: Path, notes: li
 def taking_turns(number: np.ndarray) -> bool:
     """Whether rows of several episodes take turns, by the number of the episode of each row [N]."""
     ends = np.append(np.flatnonzero(number[1:] != number[:-1]) + 1, len(number))
-    return len(np.unique(number)) < len(ends) and float(np.median(np.diff(ends, prepend=0))) == 1
+    return len(np.unique(number[ends - 1])) < len(ends) and float(np.median(np.diff(ends, prepend=0))) == 1

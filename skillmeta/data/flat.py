@@ -120,7 +120,12 @@ class Columns:
         return [n for n in (*self.keys, *self.following, "actions", "rewards", *FLAGS, "episode") if n in self.arrays]
 
     def flag(self, name: str) -> np.ndarray | None:
-        return self.whole(name) > 0.5 if name in self.arrays else None
+        if name not in self.arrays:
+            return None
+        values = self.whole(name)
+        found = self.room.empty(values.shape, np.bool_)
+        np.greater(values, 0.5, out=found)
+        return found
 
     def whole(self, name: str) -> np.ndarray:
         return self.room.whole(self.arrays[name])

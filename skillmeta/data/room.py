@@ -78,6 +78,12 @@ class Room:
                 _reserve(file, size)
                 return np.frombuffer(mmap.mmap(file.fileno(), size), kind).reshape(shape)
 
+    def flags(self, rows: int, value: bool) -> np.ndarray:
+        """`empty` flags, all with a value."""
+        found = self.empty((rows,), np.bool_)
+        found[:] = value
+        return found
+
     def whole(self, rows: Rows, together: int = 1) -> np.ndarray:
         """All rows of an array. `together`: how many lie in one piece of the file."""
         if isinstance(rows, np.ndarray):
