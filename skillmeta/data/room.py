@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Protocol
@@ -111,12 +111,21 @@ def parts(rows: int, row_bytes: int, together: int = 1) -> Iterator[tuple[int, i
 
 
 def at_random(values: np.ndarray) -> np.ndarray:
-    """The same array; one of wide rows in a file in a map of its own, of which no page is read beside those that are asked for."""
-    if not isinstance(values, np.memmap) or values.ndim == 1 or not hasattr(mmap, "MADV_RANDOM"):
+    """The same array, whose rows are read at random; from a file in a map of its own.
+
+    One that fits into half of the memory will soon be there: its pages are large ones, where the system has such, which are found
+    faster. Of a larger one no page is read beside those that are asked for, where rows are wide.
+    """
+    if not isinstance(values, np.memmap) or not hasattr(mmap, "MADV_HUGEPAGE"):
         return values
+    large = values.nbytes < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     with open(str(values.filename), "rb") as file:
+        if large:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # what is there in small ones is read anew
         pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    pages.madvise(mmap.MADV_RANDOM)
+    if large or values.ndim > 1:
+        with suppress(OSError):  # a system without large pages
+            pages.madvise(mmap.MADV_HUGEPAGE if large else mmap.MADV_RANDOM)
     return np.frombuffer(pages, values.dtype, values.size, values.offset).reshape(values.shape)
 
 

@@ -44,10 +44,9 @@ class Windows:
 
     def __init__(self, dataset: EpisodeDataset, episodes: np.ndarray, horizon: int, weights: Tensor | None = None):
         self.dataset = dataset
-        self.observation, *self.columns = (
-            as_tensor(at_random(column))
-            for column in (dataset.observation, dataset.action, dataset.reward, dataset.terminated, dataset.truncated)
-        )
+        columns = (dataset.action, dataset.reward, dataset.terminated, dataset.truncated)
+        self.observation = at_every_row(dataset.observation, horizon + 1)
+        self.columns = tuple(at_every_row(column, horizon) for column in columns)
         self.episodes = torch.from_numpy(episodes.astype(np.int64))
         counts = dataset.lengths[episodes] - horizon + 1
         ends = np.cumsum(counts)
@@ -56,7 +55,6 @@ class Windows:
             dataset.offsets[episodes] - (ends - counts)
         )  # [C] from a window's number to its step
         self.horizon, self.weights = horizon, weights
-        self._ahead = torch.arange(horizon + 1)
 
     @classmethod
     def of(
@@ -102,7 +100,7 @@ class Windows:
         if not self.dataset.mapped:
             data = torch.cat([*self.frames()])
             return data.mean(0), data.std(0, correction=0)
-        width = self.observation.shape[1]
+        width = self.dataset.observation_dim
         count, total, square = 0, torch.zeros(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
         for piece in self.frames():
             count, total = count + len(piece), total + piece.double().sum(0)
@@ -112,13 +110,10 @@ class Windows:
 
     def gather(self, index: Tensor) -> WindowBatch:
         """The windows with the numbers `index` [B]."""
-        row, size = torch.searchsorted(self._ends, index, right=True), len(index)
+        row = torch.searchsorted(self._ends, index, right=True)
         start = index + self._shift[row]
-        steps = (start[:, None] + self._ahead[:-1]).flatten()
-        frames = ((start + self.episodes[row])[:, None] + self._ahead).flatten()  # one more observation an episode
-        observation = self.observation.index_select(0, frames).view(size, self.horizon + 1, -1)
-        columns = (c.index_select(0, steps).view(size, self.horizon, *c.shape[1:]) for c in self.columns)
-        return WindowBatch(observation, *columns)
+        observation = self.observation.index_select(0, start + self.episodes[row])  # one more an episode
+        return WindowBatch(observation, *(column.index_select(0, start) for column in self.columns))
 
     def sample(self, batch_size: int, generator: torch.Generator, rows: slice = slice(None)) -> WindowBatch:
         """B windows with replacement, uniformly or by `weights`; of these the ones in `rows`."""
@@ -134,3 +129,9 @@ def as_tensor(values: np.ndarray) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(np.asarray(values))
+
+
+def at_every_row(values: np.ndarray, rows: int) -> Tensor:
+    """So many rows from each row [N, ...] on: a view [N - rows + 1, rows, ...]."""
+    flat = as_tensor(at_random(values))
+    return flat.as_strided((len(flat) - rows + 1, rows, *flat.shape[1:]), (flat.stride(0), *flat.stride()))
