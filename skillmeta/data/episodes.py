@@ -171,8 +171,9 @@ def from_episodes(
         source: named in every error.
         action_low, action_high: [A], the action space; without them it is what the actions span, see `action_space`.
         clip_actions: pull actions into the space instead of refusing them.
-        lengths: [E] steps of the episodes, each then N = 1, whole or in pieces, and looked at once: an iterator that reads them one
-            at a time needs no memory beside the data set's own.
+        lengths: [E] steps of the episodes, each then N = 1, whole or in pieces, the last observation of one
+            being the first of the next, and looked at once: an iterator that reads them one at a time needs no memory beside the
+            data set's own.
         observed: names of the parts of an observation.
         nearly: the share of [-1, 1] that the actions of a dimension must span to be taken to be made for it.
         room: where its arrays lie.

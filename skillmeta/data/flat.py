@@ -247,7 +247,7 @@ class Table:
                 truncated = np.zeros(stop - first, bool)
                 truncated[-1] = stop == end and not self.terminals[end - 1]
                 yield single_episode(
-                    self._seen(first, stop, stop == end),
+                    self._seen(first, stop),  # of a piece the last one is written over by the next piece
                     _flat(arrays["actions"][first:stop]),
                     arrays["rewards"][first:stop] if "rewards" in arrays else np.zeros(stop - first, np.float32),
                     self.terminals[first:stop],
@@ -261,8 +261,8 @@ class Table:
         """Of a step in memory."""
         return 4 * sum(width(self.columns.arrays[key].shape[1:]) for key in (*self.columns.keys, "actions"))
 
-    def _seen(self, begin: int, end: int, ends: bool) -> np.ndarray:
-        """Observations [T + 1, O] of steps begin to end, and the one after them. `ends`: their episode does there."""
+    def _seen(self, begin: int, end: int) -> np.ndarray:
+        """Observations [T + 1, O] of steps begin to end, and the one after them."""
         arrays, keys, following = self.columns.arrays, self.columns.keys, self.columns.following
         sizes = [width(arrays[key].shape[1:]) for key in keys]
         found, column = np.empty((end - begin + 1, sum(sizes)), np.float32), 0
@@ -270,10 +270,7 @@ class Table:
             for i, size in enumerate(sizes):
                 part = found[:, column : column + size]
                 part[:-1] = _flat(arrays[keys[i]][begin:end])
-                if following or not ends:
-                    part[-1:] = _flat(arrays[following[i]][end - 1 : end] if ends else arrays[keys[i]][end : end + 1])
-                else:
-                    part[-1:] = part[-2:-1]
+                part[-1:] = _flat(arrays[following[i]][end - 1 : end]) if following else part[-2:-1]
                 column += size
         return found
 
