@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from skillmeta.cli import command_line, config_parser, run_program
+from skillmeta.errors import ConfigError
 from skillmeta.run.signals import exit_status
+
+if TYPE_CHECKING:
+    from skillmeta.run.jobs import Outcome
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,9 +28,44 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="ADDRESS",
         help="do the runs on a Ray cluster that this machine is of: auto, or the HOST:PORT of its head (docs/cluster.md)",
     )
+    parser.add_argument(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="KEY=A,B",
+        help="values of a key of a config of finetune, meta-train or skills; every combination of several is a method",
+    )
+    parser.add_argument(
+        "--seeds", type=int, metavar="N", help="training seeds 0 to N - 1 (default: as the config says, or 3)"
+    )
+    parser.add_argument(
+        "--estimate", action="store_true", help="only say how many runs --vary makes, and how long they take"
+    )
     arguments = parser.parse_intermixed_args(argv)
     command = command_line(parser.prog, argv)
-    return run(arguments.config, arguments.overrides, arguments.out, arguments.workers, command, arguments.cluster)
+    if arguments.vary:
+        return run_varied(arguments, command)
+    if arguments.estimate:
+        parser.error("--estimate goes with --vary")
+    seeds = [f"seeds={list(range(arguments.seeds))}"] if arguments.seeds else []
+    changes = [*arguments.overrides, *seeds]
+    return run(arguments.config, changes, arguments.out, arguments.workers, command, arguments.cluster)
+
+
+def run_varied(arguments: argparse.Namespace, command: str) -> int:
+    """Say what --vary makes of a config, and how long it takes, then run it."""
+    from skillmeta.config import load
+    from skillmeta.programs.ablate import ablate
+    from skillmeta.programs.vary import Varied, estimated, planned, said
+
+    config = load(arguments.config, arguments.overrides)
+    seeds = None if arguments.seeds is None else range(arguments.seeds)
+    plan = planned(config, arguments.config, [Varied.parse(one) for one in arguments.vary], seeds, arguments.workers)
+    print(said(plan, arguments.out), flush=True)
+    print(estimated(plan, arguments.out), flush=True)
+    if arguments.estimate:
+        return 0
+    return report_outcome(ablate(plan.config, arguments.out, command, arguments.cluster), arguments.out)
 
 
 def run(
@@ -35,7 +76,16 @@ def run(
     from skillmeta.programs.ablate import AblationConfig, ablate
 
     changed = [*overrides, *([f"workers={workers}"] if workers else [])]
-    outcome = ablate(build(AblationConfig, load(name, changed)), out, command, cluster)
+    config = load(name, changed)
+    if "methods" not in config and {"algorithm", "source"} & set(config):
+        raise ConfigError(
+            f"{name}: is no config of an ablation; say what varies, as in --vary algorithm.learning_rate=3e-4,1e-3"
+        )
+    return report_outcome(ablate(build(AblationConfig, config), out, command, cluster), out)
+
+
+def report_outcome(outcome: Outcome, out: Path) -> int:
+    """Say what became of an ablation, and give the exit status."""
     for job, why in outcome.failed.items():
         print(f"failed: {job}: {why}", file=sys.stderr)
     if outcome.done and (out / "report.html").exists():

@@ -8,7 +8,7 @@ a dot is written with two underscores, `training__beta=1e-3`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from skillmeta.programs.evaluate import EvaluateConfig, run_evaluation
 from skillmeta.programs.pretrain import PretrainConfig
 from skillmeta.programs.pretrain import pretrain as run_pretraining
 from skillmeta.programs.train import train, train_config
+from skillmeta.programs.vary import Varied, planned
 from skillmeta.run.files import write_npz
 from skillmeta.run.run import read_metrics
 from skillmeta.skills.vae import SkillModel
@@ -143,9 +144,23 @@ def evaluate(config: Config, out: str | Path, *, trust: bool = False, **changes:
     return Result(Path(out), json.loads((Path(out) / "summary.json").read_text()))
 
 
-def ablate(config: Config, out: str | Path, **changes: Any) -> Result:
-    """Methods x tasks x seeds, as `skillmeta ablate` does. Raises UserError if some runs failed."""
-    made = build(AblationConfig, _resolved(config, changes))
+def ablate(
+    config: Config, out: str | Path, *, vary: Mapping[str, Sequence[Any]] | None = None, **changes: Any
+) -> Result:
+    """Methods x tasks x seeds, as `skillmeta ablate` does. Raises UserError if some runs failed.
+
+    Args:
+        vary: keys of a config of `finetune`, `meta_train` or `pretrain`, and the values that each takes; `seeds` and `workers` may
+            then stand among the changes. {"training.beta": [1e-3, 1e-2]}
+    """
+    if vary is None:
+        made = build(AblationConfig, _resolved(config, changes))
+    else:
+        seeds, workers = changes.pop("seeds", None), changes.pop("workers", None)
+        keys = [Varied(key, tuple(json.dumps(value) for value in values)) for key, values in vary.items()]
+        name = str(config) if isinstance(config, str | Path) else "config"
+        made = planned(_resolved(config, changes), name, keys, seeds, workers).config
+        changes |= {"vary": dict(vary)} | ({} if seeds is None else {"seeds": seeds})
     outcome = run_ablation(made, Path(out), _call("ablate", config, out, changes))
     if outcome.failed:
         raise UserError("; ".join(f"{name}: {why}" for name, why in outcome.failed.items()))

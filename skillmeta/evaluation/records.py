@@ -75,7 +75,8 @@ class Comparison:
 
     title: str = "Ablation"  # of the page
     claim: str = ""  # what the page's reader should look for, a sentence or two
-    methods: dict[str, Any] = field(default_factory=dict)  # name: a config of training, or changes and `config:`
+    # name: a config of training, or changes and `config:`; none where skill models are compared
+    methods: dict[str, Any] = field(default_factory=dict)
     reference: str | None = None  # the method that the others are compared with; null: the last of `methods`
     tasks: list[NonNegativeInt] | Spaced = field(
         default_factory=lambda: [0]
@@ -83,7 +84,7 @@ class Comparison:
     seeds: list[NonNegativeInt] = field(default_factory=lambda: [0, 1, 2])  # training seeds
 
     def __post_init__(self) -> None:
-        for name in ("methods", "tasks", "seeds"):
+        for name in ("tasks", "seeds"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty; at least one is needed")
         for name in ("tasks", "seeds"):
@@ -305,7 +306,7 @@ def read_study(folder: Path) -> Study:
         comparison.title,
         comparison.claim,
         comparison.tasks,
-        comparison.reference or list(comparison.methods)[-1],
+        comparison.reference or next(reversed(comparison.methods), None),
         missing,
         planned,
         {**config, **to_plain(comparison)},

@@ -78,6 +78,8 @@ class AblationConfig(Comparison):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.methods and not isinstance(self.skills, dict):
+            raise ValueError("methods is empty; at least one is needed, or several sections of skills")
         for name in self.skills if isinstance(self.skills, dict) else ():
             check_file_name(name, "skills: a name")
 
@@ -124,6 +126,8 @@ def task_indices(config: AblationConfig, out: Path) -> list[int]:
     family or split."""
     if isinstance(config.tasks, list):
         return config.tasks
+    if not config.methods:
+        return [0]
     tasks = [one.task for one in on_one_task(config, out).values()]
     if not tasks or any(replace(task, index=0) != replace(tasks[0], index=0) for task in tasks):
         raise ConfigError("tasks: a rule needs one family and split for all methods; set `task` under `changes:`")
@@ -247,10 +251,11 @@ def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str, w
     write_whole(out / "environment.json", json.dumps(environment(command), indent=1))
     seal(out, ("config.yaml", "environment.json"))
     started = time.monotonic()
-    prepare(config, out, command, workers)
-    runs = sum(len(job.payload[0]) if isinstance(job.payload[0], list) else 1 for job in jobs)
-    print(f"3/4  {len(config.methods)} methods x {len(config.seeds)} seeds: {runs} runs", flush=True)
-    outcome = run_jobs(jobs, run_one, workers, "learning")
+    models = prepare(config, out, command, workers)
+    if jobs:
+        runs = sum(len(job.payload[0]) if isinstance(job.payload[0], list) else 1 for job in jobs)
+        print(f"3/4  {len(config.methods)} methods x {len(config.seeds)} seeds: {runs} runs", flush=True)
+    outcome = run_jobs(jobs, run_one, workers, "learning") if jobs else Outcome(done=models)
     if test is not None and len(outcome.done) == len(jobs):
         tested = run_jobs([test], run_one, workers, f"evaluation on {config.test.split} tasks")
         outcome.failed |= tested.failed
@@ -258,7 +263,7 @@ def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str, w
     print(f"4/4  report ({time.monotonic() - started:.0f} s so far)", flush=True)
     if outcome.done:
         try:
-            write_page([out], family=make_family(first_config(jobs[0]).task), required=True)
+            write_page([out], family=make_family(first_config(jobs[0]).task) if jobs else None, required=True)
         except UserError:
             if not outcome.stopped:  # stopped so early that no method is complete: nothing to show yet
                 raise
@@ -272,8 +277,8 @@ def complete_config(plain: Mapping[str, Any]) -> dict[str, Any]:
     return full
 
 
-def prepare(config: AblationConfig, out: Path, command: str, workers: int | Cluster) -> None:
-    """Logs and skills, unless they are there; skills are learned by `workers`, as of `run_jobs`.
+def prepare(config: AblationConfig, out: Path, command: str, workers: int | Cluster) -> list[str]:
+    """Logs and skills, unless they are there: the names of the models. Skills are learned by `workers`, as of `run_jobs`.
 
     Raises UserError if pretraining failed, KeyboardInterrupt if it was stopped.
     """
@@ -285,7 +290,7 @@ def prepare(config: AblationConfig, out: Path, command: str, workers: int | Clus
             print(f"     {done.episodes:,} episodes, {done.steps:,} steps", flush=True)
     jobs = pretraining_jobs(config, out, command)
     if not jobs:
-        return
+        return []
     print(f"2/4  skills and their prior, a model a seed -> {out / 'skills'}", flush=True)
     outcome = run_jobs(jobs, run_one, workers, "skills")
     if outcome.failed:
@@ -296,3 +301,4 @@ def prepare(config: AblationConfig, out: Path, command: str, workers: int | Clus
         result = read_result(job.folder)
         assert result is not None  # it is done
         print("\n".join(f"     {job.name}: {sentence}" for sentence in result["verdict"][:1]), flush=True)
+    return outcome.done

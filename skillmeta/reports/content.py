@@ -15,6 +15,7 @@ import numpy as np
 from skillmeta.collect.failures import note_on, read_failures
 from skillmeta.config import build, dump_yaml, is_builtin, module_of, read_yaml
 from skillmeta.errors import UserError
+from skillmeta.evaluation import settings
 from skillmeta.evaluation.adaptation import Evaluation
 from skillmeta.evaluation.curves import Curve, curve, has, trials
 from skillmeta.evaluation.records import (
@@ -159,7 +160,9 @@ def of_evaluation(evaluation: Evaluation, folder: Path, family: TaskFamily | Non
 
 def of_ablation(folder: Path, trust: bool, family: TaskFamily | None) -> Content:
     """Raises UserError if no method has finished all tasks for any seed."""
-    study = read_study(folder)
+    study, models = read_study(folder), models_in(folder)
+    if models and not study.planned:
+        return of_models(study, models)
     if not study.methods or study.config is None or study.environment is None:
         raise UserError(
             f"{folder}: no method has finished all tasks with any seed yet; run the ablation to its end first"
@@ -188,11 +191,6 @@ def of_ablation(folder: Path, trust: bool, family: TaskFamily | None) -> Content
             + ("." if len(study.missing) <= 12 else ", and more.")
         )
     warnings += [*study.notes, *failed(study)]
-    models = {
-        str(path.parent.relative_to(folder)): model
-        for path in sorted(folder.glob("skills/**/result.json"))
-        if (model := read_model(path.parent)) is not None
-    }
     configs = {"The whole config": dump_yaml(study.config)}
     for name in study.methods:
         configs[f"{name}: resolved config of its first run"] = dump_yaml(study.runs(name)[0].config)
@@ -210,6 +208,22 @@ def of_ablation(folder: Path, trust: bool, family: TaskFamily | None) -> Content
         study.environment,
         configs,
     )
+
+
+def models_in(folder: Path) -> dict[str, ModelRecord]:
+    """The finished skill models of an ablation, by where they lie in its folder."""
+    found = sorted(folder.glob("skills/**/result.json"))
+    return {
+        str(path.parent.relative_to(folder)): model for path in found if (model := read_model(path.parent)) is not None
+    }
+
+
+def of_models(study: Study, models: Mapping[str, ModelRecord]) -> Content:
+    """An ablation of pretraining alone."""
+    lead = [line for line in (study.claim, settings.headline(settings.by_setting(models))) if line]
+    notes = list(dict.fromkeys(f"The logs: {note}." for one in models.values() for note in one.result.get("notes", [])))
+    about = {**origin(list(models.values())), "configs": {name: dump_yaml(one.config) for name, one in models.items()}}
+    return Content(study.title, lead, notes, models=models, **about)
 
 
 def failed(study: Study) -> list[str]:
@@ -309,6 +323,10 @@ def summarize(content: Content) -> dict[str, Any]:
     """summary.json: what each method scored and cost, every episode of each evaluated agent, and where it all comes from."""
     evaluated = content.evaluation.summary() if content.evaluation else {}
     study = content.study
+    if study is None and content.models:
+        found = settings.by_setting(content.models)
+        plain = {name: {key: one.plain() for key, one in row.items()} for name, row in found.items()}
+        return {"title": content.title, "headline": [settings.headline(found)], "settings": plain}
     if study is None:
         return evaluated
     methods: dict[str, Any] = {}
@@ -354,7 +372,7 @@ def curves(study: Study) -> dict[tuple[str, str], dict[str, Curve]]:
 
 def write_numbers(folder: Path, content: Content) -> None:
     """summary.json, and as there is something for them results.csv, curves.csv and episodes.csv."""
-    if content.study is None and content.evaluation is None:
+    if content.study is None and content.evaluation is None and len(content.models) < 2:
         return
     write_whole(folder / "summary.json", json.dumps(summarize(content), indent=1))
     if content.study is not None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from skillmeta.evaluation import settings
 from skillmeta.evaluation.curves import Curve
 from skillmeta.evaluation.records import ModelRecord, read_paths
+from skillmeta.evaluation.settings import explained
 from skillmeta.reports import plots
 from skillmeta.reports.html import Section, Table
 from skillmeta.reports.sections import picture
@@ -22,7 +23,22 @@ def sections(models: Mapping[str, ModelRecord], family: TaskFamily | None, folde
         return []
     name, first = next(iter(models.items()))
     of = f" ({name})" if len(models) > 1 else ""
-    return [table(models, name), acting(first, family, folder, of), fit(first, folder, of), training(first, folder, of)]
+    compared = by_setting(models)
+    return [
+        *([] if compared is None else [compared]),
+        table(models, name),
+        acting(first, family, folder, of),
+        fit(first, folder, of),
+        training(first, folder, of),
+    ]
+
+
+def by_setting(models: Mapping[str, ModelRecord]) -> Section | None:
+    found = settings.by_setting(models)
+    if len(found) < 2 or any(cloned(model) for model in models.values()):
+        return None
+    text = "Means over training seeds [95 % interval], on episodes that the models were not trained on."
+    return Section("Settings of skills", [text], Table(*settings.table(found)))
 
 
 def table(models: Mapping[str, ModelRecord], shown: str) -> Section | None:
@@ -45,11 +61,6 @@ def table(models: Mapping[str, ModelRecord], shown: str) -> Section | None:
 def cloned(model: ModelRecord) -> bool:
     """A cloned policy has no decoder: an action is its own skill."""
     return bool((model.config.get("model") or {}).get("cloning"))
-
-
-def explained(held_out: dict[str, Any]) -> float:
-    """Share of the variance of held-out actions that decoded skills explain."""
-    return 1 - float(np.mean(held_out["error_by_action"])) / max(1e-12, float(np.mean(held_out["action_variance"])))
 
 
 def acting(model: ModelRecord, family: TaskFamily | None, folder: Path, of: str) -> Section | None:
