@@ -35,6 +35,8 @@ OPTIONAL = {
     "metaworld": "metaworld",
     "ogbench": "ogbench",
     "ray": "cluster",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
 }
 
 

@@ -25,6 +25,7 @@ from skillmeta.run.files import write_npz
 from skillmeta.run.identity import Identity, Input
 from skillmeta.run.ranks import ALONE, Ranks, SharedRun
 from skillmeta.run.run import Run, read_result
+from skillmeta.run.trackers import TrackerName, Trackers, check_trackers
 from skillmeta.skills.observe import check_shapes, columns_of
 from skillmeta.skills.training import TrainingConfig, train_skills
 from skillmeta.skills.vae import SkillModelConfig
@@ -52,6 +53,7 @@ class PretrainConfig:
     device: DeviceName = "cpu"  # that learns; auto: an accelerator where there is one
     quality: QualityConfig = field(default_factory=QualityConfig)  # how the prior is tried out
     task: TaskConfig | None = None  # where the prior is rolled out; null judges it on the logs alone
+    trackers: list[TrackerName] = field(default_factory=list)  # that show its metrics too, in its folder
 
 
 def pretrain(
@@ -64,6 +66,7 @@ def pretrain(
     """
     torch.set_num_threads(1)
     device = device_of(config.device)
+    check_trackers(config.trackers)
     ranks.part(config.training.batch_size)
     if not ranks.first:
         return help_to_train(config, folder, ranks)
@@ -78,6 +81,7 @@ def pretrain(
         if run.result is not None:
             return run.finish(run.result, lambda: write_page([folder], family=family))
         assert dataset is not None
+        run.trackers = Trackers(config.trackers, folder, to_plain(config))
         shared = SharedRun(run, folder, ranks)
         model = train_skills(dataset, config.model, config.training, shared, quiet, device, ranks)
         if model is None:
@@ -134,7 +138,7 @@ def identity_of(config: PretrainConfig, dataset: EpisodeDataset | None) -> Ident
 
     def complete(plain: Mapping[str, Any]) -> dict[str, Any]:
         full: dict[str, Any] = to_plain(build(PretrainConfig, plain))
-        del full["device"]  # may change from session to session
+        del full["device"], full["trackers"]  # may change from session to session
         return full
 
     whole = complete(to_plain(config))

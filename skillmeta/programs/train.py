@@ -58,6 +58,7 @@ from skillmeta.run.identity import Identity, Input, check_inputs, check_run_form
 from skillmeta.run.loop import Evaluation, Training, run_loop
 from skillmeta.run.parts import restore_parts, state_of
 from skillmeta.run.run import Run, read_metrics, read_result
+from skillmeta.run.trackers import TrackerName, Trackers, check_trackers
 from skillmeta.seeds import Seeds
 from skillmeta.skills.vae import MarginalPrior, SkillModel, model_folder
 from skillmeta.tasks.base import VALIDATION, Task, TaskConfig, TaskFamily, chosen_task, make_family, task_id
@@ -103,6 +104,7 @@ class TrainConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)  # how the trained policy is evaluated
     environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)  # what is done where one fails
     health: Literal["stop", "warn", "off"] = "warn"  # where losses are beyond reason; a NaN ends the run in any case
+    trackers: list[TrackerName] = field(default_factory=list)  # that show its metrics too, in its folder
     checkpoint_seconds: PositiveFloat = 30.0  # between two checkpoints
     seed: NonNegativeInt = 0  # training seed
     # of kind finetune: training seeds that one process trains, their updates as one, each in OUT/seed-K; empty: `seed` alone
@@ -251,6 +253,7 @@ def opened(config: TrainConfig, folder: Path, command: str, quiet: bool) -> Iter
     """A run, started or continued, with the workers that it acts in; one that is finished has none."""
     torch.set_num_threads(1)
     device = device_of(config.device)
+    check_trackers(config.trackers)
     _, options = algorithm_of(config)
     family = make_family(config.task)
     task = task_of(family, config)
@@ -271,6 +274,7 @@ def opened(config: TrainConfig, folder: Path, command: str, quiet: bool) -> Iter
         if run.result is not None:
             yield Opened(config, family, task, run, identity, learner, seeds, of_tasks, None)
             return
+        run.trackers = Trackers(config.trackers, folder, to_plain(config))
         if not quiet:
             longer = continued_notes(run.continued, options)
             for note in [*of_tasks, *longer, *expected_notes(options, family, config.env_steps)]:
@@ -318,7 +322,8 @@ def complete_config(plain: Mapping[str, Any], algorithm: str) -> dict[str, Any]:
     the user vouches for."""
     config = train_config(plain)
     full: dict[str, Any] = to_plain(config)
-    del full["environment"], full["health"], full["device"]  # may change from session to session
+    for key in ("environment", "health", "device", "trackers"):  # may change from session to session
+        del full[key]
     if config.algorithm["name"] == algorithm:
         _, options = algorithm_of(config)
         full["algorithm"] = {"name": algorithm, **to_plain(options)}

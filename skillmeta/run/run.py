@@ -33,6 +33,7 @@ from skillmeta.run.files import lock_folder, remove, settle, write_whole
 from skillmeta.run.identity import Identity
 from skillmeta.run.rows import Written
 from skillmeta.run.signals import GRACE_SECONDS, StopSignals
+from skillmeta.run.trackers import Trackers
 from skillmeta.trust import modules_of_run
 
 KEEP = 2  # checkpoints
@@ -70,6 +71,7 @@ class Run:
         self.folder, self._lock, self.identity, self._made, self._found = folder, lock, identity, made, before
         self._metrics = open(folder / METRICS, "a", encoding="utf-8")  # noqa: SIM115  (closed by __exit__)
         self._digest = hashlib.sha256()  # of the metrics so far
+        self.trackers = Trackers()  # that show the metrics elsewhere, too
         self._signals = StopSignals(self._tell)
         self._before: Written | None = None  # what was restored or saved last
         self._asked = False  # by a stop file
@@ -133,6 +135,7 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._signals.__exit__()
+        self.trackers.close()
         try:
             if isinstance(error, FileNotFoundError):
                 self._check_there()
@@ -202,6 +205,7 @@ class Run:
         line = json.dumps(row) + "\n"
         self._digest.update(line.encode())
         self._metrics.write(line)
+        self.trackers.row(row)
 
     def report_progress(self, fraction: float, text: str) -> None:
         """Leave a line for whoever shows this run's progress, at most twice a second."""
