@@ -11,6 +11,11 @@ from typing import Any
 
 from skillmeta.cli import ConfigParser, add_trust, run_program
 
+NEEDS = {  # packages that families cannot be made without
+    **dict.fromkeys(("ant_maze", "kitchen", "maze", "maze_unseen"), ("gymnasium_robotics",)),
+    "metaworld": ("metaworld",),
+    "ogbench": ("ogbench", "dm_control"),
+}
 EPILOG = """examples:
   skillmeta tasks                                  every family that has a preset
   skillmeta tasks cheetah_vel                      what it is, and the first tasks of each split
@@ -50,35 +55,80 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def list_presets() -> int:
-    from skillmeta.config import build, list_configs, load
-    from skillmeta.errors import UserError
-    from skillmeta.tasks.base import TaskConfig, make_family
+    """Every preset, from what was written of it (configs/tasks/listed.json): making some of them takes seconds."""
+    import json
+
+    from skillmeta.config import config_dir, list_configs, load
 
     print(f"{'preset':<26} {'observed':>8} {'actions':>8} {'steps':>8}  {'expert':<7} tasks in each split")
+    listed = json.loads((config_dir() / "tasks" / "listed.json").read_text())
     for preset in list_configs("tasks"):
-        try:
-            family = make_family(build(TaskConfig, load(preset, folder="tasks"), "task"))
-            observed, acted = dimensions(family)
-        except UserError as error:
-            print(f"{preset:<26} not here: {error}")
+        node, row = load(preset, folder="tasks"), listed.get(preset)
+        if row is None or row["config"] != digest(node) or any(map(is_missing, NEEDS.get(str(node.get("family")), ()))):
+            row = looked_at(node)
+        if isinstance(row, str):
+            print(f"{preset:<26} not here: {row}")
             continue
-        splits = ", ".join(f"{name} {len(tasks)}" for name, tasks in family.splits.items())
-        expert = "yes" if family.expert else "no"
-        print(f"{preset:<26} {observed:>8} {acted:>8} {family.max_episode_steps:>8}  {expert:<7} {splits}", flush=True)
+        splits = ", ".join(f"{name} {count}" for name, count in row["splits"].items())
+        expert = "yes" if row["expert"] else "no"
+        print(
+            f"{preset:<26} {row['observed']:>8} {row['actions']:>8} {row['steps']:>8}  {expert:<7} {splits}", flush=True
+        )
     print("\nmore of one: skillmeta tasks PRESET; any Gymnasium id: a file like configs/tasks/pendulum.yaml")
     return 0
 
 
-def dimensions(family: object) -> tuple[str, str]:
+def is_missing(module: str) -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec(module) is None
+
+
+def digest(node: object) -> str:
+    """What a preset says, as a short checksum: one that was changed is looked at anew."""
+    import hashlib
+
+    from skillmeta.config import dump_yaml
+
+    return hashlib.sha256(dump_yaml(node).encode()).hexdigest()[:16]
+
+
+def looked_at(node: object) -> dict[str, Any] | str:
+    """The line of a preset whose family is made; a sentence where it cannot be."""
+    from skillmeta.config import build
+    from skillmeta.errors import UserError
+    from skillmeta.tasks.base import TaskConfig, make_family
+
+    try:
+        family = make_family(build(TaskConfig, node, "task"))
+        env = family.make_env()
+    except UserError as error:
+        return str(error)
+    row = row_of(family, env, node)
+    env.close()
+    return row
+
+
+def row_of(family: Any, env: Any, node: object) -> dict[str, Any]:
+    """What is listed of a preset."""
+    observed, actions = dimensions(env)
+    return {
+        "observed": observed,
+        "actions": actions,
+        "steps": family.max_episode_steps,
+        "expert": family.expert is not None,
+        "splits": {name: len(tasks) for name, tasks in family.splits.items()},
+        "config": digest(node),
+    }
+
+
+def dimensions(env: Any) -> tuple[str, str]:
     """How many numbers are seen and acted with; choices as e.g. 1 of 5."""
     from gymnasium.spaces import Box, Discrete
 
-    env = family.make_env()  # type: ignore[attr-defined]
     seen, acts = env.observation_space, env.action_space
     observed = str(seen.shape[0]) if isinstance(seen, Box) else str(seen)
-    acted = f"1 of {acts.n}" if isinstance(acts, Discrete) else str(acts.shape[0])
-    env.close()
-    return observed, acted
+    return observed, f"1 of {acts.n}" if isinstance(acts, Discrete) else str(acts.shape[0])
 
 
 def describe(config: object) -> int:
@@ -88,7 +138,9 @@ def describe(config: object) -> int:
     from skillmeta.tasks.base import make_family, task_id, to_json
 
     family = examined(make_family(config), config)  # type: ignore[arg-type]
-    observed, acted = dimensions(family)
+    env = family.make_env()
+    observed, acted = dimensions(env)
+    env.close()
     steps = family.max_episode_steps
     length = f"at most {steps} steps" if steps else "as many steps as the environment says"
     print(f"{family.name}, version {family.version}: {observed} observed, {acted} actions, {length}")

@@ -1,4 +1,5 @@
-"""What every preset gave when its version was set: `python -m tests.tasks.golden` writes golden.json anew."""
+"""What every preset gave when its version was set: `python -m tests.tasks.golden` writes golden.json anew, and what
+`skillmeta tasks` lists of them."""
 
 from __future__ import annotations
 
@@ -10,10 +11,12 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box
 
-from skillmeta.config import build, list_configs, load, to_plain
+from downstream.tasks import looked_at
+from skillmeta.config import build, config_dir, list_configs, load, to_plain
 from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
 
 FILE = Path(__file__).with_name("golden.json")
+LISTED = config_dir() / "tasks" / "listed.json"
 PRESETS = [name.removeprefix("tasks/") for name in list_configs() if name.startswith("tasks/")]
 STEPS = 5
 
@@ -60,7 +63,10 @@ def observed(family: TaskFamily) -> dict[str, Any]:
 
 if __name__ == "__main__":
     known = json.loads(FILE.read_text()) if FILE.exists() else {}
+    listed = json.loads(LISTED.read_text()) if LISTED.exists() else {}
     for preset in sys.argv[1:] or PRESETS:
         known[preset] = observed(family_of(preset))
+        listed[preset] = looked_at(load(f"tasks/{preset}"))
         print(preset, known[preset]["rewards"])
     FILE.write_text(json.dumps({name: known[name] for name in sorted(known) if name in PRESETS}, indent=1) + "\n")
+    LISTED.write_text(json.dumps({name: listed[name] for name in sorted(listed) if name in PRESETS}, indent=1) + "\n")

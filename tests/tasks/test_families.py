@@ -19,11 +19,12 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-from skillmeta.config import to_plain
+from downstream.tasks import row_of
+from skillmeta.config import load, to_plain
 from skillmeta.errors import UserError
 from skillmeta.programs.train import TrainConfig, train
 from skillmeta.tasks.base import TaskConfig, TaskFamily, from_json, task_id, to_json
-from tests.tasks.golden import FILE, PRESETS, actions, family_of, observed
+from tests.tasks.golden import FILE, LISTED, PRESETS, actions, family_of, observed
 
 
 @cache
@@ -165,6 +166,12 @@ def test_the_first_tasks_and_rewards_are_as_they_were(request, family):
     known, now = json.loads(FILE.read_text())[preset], json.loads(json.dumps(observed_here(preset)))
     assert words(now) == words(known)
     assert np.allclose(flat(now), flat(known), rtol=1e-4, atol=1e-4)
+
+
+def test_it_is_listed_as_it_is(request, family, env):
+    preset = request.node.callspec.params["family"]
+    now = json.loads(json.dumps(row_of(family, env, load(f"tasks/{preset}"))))
+    assert json.loads(LISTED.read_text())[preset] == now, "run `python -m tests.tasks.golden`"
 
 
 SAME_SIMULATOR = {
