@@ -1,7 +1,8 @@
 """Learn skills from logs of past behaviour, then learn new tasks from less experience with them.
 
-From Python: `load` gives what acts of a trained run; `pretrain`, `finetune`, `meta_train`, `evaluate` and `ablate` are the commands
-as functions (`skillmeta.api`); `SkillEnv` is a Gymnasium environment whose actions are skills.
+From Python: `load` gives what acts of a trained run, `export` writes it into a file; `pretrain`, `finetune`, `meta_train`,
+`evaluate` and `ablate` are the commands as functions (`skillmeta.api`); `SkillEnv` is a Gymnasium environment whose actions are
+skills.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
     from skillmeta.api import pretrain as pretrain
     from skillmeta.envs.skill_space import SkillEnv as SkillEnv
     from skillmeta.envs.skill_space import SkillVectorEnv as SkillVectorEnv
+    from skillmeta.exporting import export as export
 
 _PLACES = {  # imported when they are asked for: `skillmeta --help` needs no torch
     "load": "agent",
+    "export": "exporting",
     **dict.fromkeys(("pretrain", "finetune", "meta_train", "evaluate", "ablate"), "api"),
     **dict.fromkeys(("SkillEnv", "SkillVectorEnv"), "envs.skill_space"),
 }

@@ -15,7 +15,7 @@ from torch import Tensor
 from skillmeta.config import build, read_yaml
 from skillmeta.data.trials import join
 from skillmeta.envs.make import make_envs
-from skillmeta.envs.serial import prepare
+from skillmeta.envs.serial import observed_parts, prepare
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.programs.adapt import ADAPTED, load_adapted
 from skillmeta.programs.train import TrainConfig, load_trained
@@ -23,7 +23,7 @@ from skillmeta.seeds import Seeds
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import TaskConfig, chosen_task, make_env, make_family, task_id
 from skillmeta.trust import check_modules
-from skillmeta.types import Actor, Episodes, Skills, Step, Trials
+from skillmeta.types import Actor, EnvSpec, Episodes, Skills, Step, Trials
 
 
 def load(folder: str | Path, *, sample: bool = False, seed: int = 0, trust: bool = False) -> Agent:
@@ -80,10 +80,13 @@ class Agent:
     def __init__(
         self, actor: Actor[Any], skills: Skills | None, task: TaskConfig, training_seed: int, sample: bool, seed: int
     ):
-        self.actor, self.skills, self.task, self.training_seed, self.sample = actor, skills, task, training_seed, sample
+        self.actor, self.task, self.training_seed, self.sample = actor, task, training_seed, sample
         env = self.make_env()
         self.observation_space, self.action_space = env.observation_space, env.action_space
-        self._prepared = prepare(env, unit_actions=skills is None)  # for its spaces
+        acted = prepare(env, unit_actions=skills is None).action_space
+        assert isinstance(acted, spaces.Box)
+        spec = EnvSpec(spaces.flatdim(env.observation_space), acted.high, observed=observed_parts(env))
+        self.skills = None if skills is None else skills.fitted_to(spec, "skills")  # they see their parts of it
         env.close()
         self._generator = Seeds(seed).stream("acting").torch()
         self.new_task()
@@ -232,6 +235,8 @@ class Agent:
         if self.skills is None:
             middle, half = (space.high + space.low) / 2, (space.high - space.low) / 2
             action = middle + half * np.clip(action, -1, 1)
+        if np.issubdtype(space.dtype, np.integer):
+            action = np.rint(action)
         return np.clip(action, space.low, space.high).astype(space.dtype)
 
 

@@ -45,6 +45,11 @@ PROGRAMS: dict[str, tuple[str, str, str]] = {  # name: (module, what it does, an
         "tasks maze --video maze.webp",
     ),
     "film": ("downstream.film", "film an episode of a trained run in its task", "film runs/maze-spirl"),
+    "export": (
+        "downstream.export",
+        "what acts of a run, as ONNX, of torch.export or of Stable-Baselines3",
+        "export runs/maze-spirl --to policy.onnx",
+    ),
     "ablate": (
         "downstream.ablate",
         "methods x tasks x seeds, and the page",

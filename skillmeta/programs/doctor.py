@@ -37,6 +37,8 @@ OPTIONAL = {
     "ray": "cluster",
     "tensorboard": "tensorboard",
     "wandb": "wandb",
+    "onnx": "export",
+    "onnxscript": "export",
 }
 
 

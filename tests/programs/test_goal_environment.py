@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pretrain.skills import main
+from skillmeta import load
 from skillmeta.config import build
 from skillmeta.errors import CheckpointError
 from skillmeta.programs.pretrain import PretrainConfig, pretrain
@@ -86,3 +87,5 @@ def test_fine_tuning_acts_on_such_skills_and_its_actor_comes_back(logs, tmp_path
     family = make_family(build(TaskConfig, TASK))
     trained = load_trained(tmp_path / "run", lambda model, sees: make_envs(family, 1, model, sees))
     assert trained.actor.skills.columns == [4, 0] and trained.actor.policy is not None
+    agent = load(tmp_path / "run", trust=True)  # its decoder sees the same parts as its policy's prior
+    assert agent.skills.columns == [4, 0]
