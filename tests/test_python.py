@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import runpy
+import sys
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -44,15 +47,15 @@ def episode(agent: Agent, env: gymnasium.Env, seed: int) -> tuple[float, bool, l
     return total, success, actions
 
 
-def test_a_loaded_run_does_in_the_users_loop_what_its_evaluation_says(tmp_path):
-    run = skillmeta.finetune(
-        {"task": POINT, "algorithm": SAC, "env_steps": 120}, tmp_path / "run", evaluation__episodes=5
-    )
-    agent = skillmeta.load(run.folder)
-    env = agent.make_env()
-    done = [episode(agent, env, seed) for seed in agent.evaluation_seeds(5)]
-    assert np.mean([success for _, success, _ in done]) == run.numbers["mode_success"]
-    assert np.mean([total for total, _, _ in done]) == pytest.approx(run.numbers["mode_return"], rel=1e-5)
+def test_a_loaded_run_does_in_the_users_loop_what_its_evaluation_says(tmp_path, monkeypatch, capsys):
+    """The script of examples/, as it stands: the success of the run's own evaluation, to the digit."""
+    task = {"family": "point", "options": {"max_episode_steps": 30, "goal_radius": 0.7}}
+    run = skillmeta.finetune({"task": task, "algorithm": SAC, "env_steps": 120}, tmp_path / "run")
+    monkeypatch.setattr(sys, "argv", ["act_in_your_environment.py", str(run.folder)])
+    script = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "act_in_your_environment.py"))
+    assert f"success {run.numbers['mode_success']}," in capsys.readouterr().out
+    assert 0 < run.numbers["mode_success"] < 1 and len(script["successes"]) == 20
+    assert np.mean(script["returns"]) == pytest.approx(run.numbers["mode_return"], rel=1e-5)
 
 
 @pytest.mark.parametrize(
