@@ -90,6 +90,10 @@ def planned(
             raise ConfigError(f"--vary {one.key}: {ELSEWHERE[one.key]}")
     if len({one.key for one in vary}) < len(vary):
         raise ConfigError("--vary names a key twice; write all of its values behind one")
+    stacked = [
+        *(config.pop("stack_seeds", None) or ())
+    ]  # its seeds; here each run is one of its own, which a piece times
+    seeds = stacked or None if seeds is None else seeds
     common: dict[str, Any] = {
         "title": f"{name}: {', '.join(one.key for one in vary)}",
         "claim": "Every combination of the values; all else is as in the config.",

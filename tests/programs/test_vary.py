@@ -46,6 +46,11 @@ def test_every_combination_is_a_method_and_the_configs_own_one_is_the_reference(
     assert said(made, tmp_path) == "8 runs (4 methods x 2 seeds), 2 at once"
 
 
+def test_seeds_that_a_config_stacks_are_the_training_seeds(tmp_path):
+    made = plan({**RUN, "stack_seeds": [3, 5]}, "algorithm.action=0.25,0.5", seeds=None)
+    assert [job.payload[0].seed for job in make_jobs(made.config, tmp_path, "")] == [3, 3, 5, 5]
+
+
 def test_tasks_vary_as_tasks_and_a_list_in_brackets_is_one_value(tmp_path):
     made = plan(RUN, "task.index=0,1", "algorithm.action=0.25,0.5")
     assert made.config.tasks == [0, 1] and len(make_jobs(made.config, tmp_path, "")) == 8
