@@ -10,6 +10,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_notebook_runs_from_its_first_cell_to_its_last(tmp_path):
     for name in ("nbclient", "ipykernel", "nbformat"):
         pytest.importorskip(name, reason="pip install nbclient ipykernel")
