@@ -58,10 +58,11 @@ class Result:
             import pandas
         except ImportError:
             raise UserError("frames need the package pandas: pip install 'skillmeta[frames]'") from None
+        rows = read_metrics(self.folder)
         for name in ("results.csv", "episodes.csv"):
-            if (self.folder / name).exists():
+            if not rows and (self.folder / name).exists():
                 return pandas.read_csv(self.folder / name)
-        return pandas.DataFrame(read_metrics(self.folder))
+        return pandas.DataFrame(rows)
 
     def plot(self, *columns: str) -> Figure:
         """Columns of a run's metrics against its steps; by default return and success, of skills the losses.
