@@ -21,7 +21,8 @@ from skillmeta.collect.workers import Workers
 from skillmeta.config import load
 from skillmeta.data.replay import FIELDS
 from skillmeta.envs.make import EnvsFactory
-from skillmeta.programs.train import make_learner, train_config
+from skillmeta.programs.train import make_learner
+from skillmeta.programs.train_config import train_config
 from skillmeta.run.checkpoint import save_state
 from skillmeta.run.files import remove
 from skillmeta.run.parts import state_of

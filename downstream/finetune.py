@@ -17,7 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/finetune"), help="run folder (default: runs/finetune)")
     arguments = parser.parse_intermixed_args(argv)
     from skillmeta.config import load
-    from skillmeta.programs.train import train, train_config
+    from skillmeta.programs.train import train
+    from skillmeta.programs.train_config import train_config
     from skillmeta.programs.train_stack import train_stack
 
     config = train_config(load(arguments.config, arguments.overrides), "finetune")

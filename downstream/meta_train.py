@@ -19,7 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/meta"), help="run folder (default: runs/meta)")
     arguments = parser.parse_intermixed_args(argv)
     from skillmeta.config import load
-    from skillmeta.programs.train import train, train_config
+    from skillmeta.programs.train import train
+    from skillmeta.programs.train_config import train_config
 
     config = train_config(load(arguments.config, arguments.overrides), "meta-train")
     result = train(config, arguments.out, command_line(parser.prog, argv))

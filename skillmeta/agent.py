@@ -18,7 +18,8 @@ from skillmeta.envs.make import make_envs
 from skillmeta.envs.serial import observed_parts, prepare
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.programs.adapt import ADAPTED, load_adapted
-from skillmeta.programs.train import TrainConfig, load_trained
+from skillmeta.programs.train import load_trained
+from skillmeta.programs.train_config import TrainConfig
 from skillmeta.seeds import Seeds
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import TaskConfig, chosen_task, make_env, make_family, task_id

@@ -24,7 +24,8 @@ from skillmeta.programs.ablate import ablate as run_ablation
 from skillmeta.programs.evaluate import EvaluateConfig, run_evaluation
 from skillmeta.programs.pretrain import PretrainConfig
 from skillmeta.programs.pretrain import pretrain as run_pretraining
-from skillmeta.programs.train import train, train_config
+from skillmeta.programs.train import train
+from skillmeta.programs.train_config import train_config
 from skillmeta.programs.vary import Varied, planned
 from skillmeta.run.files import write_npz
 from skillmeta.run.run import read_metrics

@@ -30,7 +30,8 @@ from skillmeta.errors import ConfigError
 from skillmeta.programs.ablate import AblationConfig, make_jobs, method_config
 from skillmeta.programs.collect import CollectConfig, collect
 from skillmeta.programs.show_config import filled, keys_of_command
-from skillmeta.programs.train import TrainConfig, task_of
+from skillmeta.programs.train import task_of
+from skillmeta.programs.train_config import TrainConfig
 from skillmeta.tasks.base import TaskConfig, make_family
 
 

@@ -12,7 +12,8 @@ from skillmeta.envs.make import make_envs
 from skillmeta.envs.skill_space import SkillEnv
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.exporting import acting, export, to_onnx, to_stable_baselines, to_torch
-from skillmeta.programs.train import make_learner, spec_of, train, train_config
+from skillmeta.programs.train import make_learner, spec_of, train
+from skillmeta.programs.train_config import train_config
 from skillmeta.seeds import Seeds
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import TaskConfig, make_family

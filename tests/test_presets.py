@@ -9,7 +9,7 @@ import pytest
 
 from skillmeta.algorithms import pearl
 from skillmeta.config import build, load
-from skillmeta.programs.train import TrainConfig, train_config
+from skillmeta.programs.train_config import TrainConfig, train_config
 from skillmeta.tasks.base import make_family
 
 

@@ -17,7 +17,8 @@ from skillmeta.agent import Agent
 from skillmeta.collect.trials import trial
 from skillmeta.envs.make import make_envs
 from skillmeta.errors import ConfigError, UserError
-from skillmeta.programs.train import make_learner, spec_of, train_config
+from skillmeta.programs.train import make_learner, spec_of
+from skillmeta.programs.train_config import train_config
 from skillmeta.seeds import Seeds
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import TaskConfig, chosen_task, make_family

@@ -35,7 +35,8 @@ from skillmeta.programs.collect import CollectConfig, collect
 from skillmeta.programs.evaluate import EvaluateConfig, run_evaluation
 from skillmeta.programs.page import write_page
 from skillmeta.programs.pretrain import PretrainConfig, pretrain
-from skillmeta.programs.train import TrainConfig, algorithm_of, train, train_config
+from skillmeta.programs.train import train
+from skillmeta.programs.train_config import TrainConfig, algorithm_of, train_config
 from skillmeta.programs.train_stack import check_stackable, train_stack
 from skillmeta.run.cluster import Cluster
 from skillmeta.run.files import locked_folder, write_whole

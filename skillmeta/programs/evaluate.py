@@ -33,8 +33,9 @@ from skillmeta.evaluation.adaptation import Adaptation, BenchmarkTable, Evaluati
 from skillmeta.evaluation.records import part, paths_part, read_evaluation, read_part
 from skillmeta.programs.beforehand import NO_SUCCESS, trained_on, training_tasks
 from skillmeta.programs.page import write_page
-from skillmeta.programs.train import TrainConfig, Trained, load_trained, paths, run_input
-from skillmeta.programs.train import complete_config as complete_training
+from skillmeta.programs.train import Trained, load_trained, paths, run_input
+from skillmeta.programs.train_config import TrainConfig
+from skillmeta.programs.train_config import complete_config as complete_training
 from skillmeta.run.checkpoint import load_state, save_state
 from skillmeta.run.files import write_npz
 from skillmeta.run.identity import Identity

@@ -39,7 +39,7 @@ def filled(node: DictConfig) -> Any:
     from skillmeta.programs.collect import CollectConfig
     from skillmeta.programs.evaluate import EvaluateConfig
     from skillmeta.programs.pretrain import PretrainConfig
-    from skillmeta.programs.train import train_config
+    from skillmeta.programs.train_config import train_config
     from skillmeta.tasks.base import TaskConfig
 
     told_by = {  # a key that the configs of a program have, and those of the programs after it do not
@@ -59,7 +59,7 @@ def filled(node: DictConfig) -> Any:
 def keys_of_config(node: DictConfig) -> Iterator[Key]:
     """The keys of a config of any program, or of an algorithm's preset, with their values."""
     from skillmeta.config import keys, to_plain
-    from skillmeta.programs.train import DEFAULTS, TrainConfig
+    from skillmeta.programs.train_config import DEFAULTS, TrainConfig
 
     config = filled(node)
     default = DEFAULTS[config.kind] if isinstance(config, TrainConfig) else None
@@ -75,7 +75,7 @@ def keys_of_command(command: str) -> Iterator[Key]:
     from skillmeta.programs.collect import CollectConfig
     from skillmeta.programs.evaluate import EvaluateConfig
     from skillmeta.programs.pretrain import PretrainConfig
-    from skillmeta.programs.train import DEFAULTS, TrainConfig
+    from skillmeta.programs.train_config import DEFAULTS, TrainConfig
     from skillmeta.tasks.base import TaskConfig
 
     if command in DEFAULTS:

@@ -9,7 +9,8 @@ from typing import Any
 
 from skillmeta.errors import ConfigError
 from skillmeta.nn.stack import Stack, Stackable
-from skillmeta.programs.train import Started, TrainConfig, opened
+from skillmeta.programs.train import Started, opened
+from skillmeta.programs.train_config import TrainConfig
 from skillmeta.run.loop import run_loop
 from skillmeta.types import Metrics
 

@@ -23,7 +23,7 @@ from skillmeta.config import build, override, read_yaml, to_plain
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.programs.ablate import AblationConfig, make_jobs, pretraining_jobs, run_one
 from skillmeta.programs.pretrain import PretrainConfig
-from skillmeta.programs.train import TrainConfig, complete_config, train_config
+from skillmeta.programs.train_config import TrainConfig, complete_config, train_config
 from skillmeta.reading import read_json
 from skillmeta.run.jobs import Job
 from skillmeta.run.run import STOP_FILE, is_finished, read_metrics, read_result

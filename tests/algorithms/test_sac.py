@@ -175,7 +175,8 @@ def test_a_reward_that_is_not_finite_stops_before_the_buffer():
 
 
 def test_discrete_actions_are_refused(tmp_path):
-    from skillmeta.programs.train import TrainConfig, train
+    from skillmeta.programs.train import train
+    from skillmeta.programs.train_config import TrainConfig
     from skillmeta.tasks.base import TaskConfig
 
     config = TrainConfig(task=TaskConfig("gym", options={"id": "CartPole-v1"}), env_steps=10)

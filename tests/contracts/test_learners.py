@@ -17,7 +17,8 @@ from skillmeta.data.contexts import ContextBuffer
 from skillmeta.data.replay import Replay
 from skillmeta.envs.make import EnvsFactory, make_envs
 from skillmeta.evaluation.adapted import pack, unpack
-from skillmeta.programs.train import make_learner, spec_of, train_config
+from skillmeta.programs.train import make_learner, spec_of
+from skillmeta.programs.train_config import train_config
 from skillmeta.run.checkpoint import load_state, save_state, state_hash
 from skillmeta.run.device import CPU, placed
 from skillmeta.run.parts import restore_parts, state_of

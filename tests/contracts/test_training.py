@@ -6,7 +6,8 @@ import pytest
 
 from skillmeta.envs.make import make_envs
 from skillmeta.errors import ConfigError
-from skillmeta.programs.train import load_trained, train, train_config
+from skillmeta.programs.train import load_trained, train
+from skillmeta.programs.train_config import train_config
 from skillmeta.tasks.base import TaskConfig, make_family
 from tests.goldens.cases import MAML, PEARL, RL2, SAC
 

@@ -18,7 +18,8 @@ from skillmeta.envs.probe import examined
 from skillmeta.errors import UserError
 from skillmeta.programs import beforehand
 from skillmeta.programs.collect import CollectConfig, Shard, run_shard
-from skillmeta.programs.train import train, train_config
+from skillmeta.programs.train import train
+from skillmeta.programs.train_config import train_config
 from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
 from tests.envs import users
 from tests.faults import wanderer

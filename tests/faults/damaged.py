@@ -22,7 +22,7 @@ from skillmeta.config import build, to_plain
 from skillmeta.programs.ablate import AblationConfig
 from skillmeta.programs.evaluate import EvaluateConfig
 from skillmeta.programs.pretrain import PretrainConfig
-from skillmeta.programs.train import complete_config
+from skillmeta.programs.train_config import complete_config
 from tests.faults.artefacts import Artefact, Reader
 from tests.faults.damage import Damage, at_random, damages
 from tests.forked import forked

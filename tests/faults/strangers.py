@@ -23,7 +23,8 @@ from skillmeta.envs.make import make_envs
 from skillmeta.errors import UserError
 from skillmeta.evaluation.adapted import pack
 from skillmeta.programs.page import write_page
-from skillmeta.programs.train import TrainConfig, load_trained, make_learner, save_actor, train_config
+from skillmeta.programs.train import load_trained, make_learner, save_actor
+from skillmeta.programs.train_config import TrainConfig, train_config
 from skillmeta.run.checkpoint import save_state
 from skillmeta.run.identity import RUN_FORMAT, Identity
 from skillmeta.seeds import Seeds

@@ -21,7 +21,8 @@ import pytest
 from skillmeta.config import build, dump_yaml, load
 from skillmeta.errors import UserError
 from skillmeta.programs.ablate import AblationConfig, ablate
-from skillmeta.programs.train import train, train_config
+from skillmeta.programs.train import train
+from skillmeta.programs.train_config import train_config
 from skillmeta.reading import read_json
 from skillmeta.run import cluster as program
 from skillmeta.run.cluster import Cluster, pool_of

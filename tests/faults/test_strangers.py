@@ -21,7 +21,8 @@ from skillmeta.evaluation.records import read_study
 from skillmeta.programs.ablate import AblationConfig, ablate
 from skillmeta.programs.adapt import load_adapted
 from skillmeta.programs.page import write_page
-from skillmeta.programs.train import load_trained, train, train_config
+from skillmeta.programs.train import load_trained, train
+from skillmeta.programs.train_config import train_config
 from skillmeta.reports import plots
 from skillmeta.run.identity import Identity
 from skillmeta.tasks.base import TaskConfig

@@ -8,7 +8,8 @@ from typing import Any
 
 from skillmeta.config import build
 from skillmeta.programs.pretrain import PretrainConfig, pretrain
-from skillmeta.programs.train import train, train_config
+from skillmeta.programs.train import train
+from skillmeta.programs.train_config import train_config
 from skillmeta.run.checkpoint import load_state
 from skillmeta.run.run import read_metrics
 from tests.goldens.cases import FINETUNE, META, PRETRAIN

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from skillmeta.programs.train import EvaluationConfig, TrainConfig, train
+from skillmeta.programs.train import train
+from skillmeta.programs.train_config import EvaluationConfig, TrainConfig
 from skillmeta.run.checkpoint import load_state
 from skillmeta.run.run import read_metrics
 from skillmeta.tasks.base import TaskConfig

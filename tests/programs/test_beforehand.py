@@ -11,7 +11,8 @@ import pytest
 from skillmeta.errors import UserError
 from skillmeta.evaluation.records import side_by_side
 from skillmeta.programs.beforehand import expected_notes
-from skillmeta.programs.train import EvaluationConfig, TrainConfig, algorithm_of, train
+from skillmeta.programs.train import train
+from skillmeta.programs.train_config import EvaluationConfig, TrainConfig, algorithm_of
 from skillmeta.reports.content import headline, of_runs
 from skillmeta.run.run import read_metrics
 from skillmeta.tasks.base import TaskConfig, make_family

@@ -10,7 +10,8 @@ import pytest
 from skillmeta.errors import UserError
 from skillmeta.programs.beforehand import NO_SUCCESS
 from skillmeta.programs.evaluate import EvaluateConfig, run_evaluation
-from skillmeta.programs.train import TrainConfig, train
+from skillmeta.programs.train import train
+from skillmeta.programs.train_config import TrainConfig
 from skillmeta.tasks.base import TaskConfig, task_id
 from tests.envs import users
 from tests.programs.runs import one_task

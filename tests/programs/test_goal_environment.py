@@ -11,7 +11,8 @@ from skillmeta import load
 from skillmeta.config import build
 from skillmeta.errors import CheckpointError
 from skillmeta.programs.pretrain import PretrainConfig, pretrain
-from skillmeta.programs.train import load_trained, make_envs, train, train_config
+from skillmeta.programs.train import load_trained, make_envs, train
+from skillmeta.programs.train_config import train_config
 from skillmeta.reports.content import read_content
 from skillmeta.run.checkpoint import load_state
 from skillmeta.skills.vae import SkillModel

@@ -19,7 +19,8 @@ from skillmeta.config import build, dump_yaml, read_yaml
 from skillmeta.envs.make import make_envs
 from skillmeta.errors import UserError
 from skillmeta.programs.pretrain import PretrainConfig, pretrain
-from skillmeta.programs.train import TrainConfig, load_trained, train, train_config
+from skillmeta.programs.train import load_trained, train
+from skillmeta.programs.train_config import TrainConfig, train_config
 from skillmeta.run.checkpoint import load_state, save_state
 from skillmeta.run.run import Run
 from skillmeta.tasks.base import make_family

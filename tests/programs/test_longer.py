@@ -14,7 +14,8 @@ import pytest
 from skillmeta.cli import main
 from skillmeta.errors import UserError
 from skillmeta.programs.pretrain import pretrain
-from skillmeta.programs.train import TrainConfig, load_trained, train
+from skillmeta.programs.train import load_trained, train
+from skillmeta.programs.train_config import TrainConfig
 from skillmeta.run import run as run_module
 from skillmeta.run.run import Run, is_finished, read_metrics, read_result
 from tests.programs.runs import family, one_task, rows, run, saved_actor

@@ -15,7 +15,8 @@ from skillmeta.collect.workers import Workers
 from skillmeta.config import build
 from skillmeta.envs.make import EnvsFactory, make_envs
 from skillmeta.errors import ConfigError
-from skillmeta.programs.train import TrainConfig, load_trained, make_learner, train
+from skillmeta.programs.train import load_trained, make_learner, train
+from skillmeta.programs.train_config import TrainConfig
 from skillmeta.run.checkpoint import load_state
 from skillmeta.run.parts import restore_parts, state_of
 from skillmeta.seeds import Seeds

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from skillmeta.envs.make import make_envs
-from skillmeta.programs.train import EvaluationConfig, TrainConfig, load_trained, train
+from skillmeta.programs.train import load_trained, train
+from skillmeta.programs.train_config import EvaluationConfig, TrainConfig
 from skillmeta.run.run import Run, read_metrics
 from skillmeta.tasks.base import make_family
 from tests.programs.runs import family, one_task, paths, rows, run, saved_actor, untimed

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skillmeta.programs.train import EvaluationConfig, TrainConfig, train
+from skillmeta.programs.train import train
+from skillmeta.programs.train_config import EvaluationConfig, TrainConfig
 from skillmeta.run.checkpoint import load_state
 from skillmeta.tasks.base import TaskConfig
 from tests.programs.runs import one_task, paths, rows, saved_actor

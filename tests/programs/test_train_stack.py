@@ -11,7 +11,8 @@ from skillmeta.config import build
 from skillmeta.errors import ConfigError
 from skillmeta.evaluation.records import read_run
 from skillmeta.programs.ablate import AblationConfig, make_jobs, run_one
-from skillmeta.programs.train import EvaluationConfig, TrainConfig, train
+from skillmeta.programs.train import train
+from skillmeta.programs.train_config import EvaluationConfig, TrainConfig
 from skillmeta.programs.train_stack import train_stack
 from skillmeta.reports.content import description
 from skillmeta.run.run import Run, read_metrics, read_result

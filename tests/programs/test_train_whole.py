@@ -11,7 +11,8 @@ import pytest
 from downstream.evaluate import main as evaluate_main
 from downstream.meta_train import main as meta_main
 from skillmeta.cli import main
-from skillmeta.programs.train import TrainConfig, train
+from skillmeta.programs.train import train
+from skillmeta.programs.train_config import TrainConfig
 from skillmeta.run.checkpoint import load_state
 from skillmeta.run.files import locked_folder
 from skillmeta.run.run import read_metrics

@@ -9,7 +9,8 @@ import shutil
 from pathlib import Path
 from unittest import mock
 
-from skillmeta.programs.train import TrainConfig, train, train_config
+from skillmeta.programs.train import train
+from skillmeta.programs.train_config import TrainConfig, train_config
 from skillmeta.run.identity import RUN_FORMAT
 from skillmeta.run.run import Run
 

@@ -13,7 +13,8 @@ from skillmeta.config import build
 from skillmeta.errors import ConfigError
 from skillmeta.nn.optimizers import adam
 from skillmeta.programs.pretrain import PretrainConfig, pretrain
-from skillmeta.programs.train import train, train_config
+from skillmeta.programs.train import train
+from skillmeta.programs.train_config import train_config
 from skillmeta.run.device import CPU, device_of, move, placed
 from tests.elsewhere import ELSEWHERE, Elsewhere, elsewhere
 from tests.goldens.cases import META

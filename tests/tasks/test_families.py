@@ -22,7 +22,8 @@ from gymnasium.utils.env_checker import check_env
 from downstream.tasks import row_of
 from skillmeta.config import load, to_plain
 from skillmeta.errors import UserError
-from skillmeta.programs.train import TrainConfig, train
+from skillmeta.programs.train import train
+from skillmeta.programs.train_config import TrainConfig
 from skillmeta.tasks.base import TaskConfig, TaskFamily, from_json, task_id, to_json
 from tests.tasks.golden import FILE, LISTED, PRESETS, actions, family_of, observed
 
