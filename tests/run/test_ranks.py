@@ -126,6 +126,7 @@ def test_two_processes_learn_what_one_learns_with_the_whole_batch(place, two):
     assert [Ranks(rank, 4).part(8) for rank in range(4)] == [slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8)]
 
 
+@pytest.mark.slow
 def test_whoever_is_asked_to_stop_all_stop_and_resume_to_the_same_bits(place, two):
     """SIGTERM to the second process alone."""
 
@@ -187,7 +188,7 @@ def torchrun(place: Path, *changes: str) -> subprocess.Popen:
 
 @pytest.mark.slow
 def test_torchrun_trains_stops_and_resumes(place):
-    steps = ("training.steps=1500", "training.held_out_every=100")
+    steps = ("training.steps=600", "training.held_out_every=100")
     process = torchrun(place, *steps)
     while (
         not (place / "run" / "progress.json").exists() or read_json(place / "run" / "progress.json")["fraction"] < 0.1
