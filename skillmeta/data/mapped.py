@@ -83,7 +83,7 @@ class Converted:
 
     def _describe(self, folder: Path, dataset: EpisodeDataset) -> None:
         """Write what is to be known of arrays that lie in a folder."""
-        np.save(folder / "offsets.npy", dataset.offsets)
+        np.save(folder / "offsets.npy", dataset.offsets, allow_pickle=False)
         about = {
             "made_of": dict(self.made_of),
             "bytes": sum(getattr(dataset, name).nbytes for name in COLUMNS),
