@@ -19,7 +19,7 @@ SIZES = {  # keys of a config in a folder, by the ends of their names: the large
     ("hidden", "dim", "context", "components", "arms", "receptive_field"): 8_192,  # units, and numbers of a vector
     ("depth", "layers"): 64,  # of a network
     ("horizon", "rollouts", "num_envs", "processes", "workers"): 10_000,  # steps of a skill; environments at once
-    ("states", "actions", "view"): 200,  # of a tabular task; cells that are seen
+    ("states", "actions", "view", "cells"): 200,  # of a tabular task; cells that are seen, or a side has
     ("tasks", "layouts", "episodes", "repeats", "size", "per_batch"): 100_000,  # what a list is made of
     ("episode_steps",): 1_000_000,  # primitive steps of an episode
     ("capacity",): 10_000_000,  # decisions that a buffer keeps

@@ -193,6 +193,8 @@ def planned(
         plan["oracle"] = Planned([(acting(t), t.actor) for t in oracle], seeds_of(oracle))
     elif family.expert is not None:
         plan["oracle"] = Planned([(EnvsFactory(config.task, expert=True), RandomActor(np.ones(1)))])
+    if family.bayes_optimal is not None:
+        plan["Bayes-optimal"] = Planned([(EnvsFactory(config.task), family.bayes_optimal(config.episodes + 1))])
     for name, runs in trained.items():
         if runs[0].actor.begin(1, torch.Generator()) is None:
             continue  # it has no belief: without adaptation it would be the same

@@ -22,6 +22,7 @@ from gymnasium.utils import RecordConstructorArgs
 from skillmeta.config import NonNegativeInt, OptionsOf, build, checked, module_of, to_plain
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.seeds import Seeds
+from skillmeta.types import Actor
 
 Task = Any  # a frozen dataclass; families differ in its fields
 ANY = "any"  # the split of fresh draws from the whole distribution, less the neighbourhoods of held-out tasks
@@ -78,6 +79,8 @@ class TaskFamily:
         benchmark_score: shown beside ours, where the benchmark that the family is from counts otherwise.
         native: N environments as arrays, where stepping them one by one would be slow; see `skillmeta.tasks.batched`.
         expert: a policy that knows the task, made after every reset.
+        bayes_optimal: what no agent that does not know the task does better than over trials of so many episodes, where that can be
+            computed: an actor.
         shaped_reward: what may be learned from instead, where a task's own reward is sparse: rewards [N, T] of episodes in a task.
             It is there for training alone; what is evaluated, and what an agent is shown of a task, is the task's own reward.
         positions, coverage, draw: x and y [..., 2] of observations [..., O], and after them whatever else coverage asks for;
@@ -104,6 +107,7 @@ class TaskFamily:
     benchmark_score: BenchmarkScore | None = None
     native: Callable[[int], Any] | None = None
     expert: Callable[[gymnasium.Env, np.random.Generator], Expert] | None = None
+    bayes_optimal: Callable[[int], Actor[Any]] | None = None
     shaped_reward: Callable[[Task, Any], np.ndarray] | None = None
     positions: Callable[[np.ndarray], np.ndarray] | None = None
     coverage: Callable[[np.ndarray], float] | None = None

@@ -13,7 +13,7 @@ from skillmeta.envs.serial import SerialEnvs
 from skillmeta.tasks.base import TaskConfig, make_family
 
 
-@pytest.mark.parametrize("preset", ["point_robot", "navigation", "bandit_5", "tabular"])
+@pytest.mark.parametrize("preset", ["point_robot", "navigation", "bandit_5", "tabular", "gridworld"])
 def test_arrays_of_environments_are_the_same_environments(preset):
     """Four at once, or one by one through Gymnasium's interface: the same observations, rewards and ends."""
     family = make_family(build(TaskConfig, load(f"tasks/{preset}")))
