@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, NamedTuple, cast
+from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -29,12 +29,12 @@ from torch.nn import functional as F
 from skillmeta.config import NonNegativeFloat, NonNegativeInt, OneOf, PositiveFloat, PositiveInt, Share, checked
 from skillmeta.data.trials import Sequences, sequences
 from skillmeta.errors import ConfigError
-from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Categorical, Gaussian
+from skillmeta.nn.distributions import Categorical, Gaussian
 from skillmeta.nn.memory import CORES, Core, State, make_core
-from skillmeta.nn.networks import MLP, identity
+from skillmeta.nn.networks import ScaledValue, identity
 from skillmeta.nn.optimizers import adam
-from skillmeta.nn.policies import gaussian_prior, residual_on
-from skillmeta.objectives.on_policy import advantages, clipped_surrogate, normalized
+from skillmeta.nn.policies import plain_head, plain_policy, skill_prior
+from skillmeta.objectives.on_policy import PPO_METRICS, advantages, normalized, ppo_loss
 from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
 from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Skills, Source, Step
@@ -110,8 +110,6 @@ class Network(nn.Module):
     """Core and heads. `forward` goes through trials from their start, `step` takes one decision; they compute the same."""
 
     bound: Tensor
-    return_mean: Tensor
-    return_stddev: Tensor
 
     def __init__(
         self,
@@ -123,24 +121,18 @@ class Network(nn.Module):
         generator: torch.Generator,
     ):
         super().__init__()
-        self.discrete, self.residual = discrete, residual
+        self.discrete = discrete
         self.observation_dim, self.previous_observation = observation_dim, config.previous_observation
         inputs = observation_dim * (2 if config.previous_observation else 1) + len(bound) + 2
         self.core: Core = make_core(
             config.core, inputs, config.hidden, config.layers, config.receptive_field, generator
         )
-        width, numbers = self.core.width + observation_dim, len(bound) * (1 if discrete else 2)
-        self.policy_head = MLP(width, numbers, config.hidden, 1, generator)
-        self.value_head = MLP(width, 1, config.hidden, 1, generator)
+        width = self.core.width + observation_dim
+        self.policy_head = plain_head(
+            width, bound, discrete, residual, config.hidden, 1, config.initial_stddev, generator
+        )
+        self.value_head = ScaledValue(width, config.hidden, 1, generator)
         self.register_buffer("bound", bound)
-        self.register_buffer("return_mean", torch.zeros(()))  # the value head speaks in units of these
-        self.register_buffer("return_stddev", torch.zeros(()))  # 0: no return was seen yet
-        last = cast(nn.Linear, self.policy_head.layers[-1])
-        with torch.no_grad():  # the first policy: uniform, the wide Gaussian, or the prior itself
-            last.weight.zero_()
-            last.bias.zero_()
-            if not discrete and not residual:
-                last.bias[len(bound) :] = torch.log(config.initial_stddev * bound)
 
     def inputs(
         self, observation: Tensor, before: Tensor, previous_action: Tensor, previous_reward: Tensor, begins: Tensor
@@ -152,27 +144,7 @@ class Network(nn.Module):
     def forward(self, inputs: Tensor, observation: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs [N, L, I] and observations [N, L, O] -> policy's numbers [N, L, .] and values [N, L]."""
         features = torch.cat([self.core.sequence(inputs), observation], -1)
-        value = self.return_mean + self.stddev * self.value_head(features).squeeze(-1)
-        return self.policy_head(features), value
-
-    @property
-    def stddev(self) -> Tensor:
-        return torch.where(self.return_stddev > 0, self.return_stddev, 1.0)
-
-    @torch.no_grad()
-    def rescale(self, returns: Tensor, valid: Tensor, rate: float = 0.1) -> None:
-        """Follow the returns' mean and deviation, and change the head so that no value changes (van Hasselt et al. 2016,
-        arXiv:1602.07714): without it the scale of rewards would decide what is learned first, values or policy."""
-        count = valid.sum()
-        mean = (returns * valid).sum() / count
-        stddev = (((returns - mean) ** 2 * valid).sum() / count).sqrt().clamp(min=1e-4)
-        old_mean, old_stddev = self.return_mean.clone(), self.stddev
-        share = torch.where(self.return_stddev > 0, rate, 1.0)
-        self.return_mean += share * (mean - self.return_mean)
-        self.return_stddev += share * (stddev - self.return_stddev)
-        last = cast(nn.Linear, self.value_head.layers[-1])
-        last.weight *= old_stddev / self.return_stddev
-        last.bias.copy_((old_stddev * last.bias + old_mean - self.return_mean) / self.return_stddev)
+        return self.policy_head(features), self.value_head(features)
 
     def step(self, inputs: Tensor, observation: Tensor, state: State) -> tuple[Tensor, Tensor]:
         """Inputs [N, I] and observations [N, O] -> policy's numbers [N, .] and what the core would remember."""
@@ -180,13 +152,7 @@ class Network(nn.Module):
         return self.policy_head(torch.cat([out, observation], -1)), candidate
 
     def policy(self, numbers: Tensor, prior: Gaussian | None) -> Policy:
-        if self.discrete:
-            return Categorical(numbers)
-        mean, log_stddev = numbers.chunk(2, -1)
-        if self.residual:
-            assert prior is not None
-            return residual_on(prior, mean, log_stddev)
-        return Gaussian(mean, log_stddev.clamp(*LOG_STDDEV_RANGE))
+        return plain_policy(numbers, self.discrete, prior)
 
 
 @dataclass(frozen=True)
@@ -212,7 +178,7 @@ class Actor:
             seen, belief.previous_observation, belief.previous_action, belief.previous_reward, belief.begins
         )
         numbers, candidate = self.network.step(inputs, seen, belief.state)
-        policy = self.network.policy(numbers, self.prior(observation))
+        policy = self.network.policy(numbers, skill_prior(self.skills, observation))
         if explore:
             action = policy.rsample(torch.randn(len(observation), len(self.network.bound), generator=generator))
         else:
@@ -238,36 +204,8 @@ class Actor:
     def normalize(self, observation: Tensor) -> Tensor:
         return identity(observation) if self.skills is None else self.skills.normalize(observation)
 
-    def prior(self, observation: Tensor) -> Gaussian | None:
-        """The skill prior at observations [..., O]; None where actions are primitive."""
-        if self.skills is None:
-            return None
-        with torch.no_grad():
-            flat = gaussian_prior(self.skills.prior(observation.flatten(0, -2)))
-        lead = observation.shape[:-1]
-        return Gaussian(flat.mean.view(*lead, -1), flat.log_stddev.view(*lead, -1))
-
     def parts(self) -> Parts:
         return {"network": self.network}
-
-
-def loss(
-    policy: Policy, value: Tensor, prior: Gaussian | None, batch: Sample, config: Config, weight: float, scale: Tensor
-) -> tuple[Tensor, Tensor]:
-    """PPO's clipped loss with the divergence from the prior, and metrics (surrogate, value error, divergence). `scale`: the
-    deviation of returns, in units of which values err."""
-    count = batch.valid.sum()
-    ratio = torch.exp(policy.log_prob(batch.action) - batch.log_prob)
-    surrogate = (clipped_surrogate(ratio, batch.advantage, config.clip) * batch.valid).sum() / count
-    error = (((value - batch.returns) / scale) ** 2 * batch.valid).sum() / count
-    if prior is not None:
-        assert isinstance(policy, Gaussian)
-        divergence = policy.kl(prior)
-    else:
-        divergence = -policy.entropy()
-    mean_divergence = (divergence * batch.valid).sum() / count
-    total = -surrogate + config.value_coefficient * error + weight * mean_divergence
-    return total, torch.stack([surrogate.detach(), error.detach(), mean_divergence.detach()])
 
 
 @dataclass(frozen=True)
@@ -322,12 +260,12 @@ class Learner:
         left = 1 - source.fraction if self.config.anneal else 1.0
         batch = source.trials(self.acting, self.config.tasks, self.config.episodes)
         sample = self.prepare(sequences(batch.trials))
-        sums, count = self.network.bound.new_zeros(len(METRICS)), 0
+        sums, count = self.network.bound.new_zeros(len(PPO_METRICS)), 0
         for _ in range(self.config.epochs):
             for rows in torch.randperm(len(sample.valid), generator=self.generator).chunk(self.config.minibatches):
                 sums += self.update(sample.rows(rows.to(sums.device)), left)
                 count += 1
-        return {**dict(zip(METRICS, (sums / count).tolist(), strict=True)), "budget/left": left}
+        return {**dict(zip(PPO_METRICS, (sums / count).tolist(), strict=True)), "budget/left": left}
 
     def prepare(self, sequences: Sequences) -> Sample:
         """What PPO needs of trials, with the policy and the values of the network that acted."""
@@ -355,20 +293,21 @@ class Learner:
             reward, value, value.new_zeros(len(value)), valid, self.config.discount, self.config.gae_lambda
         )
         returns = advantage + value
-        self.network.rescale(returns, valid)
+        self.network.value_head.rescale(returns, valid)
         return Sample(inputs, seen, raw, action, log_prob, normalized(advantage, valid, (0, 1)), returns, valid)
 
     def evaluate(self, inputs: Tensor, seen: Tensor, raw: Tensor) -> tuple[Policy, Tensor, Gaussian | None]:
         """Policies and values along whole trials, from their start, and the prior there."""
         numbers, value = self.network(inputs, seen)
-        prior = self.acting.prior(raw)
+        prior = skill_prior(self.acting.skills, raw)
         return self.network.policy(numbers, prior), value, prior
 
     def update(self, batch: Sample, left: float = 1.0) -> Tensor:
         """One step of Adam; `left` in [0, 1] scales its length and the weight of the divergence."""
         policy, value, prior = self.evaluate(batch.inputs, batch.observation, batch.raw)
         weight = self.config.prior_coefficient * left
-        total, metrics = loss(policy, value, prior, batch, self.config, weight, self.network.stddev)
+        clip, value_coefficient, scale = self.config.clip, self.config.value_coefficient, self.network.value_head.stddev
+        total, metrics = ppo_loss(policy, value, prior, batch, clip, value_coefficient, weight, scale)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * left
         self.optimizer.zero_grad()
@@ -377,9 +316,6 @@ class Learner:
         self.optimizer.step()
         self.counts.updates += 1
         return metrics
-
-
-METRICS = ("policy/surrogate", "value/error", "prior/divergence")
 
 
 def describe(config: Config, acts_in: str, prior: str | None) -> str:

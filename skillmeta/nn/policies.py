@@ -1,14 +1,16 @@
-"""Policy networks of continuous actions: squashed into the action box, or a residual on a prior."""
+"""Policy networks: squashed into the action box, a residual on a prior, or plain, over continuous or discrete actions."""
 
 from __future__ import annotations
+
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from skillmeta.errors import ConfigError
-from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Gaussian, Policy, TanhGaussian, gaussian
+from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Categorical, Gaussian, Policy, TanhGaussian, gaussian
 from skillmeta.nn.networks import MLP, promoted
-from skillmeta.types import Prior
+from skillmeta.types import Prior, Skills
 
 
 def gaussian_prior(prior: Prior) -> Gaussian:
@@ -31,6 +33,42 @@ def zero_output(network: MLP) -> None:
     with torch.no_grad():
         for parameter in network.layers[-1].parameters():
             parameter.zero_()
+
+
+def plain_head(
+    inputs: int, bound: Tensor, discrete: bool, residual: bool, hidden: int, depth: int, initial_stddev: float,
+    generator: torch.Generator,
+) -> MLP:  # fmt: skip
+    """A network for `plain_policy`, whose first policy is uniform, or the prior itself, or a Gaussian in the middle of the box.
+
+    Args: initial_stddev of that Gaussian, in parts of the bound.
+    """
+    head = MLP(inputs, len(bound) * (1 if discrete else 2), hidden, depth, generator)
+    zero_output(head)
+    if not discrete and not residual:
+        with torch.no_grad():
+            cast(nn.Linear, head.layers[-1]).bias[len(bound) :] = torch.log(initial_stddev * bound)
+    return head
+
+
+def plain_policy(numbers: Tensor, discrete: bool, prior: Gaussian | None) -> Gaussian | Categorical:
+    """A network's numbers [..., A], or [..., 2 A], as a policy: a choice, a residual where there is a prior, or a Gaussian."""
+    if discrete:
+        return Categorical(numbers)
+    mean, log_stddev = numbers.chunk(2, -1)
+    if prior is not None:
+        return residual_on(prior, mean, log_stddev)
+    return Gaussian(mean, log_stddev.clamp(*LOG_STDDEV_RANGE))
+
+
+def skill_prior(skills: Skills | None, observation: Tensor) -> Gaussian | None:
+    """The skill prior at observations [..., O]; None where actions are primitive."""
+    if skills is None:
+        return None
+    with torch.no_grad():
+        flat = gaussian_prior(skills.prior(observation.flatten(0, -2)))
+    lead = observation.shape[:-1]
+    return Gaussian(flat.mean.view(*lead, -1), flat.log_stddev.view(*lead, -1))
 
 
 class SquashedPolicy(nn.Module):

@@ -6,10 +6,12 @@ Everything here is masked: `valid` is 1 where a decision was taken and 0 in the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from skillmeta.nn.distributions import Categorical, Gaussian
 
 
 def discounted_sums(values: Tensor, factor: float | Tensor) -> Tensor:
@@ -74,6 +76,48 @@ def linear_values(observation: Tensor, returns: Tensor, valid: Tensor, ridge: fl
 def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
     """PPO's objective of each decision, to be maximised (Schulman et al. 2017, arXiv:1707.06347, eq. 7)."""
     return torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+
+
+class Taken(Protocol):
+    """Decisions as PPO learns from them, [...]."""
+
+    @property
+    def action(self) -> Tensor: ...  # [..., A]
+    @property
+    def log_prob(self) -> Tensor: ...  # of the action, under the policy that acted
+    @property
+    def advantage(self) -> Tensor: ...
+    @property
+    def returns(self) -> Tensor: ...
+    @property
+    def valid(self) -> Tensor: ...
+
+
+PPO_METRICS = ("policy/surrogate", "value/error", "prior/divergence")
+
+
+def ppo_loss(
+    policy: Gaussian | Categorical, value: Tensor, prior: Gaussian | None, taken: Taken, clip: float,
+    value_coefficient: float, prior_coefficient: float, scale: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """PPO's clipped loss with the divergence from the prior, and PPO_METRICS.
+
+    Args:
+        prior: of a policy over skills; None: a uniform one, the divergence from which is minus the entropy, up to a constant.
+        scale: the deviation of returns, in units of which values err.
+    """
+    count = taken.valid.sum()
+    ratio = torch.exp(policy.log_prob(taken.action) - taken.log_prob)
+    surrogate = (clipped_surrogate(ratio, taken.advantage, clip) * taken.valid).sum() / count
+    error = (((value - taken.returns) / scale) ** 2 * taken.valid).sum() / count
+    if prior is not None:
+        assert isinstance(policy, Gaussian)
+        divergence = policy.kl(prior)
+    else:
+        divergence = -policy.entropy()
+    mean_divergence = (divergence * taken.valid).sum() / count
+    total = -surrogate + value_coefficient * error + prior_coefficient * mean_divergence
+    return total, torch.stack([surrogate.detach(), error.detach(), mean_divergence.detach()])
 
 
 def conjugate_gradients(

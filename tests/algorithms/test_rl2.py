@@ -156,9 +156,9 @@ def test_following_the_scale_of_returns_changes_no_value():
     learner.config = replace(learner.config, reward_scale=1.0)
     sample = learner.prepare(sequences(trials))
     _, before, _ = learner.evaluate(sample.inputs, sample.observation, sample.raw)
-    learner.network.rescale(1000 * sample.returns - 7, sample.valid)
+    learner.network.value_head.rescale(1000 * sample.returns - 7, sample.valid)
     _, after, _ = learner.evaluate(sample.inputs, sample.observation, sample.raw)
-    assert learner.network.return_stddev > 50 * sample.returns.std()
+    assert learner.network.value_head.deviation > 50 * sample.returns.std()
     assert torch.allclose(before, after, atol=1e-3)
 
 

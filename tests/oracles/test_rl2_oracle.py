@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from skillmeta.algorithms import rl2
-from skillmeta.algorithms.rl2 import Config, Learner, Sample, loss
+from skillmeta.algorithms.rl2 import Config, Learner, Sample
 from skillmeta.collect.source import Budget, OnlineSource
 from skillmeta.collect.trials import trial
 from skillmeta.collect.workers import Workers
 from skillmeta.data.trials import sequences
 from skillmeta.nn.distributions import Categorical, Gaussian
+from skillmeta.objectives.on_policy import ppo_loss
 from skillmeta.seeds import Seeds
 from skillmeta.types import EnvSpec, Step, Trials
 from tests.learners import make_learner
@@ -182,8 +183,8 @@ def test_updates_are_those_of_the_reference(case):
                 for name, wanted in (("advantage", "advantage"), ("returns", "R"), ("log_prob", "log_prob")):
                     assert float(getattr(sample, name)[n, i]) == pytest.approx(row[wanted], abs=2e-4)
                 row["log_prob"] += float(shift[n, i])
-        assert float(learner.network.return_mean) == pytest.approx(float(reference.mean), abs=1e-4)
-        assert float(learner.network.return_stddev) == pytest.approx(float(reference.stddev), abs=1e-4)
+        assert float(learner.network.value_head.mean) == pytest.approx(float(reference.mean), abs=1e-4)
+        assert float(learner.network.value_head.deviation) == pytest.approx(float(reference.stddev), abs=1e-4)
         sample = replace(sample, log_prob=sample.log_prob + shift)
         for chosen in ([0, 2], [3, 1]):
             told = learner.update(sample.rows(torch.tensor(chosen)), left)
@@ -207,7 +208,7 @@ def one_decision(ratio: float, advantage: float, logits: Tensor) -> tuple[Sample
 def test_outside_the_clip_nothing_pulls_further(ratio, advantage, moves):
     logits = torch.zeros(1, 1, 2, requires_grad=True)
     sample, config = one_decision(ratio, advantage, logits)
-    total, _ = loss(Categorical(logits), torch.ones(1, 1), None, sample, config, 0.0, torch.ones(()))
+    total, _ = ppo_loss(Categorical(logits), torch.ones(1, 1), None, sample, config.clip, 0.5, 0.0, torch.ones(()))
     (gradient,) = torch.autograd.grad(total, logits)
     assert (float(gradient[0, 0, 0]) * advantage < 0) == moves and bool((gradient != 0).any()) == moves
 
@@ -222,7 +223,7 @@ def test_without_advantages_the_policy_goes_to_its_prior_and_values_to_the_retur
         learner.network.policy_head.layers[-1].weight.normal_(0, 0.5, generator=torch.Generator().manual_seed(1))
     sample = learner.prepare(sequences(random_trials(np.random.default_rng(0), discrete)))
     wanted = 5 + 3 * sample.observation[..., 0] * sample.valid
-    learner.network.rescale(wanted, sample.valid)
+    learner.network.value_head.rescale(wanted, sample.valid)
     sample = replace(sample, advantage=torch.zeros_like(sample.advantage), returns=wanted)
     first = learner.update(sample)
     for _ in range(200):
