@@ -31,8 +31,9 @@ from tests.goldens.cases import FINETUNE, META, save_skills
 CASES = [
     *(("finetune", name) for name in ("sac", "sac_skills", "spirl")),
     *(("meta-train", name) for name in (
-        "pearl", "pearl_teacher", "pearl_skills", "simpl", "rl2", "rl2_lstm", "rl2_skills", "maml", "maml_discrete", "cavia",
-        "maml_skills", "promp", "promp_skills", "reptile", "reptile_skills",
+        "pearl", "pearl_teacher", "pearl_skills", "simpl", "rl2", "rl2_lstm", "rl2_skills", "varibad",
+        "varibad_point", "varibad_skills", "maml", "maml_discrete", "cavia", "maml_skills", "promp", "promp_skills", "reptile",
+        "reptile_skills",
     )),
 ]  # fmt: skip
 QUICK = ("spirl", "pearl_teacher", "simpl", "rl2_skills", "maml_skills", "promp", "reptile")  # one of each algorithm

@@ -54,6 +54,10 @@ SIMPL: dict[str, Any] = {
     "batch_size": 16, "context_episodes": 2, "small_context": {"tasks": 1}, "large_context": {"tasks": 2, "context_size": 24},
 }  # fmt: skip
 RL2: dict[str, Any] = {"name": "rl2", "tasks": 6, "hidden": 16, "minibatches": 2, "epochs": 2}
+VARIBAD: dict[str, Any] = {
+    "name": "varibad", "episodes": 2, "tasks": 6, "memory": 8, "hidden": 16, "minibatches": 2, "epochs": 2,
+    "inference_trials": 4, "replay_capacity": 150,
+}  # fmt: skip
 MAML: dict[str, Any] = {"name": "maml", "tasks": 4, "rollouts": 3, "hidden": 16}
 PROMP: dict[str, Any] = {"name": "promp", "tasks": 4, "rollouts": 3, "hidden": 16, "steps": 2}
 REPTILE: dict[str, Any] = {"name": "reptile", "tasks": 4, "rollouts": 3, "hidden": 16}
@@ -141,6 +145,22 @@ META: dict[str, dict[str, Any]] = {
         "env_steps": 480,
     },
     "rl2_skills": {"task": MAZE, "algorithm": {**RL2, "episodes": 2}, "skills": True, "env_steps": 960},
+    "varibad": {
+        "task": {"family": "gridworld", "split": "train"},
+        "algorithm": {**VARIBAD, "decoder": {"reward": "bernoulli"}},
+        "env_steps": 400,
+    },
+    "varibad_point": {
+        "task": POINT,
+        "algorithm": {
+            **VARIBAD,
+            "core": "lstm",
+            "rl_loss_in_encoder": True,
+            "decoder": {"transition": True, "observation_coefficient": 1.0},
+        },
+        "env_steps": 720,
+    },
+    "varibad_skills": {"task": MAZE, "algorithm": VARIBAD, "skills": True, "env_steps": 960},
     "maml": {"task": POINT, "algorithm": MAML, "env_steps": 960},
     "maml_first_order": {"task": POINT, "algorithm": {**MAML, "first_order": True}, "env_steps": 480},
     "maml_credit": {"task": POINT, "algorithm": {**MAML, "exploration_credit": True}, "env_steps": 480},

@@ -1,0 +1,164 @@
+"""VariBAD: what acting believed is what learning computes; what its losses depend on, and what not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from skillmeta.algorithms import varibad
+from skillmeta.algorithms.varibad import Config, DecoderConfig, elbo_terms
+from skillmeta.collect.trials import trial
+from skillmeta.data.replay import Transitions
+from skillmeta.data.trials import sequences
+from skillmeta.envs.make import make_envs
+from skillmeta.nn.distributions import Gaussian
+from skillmeta.seeds import Seeds
+from skillmeta.tasks.base import TaskConfig, make_family
+from skillmeta.types import Trials
+from tests.learners import make_learner
+
+GRID = TaskConfig("gridworld", split="train", options={"max_episode_steps": 5})
+ENDS = TaskConfig("point", split="any", options={"end_within": 0.5, "extent": 0.5, "max_episode_steps": 9})
+SMALL = Config(episodes=3, tasks=5, minibatches=1, memory=8, hidden=8, latent_dim=3, inference_trials=5)
+
+
+def acted(task: TaskConfig, config: Config = SMALL) -> tuple[Any, Trials, list[torch.Tensor]]:
+    """Trials of a policy that listens to its belief, and the log probabilities that acting gave its actions."""
+    family = make_family(task)
+    envs, told = make_envs(family, 5), list[torch.Tensor]()
+    spec = envs.spec
+    learner = make_learner(varibad, config, spec.observation_dim, spec.action_bound, spec.discrete, seeds=Seeds(1))
+    with torch.no_grad():
+        learner.network.policy_head.layers[-1].weight.normal_(0, 0.5, generator=torch.Generator().manual_seed(2))
+
+    class Listening(varibad.Actor):
+        def act(self, observation, belief, generator, explore):
+            action, after = super().act(observation, belief, generator, explore)
+            features = varibad.seen_by_policy(observation, Gaussian(belief.mean, belief.log_stddev))
+            told.append(self.network.policy(features, None).log_prob(action))
+            return action, after
+
+    actor = Listening(learner.network, None, config.reward_scale)
+    tasks = [family.sample(np.random.default_rng(i), task.split) for i in range(5)]
+    trials, _ = trial(actor, envs, tasks, np.arange(15).reshape(5, 3), torch.Generator().manual_seed(0))
+    learner.store.add(trials)
+    return learner, trials, told
+
+
+@pytest.mark.parametrize("core", ["gru", "lstm"])
+@pytest.mark.parametrize("task", [GRID, ENDS])
+def test_learning_sees_what_acting_believed(task, core):
+    """Also where environments in lockstep end at different times, and over the ends of episodes."""
+    learner, trials, told = acted(task, replace(SMALL, core=core))
+    sample = learner.prepare(sequences(trials))
+    lengths = trials.valid.sum(2)
+    assert task is GRID or len(set(lengths.ravel().tolist())) > 1
+    for n in range(5):
+        position = call = 0
+        for k in range(3):
+            for t in range(lengths[:, k].max()):
+                if trials.valid[n, k, t]:
+                    assert float(sample.log_prob[n, position]) == pytest.approx(float(told[call][n]), abs=1e-4)
+                    position += 1
+                call += 1
+        assert sample.valid[n].sum() == position
+
+
+def test_the_first_policy_is_uniform_and_a_residual_is_the_prior():
+    learner = make_learner(varibad, SMALL, 1, np.ones(4, np.float32), discrete=True, seeds=Seeds(0))
+    belief = learner.acting.begin(2000, torch.Generator())
+    action, _ = learner.acting.act(torch.zeros(2000, 1), belief, torch.Generator().manual_seed(1), True)
+    assert action.mean(0).tolist() == pytest.approx([0.25] * 4, abs=0.04)
+
+    def prior(observation: torch.Tensor) -> Gaussian:
+        return Gaussian(observation[..., :2] + 3.0, torch.full((*observation.shape[:-1], 2), -1.0))
+
+    guided = make_learner(varibad, SMALL, 2, np.full(2, 5.0, np.float32), prior=prior, seeds=Seeds(0))
+    action, _ = guided.acting.act(
+        torch.zeros(1, 2), guided.acting.begin(1, torch.Generator()), torch.Generator(), False
+    )
+    assert action.tolist() == [[3.0, 3.0]]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_loss_of_the_policy_reaches_the_encoder_only_if_it_is_let(shared):
+    learner, trials, _ = acted(GRID, replace(SMALL, rl_loss_in_encoder=shared))
+    sample = learner.prepare(sequences(trials))
+    total, _ = learner.policy_loss(sample, 1.0)
+    total.backward()
+    reached = [p.grad is not None and bool(p.grad.any()) for p in learner.network.encoder.parameters()]
+    assert all(reached) if shared else not any(reached)
+    before = [p.detach().clone() for p in learner.inference.parameters()]
+    learner.update(sample)
+    moved = [not torch.equal(p, q) for p, q in zip(learner.inference.parameters(), before, strict=True)]
+    assert any(moved) == shared
+    assert not any(moved[len(reached) :])  # decoders never
+    heads = [p.detach().clone() for p in learner.heads.parameters()]
+    learner.infer()
+    assert all(torch.equal(p, q) for p, q in zip(learner.heads.parameters(), heads, strict=True))
+
+
+def terms(learner: Any, trials: Transitions, valid: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    inputs = learner.acting.inputs(trials.action, trials.reward, trials.next_observation)
+    return elbo_terms(learner.network.encoder, learner.decoders, inputs, trials, valid, noise).detach()
+
+
+def drawn(learner: Any) -> tuple[Transitions, torch.Tensor, torch.Tensor]:
+    trials, valid = learner.store.sample(5, torch.Generator().manual_seed(0))
+    return trials, valid, torch.randn(5, 1 + valid.shape[1], 3, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_loss_does_not_depend_on_the_number_of_trials():
+    """The authors' code sums the KL over the trials of a batch and averages the rest: its weight grows with the batch."""
+    learner, _, _ = acted(ENDS)
+    trials, valid, noise = drawn(learner)
+    twice = Transitions(*(torch.cat([part, part]) for part in vars(trials).values()))
+    doubled = terms(learner, twice, torch.cat([valid, valid]), torch.cat([noise, noise]))
+    assert torch.allclose(doubled, terms(learner, trials, valid, noise), rtol=1e-5)
+
+
+def test_the_first_belief_is_held_to_a_standard_gaussian_and_each_other_to_the_one_before():
+    learner, _, _ = acted(GRID)
+    trials, valid, noise = drawn(learner)
+    encoder = learner.network.encoder
+    with torch.no_grad():  # a belief that nothing moves
+        encoder.read.weight.zero_()
+        encoder.read.bias.copy_(torch.tensor([1.0, 0.0, -2.0, 0.0, 0.5, -1.0]))
+    closed = 0.5 * (5 + sum(np.exp(2 * s) - 2 * s - 1 for s in (0.0, 0.5, -1.0)))
+    assert float(terms(learner, trials, valid, noise)[2]) == pytest.approx(closed, rel=1e-5)
+    with torch.no_grad():
+        encoder.read.bias.zero_()
+    assert float(terms(learner, trials, valid, noise)[2]) == 0.0
+
+
+def test_each_belief_is_to_tell_the_past_and_the_future():
+    """Another reward changes what all beliefs are asked for, also those from before it."""
+    learner, _, _ = acted(GRID, replace(SMALL, decoder=DecoderConfig(hidden=8)))
+    trials, valid, noise = drawn(learner)
+    changed = trials.reward.clone()
+    changed[:, -1] += 5.0
+    other = replace(trials, reward=changed)
+    inputs = learner.acting.inputs(trials.action, trials.reward, trials.next_observation)
+    with torch.no_grad():
+        m = learner.network.encoder(inputs).rsample(noise)
+        before, after = (learner.decoders(m, some)[0] for some in (trials, other))
+    assert (before != after)[:, :, -1].all() and (before == after)[:, :, :-1].all()
+
+
+def test_padding_changes_nothing():
+    learner, trials, _ = acted(ENDS)
+    trials, valid, noise = drawn(learner)
+    longer = Transitions(*(torch.cat([part, 7 + part[:, :2]], 1) for part in vars(trials).values()))
+    wider = torch.cat([noise, noise[:, :2]], 1)
+    padded = terms(learner, longer, torch.cat([valid, torch.zeros(5, 2)], 1), wider)
+    assert torch.allclose(padded, terms(learner, trials, valid, noise), rtol=1e-4)
+
+
+@pytest.mark.parametrize("wrong", [{"core": "snail"}, {"minibatches": 65}, {"latent_dim": 0}, {"inference_rate": 0.0}])
+def test_impossible_options_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Config(**wrong)
