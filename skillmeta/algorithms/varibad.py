@@ -67,9 +67,9 @@ class Config:
     embedding_size: PositiveInt = 16  # features of a decision before the memory
     decoder: DecoderConfig = field(default_factory=DecoderConfig)  # of rewards and observations
     kl_coefficient: NonNegativeFloat = 0.25  # of KL(q_t || q_{t-1}); against the authors' code, theirs times its trials
-    inference_updates: NonNegativeInt = 3  # of encoder and decoders, of an iteration
+    inference_updates: NonNegativeInt = 12  # of encoder and decoders, of an iteration
     inference_trials: PositiveInt = 25  # of each
-    inference_rate: PositiveFloat = 1e-3  # of their Adam
+    inference_rate: PositiveFloat = 2e-3  # of their Adam
     replay_capacity: PositiveInt = 200_000  # decisions of the last trials that encoder and decoders learn from
     rl_loss_in_encoder: bool = False  # PPO's loss changes the encoder too
     hidden: PositiveInt = 64  # units of a layer of policy and value

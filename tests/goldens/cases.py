@@ -56,7 +56,7 @@ SIMPL: dict[str, Any] = {
 RL2: dict[str, Any] = {"name": "rl2", "tasks": 6, "hidden": 16, "minibatches": 2, "epochs": 2}
 VARIBAD: dict[str, Any] = {
     "name": "varibad", "episodes": 2, "tasks": 6, "memory": 8, "hidden": 16, "minibatches": 2, "epochs": 2,
-    "inference_trials": 4, "replay_capacity": 150,
+    "inference_trials": 4, "inference_updates": 3, "inference_rate": 1e-3, "replay_capacity": 150,
 }  # fmt: skip
 MAML: dict[str, Any] = {"name": "maml", "tasks": 4, "rollouts": 3, "hidden": 16}
 PROMP: dict[str, Any] = {"name": "promp", "tasks": 4, "rollouts": 3, "hidden": 16, "steps": 2}

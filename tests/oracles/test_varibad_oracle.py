@@ -147,16 +147,16 @@ def inference(networks: Any) -> list[torch.Tensor]:
 def test_it_finds_the_arm_that_pays_and_stays_with_it():
     """Optimal: half of the first pulls pay, and all that follow, over the end of the first episode. At random: 2 of 4."""
     config = Config(
-        episodes=2, tasks=128, latent_dim=2, memory=16, embedding_size=8, hidden=16, learning_rate=1e-2, prior_coefficient=0.05,
-        minibatches=2, anneal=False, clip=0.2, decoder=DecoderConfig(hidden=16, transition=True), inference_rate=1e-2,
-        inference_updates=5,
+        episodes=2, tasks=64, latent_dim=2, memory=16, embedding_size=8, hidden=16, learning_rate=2e-2, prior_coefficient=0.05,
+        minibatches=1, epochs=3, anneal=False, clip=0.2, decoder=DecoderConfig(hidden=16, transition=True), inference_rate=2e-2,
+        inference_updates=3,
     )  # fmt: skip
     learner = make_learner(varibad, config, 2, np.ones(2, np.float32), True, seeds=Seeds(0))
-    with Workers(TwoArms, envs_per_batch=128) as workers:
+    with Workers(TwoArms, envs_per_batch=64) as workers:
         source = OnlineSource(workers, lambda g: int(g.integers(2)), Seeds(0), Budget(10**6))
         learner.iterate(source)
         first = source.last.returns.sum(1).mean()
-        for _ in range(30):
+        for _ in range(20):
             metrics = learner.iterate(source)
     assert first < 2.5 and source.last.returns.sum(1).mean() > 3.2
     best, _ = trial(learner.acting, TwoArms(2), [0, 1], np.zeros((2, 2), np.int64), torch.Generator(), False)
