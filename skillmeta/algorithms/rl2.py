@@ -6,7 +6,7 @@ is computed by going through the trial from its start.
 
     input     x_t = (s_t, a_{t-1}, r_{t-1}, first decision of an episode?)     from the true last transition
     core      h_t = core(x_1 .. x_t): GRU or LSTM; SNAIL (Mishra et al. 2018, arXiv:1707.03141); a transformer
-    heads     pi(a | s_t, h_t), V(s_t, h_t)                                        one hidden layer each
+    heads     pi(a | s_t, h_t), V(s_t, h_t)       one hidden layer each, of both, or of s_t and made by h_t (`head`; nn/heads.py)
     loss      -min(rho A, clip(rho) A) + value_coefficient (V - R)^2 / var R + prior_coefficient D(pi || prior)
 
 With skills as actions the policy is a residual on the skill prior and D is the KL to it; with primitive actions the prior is
@@ -18,7 +18,8 @@ one epoch of one minibatch, where the clipped ratio is 1 and its gradient that o
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
@@ -30,8 +31,9 @@ from skillmeta.config import NonNegativeFloat, NonNegativeInt, OneOf, PositiveFl
 from skillmeta.data.trials import Sequences, sequences
 from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import Categorical, Gaussian
+from skillmeta.nn.heads import HeadConfig, ScaledValue, described_head, make_head
 from skillmeta.nn.memory import CORES, Core, State, make_core
-from skillmeta.nn.networks import ScaledValue, identity
+from skillmeta.nn.networks import identity
 from skillmeta.nn.optimizers import adam
 from skillmeta.nn.policies import plain_head, plain_policy, skill_prior
 from skillmeta.objectives.on_policy import PPO_METRICS, advantages, normalized, ppo_loss
@@ -61,6 +63,7 @@ class Config:
         64  # width of the core and of each head's hidden layer; of SNAIL the channels of a convolution
     )
     layers: PositiveInt = 2  # of a transformer
+    head: HeadConfig = field(default_factory=HeadConfig)  # of policy and value
     previous_observation: bool = False  # is an input too: an attentive core then need not piece transitions together
     receptive_field: PositiveInt = 128  # decisions that SNAIL's convolutions look back on
     free_episodes: NonNegativeInt = 0  # of a trial, whose rewards do not count (E-RL2)
@@ -127,11 +130,9 @@ class Network(nn.Module):
         self.core: Core = make_core(
             config.core, inputs, config.hidden, config.layers, config.receptive_field, generator
         )
-        width = self.core.width + observation_dim
-        self.policy_head = plain_head(
-            width, bound, discrete, residual, config.hidden, 1, config.initial_stddev, generator
-        )
-        self.value_head = ScaledValue(width, config.hidden, 1, generator)
+        make = partial(make_head, config.head, self.core.width, observation_dim, True, config.hidden, 1, generator)
+        self.policy_head = plain_head(make, bound, discrete, residual, config.initial_stddev)
+        self.value_head = ScaledValue(make(1))
         self.register_buffer("bound", bound)
 
     def inputs(
@@ -320,7 +321,10 @@ class Learner:
 
 def describe(config: Config, acts_in: str, prior: str | None) -> str:
     """A config as a phrase for pages; arguments as for `skillmeta.algorithms.sac.describe`."""
-    said = [f"RL2 that acts in {acts_in}, with a memory ({config.core}) over trials of {config.episodes} episodes"]
+    heads = described_head(config.head)
+    said = [
+        f"RL2 that acts in {acts_in}, with a memory ({config.core}) over trials of {config.episodes} episodes{heads}"
+    ]
     if config.free_episodes:
         said.append(f"the rewards of the first {config.free_episodes} of them do not count (E-RL2)")
     held = "minus its entropy" if prior is None else f"its divergence from the prior, {prior}, which it starts as"

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -34,8 +35,9 @@ from skillmeta.data.trial_store import TrialStore
 from skillmeta.data.trials import Sequences, sequences
 from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import Categorical, Gaussian, gaussian
+from skillmeta.nn.heads import HeadConfig, ScaledValue, described_head, make_head
 from skillmeta.nn.memory import State, make_core
-from skillmeta.nn.networks import MLP, ScaledValue, identity, linear
+from skillmeta.nn.networks import MLP, identity, linear
 from skillmeta.nn.optimizers import adam
 from skillmeta.nn.policies import plain_head, plain_policy, skill_prior
 from skillmeta.objectives.on_policy import PPO_METRICS, advantages, normalized, ppo_loss
@@ -72,6 +74,7 @@ class Config:
     inference_rate: PositiveFloat = 2e-3  # of their Adam
     replay_capacity: PositiveInt = 200_000  # decisions of the last trials that encoder and decoders learn from
     rl_loss_in_encoder: bool = False  # PPO's loss changes the encoder too
+    head: HeadConfig = field(default_factory=HeadConfig)  # of policy and value
     hidden: PositiveInt = 64  # units of a layer of policy and value
     depth: PositiveInt = 1  # hidden layers of each
     discount: Share = 0.95  # of a decision
@@ -143,11 +146,12 @@ class Network(nn.Module):
 
     def __init__(self, spec: EnvSpec, residual: bool, config: Config, generator: torch.Generator):
         super().__init__()
-        bound, seen = torch.from_numpy(spec.action_bound), spec.observation_dim + 2 * config.latent_dim
-        self.discrete, sizes = spec.discrete, (config.hidden, config.depth)
+        self.discrete, bound, known = spec.discrete, torch.from_numpy(spec.action_bound), 2 * config.latent_dim
         self.encoder = Encoder(spec.observation_dim + spec.action_dim + 1, config, generator)
-        self.policy_head = plain_head(seen, bound, spec.discrete, residual, *sizes, config.initial_stddev, generator)
-        self.value_head = ScaledValue(seen, *sizes, generator)
+        sizes = known, spec.observation_dim, False, config.hidden, config.depth
+        make = partial(make_head, config.head, *sizes, generator)
+        self.policy_head = plain_head(make, bound, spec.discrete, residual, config.initial_stddev)
+        self.value_head = ScaledValue(make(1))
         self.register_buffer("bound", bound)
 
     def policy(self, features: Tensor, prior: Gaussian | None) -> Gaussian | Categorical:
@@ -420,6 +424,6 @@ def describe(config: Config, acts_in: str, prior: str | None) -> str:
     held = "minus its entropy" if prior is None else f"its divergence from the prior, {prior}, which it starts as"
     return (
         f"VariBAD that acts in {acts_in} over trials of {config.episodes} episodes; a belief ({config.latent_dim} numbers and "
-        f"their variances) that tells the {told} of a whole trial, {apart}; the policy pays {config.prior_coefficient:g} times "
-        f"{held}"
+        f"their variances) that tells the {told} of a whole trial, {apart}{described_head(config.head)}; "
+        f"the policy pays {config.prior_coefficient:g} times {held}"
     )

@@ -40,42 +40,6 @@ class MLP(nn.Module):
         return F.linear(x, last.weight, last.bias)
 
 
-class ScaledValue(nn.Module):
-    """Values [...] of features [..., inputs], in units that follow the returns (van Hasselt et al. 2016, arXiv:1602.07714): without
-    them the scale of rewards would decide what is learned first, values or policy."""
-
-    mean: Tensor
-    deviation: Tensor
-
-    def __init__(self, inputs: int, hidden: int, depth: int, generator: torch.Generator):
-        super().__init__()
-        self.head = MLP(inputs, 1, hidden, depth, generator)
-        self.register_buffer("mean", torch.zeros(()))
-        self.register_buffer("deviation", torch.zeros(()))  # 0: no return was seen yet
-
-    def forward(self, features: Tensor) -> Tensor:
-        result: Tensor = self.mean + self.stddev * self.head(features).squeeze(-1)
-        return result
-
-    @property
-    def stddev(self) -> Tensor:
-        return torch.where(self.deviation > 0, self.deviation, 1.0)
-
-    @torch.no_grad()
-    def rescale(self, returns: Tensor, valid: Tensor, rate: float = 0.1) -> None:
-        """Follow the mean and deviation of returns [...], and change the head so that no value changes."""
-        count = valid.sum()
-        mean = (returns * valid).sum() / count
-        stddev = (((returns - mean) ** 2 * valid).sum() / count).sqrt().clamp(min=1e-4)
-        old_mean, old_stddev = self.mean.clone(), self.stddev
-        share = torch.where(self.deviation > 0, rate, 1.0)
-        self.mean += share * (mean - self.mean)
-        self.deviation += share * (stddev - self.deviation)
-        last = cast(nn.Linear, self.head.layers[-1])
-        last.weight *= old_stddev / self.deviation
-        last.bias.copy_((old_stddev * last.bias + old_mean - self.mean) / self.deviation)
-
-
 def identity(x: Tensor) -> Tensor:
     """What observations are normalised by where there are no statistics. A function, since a lambda cannot be sent to a process."""
     return x

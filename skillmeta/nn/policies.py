@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Categorical, Gaussian, Policy, TanhGaussian, gaussian
+from skillmeta.nn.heads import Head, output_of, zero_output
 from skillmeta.nn.networks import MLP, promoted
 from skillmeta.types import Prior, Skills
 
@@ -28,26 +29,20 @@ def residual_on(prior: Gaussian, shift: Tensor, log_ratio: Tensor) -> Gaussian:
     return Gaussian(prior.mean + shift, (prior.log_stddev + log_ratio).clamp(*LOG_STDDEV_RANGE))
 
 
-def zero_output(network: MLP) -> None:
-    """Set the last layer to zero, so that the network's output is zero."""
-    with torch.no_grad():
-        for parameter in network.layers[-1].parameters():
-            parameter.zero_()
-
-
 def plain_head(
-    inputs: int, bound: Tensor, discrete: bool, residual: bool, hidden: int, depth: int, initial_stddev: float,
-    generator: torch.Generator,
-) -> MLP:  # fmt: skip
-    """A network for `plain_policy`, whose first policy is uniform, or the prior itself, or a Gaussian in the middle of the box.
+    make: Callable[[int], Head], bound: Tensor, discrete: bool, residual: bool, initial_stddev: float
+) -> Head:
+    """A head for `plain_policy`, whose first policy is uniform, or the prior itself, or a Gaussian in the middle of the box.
 
-    Args: initial_stddev of that Gaussian, in parts of the bound.
+    Args:
+        make: a head of so many outputs.
+        initial_stddev: of that Gaussian, in parts of the bound.
     """
-    head = MLP(inputs, len(bound) * (1 if discrete else 2), hidden, depth, generator)
+    head = make(len(bound) * (1 if discrete else 2))
     zero_output(head)
     if not discrete and not residual:
         with torch.no_grad():
-            cast(nn.Linear, head.layers[-1]).bias[len(bound) :] = torch.log(initial_stddev * bound)
+            output_of(head)[1][len(bound) :] = torch.log(initial_stddev * bound)
     return head
 
 

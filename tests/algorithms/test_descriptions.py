@@ -37,6 +37,7 @@ def test_the_skill_prior_is_named_where_there_is_one(name):
         ("pearl", {"original": {"replacement": True}}, "habits of the authors' code"),
         ("rl2", {"core": "lstm", "episodes": 3}, "a memory (lstm) over trials of 3 episodes"),
         ("rl2", {"episodes": 2, "free_episodes": 1}, "E-RL2"),
+        ("rl2", {"head": {"kind": "hyper"}}, "by which policy and value are emitted"),
         ("varibad", {"rl_loss_in_encoder": True, "episodes": 2}, "a belief (5 numbers and their variances)"),
         ("maml", {"first_order": True}, "first-order MAML"),
         ("maml", {"context": 4}, "CAVIA's 4 context numbers"),

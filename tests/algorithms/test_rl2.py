@@ -16,6 +16,7 @@ from skillmeta.collect.workers import Workers
 from skillmeta.data.trials import sequences
 from skillmeta.envs.make import EnvsFactory, make_envs
 from skillmeta.nn.distributions import Gaussian
+from skillmeta.nn.heads import HeadConfig, output_of
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, make_family
 from tests.learners import make_learner
@@ -28,12 +29,13 @@ def acted(config: TaskConfig, core: str, episodes: int = 3, previous: bool = Fal
     """Trials in which episodes end early, and the log probabilities that acting gave its own actions."""
     family = make_family(config)
     envs = make_envs(family, 5)
-    options = Config(core=core, hidden=16, receptive_field=4, previous_observation=previous)
+    head = HeadConfig({"lstm": "film", "transformer": "hyper"}.get(core, "mlp"))
+    options = Config(core=core, head=head, hidden=16, receptive_field=4, previous_observation=previous)
     learner = make_learner(
         rl2, options, envs.spec.observation_dim, envs.spec.action_bound, discrete=envs.spec.discrete, seeds=Seeds(1)
     )
     with torch.no_grad():  # a policy that listens to its memory
-        learner.network.policy_head.layers[-1].weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(2))
+        output_of(learner.network.policy_head)[0][0].normal_(0, 0.1, generator=torch.Generator().manual_seed(2))
     told: list[torch.Tensor] = []
     original = learner.acting.network.policy
 

@@ -155,6 +155,7 @@ META: dict[str, dict[str, Any]] = {
         "algorithm": {
             **VARIBAD,
             "core": "lstm",
+            "head": {"kind": "hyper"},
             "rl_loss_in_encoder": True,
             "decoder": {"transition": True, "observation_coefficient": 1.0},
         },
