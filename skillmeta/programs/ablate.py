@@ -244,7 +244,7 @@ def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str, w
         )
     jobs = make_jobs(config, out, command)  # before anything is written: a wrong method must not take the folder
     test = test_job(config, jobs, out, command)
-    if isinstance(workers, Cluster) and any(job.payload[0].processes == "ray" for job in jobs):
+    if isinstance(workers, Cluster) and any(first_config(job).processes == "ray" for job in jobs):
         raise ConfigError(
             "processes: ray: the runs of an ablation on a cluster would wait for one another's CPUs; set a number"
         )
