@@ -104,6 +104,7 @@ def test_the_demo_writes_its_page_and_its_numbers(finished):
         assert {"early_0", "final_0"} <= set(paths.files) and paths["early_0"].shape[1] == 2
 
 
+@pytest.mark.slow
 def test_an_interrupted_demo_comes_to_the_same_numbers(finished, tmp_path):
     """Interrupted while methods learn in a process of their own, and resumed in this one."""
     out = tmp_path / "out"

@@ -190,6 +190,7 @@ def seen_elsewhere(presets: list[str]) -> dict[str, tuple[bytes, list[str], list
     return told
 
 
+@pytest.mark.slow
 def test_another_process_sees_the_same():
     """Spawned, so that nothing is inherited: the same tasks under the same names, the same rewards."""
     present = []

@@ -240,6 +240,7 @@ def test_the_solver_reaches_the_goal(name, which):
     env.close()
 
 
+@pytest.mark.slow
 def test_play_is_recorded_and_leaves_numpys_generator_alone(scene):
     found, _ = scene
     config = ogbench_expert.Config(steps=200, episode_steps=150, seed=3)
@@ -256,6 +257,7 @@ def test_play_is_recorded_and_leaves_numpys_generator_alone(scene):
         assert np.abs(r.episode.action[0]).max() <= 1 and r.episode.observation.shape[2] == 40
 
 
+@pytest.mark.slow
 def test_play_stacks_as_seldom_as_ogbenchs(monkeypatch):
     asked = []
     real = ogbench_expert.make_scene
@@ -277,6 +279,7 @@ def test_play_stacks_as_seldom_as_ogbenchs(monkeypatch):
     assert all(np.abs(r.episode.action[0]).max() <= 1 for r in logs)
 
 
+@pytest.mark.slow
 def test_puzzles_are_played_with_a_closed_gripper():
     config = ogbench_expert.Config(steps=120, episode_steps=120, seed=0)
     (log,) = ogbench_expert.collect(family(Config(scene="puzzle-3x3", train_tasks=1)), config)
