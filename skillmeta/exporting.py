@@ -183,7 +183,7 @@ class SpacesAlone(gymnasium.Env):
 def to_stable_baselines(agent: Agent, file: Path) -> None:
     """`SAC.load(file).predict(observation, deterministic=True)`, of skills as the actions of a `SkillEnv`.
 
-    Its actor is ours, the normaliser folded into its first layer. Its critics are new: it acts, and does not go on learning from
+    Its actor is ours, the normaliser folded into its first layer. Its critics are new: it acts, and does not continue learning from
     where ours stopped. Raises UserError for a policy that is not SAC's.
     """
     from stable_baselines3 import SAC

@@ -1,4 +1,4 @@
-"""VariBAD: a belief about the task that is learned by foretelling rewards, and a policy that acts on it.
+"""VariBAD: a belief about the task that is learned by predicting rewards, and a policy that acts on it.
 
 Zintgraf et al. 2020 (arXiv:1910.08348; JMLR 2021). A recurrent encoder reads a trial, over the ends of its episodes, and gives a
 belief over m after each decision. Decoders learn to tell from m what was paid, and what will be, in the whole trial. The policy
@@ -53,8 +53,10 @@ class DecoderConfig:
     hidden: PositiveInt = 64  # units of a layer
     depth: PositiveInt = 2  # hidden layers
     reward: Literal["gaussian", "bernoulli"] = "gaussian"  # squared error; or of whether a reward is above 0
-    transition: bool = False  # whether a reward is told from the observation and the action before it too
-    observation_coefficient: NonNegativeFloat = 0.0  # of the squared error of next observations; 0: they are not told
+    transition: bool = False  # whether a reward is predicted from the observation and the action before it too
+    observation_coefficient: NonNegativeFloat = (
+        0.0  # of the squared error of next observations; 0: they are not predicted
+    )
 
 
 @checked
@@ -87,7 +89,7 @@ class Config:
     prior_coefficient: NonNegativeFloat = (
         0.01  # of the divergence from the prior; with a uniform one minus the entropy's
     )
-    reward_scale: PositiveFloat = 1.0  # of what is seen, told and learned from
+    reward_scale: PositiveFloat = 1.0  # of what is seen, predicted and learned from
     anneal: bool = True  # learning rate of the policy and prior_coefficient fall to 0 over the budget
     max_grad_norm: PositiveFloat = 1.0  # gradients are clipped to it, those of the policy and of the encoder apart
     initial_stddev: PositiveFloat = 1.0  # of continuous actions, in parts of their bound
@@ -183,19 +185,19 @@ class Decoders(nn.Module):
         self.config, seen, before = config.decoder, spec.observation_dim, spec.observation_dim + spec.action_dim
         shown = seen + (before if self.config.transition else 0)
         self.reward = Decoder(config.latent_dim, shown, 1, self.config, generator)
-        told = self.config.observation_coefficient > 0
-        self.observation = Decoder(config.latent_dim, before, seen, self.config, generator) if told else None
+        predicted = self.config.observation_coefficient > 0
+        self.observation = Decoder(config.latent_dim, before, seen, self.config, generator) if predicted else None
 
     def forward(self, m: Tensor, trials: Transitions) -> tuple[Tensor, Tensor]:
         """-log p of rewards and next observations, up to constants, [B, C, L]: at each m [B, C, Z] of all decisions of a trial."""
         before = torch.cat([trials.observation, trials.action], -1)
         shown = [trials.next_observation, before] if self.config.transition else [trials.next_observation]
-        told = self.reward(m, torch.cat(shown, -1)).squeeze(-1)
-        paid = trials.reward.unsqueeze(1).expand_as(told)
+        predicted = self.reward(m, torch.cat(shown, -1)).squeeze(-1)
+        paid = trials.reward.unsqueeze(1).expand_as(predicted)
         if self.config.reward == "bernoulli":
-            of_reward = F.binary_cross_entropy_with_logits(told, (paid > 0).float(), reduction="none")
+            of_reward = F.binary_cross_entropy_with_logits(predicted, (paid > 0).float(), reduction="none")
         else:
-            of_reward = (told - paid) ** 2
+            of_reward = (predicted - paid) ** 2
         if self.observation is None:
             return of_reward, torch.zeros_like(of_reward)
         error = self.observation(m, before) - trials.next_observation.unsqueeze(1)
@@ -280,9 +282,9 @@ def elbo_terms(
     )  # N(0, I) first
     times = F.pad(valid, (1, 0), value=1.0)  # [B, L + 1], also before the first decision
     pairs = times.unsqueeze(2) * valid.unsqueeze(1)
-    told = decoders(beliefs.rsample(noise), trials)
+    predicted = decoders(beliefs.rsample(noise), trials)
     divergence = (beliefs.kl(earlier) * times).sum(1).mean()
-    return torch.stack([*((part * pairs).sum((1, 2)).mean() for part in told), divergence])
+    return torch.stack([*((part * pairs).sum((1, 2)).mean() for part in predicted), divergence])
 
 
 class Learner:
@@ -337,9 +339,9 @@ class Learner:
         of_inference = bound.new_zeros(len(METRICS))
         for _ in range(self.config.inference_updates):
             of_inference += self.infer()
-        told = (of_inference / max(1, self.config.inference_updates)).tolist()
+        predicted = (of_inference / max(1, self.config.inference_updates)).tolist()
         means = dict(zip(PPO_METRICS, (of_policy / count).tolist(), strict=True))
-        return {**means, **dict(zip(METRICS, told, strict=True)), "budget/left": left}
+        return {**means, **dict(zip(METRICS, predicted, strict=True)), "budget/left": left}
 
     def prepare(self, sequences: Sequences) -> Sample:
         """What PPO needs of trials, with the beliefs, the policy and the values of the networks that acted."""
@@ -389,7 +391,7 @@ class Learner:
         drawn, valid = self.store.sample(config.inference_trials, self.generator)
         noise = torch.randn(len(valid), 1 + valid.shape[1], config.latent_dim, generator=self.generator)
         raw = Transitions(*(getattr(drawn, name).to(bound.device) for name in FIELDS))
-        told = Transitions(
+        predicted = Transitions(
             acting.normalize(raw.observation),
             raw.action / bound,
             raw.reward * config.reward_scale,
@@ -397,7 +399,7 @@ class Learner:
             raw.terminated,
         )
         inputs = acting.inputs(raw.action, raw.reward, raw.next_observation)
-        rest = told, valid.to(bound.device), noise.to(bound.device)
+        rest = predicted, valid.to(bound.device), noise.to(bound.device)
         terms = elbo_terms(self.network.encoder, self.decoders, inputs, *rest)
         weights = terms.new_tensor([1.0, config.decoder.observation_coefficient, config.kl_coefficient])
         self.step((terms * weights).sum(), [self.inference_optimizer])
@@ -419,11 +421,11 @@ METRICS = ("decoder/reward", "decoder/observation", "belief/kl")
 
 def describe(config: Config, acts_in: str, prior: str | None) -> str:
     """A config as a phrase for pages; arguments as for `skillmeta.algorithms.sac.describe`."""
-    told = "rewards and next observations" if config.decoder.observation_coefficient else "rewards"
+    predicted = "rewards and next observations" if config.decoder.observation_coefficient else "rewards"
     apart = "that PPO changes too" if config.rl_loss_in_encoder else "that PPO leaves alone"
     held = "minus its entropy" if prior is None else f"its divergence from the prior, {prior}, which it starts as"
     return (
         f"VariBAD that acts in {acts_in} over trials of {config.episodes} episodes; a belief ({config.latent_dim} numbers and "
-        f"their variances) that tells the {told} of a whole trial, {apart}{described_head(config.head)}; "
+        f"their variances) that predicts the {predicted} of a whole trial, {apart}{described_head(config.head)}; "
         f"the policy pays {config.prior_coefficient:g} times {held}"
     )

@@ -34,7 +34,7 @@ SHOWN = 60  # characters of a task in a sentence
 class EnvironmentConfig:
     """What is done where an environment raises, returns what is not finite, takes too long, or takes its process with it."""
 
-    # end; go on without the episode; the same, with environments in worker processes that are replaced after each failure
+    # end; continue without the episode; the same, with environments in worker processes that are replaced after each failure
     on_error: Literal["stop", "drop_episode", "restart_worker"] = "stop"
     max_errors: NonNegativeInt = 10  # episodes that are dropped; one more ends the run
     step_seconds: PositiveFloat = 60.0  # that a step may take, and a reset ten times as much

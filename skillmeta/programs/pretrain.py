@@ -73,7 +73,7 @@ def pretrain(
     # Before the folder is taken: what is wrong with the task or the logs leaves no folder. A finished run needs no logs.
     family = examined(make_family(config.task), config.task) if config.task else None
     finished = read_result(folder) is not None and not identity_of(config, None).grown(folder / "config.yaml")
-    ranks.told(finished)
+    ranks.from_first(finished)
     dataset = None if finished else load_logs(config)
     if dataset is not None and family is not None:
         check_task(dataset, family)
@@ -107,7 +107,7 @@ def pretrain(
 
 def help_to_train(config: PretrainConfig, folder: Path, ranks: Ranks) -> dict[str, Any] | None:
     """`pretrain` in a process that is not the first."""
-    if ranks.told(False):  # it is finished
+    if ranks.from_first(False):  # it is finished
         return {}
     with SharedRun(None, folder, ranks) as run:
         device = device_of(config.device)

@@ -56,7 +56,7 @@ def run_jobs(
         What was done, what failed and why; `stopped` if Ctrl-C or SIGTERM ended it before all were done.
 
     Raises:
-        KeyboardInterrupt: on a second Ctrl-C, or where jobs take too long to stop; the workers are killed, and their jobs go on
+        KeyboardInterrupt: on a second Ctrl-C, or where jobs take too long to stop; the workers are killed, and their jobs resume
             from checkpoints another time.
     """
     outcome = Outcome(done=[job.name for job in jobs if is_finished(job.folder)])

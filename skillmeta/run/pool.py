@@ -31,7 +31,7 @@ from skillmeta.run import watch
 LOOK_SECONDS = 0.5  # how often a dead worker is looked for, beside the moment in which its pipe closes
 LEAVE_SECONDS = 2.0  # for idle workers to end
 REPORT_SECONDS = 0.2  # between two reports of a task
-DONE, FAILED, TOLD = range(3)  # what a worker's message is
+DONE, FAILED, SENT = range(3)  # what a worker's message is
 HAS_MASK = hasattr(signal, "pthread_sigmask")  # Windows has none
 
 T = TypeVar("T")
@@ -149,7 +149,7 @@ class Pool(Generic[T, R]):
                     ends.append(End(number, task, error=WorkerDied(how, act)))
                 continue
             kind, value = worker.receive() or (None, None)
-            if kind == TOLD:
+            if kind == SENT:
                 if on_report is not None:
                     on_report(number, value)
                 continue
@@ -343,7 +343,7 @@ def report(value: Any) -> None:
     """Tell the parent how far this task is, if the last time was not just now. Nothing happens outside of a worker."""
     global _reported
     if _pipe is not None and time.monotonic() - _reported > REPORT_SECONDS:
-        _pipe.send_bytes(pickle.dumps((TOLD, value)))
+        _pipe.send_bytes(pickle.dumps((SENT, value)))
         _reported = time.monotonic()
 
 

@@ -1,7 +1,7 @@
 """Several processes that train one model, each on its part of every batch: what `torchrun` starts (docs/cluster.md).
 
 All have the same parameters, draw the same batches and average their gradients. The first one alone writes; what it has read or
-decided the others are told.
+decided is broadcast to the others.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Ranks:
         self._add_up(count)
         return bool(count > 0)
 
-    def told(self, value: T) -> T:
+    def from_first(self, value: T) -> T:
         """What the first process has."""
         if self.size == 1:
             return value
@@ -133,7 +133,7 @@ class SharedRun:
             self._signals.__exit__()
 
     def restore(self) -> State | None:
-        return self.ranks.told(None if self.run is None else self.run.restore())
+        return self.ranks.from_first(None if self.run is None else self.run.restore())
 
     @property
     def stop_requested(self) -> bool:

@@ -48,7 +48,7 @@ SEALED = (
     "*/manifest.json",
 )  # when a run is finished
 CHECKPOINTS = "checkpoints"  # the folder that holds them
-LAST = "last"  # the same of a finished run: the newest one, from which it can go on for longer
+LAST = "last"  # the same of a finished run: the newest one, from which it can be made longer
 CONTINUED = "continued.json"  # the lengths that a run had before it went on, a mapping each time
 STOP_FILE = ".stop"  # whoever schedules the run asks it to stop by making this file
 PACKAGES = (
@@ -259,7 +259,7 @@ class Run:
             return state
         if self.continued and self._saved():
             raise CheckpointError(
-                f"{self._checkpoints}: holds no checkpoint to go on from; start anew in another --out"
+                f"{self._checkpoints}: holds no checkpoint to resume from; start anew in another --out"
             )
         self._cut_metrics(0, None)
         return None
@@ -351,7 +351,7 @@ def seal(folder: Path, patterns: Sequence[str], digests: Mapping[str, str] | Non
 
 
 def reopen(folder: Path, identity: Identity, before: Mapping[str, int | None]) -> None:
-    """Let a run go on that had these lengths. Killed in between, it is opened again in the same way.
+    """Continue a run that had these lengths. Killed in between, it is opened again in the same way.
 
     Raises UserError for a finished run whose last checkpoint is gone or damaged, or is of something else; it stays finished.
     """
@@ -359,7 +359,7 @@ def reopen(folder: Path, identity: Identity, before: Mapping[str, int | None]) -
         last = max((folder / LAST).glob("ckpt-*"), default=None)
         if last is None:
             raise UserError(
-                f"{folder}: is finished and its last checkpoint, {folder / LAST}, is gone, so it cannot go on for longer; use "
+                f"{folder}: is finished and its last checkpoint, {folder / LAST}, is gone, so it cannot be made longer; use "
                 "another --out"
             )
         identity.check(last, load_state(last)[1])

@@ -57,7 +57,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of W&B, offline unless WANDB_MODE says otherwise; a resumed run goes on with its id."""
+    """A run of W&B, offline unless WANDB_MODE says otherwise; a resumed run keeps its id."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any]):
         self.folder, self.config = folder, config
@@ -121,7 +121,7 @@ class Trackers:
         except Exception as error:  # whatever it is, it is the tracker's
             del self.active[name]
             print(
-                f"warning: {self.folder}: the tracker {name} failed and is left out ({first_line(error)}); metrics.jsonl goes on",
+                f"warning: {self.folder}: the tracker {name} failed and is left out ({first_line(error)}); metrics.jsonl stays",
                 file=sys.stderr,
                 flush=True,
             )
