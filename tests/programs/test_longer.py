@@ -91,7 +91,7 @@ def test_a_run_that_cannot_go_on_stays_finished(what, tmp_path):
     sentence = {
         "shorter": "env_steps: 12 -> 6",
         "another": "seed: 0 -> 1",
-        "gone": "is gone, so it cannot go on",
+        "gone": "is gone, so it cannot be made longer",
         "damaged": "damaged",
     }
     last = tmp_path / "run" / "last"

@@ -71,7 +71,7 @@ def test_a_tracker_that_fails_is_said_once_and_the_run_goes_on(tmp_path, remembe
         for step in range(3):
             run.log("iteration", steps=step)
     said = capsys.readouterr().err
-    assert said.count("the tracker tensorboard failed and is left out (it is down); metrics.jsonl goes on") == 1
+    assert said.count("the tracker tensorboard failed and is left out (it is down); metrics.jsonl stays") == 1
     assert len(read_metrics(tmp_path / "run")) == 3
 
 
