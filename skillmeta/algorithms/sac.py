@@ -129,7 +129,7 @@ class Inputs(NamedTuple):
         """The prior at the observations and at the next ones."""
         if not self.prior:
             return None, None
-        (mean, next_mean), (log_stddev, next_log_stddev) = (x.chunk(2) for x in self.prior)
+        (mean, next_mean), (log_stddev, next_log_stddev) = (x.chunk(2, -2) for x in self.prior)
         return Gaussian(mean, log_stddev), Gaussian(next_mean, next_log_stddev)
 
 
@@ -313,21 +313,22 @@ class Learner:
         return torch.autocast(like.device.type, torch.bfloat16, enabled=self.config.bfloat16, cache_enabled=False)
 
     def losses(self, networks: nn.ModuleDict, inputs: Inputs) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
-        """The losses of what is `trained`; D of each row, [B]; the METRICS."""
+        """The losses of what is `trained`; D of each row, [B]; the METRICS. All with a leading axis [S] where networks and inputs
+        have one."""
         regularizer, bound, coefficient = self.regularizer, self.bound, inputs.coefficient
         policy, critics, targets = networks["policy"], networks["critics"], networks["targets"]
-        here, there = inputs.priors()
+        (here, there), (noise, next_noise) = inputs.priors(), inputs.noise.unbind(-3)
         with torch.no_grad():
             next_policy = policy(inputs.following, there)
-            next_cost = regularizer.td_cost(regularizer.divergence(next_policy, there, inputs.noise[1]))
-            next_q = min_q(targets, inputs.following, next_policy.rsample(inputs.noise[1]), bound)
+            next_cost = regularizer.td_cost(regularizer.divergence(next_policy, there, next_noise))
+            next_q = min_q(targets, inputs.following, next_policy.rsample(next_noise), bound)
             target = td_target(inputs.reward, inputs.discount, soft_value(next_q, next_cost, coefficient))
         critic_loss = 0.5 * td_error(promoted(critics(inputs.now, inputs.action)), target)
         chosen = policy(inputs.now, here)
-        divergence = regularizer.divergence(chosen, here, inputs.noise[0])
-        q = min_q(critics, inputs.now, chosen.rsample(inputs.noise[0]), bound)
+        divergence = regularizer.divergence(chosen, here, noise)
+        q = min_q(critics, inputs.now, chosen.rsample(noise), bound)
         policy_loss = actor_loss(q, regularizer.cost(divergence), coefficient)
-        metrics = torch.stack([critic_loss, policy_loss, divergence.mean(), target.mean()])
+        metrics = torch.stack([critic_loss, policy_loss, divergence.mean(-1), target.mean(-1)], -1)
         return (critic_loss, policy_loss), divergence, metrics
 
     def prior_at(self, observations: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,8 @@ class MLP(nn.Module):
     """`depth` hidden layers of `hidden` LeakyReLU(0.2) units, then a linear one: [..., inputs] -> [..., outputs].
 
     No normalisation layer: BatchNorm makes acting differ from training and breaks batches of one. The layers are applied
-    without going through nn.Module's call machinery, which for one observation costs as much as the arithmetic.
+    without going through nn.Module's call machinery, which for one observation costs as much as the arithmetic. Parameters of S
+    networks at once, [S, outputs, inputs] and [S, outputs], take [S, B, inputs] (`skillmeta.nn.stack`).
     """
 
     def __init__(self, inputs: int, outputs: int, hidden: int, depth: int, generator: torch.Generator):
@@ -34,10 +35,15 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         *hidden, last = cast("list[nn.Linear]", list(self.layers))
         for layer in hidden:
-            x = F.leaky_relu_(
-                F.linear(x, layer.weight, layer.bias), NEGATIVE_SLOPE
-            )  # in place: nothing else needs the sum
-        return F.linear(x, last.weight, last.bias)
+            x = F.leaky_relu_(affine(x, layer), NEGATIVE_SLOPE)  # in place: nothing else needs the sum
+        return affine(x, last)
+
+
+def affine(x: Tensor, layer: nn.Linear) -> Tensor:
+    """A linear layer, or S of them at once."""
+    if layer.weight.dim() == 2:
+        return F.linear(x, layer.weight, layer.bias)
+    return torch.baddbmm(layer.bias.unsqueeze(-2), x, layer.weight.transpose(-1, -2))
 
 
 def identity(x: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Learners of one config, each with its own seed, whose networks are updated as one: parameters [S, P], batches [S, B, ...].
 
 Each learner keeps its own replay, streams and counts, and its parameters become views of the stack. So acting, saving and restoring
-need nothing of this file. `torch.func.vmap` gives every learner's losses in one pass; the gradient of their sum is each one's own.
+need nothing of this file. Losses of parameters and inputs with a leading axis [S] are every learner's; the gradient of their sum is
+each one's own.
 What a learner gets is what it gets alone, up to rounding.
 """
 
@@ -51,7 +52,8 @@ class Stackable(Protocol[BatchT, InputsT]):
         """What the losses depend on beside the networks: tuples of tensors."""
 
     def losses(self, networks: nn.ModuleDict, inputs: InputsT) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-        """The losses of `trained`, a number each; what `finish` takes; metrics, a vector."""
+        """The losses of `trained`, a number each; what `finish` takes; metrics, a vector. All have a leading axis [S] where
+        networks and inputs have one."""
 
     def finish(self, found: Tensor) -> None:
         """What follows a step of the networks."""
@@ -100,7 +102,7 @@ class Stack(Generic[BatchT, InputsT]):
             for name, leaf in leaves.items()
             for parameter, value in self.flat[name].named(leaf).items()
         }
-        losses, found, metrics = torch.func.vmap(self._losses)(named, inputs)
+        losses, found, metrics = self._losses(named, inputs)
         gradients = [
             torch.autograd.grad(loss.sum(), leaves[name])[0] for name, loss in zip(first.trained, losses, strict=True)
         ]
