@@ -2,7 +2,7 @@
 
 Under eight minutes, from the root of a checkout. With `--device cpu` the CPU is compared with itself.
 
-1. Equality. Each learner of the contract tests collects and learns on the CPU, is saved, and goes on from there on both devices:
+1. Equality. Each learner of the contract tests collects and learns on the CPU, is saved, and continues from there on both devices:
    the same episodes, batches and noise. Stated is the largest difference of a parameter, a moment of an optimiser or a metric;
    above the tolerance the exit status is 1. And a second time on the device: whether it repeats itself to the bit.
 2. Learning. Milliseconds of an update at the sizes of the presets, without the collection of what is learned from.
@@ -76,7 +76,7 @@ def difference(found: Any, wanted: Any) -> float:
 
 
 def compared(kind: str, name: str, device: torch.device, folder: Path) -> dict[str, Any]:
-    """A learner goes on from the same checkpoint on the CPU, and twice on the device."""
+    """A learner continues from the same checkpoint on the CPU, and twice on the device."""
     begun = made(kind, name, folder)
     begun.learner.iterate(begun.source)
     save_state(folder / "state", state_of(begun.learner.parts()))

@@ -51,7 +51,7 @@ class Varied:
 
     @classmethod
     def parse(cls, text: str) -> Varied:
-        """`key=a,b`; a comma inside brackets separates no values. Raises ConfigError."""
+        """`key=a,b`; commas inside brackets are part of a value. Raises ConfigError."""
         key, equals, values = text.partition("=")
         found = tuple(part.strip() for part in re.split(r",(?![^\[{]*[\]}])", values))
         if not equals or not key or "" in found or len(found) < 2:

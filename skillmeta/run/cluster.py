@@ -20,6 +20,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from skillmeta.errors import UserError, first_line
@@ -45,7 +46,7 @@ class Cluster:
     address: str = "auto"  # HOST:PORT of its head; "auto": $RAY_ADDRESS, or the one that this machine is of
     shared: tuple[Path, ...] = ()  # folders that every machine has to see, beside the working directory
 
-    def connect(self) -> Any:
+    def connect(self) -> ModuleType:
         """The module `ray`, connected. Raises UserError if it is not installed, or no cluster answers."""
         with _handlers_kept():
             try:
@@ -64,7 +65,8 @@ class Cluster:
                         f"{self.address}: there is no Ray cluster to connect to ({first_line(error)}); start one by `ray start "
                         "--head`, or do without: one machine needs none (docs/cluster.md)"
                     ) from None
-        return ray
+        connected: ModuleType = ray
+        return connected
 
 
 def pool_of(

@@ -29,7 +29,7 @@ SMALL = Config(episodes=3, tasks=5, minibatches=1, memory=8, hidden=8, latent_di
 def acted(task: TaskConfig, config: Config = SMALL) -> tuple[Any, Trials, list[torch.Tensor]]:
     """Trials of a policy that listens to its belief, and the log probabilities that acting gave its actions."""
     family = make_family(task)
-    envs, told = make_envs(family, 5), list[torch.Tensor]()
+    envs, log_probs = make_envs(family, 5), list[torch.Tensor]()
     spec = envs.spec
     learner = make_learner(varibad, config, spec.observation_dim, spec.action_bound, spec.discrete, seeds=Seeds(1))
     with torch.no_grad():
@@ -39,21 +39,21 @@ def acted(task: TaskConfig, config: Config = SMALL) -> tuple[Any, Trials, list[t
         def act(self, observation, belief, generator, explore):
             action, after = super().act(observation, belief, generator, explore)
             features = varibad.seen_by_policy(observation, Gaussian(belief.mean, belief.log_stddev))
-            told.append(self.network.policy(features, None).log_prob(action))
+            log_probs.append(self.network.policy(features, None).log_prob(action))
             return action, after
 
     actor = Listening(learner.network, None, config.reward_scale)
     tasks = [family.sample(np.random.default_rng(i), task.split) for i in range(5)]
     trials, _ = trial(actor, envs, tasks, np.arange(15).reshape(5, 3), torch.Generator().manual_seed(0))
     learner.store.add(trials)
-    return learner, trials, told
+    return learner, trials, log_probs
 
 
 @pytest.mark.parametrize("core", ["gru", "lstm"])
 @pytest.mark.parametrize("task", [GRID, ENDS])
 def test_learning_sees_what_acting_believed(task, core):
     """Also where environments in lockstep end at different times, and over the ends of episodes."""
-    learner, trials, told = acted(task, replace(SMALL, core=core))
+    learner, trials, log_probs = acted(task, replace(SMALL, core=core))
     sample = learner.prepare(sequences(trials))
     lengths = trials.valid.sum(2)
     assert task is GRID or len(set(lengths.ravel().tolist())) > 1
@@ -62,7 +62,7 @@ def test_learning_sees_what_acting_believed(task, core):
         for k in range(3):
             for t in range(lengths[:, k].max()):
                 if trials.valid[n, k, t]:
-                    assert float(sample.log_prob[n, position]) == pytest.approx(float(told[call][n]), abs=1e-4)
+                    assert float(sample.log_prob[n, position]) == pytest.approx(float(log_probs[call][n]), abs=1e-4)
                     position += 1
                 call += 1
         assert sample.valid[n].sum() == position
@@ -146,8 +146,8 @@ def test_each_belief_is_to_tell_the_past_and_the_future(which):
 
     def pulls(some: Transitions) -> torch.Tensor:
         at = noise.clone().requires_grad_()
-        told = elbo_terms(learner.network.encoder, learner.decoders, inputs, some, valid, at)
-        return torch.autograd.grad(told[0], at)[0]
+        terms = elbo_terms(learner.network.encoder, learner.decoders, inputs, some, valid, at)
+        return torch.autograd.grad(terms[0], at)[0]
 
     assert (pulls(trials) != pulls(replace(trials, reward=changed))).any(-1).all()
 
