@@ -186,11 +186,6 @@ class Learner:
         """[A] of the actions, on the learner's device."""
         return self.policy.bound
 
-    @property
-    def slow(self) -> tuple[tuple[str, str, float], ...]:
-        """Networks that follow others."""
-        return (("targets", "critics", self.config.tau),)
-
     def actor(self) -> Actor:
         return copy.deepcopy(self.acting)
 
@@ -269,7 +264,6 @@ class Learner:
         """One update of critics, policy, coefficient and targets; returns the METRICS, a vector."""
         gradients, divergence, metrics = self.gradients(self.networks, self.inputs(batch))
         apply_gradients(self.optimizer, gradients)
-        polyak_update(self.targets, self.critics, self.config.tau)
         self.finish(divergence)
         return metrics
 
@@ -293,7 +287,8 @@ class Learner:
         )
 
     def finish(self, divergence: Tensor) -> None:
-        """What follows a step of the networks, given D of each row, [B]."""
+        """What follows a step of the optimiser, given D of each row, [B]."""
+        polyak_update(self.targets, self.critics, self.config.tau)
         self.regularizer.update_coefficient(divergence)
         self.counts.updates += 1
 

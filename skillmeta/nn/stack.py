@@ -1,4 +1,4 @@
-"""Learners of one config, each with its own seed, whose networks are updated as one: parameters [S, P], batches [S, B, ...].
+"""Learners of one config, each with its own seed, whose networks are updated as one: parameters [S, ...], batches [S, B, ...].
 
 Each learner keeps its own replay, streams and counts, and its parameters become views of the stack. So acting, saving and restoring
 need nothing of this file. Losses of parameters and inputs with a leading axis [S] are every learner's; the gradient of their sum is
@@ -9,12 +9,12 @@ What a learner gets is what it gets alone, up to rounding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from skillmeta.nn.optimizers import apply_all
 from skillmeta.types import Actor, Episodes, Metrics
 
 BatchT = TypeVar("BatchT")
@@ -34,11 +34,8 @@ class Stackable(Protocol[BatchT, InputsT]):
         """The networks that the losses are differentiated with respect to, in the optimiser's order."""
 
     @property
-    def slow(self) -> Sequence[tuple[str, str, float]]:
-        """The networks that follow another one: (target, online, tau)."""
-
-    @property
-    def optimizer(self) -> torch.optim.Adam: ...
+    def optimizer(self) -> torch.optim.Adam:
+        """Of the parameters of `trained`."""
 
     def explorer(self) -> Actor[Any]:
         """What collects the next episode."""
@@ -56,7 +53,7 @@ class Stackable(Protocol[BatchT, InputsT]):
         networks and inputs have one."""
 
     def finish(self, found: Tensor) -> None:
-        """What follows a step of the networks."""
+        """What follows a step of the optimiser."""
 
     def averaged(self, sums: Tensor, updates: int) -> Metrics:
         """Metrics of some updates, given their sums."""
@@ -72,8 +69,7 @@ class Stack(Generic[BatchT, InputsT]):
     def __init__(self, learners: Sequence[Stackable[BatchT, InputsT]]):
         self.learners, first = learners, learners[0]
         self.call = _Losses(first)
-        self.flat = {name: FlatNetwork([one.networks[name] for one in learners]) for name in first.networks}
-        self.adam = StackedAdam([one.optimizer for one in learners], [self.flat[name] for name in first.trained])
+        self.networks = {name: StackedNetwork([one.networks[name] for one in learners]) for name in first.networks}
 
     def learn(self, updates: Sequence[int]) -> list[Metrics]:
         """Some updates of each learner. Those that are owed more continue without the others."""
@@ -93,24 +89,20 @@ class Stack(Generic[BatchT, InputsT]):
         """One update of some learners; returns the metrics of each, [len(which), ...]."""
         first, chosen = self.learners[0], [self.learners[k] for k in which]
         inputs = stacked([one.inputs(one.sample()) for one in chosen])
-        rows = torch.tensor(which, device=next(iter(self.flat.values())).values.device)
-        leaves = {name: network.rows(rows) for name, network in self.flat.items()}
+        leaves = {name: network.rows(which) for name, network in self.networks.items()}
         for name in first.trained:
-            leaves[name].requires_grad_()
-        named = {
-            f"networks.{name}.{parameter}": value
-            for name, leaf in leaves.items()
-            for parameter, value in self.flat[name].named(leaf).items()
-        }
+            for leaf in leaves[name].values():
+                leaf.requires_grad_()
+        named = {f"networks.{name}.{key}": leaf for name, each in leaves.items() for key, leaf in each.items()}
         losses, found, metrics = self._losses(named, inputs)
         gradients = [
-            torch.autograd.grad(loss.sum(), leaves[name])[0] for name, loss in zip(first.trained, losses, strict=True)
+            gradient
+            for name, loss in zip(first.trained, losses, strict=True)
+            for gradient in torch.autograd.grad(loss.sum(), list(leaves[name].values()))
         ]
-        with torch.no_grad():
-            self.adam.step(rows, gradients)
-            for target, online, tau in first.slow:
-                moved = leaves[target].lerp(self.flat[online].rows(rows), tau)
-                self.flat[target].values.index_copy_(0, rows, moved)
+        apply_all(
+            [one.optimizer for one in chosen], [[gradient[k] for gradient in gradients] for k in range(len(chosen))]
+        )
         for one, each in zip(chosen, found.detach(), strict=True):
             one.finish(each)
         result: Tensor = metrics.detach()
@@ -142,58 +134,21 @@ def stacked(values: Sequence[InputsT]) -> InputsT:
     return type(first)(*columns) if hasattr(first, "_fields") else type(first)(columns)
 
 
-class FlatNetwork:
-    """The parameters of S networks of one shape as the rows of a matrix [S, P], of which theirs become views."""
+class StackedNetwork:
+    """The parameters of S networks of one shape, [S, ...] by name, of which theirs become views."""
 
     def __init__(self, networks: Sequence[nn.Module]):
-        self.shapes = {name: one.shape for name, one in networks[0].named_parameters()}
-        self.sizes = [prod(shape) for shape in self.shapes.values()]
-        self.values = torch.stack([torch.cat([one.data.flatten() for one in net.parameters()]) for net in networks])
-        for network, row in zip(networks, self.values, strict=True):
-            for one, part in zip(network.parameters(), torch.split(row, self.sizes), strict=True):
-                one.data = part.view(one.shape)
+        self.count, self.values = len(networks), {}
+        for name, _ in networks[0].named_parameters():
+            same = [one.get_parameter(name) for one in networks]
+            self.values[name] = torch.stack([one.data for one in same])
+            for one, part in zip(same, self.values[name], strict=True):
+                one.data = part
 
-    def rows(self, which: Tensor) -> Tensor:
-        """A copy of some rows, [K, P]."""
-        return self.values.index_select(0, which)
-
-    def named(self, values: Tensor) -> dict[str, Tensor]:
-        """Rows [K, P] as parameters [K, ...] by name."""
-        parts = torch.split(values, self.sizes, 1)
+    def rows(self, which: Sequence[int]) -> dict[str, Tensor]:
+        """The parameters of some networks, [K, ...] by name: those of all without a copy."""
+        if len(which) == self.count:
+            return {name: value.detach() for name, value in self.values.items()}
         return {
-            name: part.view(len(values), *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+            name: value.index_select(0, torch.tensor(which, device=value.device)) for name, value in self.values.items()
         }
-
-
-class StackedAdam:
-    """torch's Adam on the rows of flat networks, each with its own count of steps. The state of each optimiser becomes a view."""
-
-    def __init__(self, optimizers: Sequence[torch.optim.Adam], networks: Sequence[FlatNetwork]):
-        group = optimizers[0].param_groups[0]
-        self.networks, self.lr, self.betas, self.eps = networks, group["lr"], group["betas"], group["eps"]
-        self.moments = [(torch.zeros_like(net.values), torch.zeros_like(net.values)) for net in networks]
-        self.steps = networks[0].values.new_zeros(len(optimizers))
-        for k, optimizer in enumerate(optimizers):
-            parameters = iter(optimizer.param_groups[0]["params"])
-            for net, (first, second) in zip(networks, self.moments, strict=True):
-                for a, b in zip(torch.split(first[k], net.sizes), torch.split(second[k], net.sizes), strict=True):
-                    parameter = next(parameters)
-                    before = optimizer.state.get(parameter, {})
-                    state = {"step": self.steps[k], "exp_avg": a.view_as(parameter), "exp_avg_sq": b.view_as(parameter)}
-                    for name in before:
-                        state[name].copy_(before[name])
-                    optimizer.state[parameter] = state
-
-    def step(self, rows: Tensor, gradients: Sequence[Tensor]) -> None:
-        """One step of some rows along their gradients, [K, P] for each network (Kingma and Ba 2015, Algorithm 1)."""
-        beta1, beta2 = self.betas
-        steps = self.steps.index_select(0, rows) + 1
-        self.steps.index_copy_(0, rows, steps)
-        first_bias, second_bias = (1 - beta ** steps.unsqueeze(1) for beta in (beta1, beta2))
-        for net, (first, second), gradient in zip(self.networks, self.moments, gradients, strict=True):
-            mean = first.index_select(0, rows).lerp_(gradient, 1 - beta1)
-            square = second.index_select(0, rows).mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-            moved = self.lr * mean / first_bias / ((square / second_bias).sqrt() + self.eps)
-            first.index_copy_(0, rows, mean)
-            second.index_copy_(0, rows, square)
-            net.values.index_copy_(0, rows, net.rows(rows) - moved)

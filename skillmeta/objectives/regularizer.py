@@ -19,7 +19,7 @@ from torch import Tensor
 from skillmeta.config import NonNegativeFloat, PositiveFloat, checked
 from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import Categorical, Gaussian, Policy
-from skillmeta.nn.optimizers import adam
+from skillmeta.nn.optimizers import adam, apply_gradients
 from skillmeta.types import Parts, Prior
 
 
@@ -134,8 +134,7 @@ class Coefficient:
             gradient = torch.zeros_like(self.log).index_copy(0, which, self.target - divergence)
         if self.config.controller == "one_way":
             gradient = gradient.clamp(max=0)
-        self.log.grad = gradient
-        self.optimizer.step()
+        apply_gradients(self.optimizer, [gradient])
         self.log.clamp_(math.log(self.config.minimum_coefficient), math.log(self.config.maximum_coefficient))
 
 
