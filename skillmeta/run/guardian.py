@@ -14,6 +14,8 @@ import time
 RESTART = (
     "set environment.on_error=restart_worker, which continues without such episodes, then run the same command again"
 )
+LOOK_SECONDS = 0.25  # between two looks
+LOOKS = 4  # in a row at which an act is overdue: where both processes were stopped, the parent first says that it is awake again
 
 
 def guard(parent: int, file: int, numbers: int, size: int, reset_factor: float, grace: float) -> None:
@@ -23,6 +25,7 @@ def guard(parent: int, file: int, numbers: int, size: int, reset_factor: float, 
         file: of `size` bytes: numbers in double precision and a label, see `skillmeta.run.watch`.
     """
     shared = mmap.mmap(file, size, access=mmap.ACCESS_READ)
+    overdue = 0  # looks in a row
     while True:
         alive = os.getppid() == parent
         since, limit, _, seed, step = struct.unpack_from(f"{numbers}d", shared)
@@ -33,11 +36,13 @@ def guard(parent: int, file: int, numbers: int, size: int, reset_factor: float, 
                 say(f"{where}: the process died or was killed while the environment was at work; {RESTART}")
             return
         allowed = limit * (reset_factor if step < 0 else 1.0)
-        if since and limit and time.monotonic() - since > allowed + grace:
+        late = bool(since and limit) and time.monotonic() - since > allowed + grace
+        overdue = overdue + 1 if late else 0
+        if overdue == LOOKS:
             say(f"{where}: the environment took longer than {allowed:g} seconds, in a library; {RESTART}")
             os.kill(parent, signal.SIGKILL)
             return
-        time.sleep(0.25)
+        time.sleep(LOOK_SECONDS)
 
 
 def say(sentence: str) -> None:

@@ -30,6 +30,7 @@ from skillmeta.run import watch
 
 LOOK_SECONDS = 0.5  # how often a dead worker is looked for, beside the moment in which its pipe closes
 LEAVE_SECONDS = 2.0  # for idle workers to end
+WAKE_SECONDS = 1.0  # for which a worker is stuck before it is killed
 REPORT_SECONDS = 0.2  # between two reports of a task
 DONE, FAILED, SENT = range(3)  # what a worker's message is
 HAS_MASK = hasattr(signal, "pthread_sigmask")  # Windows has none
@@ -266,6 +267,7 @@ class _Worker(Generic[T]):
     def __init__(self, setup: bytes):
         context = get_context("spawn")
         self.task: tuple[int, T] | None = None
+        self._stuck_since: float | None = None
         self.pipe, theirs = context.Pipe()
         self._now: Any = RawArray(ctypes.c_double, watch.NUMBERS)
         self._label: Any = RawArray(ctypes.c_ubyte, watch.LABEL_BYTES)
@@ -296,9 +298,14 @@ class _Worker(Generic[T]):
         return watch.read(self._now, self._label)
 
     def stuck(self) -> watch.Act | None:
-        """What it does, if it can only be killed: its own look at the time (`watch`) has not ended it."""
-        act = self.doing()
-        return act if act is not None and act.late > watch.GRACE_SECONDS else None
+        """What it does, if it can only be killed: its own look at the time (`watch`) has not ended it. Only where that is so for a
+        second: where all processes were stopped, the worker first says that it is awake again."""
+        act, now = self.doing(), time.monotonic()
+        if act is None or act.late <= watch.GRACE_SECONDS:
+            self._stuck_since = None
+            return None
+        self._stuck_since = self._stuck_since or now
+        return act if now - self._stuck_since > WAKE_SECONDS else None
 
     def receive(self) -> tuple[int, Any] | None:
         """Its next message; None if it died without one. Call it when there is one or it is dead."""

@@ -120,6 +120,7 @@ def start(limit: float) -> None:
         if multiprocessing.parent_process() is None:  # else a pool ends this process
             _start_guardian()
         signal.signal(SIGNAL, _ring)
+        signal.signal(signal.SIGCONT, _woken)
         _thread = threading.Thread(target=_look, args=(threading.get_ident(),), daemon=True)
         _thread.start()
     _now[1] = limit
@@ -129,6 +130,13 @@ def _ring(number: int, frame: FrameType | None) -> None:
     act = doing()
     if act is not None and act.late > 0:  # else it has just ended
         raise Overdue
+
+
+def _woken(number: int, frame: FrameType | None) -> None:
+    """The process was stopped, by Ctrl-Z or a scheduler: that time is not the environment's. Python calls the handlers of signals in
+    the order of their numbers, so this one before `_ring`."""
+    if _now[0]:
+        _now[0] = time.monotonic()
 
 
 def _look(thread: int) -> None:

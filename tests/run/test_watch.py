@@ -1,0 +1,40 @@
+"""Time in which a process was stopped is not the environment's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from skillmeta.run import guardian
+
+STEPS = """
+import time
+from skillmeta.run import watch
+watch.GRACE_SECONDS = 0.1
+watch.start(0.3)
+print("begun", flush=True)
+for step in range(20):
+    watch.begins(0, 7, step)
+    time.sleep(0.05)
+    watch.ends()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+def test_a_run_that_was_stopped_for_longer_than_a_step_may_take_continues():
+    assert guardian.LOOK_SECONDS < 0.5  # it has looked at least once at what is overdue, when all continues
+    with subprocess.Popen(
+        [sys.executable, "-c", STEPS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
+    ) as child:
+        assert child.stdout is not None and child.stdout.readline() == "begun\n"
+        time.sleep(0.3)
+        os.killpg(child.pid, signal.SIGSTOP)  # its guardian, too, as Ctrl-Z does
+        time.sleep(1.0)
+        os.killpg(child.pid, signal.SIGCONT)
+        _, said = child.communicate(timeout=30)
+    assert (child.returncode, said) == (0, "")
