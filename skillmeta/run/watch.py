@@ -133,8 +133,8 @@ def _ring(number: int, frame: FrameType | None) -> None:
 
 
 def _woken(number: int, frame: FrameType | None) -> None:
-    """The process was stopped, by Ctrl-Z or a scheduler: that time is not the environment's. Python calls the handlers of signals in
-    the order of their numbers, so this one before `_ring`."""
+    """The process was stopped, by Ctrl-Z or a scheduler: that time is not the environment's. Python calls handlers of signals
+    in the order of their numbers, so this one before `_ring`."""
     if _now[0]:
         _now[0] = time.monotonic()
 
