@@ -12,7 +12,7 @@ from skillmeta.run.files import write_whole
 CSS = """
 :root { color-scheme: light; }
 body { font: 16px/1.55 system-ui, sans-serif; color: #1c1c1c; background: #fff; margin: 0 auto; padding: 2rem 1rem 4rem;
-  max-width: 60rem; }
+  max-width: 68rem; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .6rem; } h2 { font-size: 1.2rem; margin: 2.4rem 0 .5rem; }
 p { max-width: 46rem; } .lead { font-size: 1.08rem; } .note { color: #555; font-size: .92rem; }
 .warning { background: #fff4d6; border-left: 4px solid #e69f00; padding: .5rem .8rem; }
