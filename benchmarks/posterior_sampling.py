@@ -2,7 +2,7 @@
 
 An agent that knows Bayes' rule: it draws a direction among the goals that may still be, walks there straight, and strikes off those
 that it would have seen from its path. A goal on the unit circle is seen within 0.2, which is 11.5 degrees to either side; a path
-that is not quite straight sees more. No network and no learning: a bracket above agents that hold a sample for an episode.
+that is not quite straight sees more. No network and no learning: an upper reference for agents that hold a sample for an episode.
 """
 
 from __future__ import annotations

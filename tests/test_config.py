@@ -233,7 +233,7 @@ def test_sections_that_are_presets_in_files(tmp_path):
         load(tmp_path / "self.yaml")
 
 
-def test_a_section_and_named_ones_are_told_apart_by_their_keys():
+def test_a_section_and_named_ones_are_distinguished_by_their_keys():
     one = build(AblationConfig, {"methods": {"m": "x"}, "skills": {"training": {"steps": 3}}})
     assert one.skill_sections[""].training.steps == 3
     two = build(AblationConfig, {"methods": {"m": "x"}, "skills": {"a": {"training": {"steps": 4}}, "b": {}}})

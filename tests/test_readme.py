@@ -64,7 +64,7 @@ def test_the_constraints_pin_every_dependency_and_name_no_host():
 
 
 def test_the_new_family_of_the_docs_works_as_it_stands(tmp_path, monkeypatch, capsys):
-    """The page's own lines, saved where it says: listed, checked, judged between its brackets, and short."""
+    """The page's own lines, saved where it says: listed, checked, evaluated between its reference agents, and short."""
     code = TASKS.partition("<!-- family -->\n```python\n")[2].partition("```")[0]
     assert 30 < len(code.strip().splitlines()) < 60
     (tmp_path / "my_tasks").mkdir()

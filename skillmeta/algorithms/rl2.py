@@ -304,7 +304,7 @@ class Learner:
         return self.network.policy(numbers, prior), value, prior
 
     def update(self, batch: Sample, left: float = 1.0) -> Tensor:
-        """One step of Adam; `left` in [0, 1] scales its length and the weight of the divergence."""
+        """One step of Adam; `left` in [0, 1] scales its length and the coefficient of the divergence."""
         policy, value, prior = self.evaluate(batch.inputs, batch.observation, batch.raw)
         weight = self.config.prior_coefficient * left
         clip, value_coefficient, scale = self.config.clip, self.config.value_coefficient, self.network.value_head.stddev

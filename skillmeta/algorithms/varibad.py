@@ -378,7 +378,7 @@ class Learner:
         return ppo_loss(policy, value, prior, batch, *weights, self.network.value_head.stddev)
 
     def update(self, batch: Sample, left: float = 1.0) -> Tensor:
-        """One step of policy and value; `left` in [0, 1] scales its length and the weight of the divergence."""
+        """One step of policy and value; `left` in [0, 1] scales its length and the coefficient of the divergence."""
         total, metrics = self.policy_loss(batch, left)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * left

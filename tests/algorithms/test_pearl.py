@@ -248,7 +248,7 @@ def test_a_teacher_sees_dense_rewards_and_the_encoder_those_that_a_test_has():
     assert {int(n) for n in valid.sum(1)} == {0, 5}  # nothing at all, or episodes, of which five transitions are shown
 
 
-def test_the_encoder_learns_from_foretelling_alone_and_the_teacher_not_from_it(monkeypatch):
+def test_the_encoder_learns_from_distillation_alone_and_the_teacher_not_from_it(monkeypatch):
     def gradients(scale: float) -> dict[str, list[torch.Tensor]]:
         learner, found = taught(replace(TAUGHT, updates=0)), {}
         loss = pearl.posterior_distillation_loss
@@ -266,7 +266,7 @@ def test_the_encoder_learns_from_foretelling_alone_and_the_teacher_not_from_it(m
         assert all(torch.equal(a, b) for a, b in zip(once[part], none[part], strict=True))
 
 
-def test_how_well_the_belief_foretells_is_told():
+def test_how_well_the_belief_predicts_is_reported():
     family, learner = make_family(SPARSE), made(TAUGHT)
     with Workers(EnvsFactory(SPARSE), envs_per_batch=32) as workers:
         source = source_of(workers, family)
@@ -289,7 +289,7 @@ def test_what_acts_has_no_teacher():
     assert np.array_equal(clean.env_steps, again.env_steps) and np.array_equal(clean.returns, again.returns)
 
 
-def test_a_belief_that_foretells_is_of_every_z_that_may_still_be():
+def test_a_belief_that_predicts_is_of_every_z_that_may_still_be():
     """A coin of two tasks, z = +-1. A transition with reward 0 tells nothing, +-1 tells all: from nothing and from zeros the
     belief has both modes at equal weight, and none between; otherwise it has the one."""
     generator = torch.Generator().manual_seed(0)
@@ -333,7 +333,7 @@ def test_ordered_encoders_are_shown_what_followed_each_other():
     assert torch.equal(short.observation[:12], short.observation[12:24])  # it has twelve, and begins again
 
 
-def test_what_followed_each_other_is_told_by_age_also_where_the_ring_has_wrapped():
+def test_what_followed_each_other_is_known_by_age_also_where_the_ring_has_wrapped():
     replay = Replay(10, 1, 1)
     times = np.arange(14, dtype=np.float32)
     whole = Episodes(

@@ -184,7 +184,7 @@ def test_batches_and_contexts_are_of_the_same_tasks_and_no_task_is_in_both_kinds
             torch.testing.assert_close(following[..., 1], observation[..., 1] + 0.1)
 
 
-def test_posterior_episodes_are_told_the_context_of_their_own_task_whatever_the_batches_of_environments():
+def test_posterior_episodes_get_the_context_of_their_own_task_whatever_the_batches_of_environments():
     learner = trained(made(), 2)
     with torch.no_grad():
         known = infer(learner.encoder, learner.contexts_of([0, 1, 2, 3, 4], SMALL.large_context))

@@ -65,7 +65,7 @@ def test_trials_are_of_each_drawn_task_as_often_as_the_actor_asks():
     assert source.trials_in(Still(), [7, 8], 1).tasks == (7, 8)
 
 
-def test_what_is_told_of_a_call_are_means_over_its_trials():
+def test_what_is_reported_of_a_call_are_means_over_its_trials():
     source = source_of(iter([2, 3, 4]))
     assert source.scores() == {}
     source.trials(Still(), 2, 2)

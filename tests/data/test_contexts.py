@@ -23,7 +23,7 @@ def numbered(first: int, episodes: int = 1, length: int = 6) -> Episodes:
 
 
 def visited(keep: int, visits: int, capacity: int = 100, prior: bool = True) -> ContextBuffer:
-    """Visits of twelve transitions with z from the prior and a trial of three episodes: visit v has 100 v, ..., 100 v + 29."""
+    """Contexts of twelve transitions with z from the prior and a trial of three episodes: visit v has 100 v, ..., 100 v + 29."""
     kept = ContextBuffer(capacity, keep, 1, 1)
     for v in range(visits):
         kept.add(numbered(100 * v, 2) if prior else None, [numbered(100 * v + 12 + 6 * k) for k in range(3)])

@@ -13,7 +13,7 @@ from tests.skills.fakes import CounterEnv
 
 
 class Uneven(CounterEnv):
-    """Episodes of different lengths, told by the seed."""
+    """Episodes of different lengths, known by the seed."""
 
     def reset(self, *, seed=None, options=None):
         self.length = 2 + seed % 3
@@ -66,7 +66,7 @@ def test_trials_of_different_lengths_are_joined():
     assert np.array_equal(both.observation[0, 0, 2:], np.repeat(short.observation[0, 0, 2:3], 3, 0))  # it holds still
 
 
-def test_success_at_any_step_and_at_the_end_are_told_apart():
+def test_success_at_any_step_and_at_the_end_are_distinguished():
     trials = run([[2]])
     success = np.zeros_like(trials.success)
     success[0, 0, 1] = True

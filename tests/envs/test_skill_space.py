@@ -214,7 +214,7 @@ def test_stable_baselines3_trains_in_skill_space_unchanged(algorithm):
     assert any(not torch.equal(a, b) for a, b in zip(before, learner.policy.parameters(), strict=True))
 
 
-def test_the_wrapper_discounts_inside_a_skill_when_told_to():
+def test_the_wrapper_discounts_inside_a_skill_when_asked_to():
     env = SkillEnv(CounterEnv(25), skill_model(), discount=0.5)
     env.reset(seed=0)
     _, reward, *_ = env.step(np.zeros(3, np.float32))
@@ -303,7 +303,7 @@ def test_a_recorder_inside_sees_every_primitive_step(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["success", "is_success"])
-def test_success_at_any_primitive_step_is_told_by_both_names_where_it_is_reported(name):
+def test_success_at_any_primitive_step_is_given_by_both_names_where_it_is_reported(name):
     """Stable-Baselines3 counts `is_success`."""
     env = Pictured(lambda step: {name: step == 13})
     for wrapped in (SkillEnv(env, skill_model()), SkillVectorEnv([lambda: env], skill_model())):

@@ -70,7 +70,7 @@ class Shim:
         error: what a full disk says; EROFS is of one that is read-only from there on.
         places: of each operation: the functions of this project that led to it, its line, kind, file. A list, or what worker
             processes append to as well.
-        victim: whom the signal is sent to; where that is another process, this one goes on.
+        victim: whom the signal is sent to; where that is another process, this one continues.
     """
 
     def __init__(

@@ -172,7 +172,7 @@ def test_an_ablation_of_twelve_jobs_in_which_a_node_is_killed(expected, nodes, t
         stamp = (folder / "progress.json").stat().st_mtime_ns
         while (folder / "progress.json").stat().st_mtime_ns == stamp:
             time.sleep(0.05)
-        said.append(f"{time.monotonic() - began:.1f} s later it goes on elsewhere at {progress(folder)[1]}")
+        said.append(f"{time.monotonic() - began:.1f} s later it continues elsewhere at {progress(folder)[1]}")
 
     killer = threading.Thread(target=kill_a_node, daemon=True)
     killer.start()

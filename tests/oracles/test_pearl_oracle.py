@@ -349,7 +349,7 @@ class Signed(Labelled):
         return super().step(action)._replace(reward=(self.labels * action[:, 0]).astype(np.float32))
 
 
-def test_two_tasks_with_opposite_actions_are_told_apart():
+def test_two_tasks_with_opposite_actions_are_distinguished():
     """The optimum is 3 in three steps; without adapting 0 on average, as what helps in one task hurts in the other."""
     config = Config(
         training_tasks=2, tasks=2, tasks_per_iteration=2, prior_episodes=1, posterior_episodes=2, first_episodes=4,

@@ -309,7 +309,7 @@ def bandit_prior(observation: Tensor) -> Gaussian:
     return Gaussian(torch.zeros(len(observation), 1), torch.full((len(observation), 1), math.log(STDDEV)))
 
 
-def test_two_goals_over_skills_are_told_apart_and_reached_as_far_as_the_prior_allows():
+def test_two_goals_over_skills_are_distinguished_and_reached_as_far_as_the_prior_allows():
     """The best policy under a fixed coefficient a is p(z) exp(r z / a): N(r s^2 / a, s^2). With s = a = 1/4 the means are +-1/4,
     a KL of 1/2, and the mean return of samples is 1/4; without adapting it is 0."""
     fixed = {"controller": "fixed", "initial_coefficient": COEFFICIENT}

@@ -1,4 +1,4 @@
-"""What a checkpoint is of: the same run goes on, another one is refused in a sentence that says what to do."""
+"""What a checkpoint is of: the same run continues, another one is refused in a sentence that says what to do."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def config(**changes: Any) -> TrainConfig:
 
 @pytest.fixture
 def stops(monkeypatch) -> Callable[[Callable[[], Any]], None]:
-    """Calls something that is told to stop after its first iteration."""
+    """Calls something that is asked to stop after its first iteration."""
 
     def call(run: Callable[[], Any]) -> None:
         looked = iter([False, True])

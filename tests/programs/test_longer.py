@@ -1,4 +1,4 @@
-"""A run that is longer now goes on where it ended: the same steps as one that had that length from the beginning, but for what a
+"""A run that is longer now continues where it ended: the same steps as one that had that length from the beginning, but for what a
 schedule or the end of the budget made of them."""
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def test_jobs_run_fail_and_survive_killed_workers(tmp_path):
     outcome = run_jobs(jobs, work, 2)
     assert sorted(outcome.done) == ["die_once", "fine", "fine2"] and not outcome.stopped
     assert sorted(outcome.failed) == ["die", "fail", "user"]
-    assert outcome.failed["user"] == "mend this" and "died 3 times" in outcome.failed["die"]
+    assert outcome.failed["user"] == "fix this" and "died 3 times" in outcome.failed["die"]
     assert "RuntimeError: the world is flat" in outcome.failed["fail"] and (tmp_path / "fail" / "error.txt").exists()
     for name in ("fine", "die_once"):
         assert read_result(tmp_path / name) == {"steps": 20}

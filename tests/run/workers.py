@@ -21,7 +21,7 @@ def work(job: Job) -> None:
         if job.payload == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if job.payload == "user":
-            raise UserError("mend this")
+            raise UserError("fix this")
         while step < 20:
             if run.stop_requested:
                 run.checkpoint(step, {"step": step})

@@ -119,7 +119,7 @@ def test_reward_and_end_come_with_the_goal_and_with_time_only(family, maze):
     assert ends == [(0.0, False, False), (0.0, False, False), (0.0, False, True)]
 
 
-def test_the_task_stays_until_it_is_set_and_is_told(family):
+def test_the_task_stays_until_it_is_set_and_is_reported(family):
     env = family.make_env()
     task = family.tasks("train")[7]
     _, info = env.reset(seed=1, options={"task": task})
