@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from skillmeta.data.layouts import Request
 from skillmeta.data.room import Room, on_disk
 from skillmeta.errors import DataError
 from skillmeta.reading import checksums, read_json, sha256, verify
-from skillmeta.run.files import acquire_lock, remove, replacing_folder, write_synced
+from skillmeta.run.files import FolderInUse, acquire_lock, remove, replacing_folder, wait_for_lock, write_synced
 from skillmeta.types import Observed
 
 FORMAT = 1  # of a folder; raised when what a reader makes of the same files changes
@@ -60,15 +61,28 @@ class Converted:
         return cls(cache_folder() / name, {"format": FORMAT, **asked, "files": state}, request.source)
 
     def load(self, above: int, read: Callable[[Room], EpisodeDataset]) -> EpisodeDataset:
-        """The data set that `read` makes in a room: in memory, or in files if its arrays have more than `above` bytes."""
-        if (found := self._opened(above)) is not None:
-            return found
+        """The data set that `read` makes in a room: in memory, or in files if its arrays have more than `above` bytes. Waits where
+        another process makes the same files."""
+        while (found := self._opened(above)) is None:
+            try:
+                return self._made(above, read)
+            except FolderInUse as busy:
+                print(busy, file=sys.stderr, flush=True)
+                wait_for_lock(self._lock)
+        return found
+
+    @property
+    def _lock(self) -> Path:
+        return self.folder.with_name(f".{self.folder.name}.lock")
+
+    def _made(self, above: int, read: Callable[[Room], EpisodeDataset]) -> EpisodeDataset:
+        """What `read` makes. Raises FolderInUse where its files are being made by another process."""
         with ExitStack() as stack:
             made: list[Path] = []
 
             def folder() -> Path:
-                busy = f"{self.source}: another process is converting it; run the command again when that has ended"
-                stack.callback(acquire_lock(self.folder.with_name(f".{self.folder.name}.lock"), busy).release)
+                busy = f"{self.source}: another process is converting it; this one waits"
+                stack.callback(acquire_lock(self._lock, busy).release)
                 remove(self.folder)  # what is there does not hold; two of this size may not fit onto the disk
                 made.append(stack.enter_context(replacing_folder(self.folder)))
                 return made[0]

@@ -116,6 +116,12 @@ def acquire_lock(path: Path, busy: str) -> FileLock:
     return lock
 
 
+def wait_for_lock(path: Path) -> None:
+    """Wait until no process holds the lock of a file."""
+    with FileLock(path, poll_interval=0.2):
+        pass
+
+
 def lock_folder(folder: Path) -> FileLock:
     """Make a folder, lock it and remove the temporary files of dead processes, in it and in its subfolders.
 

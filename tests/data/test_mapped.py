@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import threading
 import warnings
 from dataclasses import fields
 from pathlib import Path
@@ -190,6 +192,29 @@ def test_a_log_is_converted_once_and_again_when_it_or_what_was_made_of_it_change
     os.utime(source, ns=(0, 0))
     load_source(source, map_above=0)
     assert len(conversions) == 8
+
+
+def test_a_second_process_waits_for_the_first(tmp_path, monkeypatch, capsys):
+    conversions = []
+    monkeypatch.setattr("skillmeta.data.flat.read", lambda path, request: conversions.append(1) or read(path, request))
+    source = write(tmp_path, "hdf5", content())
+    expected = load_source(source, map_above=0)
+    (folder,) = (path for path in (tmp_path / "cache" / "logs").iterdir() if path.is_dir())
+    aside = folder.rename(tmp_path / "aside")
+    lock = folder.with_name(f".{folder.name}.lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)  # as another process does
+
+    def finishes() -> None:
+        aside.rename(folder)
+        lock.close()
+
+    timer = threading.Timer(0.5, finishes)
+    timer.start()
+    found = load_source(source, map_above=0)
+    timer.join()
+    assert np.array_equal(found.action, expected.action) and found.mapped
+    assert len(conversions) == 2  # the second one began, and found the lock
+    assert capsys.readouterr().err == f"{source}: another process is converting it; this one waits\n"
 
 
 def test_a_disk_that_is_full_is_one_sentence(tmp_path, monkeypatch):
