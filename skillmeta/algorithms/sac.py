@@ -18,7 +18,7 @@ import itertools
 import shutil
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, NamedTuple, ParamSpec, TypeVar
 
 import torch
@@ -80,6 +80,8 @@ class Actor:
     skills: Skills | None  # whose prior the policy is a residual on, and whose normaliser it uses
     rollouts: int = 1
     exploration_episodes: int = 0
+    critics: Critics | None = None  # with the coefficient, what fine-tuning continues from; acting needs neither
+    log_coefficient: Tensor | None = None
 
     def begin(self, tasks: int, generator: torch.Generator) -> None:
         return None
@@ -98,8 +100,15 @@ class Actor:
     def adapt(self, belief: None, episodes: Episodes, generator: torch.Generator) -> None:
         return None
 
+    def start(self, belief: None) -> Start:
+        """Fine-tuning continues with policy, critics and coefficient, on observations as they are."""
+        assert self.critics is not None and self.log_coefficient is not None  # what a learner gives has both
+        return Start(self.log_coefficient.new_zeros(0), self.policy, self.critics, self.log_coefficient)
+
     def parts(self) -> Parts:
-        return {"policy": self.policy}
+        if self.critics is None or self.log_coefficient is None:
+            return {"policy": self.policy}
+        return {"policy": self.policy, "critics": self.critics, "log_coefficient": self.log_coefficient}
 
 
 @dataclass(frozen=True)
@@ -187,7 +196,8 @@ class Learner:
         return self.policy.bound
 
     def actor(self) -> Actor:
-        return copy.deepcopy(self.acting)
+        coefficient = self.regularizer.log_coefficient.clone()
+        return replace(copy.deepcopy(self.acting), critics=copy.deepcopy(self.critics), log_coefficient=coefficient)
 
     def parts(self) -> Parts:
         return {

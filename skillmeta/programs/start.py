@@ -1,7 +1,8 @@
-"""Fine-tuning that begins with what a meta-trained agent knows of the task: `start` of `skillmeta finetune`.
+"""Fine-tuning that begins with a trained agent: `start` of `skillmeta finetune`.
 
-The agent first acts for some episodes and infers what the task is, as in a test trial. Then its policy and critics are trained on,
-with what it inferred appended to every observation: SiMPL's protocol (Nam et al. 2022, section 4.3).
+The agent first acts for some episodes. Then its policy and critics are trained on. A meta-trained one infers what the task is, as
+in a test trial, and what it inferred is appended to every observation: SiMPL's protocol (Nam et al. 2022, section 4.3).
+One that was fine-tuned on another task infers nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from skillmeta.types import Actor, Episodes, Metrics, Parts, Source, Start, Stat
 class StartConfig:
     """What is known at the beginning."""
 
-    run: str = ""  # folder of a finished meta-training whose agent fine-tuning starts from
+    run: str = ""  # folder of a finished run of simpl or sac whose agent fine-tuning starts from
     episodes: NonNegativeInt = (
         20  # in the task, from which that agent infers it; they count as the run's first episodes
     )
@@ -34,7 +35,11 @@ class StartConfig:
 
     def __post_init__(self) -> None:
         if not self.run:
-            raise ValueError("run is missing; name the --out of a finished `skillmeta meta-train`")
+            raise ValueError("run is missing; name the --out of a finished run")
+
+
+class TunedActor(Actor[Any], TunableActor[Any], Protocol):
+    """What such a learner acts by, from which another may start."""
 
 
 class StartingLearner(Protocol):
@@ -43,9 +48,9 @@ class StartingLearner(Protocol):
     @property
     def updates(self) -> int: ...
     def start_from(self, start: Start) -> None: ...
-    def explorer(self) -> Actor[None]: ...
+    def explorer(self) -> TunedActor: ...
     def learn_from(self, episodes: Episodes) -> Metrics: ...
-    def actor(self) -> Actor[None]: ...
+    def actor(self) -> TunedActor: ...
     def parts(self) -> Parts: ...
 
 
@@ -53,7 +58,7 @@ class StartingLearner(Protocol):
 class WithFeatures:
     """An actor that sees the same features appended to every observation."""
 
-    actor: Actor[Any]
+    actor: TunedActor
     features: Tensor  # [F]
     rollouts: int = 1
     exploration_episodes: int = 0
@@ -70,6 +75,10 @@ class WithFeatures:
 
     def adapt(self, belief: Any, episodes: Episodes, generator: torch.Generator) -> Any:
         return self.actor.adapt(belief, episodes, generator)
+
+    def start(self, belief: Any) -> Start:
+        """Fine-tuning continues with the same features."""
+        return replace(self.actor.start(belief), features=self.features)
 
     def parts(self) -> Parts:
         return {"actor": self.actor.parts(), "features": self.features}
@@ -111,7 +120,9 @@ class StartedLearner:
 
     def __init__(self, config: StartConfig, agent: Actor[Any], make: Callable[[int], StartingLearner], seeds: Seeds):
         if not isinstance(agent, TunableActor):
-            raise ConfigError(f"start.run: {config.run}: its agent is not one that fine-tuning starts from; SiMPL's is")
+            raise ConfigError(
+                f"start.run: {config.run}: its agent is not one that fine-tuning starts from; those of simpl and sac are"
+            )
         self.config, self.agent, self.generator = config, agent, seeds.stream("start").torch()
         start = agent.start(belief := agent.begin(1, self.generator))
         self.known, self.counts = Known(belief, start.features.clone()), Counts()

@@ -88,10 +88,7 @@ def make_learner(
         learner: Learner[Any] = make(0)
         return learner
     agent = load_trained(config.start.run, lambda *unused: SpecAlone(spec))
-    if (
-        inputs_of(config)["skill model"].sha256
-        != saved_state(str(agent.skills), model_folder(str(agent.skills))).sha256
-    ):
+    if fingerprint(config.skills) != fingerprint(agent.skills):
         raise ConfigError(f"start.run: {config.start.run}: acts by another skill model than skills: {config.skills}")
     return StartedLearner(config.start, agent.actor, make, seeds)
 
@@ -225,6 +222,11 @@ def identity_of(config: TrainConfig, spec: EnvSpec) -> Identity:
 
     lengths = ("env_steps", "max_episodes")
     return Identity(complete(to_plain(config)), complete, shapes_of(spec), inputs_of(config), lengths)
+
+
+def fingerprint(skills: str | None) -> str | None:
+    """Of a skill model, wherever it lies."""
+    return saved_state(skills, model_folder(skills)).sha256 if skills is not None else None
 
 
 def inputs_of(config: TrainConfig) -> dict[str, Input]:

@@ -48,7 +48,7 @@ class TrainConfig:
     task: TaskConfig = field(default_factory=TaskConfig)  # what is learned
     skills: str | None = None  # folder of a skill model; null acts in the environment's own actions
     skill_prior: Literal["state", "marginal"] = "state"  # p(z|s), or one Gaussian for all states, a reference
-    start: StartConfig | None = None  # fine-tuning begins with what a meta-trained agent knows; null: with nothing
+    start: StartConfig | None = None  # a trained agent that fine-tuning begins with; null: with none
     see_task: bool = False  # append the task's features to what is observed: an oracle, a reference agent for others
     # what learns: its name, and the keys of that module's `Config`
     algorithm: Annotated[dict[str, Any], OptionsOf("algorithms")] = field(default_factory=lambda: {"name": "sac"})
@@ -72,8 +72,8 @@ class TrainConfig:
             raise ValueError(
                 f"skill_prior is {self.skill_prior!r} and skills is null; name a skill model, or leave it out"
             )
-        if self.start is not None and (self.kind != "finetune" or self.skills is None or self.num_envs != 1):
-            raise ValueError("start is of kind: finetune in skill space, with num_envs: 1; leave it out, or set these")
+        if self.start is not None and (self.kind != "finetune" or self.num_envs != 1):
+            raise ValueError("start is of kind: finetune, with num_envs: 1; leave it out, or set these")
         if len(set(self.stack_seeds)) != len(self.stack_seeds):
             raise ValueError(f"stack_seeds repeats itself: {self.stack_seeds}")
         if "name" not in self.algorithm:

@@ -1,4 +1,4 @@
-"""Fine-tuning that starts from a meta-trained agent."""
+"""Fine-tuning that starts from a trained agent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from skillmeta.collect.source import Budget, OnlineSource
 from skillmeta.collect.workers import Workers
-from skillmeta.config import build
+from skillmeta.config import build, to_plain
 from skillmeta.envs.make import EnvsFactory, make_envs
 from skillmeta.errors import ConfigError
 from skillmeta.programs.train import load_trained, make_learner, train
@@ -148,6 +148,38 @@ def test_a_whole_run_is_evaluated_saved_and_loaded(folder, tmp_path):
     observation, generator = torch.zeros(1, 4), torch.Generator().manual_seed(0)
     action, _ = trained.actor.act(observation, trained.actor.begin(1, generator), generator, False)
     assert bool(action.isfinite().all())
+
+
+@pytest.mark.parametrize("in_skills", [True, False])
+def test_a_run_on_one_task_continues_on_another(folder, tmp_path, in_skills):
+    algorithm = SAC if in_skills else {"name": "sac", "hidden": 8, "batch_size": 4}
+    plain = {
+        "task": {**MAZE, "split": "test", "index": 1},
+        "skills": str(folder / "skills") if in_skills else None,
+        "algorithm": algorithm,
+        "env_steps": 80,
+        "evaluation": {"episodes": 1},
+        "checkpoint_seconds": 1e-300,
+    }
+    assert train(build(TrainConfig, plain), tmp_path / "first", quiet=True)
+    first = load_state(tmp_path / "first" / "actor")[0]["actor"]
+    start = {"run": str(tmp_path / "first"), "episodes": 1}
+    made = build(TrainConfig, {**plain, "task": {**MAZE, "split": "test", "index": 2}, "start": start})
+    family = make_family(made.task)
+    skills = SkillModel.load(made.skills) if made.skills else None
+    learner = make_learner(made, make_envs(family, 1, skills).spec, skills, Seeds(0))
+    own = {name: dict(part.state_dict()) for name, part in learner.learner.networks.items()}
+    for name, part in own.items():
+        for key, value in part.items():
+            assert torch.equal(value, first["critics" if name == "targets" else name][key])
+    assert torch.equal(learner.learner.regularizer.log_coefficient, first["log_coefficient"])
+    result = train(made, tmp_path / "second", quiet=True)
+    assert result is not None and result["episodes"] == 4
+    second = load_state(tmp_path / "second" / "actor")[0]["actor"]["actor"]
+    assert not torch.equal(second["log_coefficient"], first["log_coefficient"])
+    third = build(TrainConfig, {**to_plain(made), "start": {"run": str(tmp_path / "second"), "episodes": 0}})
+    learner = make_learner(third, make_envs(family, 1, skills).spec, skills, Seeds(0))
+    assert torch.equal(learner.learner.regularizer.log_coefficient, second["log_coefficient"])
 
 
 def test_what_does_not_go_together_is_refused_before_the_folder_is_taken(folder, tmp_path):
