@@ -40,6 +40,7 @@ from tests.mutation.scope import covering_tests, left_out, modules
 ROOT = Path(__file__).parents[2]
 CPU_SECONDS = 60  # of a mutant's tests; those are chosen to need half of it on the code as it is
 WALL_SECONDS = 300
+NO_TESTS = int(pytest.ExitCode.NO_TESTS_COLLECTED)  # of a file whose tests are all slow
 PRELOADED = ("torch", "torch._dynamo", "scipy.stats", "mujoco", "gymnasium", "stable_baselines3", "matplotlib.pyplot",
              "omegaconf", "h5py", "minari", "hypothesis", "rich.live")  # fmt: skip
 # Replacements that a person could have written by mistake: of the others (+ by >>) most only crash.
@@ -200,10 +201,10 @@ class Tree:
         shutil.rmtree(f"{self.folder}.tmp", ignore_errors=True)
         code, self.pid = os.waitstatus_to_exitcode(status), 0
         text = self.log.read_text(errors="replace")
-        if code in (5, 99):
+        if code == 99:
             raise SystemExit(f"tests could not be run:\n{text[-3000:]}")
         reasons = re.findall(r"^(?:FAILED|ERROR) (\S+)", text, re.MULTILINE)
-        outcome = "timeout" if late or code == -signal.SIGXCPU else "caught" if code else "survived"
+        outcome = "timeout" if late or code == -signal.SIGXCPU else "caught" if code not in (0, NO_TESTS) else "survived"
         return End(self.key, outcome, round(used.ru_utime + used.ru_stime, 2), reasons[0] if reasons else str(code))
 
 
