@@ -204,7 +204,9 @@ class Tree:
         if code == 99:
             raise SystemExit(f"tests could not be run:\n{text[-3000:]}")
         reasons = re.findall(r"^(?:FAILED|ERROR) (\S+)", text, re.MULTILINE)
-        outcome = "timeout" if late or code == -signal.SIGXCPU else "caught" if code not in (0, NO_TESTS) else "survived"
+        outcome = (
+            "timeout" if late or code == -signal.SIGXCPU else "caught" if code not in (0, NO_TESTS) else "survived"
+        )
         return End(self.key, outcome, round(used.ru_utime + used.ru_stime, 2), reasons[0] if reasons else str(code))
 
 
