@@ -123,15 +123,16 @@ def convert(kind: Any, value: Any, at: str, default: Any = None) -> Any:
 
 
 def alternative_for(kind: Any, value: Any) -> Any:
-    """The type of a union that a plain value is for, a `Literal` that lists it before others. A mapping is a section if it has a
-    key of it or is empty, else one of named sections."""
+    """The type of a union that a plain value is for: of a list for a list, a `Literal` that lists it before others. A mapping is a
+    section if it has a key of it or is empty, else one of named sections."""
     choices = [one for one in alternatives(kind) if one is not type(None)]
     sections = [one for one in choices if dataclasses.is_dataclass(one)]
     mappings = [one for one in choices if typing.get_origin(one) is dict]
     if not isinstance(value, dict):
         plain = [one for one in choices if one not in sections and one not in mappings]
+        lists = [one for one in plain if typing.get_origin(one) is list and isinstance(value, list)]
         listed = [one for one in plain if typing.get_origin(one) is typing.Literal and value in typing.get_args(one)]
-        return next(iter([*listed, *plain, *choices]))
+        return next(iter([*lists, *listed, *plain, *choices]))
     if sections and (not mappings or not value or field_types(sections[0]).keys() & value.keys()):
         return sections[0]
     return mappings[0] if mappings else choices[0]

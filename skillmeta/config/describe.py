@@ -57,6 +57,9 @@ def keys(schema: Any, values: Mapping[str, Any], at: str = "", default: Any = No
         inner = to_plain(value) if section is not None and isinstance(value, (dict, section)) else None
         if inner is None:
             yield Key(here, type_text(kind), value, own[name], meaning)
+        for one in alternatives(plain):
+            if get_origin(one) is list and dataclasses.is_dataclass(item := plain_type(get_args(one)[0])[0]):
+                yield from keys(item, {}, f"{here}[]")
         if section is None or (inner is None and name in values):
             continue
         if inner and alternative_for(kind, inner) is not section:
@@ -116,6 +119,8 @@ def _name(plain: Any) -> str:
     arguments = get_args(plain)
     if get_origin(plain) is list:
         inner, notes = plain_type(arguments[0])
+        if dataclasses.is_dataclass(inner):
+            return "list of sections"
         return f"list of {PLURALS.get(inner, 'values')}" + "".join(f", each {note}" for note in notes)
     if get_origin(plain) is dict:
         return "mapping"

@@ -105,6 +105,7 @@ class EpisodeDataset:
     source: str
     notes: tuple[str, ...] = ()  # what was assumed on the way in
     observed: tuple[Observed, ...] = ()  # the parts of an observation, in its order, where the source names them
+    spanned: bool = False  # the action space is what the actions span: the source states none
     room: Room = IN_MEMORY  # for what is made of them
 
     @property
@@ -138,6 +139,12 @@ class EpisodeDataset:
         """Undiscounted return of each episode, [E], in double precision; else as `episode(e).returns`."""
         pairs = zip(self.offsets[:-1], self.offsets[1:], strict=True)
         return np.array([self.reward[begin:end].sum(dtype=np.float64) for begin, end in pairs])
+
+    @property
+    def succeeded(self) -> np.ndarray:
+        """Success at any step of each episode, [E] bool; as `episode(e).succeeded`."""
+        result: np.ndarray = np.logical_or.reduceat(self.success, self.offsets[:-1])
+        return result
 
     def episode(self, e: int) -> Episodes:
         """Episode e, N = 1, as views into the flat arrays."""
@@ -229,6 +236,7 @@ def from_episodes(
         source=source,
         notes=(*notes, *assumed),
         observed=observed,
+        spanned=bool(assumed),
         room=room if isinstance(action, np.memmap) else IN_MEMORY,
     )
 

@@ -33,6 +33,7 @@ ALIASES = {
     "rewards": ("rewards", "reward"),
     "terminals": ("terminals", "terminated", "terminations", "dones", "terminal"),
     "timeouts": ("timeouts", "truncated", "truncations", "timeout"),
+    "success": ("success", "successes", "is_success"),
     "next_observations": ("next_observations", "next_observation", "next_obs"),
     "lengths": ("lengths", "episode_lengths", "ep_lens", "path_lengths"),
     "starts": ("starts", "episode_starts", "ep_starts"),
@@ -117,7 +118,8 @@ class Columns:
     @property
     def rowwise(self) -> list[str]:
         """The arrays with a row for each step."""
-        return [n for n in (*self.keys, *self.following, "actions", "rewards", *FLAGS, "episode") if n in self.arrays]
+        names = (*self.keys, *self.following, "actions", "rewards", "success", *FLAGS, "episode")
+        return [name for name in names if name in self.arrays]
 
     def flag(self, name: str) -> np.ndarray | None:
         if name not in self.arrays:
@@ -148,6 +150,9 @@ def _find(path: Path, names: list[str], read: Callable[[str], Rows], request: Re
     for name in (*keys, "actions"):
         if name not in arrays:
             raise DataError(f"{path}: has no array {name!r} (it has {', '.join(names) or 'nothing'})")
+    if "success" in arrays and not _of_steps(arrays["success"], arrays["actions"]):
+        found.notes.append(f"{held['success']} has not a number for each step: left out")
+        del arrays["success"]
     for name, values in arrays.items():
         if len(values.shape) == 0:
             raise DataError(f"{path}, {name}: is a single number; a row a step is expected")
@@ -169,6 +174,12 @@ def _find(path: Path, names: list[str], read: Callable[[str], Rows], request: Re
     if arrays["actions"].dtype.kind != "f":
         found.notes.append(f"actions are of type {arrays['actions'].dtype}: read as quantities, not as choices")
     return found
+
+
+def _of_steps(flags: Rows, actions: Rows) -> bool:
+    """Whether there is one number for each step."""
+    lead = actions.shape[:2] if len(actions.shape) > 2 else actions.shape[:1]
+    return flags.dtype.kind in "fiub" and flags.shape in (lead, (*lead, 1))
 
 
 def _unstack(columns: Columns) -> None:
@@ -224,7 +235,7 @@ def _check_rows(columns: Columns, alone: bool) -> None:
             values = columns.whole(key)
             arrays[key], arrays[f"next_{key}"] = values[:-1], values[1:]
     for name in [name for name in columns.rowwise if name != "actions"]:
-        if name in ("rewards", *FLAGS, "episode"):  # columns of width one are in circulation
+        if name in ("rewards", "success", *FLAGS, "episode"):  # columns of width one are in circulation
             arrays[name] = columns.whole(name).reshape(-1)
         if arrays[name].shape[0] != steps:
             raise DataError(f"{columns.path}, {name}: has {arrays[name].shape[0]} rows, actions have {steps}; {AGAIN}")
@@ -237,6 +248,7 @@ class Table:
 
     columns: Columns
     terminals: np.ndarray  # [N] bool
+    success: np.ndarray | None  # [N] bool, where the file says
     ends: np.ndarray  # [E] one past the last row of each episode
 
     def episodes(self, source: str) -> Iterator[Episodes]:
@@ -252,7 +264,8 @@ class Table:
                     arrays["rewards"][first:stop] if "rewards" in arrays else np.zeros(stop - first, np.float32),
                     self.terminals[first:stop],
                     truncated,
-                    where=f"{source}: episode {number}",
+                    None if self.success is None else self.success[first:stop],
+                    f"{source}: episode {number}",
                 )
             begin = end
 
@@ -339,7 +352,8 @@ def _table(path: Path, names: list[str], read: Callable[[str], Rows], request: R
     ends = find_ends(marks)
     if not following:
         notes.append(REPEATED)
-    return Table(columns, np.zeros(steps, bool) if terminals is None else terminals, ends)
+    success = columns.flag("success")
+    return Table(columns, np.zeros(steps, bool) if terminals is None else terminals, success, ends)
 
 
 Opens = Callable[[], AbstractContextManager[Table]]

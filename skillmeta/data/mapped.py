@@ -27,7 +27,7 @@ from skillmeta.reading import checksums, read_json, sha256, verify
 from skillmeta.run.files import FolderInUse, acquire_lock, remove, replacing_folder, wait_for_lock, write_synced
 from skillmeta.types import Observed
 
-FORMAT = 1  # of a folder; raised when what a reader makes of the same files changes
+FORMAT = 2  # of a folder; raised when what a reader makes of the same files changes
 ABOUT, MANIFEST = "about.json", "manifest.json"
 COLUMNS = ("observation", "action", "reward", "terminated", "truncated", "success")
 FIX = "it is made again"
@@ -105,6 +105,7 @@ class Converted:
             "action_high": dataset.action_high.tolist(),
             "notes": list(dataset.notes),
             "observed": [list(part) for part in dataset.observed],
+            "spanned": dataset.spanned,
         }
         write_synced(folder / ABOUT, json.dumps(about, indent=1).encode())
         digests = {file.name: sha256(file) for file in sorted(folder.iterdir())}
@@ -116,7 +117,7 @@ class Converted:
             return None
         try:
             about = read_json(self.folder / ABOUT, DataError, FIX)
-            if about.get("made_of") != self.made_of or about["bytes"] <= above:
+            if about.get("made_of") != self.made_of or about.get("bytes", 0) <= above:
                 return None
             verify(self.folder, MANIFEST, DataError, FIX)
             return self._mapped(above, about)
@@ -134,5 +135,6 @@ class Converted:
             source=self.source,
             notes=tuple(about["notes"]),
             observed=tuple(Observed(*part) for part in about["observed"]),
+            spanned=bool(about["spanned"]),
             room=Room(above, self.folder.parent),
         )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -32,6 +32,14 @@ class WindowBatch:
     truncated: Tensor  # [B, H] bool
 
 
+class WindowSource(Protocol):
+    """What windows are drawn from: those of one log, or of several."""
+
+    def __len__(self) -> int: ...
+    def moments(self) -> tuple[Tensor, Tensor]: ...
+    def sample(self, batch_size: int, generator: torch.Generator, rows: slice = slice(None)) -> WindowBatch: ...
+
+
 class Windows:
     """All windows of H consecutive steps within some episodes, the last one of each included.
 
@@ -39,10 +47,16 @@ class Windows:
         dataset: where they lie; its arrays are not copied.
         episodes: [C] in rising order, each of H steps or more.
         horizon: H.
-        weights: [W] how often each is drawn, relative to the others; uniform where not given. Hook for quality weighting.
+        bounds: [A], [A], that actions are pulled into.
     """
 
-    def __init__(self, dataset: EpisodeDataset, episodes: np.ndarray, horizon: int, weights: Tensor | None = None):
+    def __init__(
+        self,
+        dataset: EpisodeDataset,
+        episodes: np.ndarray,
+        horizon: int,
+        bounds: tuple[Tensor, Tensor] | None = None,
+    ):
         self.dataset = dataset
         columns = (dataset.action, dataset.reward, dataset.terminated, dataset.truncated)
         self.observation = at_every_row(dataset.observation, horizon + 1)
@@ -54,13 +68,23 @@ class Windows:
         self._shift = torch.from_numpy(
             dataset.offsets[episodes] - (ends - counts)
         )  # [C] from a window's number to its step
-        self.horizon, self.weights = horizon, weights
+        self.horizon, self.bounds = horizon, bounds
 
     @classmethod
     def of(
-        cls, dataset: EpisodeDataset, horizon: int, split: str = "all", held_out: float = 0.1, seed: int = 0
+        cls,
+        dataset: EpisodeDataset,
+        horizon: int,
+        split: str = "all",
+        held_out: float = 0.1,
+        seed: int = 0,
+        among: np.ndarray | None = None,
+        bounds: tuple[Tensor, Tensor] | None = None,
     ) -> Windows:
         """The windows of a data set; `train` and `held_out` share out whole episodes, the same ones for the same seed.
+
+        Args:
+            among: [C] the episodes that are looked at, in rising order; None: all.
 
         Raises DataError if no episode of the split is as long as the horizon.
         """
@@ -68,10 +92,12 @@ class Windows:
             raise ValueError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
         if horizon < 1:
             raise ValueError(f"horizon is {horizon}; it must be at least 1")
-        long_enough = np.flatnonzero(dataset.lengths >= horizon)
+        lengths = dataset.lengths
+        among = np.arange(len(lengths)) if among is None else among
+        long_enough = among[lengths[among] >= horizon]
         if len(long_enough) == 0:
             raise DataError(
-                f"{dataset.source}: the longest of {dataset.num_episodes} episodes has {int(dataset.lengths.max())} steps, "
+                f"{dataset.source}: the longest of {len(among)} episodes has {int(lengths[among].max())} steps, "
                 f"shorter than the horizon {horizon}; lower the horizon or record longer episodes"
             )
         chosen = long_enough
@@ -83,7 +109,7 @@ class Windows:
             order = Seeds(seed).stream("held_out_episodes").numpy().permutation(long_enough)
             count = min(len(order) - 1, max(1, round(held_out * len(order))))
             chosen = np.sort(order[:count] if split == "held_out" else order[count:])
-        return cls(dataset, chosen, horizon)
+        return cls(dataset, chosen, horizon, bounds)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -113,15 +139,46 @@ class Windows:
         row = torch.searchsorted(self._ends, index, right=True)
         start = index + self._shift[row]
         observation = self.observation.index_select(0, start + self.episodes[row])  # one more an episode
-        return WindowBatch(observation, *(column.index_select(0, start) for column in self.columns))
+        batch = WindowBatch(observation, *(column.index_select(0, start) for column in self.columns))
+        return batch if self.bounds is None else replace(batch, action=batch.action.clamp(*self.bounds))
 
     def sample(self, batch_size: int, generator: torch.Generator, rows: slice = slice(None)) -> WindowBatch:
-        """B windows with replacement, uniformly or by `weights`; of these the ones in `rows`."""
-        if self.weights is None:
-            index = torch.randint(len(self), (batch_size,), generator=generator)
-        else:
-            index = torch.multinomial(self.weights, batch_size, replacement=True, generator=generator)
-        return self.gather(index[rows])
+        """B windows with replacement, uniformly; of these the ones in `rows`."""
+        return self.gather(torch.randint(len(self), (batch_size,), generator=generator)[rows])
+
+
+class Mixture:
+    """Windows of several logs. Each drawn one is of a log with the probability `shares`, and any of that log's alike.
+
+    Args:
+        parts: K of them.
+        shares: [K] float64, sum to 1.
+    """
+
+    def __init__(self, parts: Sequence[Windows], shares: Tensor):
+        self.parts, self.shares = parts, shares
+        self.counts = torch.tensor([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self.counts.sum())
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of observations, [O] each, where those of a log together count as much as its windows."""
+        means, stddevs = (
+            torch.stack(values).double() for values in zip(*(p.moments() for p in self.parts), strict=True)
+        )
+        mean = self.shares @ means
+        return mean.float(), (self.shares @ (stddevs**2 + (means - mean) ** 2)).sqrt().float()
+
+    def sample(self, batch_size: int, generator: torch.Generator, rows: slice = slice(None)) -> WindowBatch:
+        """B windows with replacement; of these the ones in `rows`."""
+        log = torch.multinomial(self.shares, batch_size, replacement=True, generator=generator)
+        place = torch.rand(batch_size, dtype=torch.float64, generator=generator)
+        log, index = log[rows], (place * self.counts[log]).long()[rows]
+        order = log.argsort(stable=True)
+        batches = [part.gather(index[log == k]) for k, part in enumerate(self.parts)]
+        columns = zip(*(vars(batch).values() for batch in batches), strict=True)
+        return WindowBatch(*(torch.cat(column)[order.argsort()] for column in columns))
 
 
 def as_tensor(values: np.ndarray) -> Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from skillmeta.collect.episodes import episode
-from skillmeta.data.windows import Windows
+from skillmeta.data.windows import WindowSource
 from skillmeta.envs.serial import SerialEnvs
 from skillmeta.envs.skill_space import SkillEnvs
 from skillmeta.evaluation.actors import PriorActor, RandomActor
@@ -62,7 +62,7 @@ class Rollouts:
 
 
 @torch.no_grad()
-def fit(model: SkillModel, windows: Windows, samples: int = 4096, seed: int = 0) -> Fit:
+def fit(model: SkillModel, windows: WindowSource, samples: int = 4096, seed: int = 0) -> Fit:
     """Errors, divergences and use of the latent space on a sample of windows."""
     generator = Seeds(seed).stream("quality_windows").torch()
     batch = windows.sample(min(samples, 4 * len(windows)), generator)

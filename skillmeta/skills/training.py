@@ -14,9 +14,10 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from skillmeta.config import Bound, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, checked
-from skillmeta.data.episodes import EpisodeDataset
-from skillmeta.data.windows import WindowBatch, Windows
+from skillmeta.config import Bound, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, checked, differences
+from skillmeta.data.logs import Logs
+from skillmeta.data.windows import WindowBatch, WindowSource
+from skillmeta.errors import CheckpointError
 from skillmeta.nn.distributions import standard_gaussian
 from skillmeta.nn.optimizers import adam
 from skillmeta.run.device import CPU, normal, placed
@@ -84,7 +85,7 @@ def skill_losses(model: SkillModel, batch: WindowBatch, noise: Tensor) -> SkillL
 class LogSource:
     """Windows of logs, drawn with replacement, for so many steps (`skillmeta.types.Experience`)."""
 
-    def __init__(self, windows: Windows, steps: int, batch_size: int):
+    def __init__(self, windows: WindowSource, steps: int, batch_size: int):
         self.windows, self.steps, self.batch_size = windows, steps, batch_size
         self.drawn = 0
 
@@ -183,38 +184,43 @@ class SkillTrainer:
 
 
 def train_skills(
-    dataset: EpisodeDataset,
+    logs: Logs,
     model_config: SkillModelConfig,
     config: TrainingConfig,
     run: Run | SharedRun,
     quiet: bool = False,
     device: torch.device = CPU,
     ranks: Ranks = ALONE,
+    start: SkillModel | None = None,
 ) -> SkillModel | None:
-    """Train on a data set inside a run, resuming where the run was interrupted.
+    """Train on logs inside a run, resuming where the run was interrupted.
 
     The logs, and what is returned, are on the CPU; windows are moved to the device as they are drawn.
 
     Args:
         ranks: the processes that train together; `run` is theirs then. Only the first one evaluates and saves.
+        start: whose weights, normaliser and action space training begins with; the logs fit it, see `check_start`.
 
     Returns the model of the step with the best held-out score, also saved in `run.folder / "model"`; None if the run was
     asked to stop before the end (then a checkpoint of the last step is there). Raises UserError if the loss is not finite.
     """
     horizon = model_config.horizon
-    train = dataset.windows(horizon, "train", held_out=config.held_out, seed=config.seed)
-    held_out = dataset.windows(horizon, "held_out", held_out=config.held_out, seed=config.seed)
+    train = logs.windows(horizon, "train", held_out=config.held_out, seed=config.seed)
+    held_out = logs.windows(horizon, "held_out", held_out=config.held_out, seed=config.seed)
     seeds = Seeds(config.seed)
     model = SkillModel(
         model_config,
-        dataset.observation_dim,
-        dataset.action_dim,
-        torch.from_numpy(dataset.action_low),
-        torch.from_numpy(dataset.action_high),
+        logs.observation_dim,
+        logs.action_dim,
+        torch.from_numpy(logs.action_low),
+        torch.from_numpy(logs.action_high),
         seeds.stream("skill_weights").torch(),
-        dataset.observed,
+        logs.observed,
     )
-    model.normalizer.take(*train.moments())
+    if start is None:
+        model.normalizer.take(*train.moments())
+    else:
+        model.load_state_dict(start.state_dict())
     model.to(device)
     fixed = placed(fixed_windows(held_out, config, model.dim, seeds.stream("held_out_windows")), device)
     trainer = SkillTrainer(model, config, fixed, seeds, ranks)
@@ -230,16 +236,41 @@ def train_skills(
     best.latent_stddev.copy_(aggregate_stddev(best, some))
     best.requires_grad_(False)
     about = {
-        "source": dataset.source,
+        "source": logs.source,
         "training": asdict(config),
         "held_out_score": float(trainer.best_score),
-        "observation_range": [dataset.observation.min(0).tolist(), dataset.observation.max(0).tolist()],
+        "observation_range": [bound.tolist() for bound in logs.observation_range],
     }
     best.save(run.folder / "model", about)
     return best
 
 
-def fixed_windows(windows: Windows, config: TrainingConfig, dim: int, stream: Stream) -> tuple[WindowBatch, Tensor]:
+def check_start(start: SkillModel, where: str, config: SkillModelConfig, logs: Logs) -> None:
+    """Raises CheckpointError if a skill model, from the folder `where`, is of other sizes than one of this config on these logs."""
+    if changed := differences(asdict(start.config), asdict(config)):
+        raise CheckpointError(
+            f"{where}: the skill model that start names is of another shape ({'; '.join(changed)}, as model. has it); set the keys "
+            "of model as they are there, or leave start out"
+        )
+    dims, found = (start.observation_dim, start.action_dim), (logs.observation_dim, logs.action_dim)
+    if dims != found:
+        raise CheckpointError(
+            f"{where}: the skill model that start names is of observations and actions of {dims[0]} and {dims[1]} numbers, the "
+            f"logs {logs.source} of {found[0]} and {found[1]}; leave start out"
+        )
+    if start.observed and logs.observed and start.observed != logs.observed:
+        seen, recorded = (
+            ", ".join(f"{key} ({size})" for key, size in parts) for parts in (start.observed, logs.observed)
+        )
+        raise CheckpointError(
+            f"{where}: the skill model that start names sees {seen}, the logs {logs.source} have {recorded}; name the same keys in "
+            "the same order, as in SOURCE?KEY,KEY"
+        )
+
+
+def fixed_windows(
+    windows: WindowSource, config: TrainingConfig, dim: int, stream: Stream
+) -> tuple[WindowBatch, Tensor]:
     """`held_out_windows` windows and noise [B, Z], drawn once: the same at every evaluation, so that losses compare."""
     generator = stream.torch()
     batch = windows.sample(min(config.held_out_windows, 4 * len(windows)), generator)

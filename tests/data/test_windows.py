@@ -77,14 +77,11 @@ def test_frames_are_the_observations_of_the_splits_own_episodes_once_each():
     assert set(found) == expected and len(found) == len(expected)
 
 
-def test_sampling_is_uniform_over_windows_and_follows_weights():
+def test_sampling_is_uniform_over_windows():
     windows = make([10, 40]).windows(5)
     batch = windows.sample(20_000, torch.Generator().manual_seed(0))
     share = (batch.observation[:, 0, 0] == 0).float().mean()
     assert float(share) == pytest.approx(6 / 42, abs=0.01)
-    windows.weights = torch.zeros(len(windows))
-    windows.weights[3] = 1.0
-    assert set(windows.sample(50, torch.Generator()).observation[:, 0, 1].tolist()) == {3.0}
 
 
 def test_episodes_come_back_as_they_went_in_without_a_copy():

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from skillmeta.data.episodes import EpisodeDataset, from_episodes, single_episode
+from skillmeta.data.logs import Logs
 from skillmeta.data.windows import WindowBatch
 from skillmeta.evaluation.skill_quality import fit
 from skillmeta.seeds import Seeds
@@ -207,7 +208,7 @@ def trained(tmp_path: Path, dataset: EpisodeDataset, **changes: Any) -> tuple[Sk
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SkillTrainer, "held_out_metrics", kept)
-        made = train_skills(dataset, MODEL, TrainingConfig(**{**settings, **changes}), recorder)  # type: ignore[arg-type]
+        made = train_skills(Logs.of(dataset), MODEL, TrainingConfig(**{**settings, **changes}), recorder)  # type: ignore[arg-type]
     assert made is not None
     return made, recorder
 

@@ -36,9 +36,11 @@ def logs(path: Path, seed: int = 0) -> Path:
     return path
 
 
-def pretraining(source: Path, **changes: Any) -> PretrainConfig:
+def pretraining(source: Path | list[Path], start: Path | None = None, **changes: Any) -> PretrainConfig:
     training = {"steps": 4, "held_out_every": 2, "batch_size": 4, **changes}
-    return build(PretrainConfig, {"source": str(source), "model": {"horizon": 2, "hidden": 4}, "training": training})
+    named = [{"source": str(one), "weight": 2.5} for one in source] if isinstance(source, list) else str(source)
+    plain = {"source": named, "start": start and str(start), "model": {"horizon": 2, "hidden": 4}, "training": training}
+    return build(PretrainConfig, plain)
 
 
 def skills(folder: Path, seed: int = 0) -> Path:
@@ -133,6 +135,26 @@ def test_logs_that_changed_between_stop_and_resume_are_refused(tmp_path, stops):
         pretrain(made, tmp_path / "run", quiet=True)
     logs(tmp_path / "logs.npz")
     assert pretrain(made, tmp_path / "run", quiet=True)
+
+
+def test_pretraining_on_two_logs_from_a_model_resumes_to_the_bit_and_needs_all_three_as_they_were(tmp_path, stops):
+    both = [logs(tmp_path / "one.npz"), logs(tmp_path / "two.npz", seed=1)]
+    made = pretraining(both, start=skills(tmp_path / "skills", seed=3))
+    whole = pretrain(made, tmp_path / "whole", quiet=True)
+    stops(lambda: pretrain(made, tmp_path / "run", quiet=True))
+    saved = meta_of(max((tmp_path / "run" / "checkpoints").iterdir()))["inputs"]
+    assert [saved[key]["path"] for key in ("log 1 of 2", "log 2 of 2")] == [str(path) for path in both]
+    logs(both[1], seed=2)
+    with pytest.raises(UserError, match=r"depends on the log 2 of 2 in .*two\.npz, which changed"):
+        pretrain(made, tmp_path / "run", quiet=True)
+    logs(both[1], seed=1)
+    skills(tmp_path / "skills")
+    with pytest.raises(UserError, match=r"depends on the skill model in .*skills, which changed"):
+        pretrain(made, tmp_path / "run", quiet=True)
+    skills(tmp_path / "skills", seed=3)
+    assert pretrain(made, tmp_path / "run", quiet=True) == whole
+    models = [(tmp_path / name / "model" / "manifest.json").read_bytes() for name in ("whole", "run")]
+    assert models[0] == models[1]
 
 
 def test_a_data_set_of_ours_that_was_collected_again_is_refused(tmp_path, stops, monkeypatch):

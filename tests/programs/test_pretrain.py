@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from skillmeta.config import build
-from skillmeta.data.sources import load_source
+from skillmeta.data.logs import Logs
+from skillmeta.errors import UserError
 from skillmeta.evaluation.skill_quality import Rollouts
 from skillmeta.programs.pretrain import PretrainConfig, logged, pretrain
+from skillmeta.reports.content import read_content
 from skillmeta.run.checkpoint import load_state
 from skillmeta.run.run import read_metrics, read_result
 from skillmeta.skills.vae import SkillModel
@@ -126,10 +128,58 @@ def test_a_skill_seed_decides_weights_batches_and_what_is_held_out(logs, tmp_pat
     assert torch.equal(models["a"], models["again"]) and not torch.isclose(models["a"], models["other"]).all()
 
 
+def test_training_continues_from_a_model_in_its_units(finished, tmp_path):
+    """Almost without learning: what comes out is the model that went in, on logs whose observations and actions are others."""
+    rng = np.random.default_rng(1)
+    arrays = {"observations": 7 + rng.normal(size=(200, 2)), "actions": rng.uniform(-0.4, 0.4, (200, 1))}
+    np.savez(tmp_path / "new.npz", **arrays, lengths=np.full(5, 40))
+    training = {"steps": 1, "batch_size": 4, "learning_rate": 1e-9, "final_learning_rate": 0, "seed": 8}
+    changes = {"training": training, "task": None, "start": str(finished)}
+    result = trained(tmp_path / "new.npz", tmp_path / "run", **changes)
+    before, after = SkillModel.load(finished).state_dict(), SkillModel.load(tmp_path / "run").state_dict()
+    for name in before:
+        if name != "latent_stddev":  # of the new logs' skills
+            torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-8)
+    assert result["verdict"][-1] == f"Training continued from the weights of the skill model in {finished}."
+    with pytest.raises(
+        UserError, match=r"run: the skill model that start names is of another shape \(dim: 2 -> 3, as "
+    ):
+        trained(tmp_path / "new.npz", tmp_path / "other", **changes, model={"horizon": 2, "dim": 3, "hidden": 4})
+    np.savez(tmp_path / "wide.npz", **{**arrays, "observations": rng.normal(size=(200, 3))}, lengths=np.full(5, 40))
+    with pytest.raises(
+        UserError, match=r"of observations and actions of 2 and 1 numbers, the logs .*wide.npz of 3 and 1"
+    ):
+        trained(tmp_path / "wide.npz", tmp_path / "other", **changes)
+    np.savez(tmp_path / "far.npz", **{**arrays, "actions": 5 * arrays["actions"]}, lengths=np.full(5, 40))
+    with pytest.raises(
+        UserError, match=r"far.npz: actions span .* beyond the action space .* of the skill model in .*run"
+    ):
+        trained(tmp_path / "far.npz", tmp_path / "other", **changes)
+    assert trained(tmp_path / "far.npz", tmp_path / "pulled", clip_actions=True, **changes)
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(UserError, match="nothing"):
+        trained(tmp_path / "new.npz", tmp_path / "other", **{**changes, "start": str(tmp_path / "nothing")})
+
+
+def test_the_page_and_the_result_say_what_was_drawn_from_several_logs(logs, tmp_path, capsys):
+    np.savez(tmp_path / "more.npz", **{**np.load(logs), "rewards": np.repeat(np.arange(20.0), LENGTH)})
+    more = {"source": str(tmp_path / "more.npz"), "weight": 3, "min_return": 400}
+    result = trained(logs, tmp_path / "run", source=[{"source": str(logs)}, more])
+    said = (
+        f"{tmp_path / 'more.npz'}: 75% of the drawn windows; 10 of 20 episodes are kept, with a return of 400 or more"
+    )
+    assert said in result["notes"] and f"note: {said}" in capsys.readouterr().err
+    assert f"The logs: {said}." in read_content([tmp_path / "run"], trust=True).notes
+    shown = {row["name"]: row for row in result["rollouts"]}["the logs"]
+    with np.load(tmp_path / "run" / "paths.npz") as archive:
+        codes_of = [float(archive[name][0, 0] * SCALE) for name in archive.files if name.startswith("the logs")]
+    assert shown["env_steps"] > 0 and codes_of[0] == pytest.approx(0) and codes_of[-1] >= 10 - 1e-3
+
+
 def test_the_paths_of_the_logs_are_of_one_episode_each(logs):
     family = SimpleNamespace(positions=lambda observation: observation, coverage=lambda where: 0.5)
     like = Rollouts("prior", 4, 130, 0.0, 0.0, None, "test", [])
-    shown = logged(load_source(str(logs)), family, like)
+    shown = logged(Logs.load(str(logs)), family, like)
     assert len(shown.paths) == 4 and shown.env_steps == 130
     for number, path in enumerate(shown.paths):
         assert np.allclose(path[:, 0] * SCALE, number, atol=1e-3)

@@ -11,6 +11,7 @@ import torch
 
 from skillmeta.config import build
 from skillmeta.data.episodes import from_episodes, single_episode
+from skillmeta.data.logs import Logs
 from skillmeta.data.windows import WindowBatch
 from skillmeta.errors import CheckpointError, ConfigError
 from skillmeta.evaluation.skill_quality import fit
@@ -147,9 +148,9 @@ TRAINING = TrainingConfig(
 def test_training_elsewhere_gives_the_same_skills(tmp_path):
     dataset, config, found = two_skills(), replace(TRAINING, steps=6, held_out_every=3), []
     with Run.open(tmp_path / "here", {}) as run:
-        found.append(train_skills(dataset, MODEL, config, run, True))
+        found.append(train_skills(Logs.of(dataset), MODEL, config, run, True))
     with Run.open(tmp_path / "elsewhere", {}) as run, elsewhere():
-        found.append(train_skills(dataset, MODEL, config, run, True, ELSEWHERE))
+        found.append(train_skills(Logs.of(dataset), MODEL, config, run, True, ELSEWHERE))
     here, there = (dict(model.state_dict()) for model in found if model is not None)
     for name, wanted in here.items():
         torch.testing.assert_close(there[name], wanted, rtol=1e-3, atol=1e-5, msg=lambda said, at=name: f"{at}: {said}")
@@ -161,7 +162,7 @@ def test_training_elsewhere_gives_the_same_skills(tmp_path):
 def test_training_learns_skills_resumes_and_repeats_itself(tmp_path):
     dataset = two_skills()
     with Run.open(tmp_path / "whole", {}) as run:
-        whole = train_skills(dataset, MODEL, TRAINING, run)
+        whole = train_skills(Logs.of(dataset), MODEL, TRAINING, run)
     assert whole is not None
     fitted = fit(whole, dataset.windows(10, "held_out"))
     assert np.mean(fitted.error_by_action) < 0.25 * np.mean(fitted.action_variance)
@@ -183,9 +184,9 @@ def test_training_learns_skills_resumes_and_repeats_itself(tmp_path):
             return self.reached
 
     with StopsAt.open(tmp_path / "cut", {}) as run:
-        assert train_skills(dataset, MODEL, TRAINING, run) is None
+        assert train_skills(Logs.of(dataset), MODEL, TRAINING, run) is None
     with Run.open(tmp_path / "cut", {}) as run:
-        resumed = train_skills(dataset, MODEL, TRAINING, run)
+        resumed = train_skills(Logs.of(dataset), MODEL, TRAINING, run)
     assert resumed is not None
     assert state_hash(dict(resumed.state_dict())) == state_hash(dict(whole.state_dict()))
     assert (tmp_path / "cut" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
@@ -205,7 +206,7 @@ def test_cloning_learns_the_conditional_gaussian_of_the_logs_and_acts_in_the_env
     dataset = from_episodes(made, "linear", np.array([0.0]), np.array([4.0]))  # unit actions: 0.2 s + 0.05 noise
     config = SkillModelConfig(horizon=1, hidden=32, prior_depth=1, cloning=True)
     with Run.open(tmp_path / "run", {}) as run:
-        assert train_skills(dataset, config, replace(TRAINING, steps=400), run) is not None
+        assert train_skills(Logs.of(dataset), config, replace(TRAINING, steps=400), run) is not None
     model = SkillModel.load(tmp_path / "run")
     prior = model.prior(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
     assert prior.mean.flatten().tolist() == pytest.approx([0.2, -0.2], abs=0.03)
