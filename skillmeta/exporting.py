@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from skillmeta.agent import Agent, load
 from skillmeta.errors import ConfigError, UserError
-from skillmeta.nn.networks import MLP, NEGATIVE_SLOPE
+from skillmeta.nn.networks import MLP, NEGATIVE_SLOPE, identity
 from skillmeta.nn.policies import SquashedPolicy
 from skillmeta.skills.vae import SkillModel
 
@@ -209,20 +209,21 @@ def to_stable_baselines(agent: Agent, file: Path) -> None:
         policy_kwargs={"net_arch": hidden, "activation_fn": activation},
         device="cpu",
     )
-    fill(made.actor, policy.net, agent.skills)
+    by_skills = identity if agent.skills is None else agent.skills.normalize
+    fill(made.actor, policy.net, getattr(agent.actor, "normalize", by_skills))
     made.save(file)
 
 
 @torch.no_grad()
-def fill(actor: Any, net: MLP, skills: Any) -> None:
-    """Give an actor of Stable-Baselines3's SAC the numbers of ours."""
+def fill(actor: Any, net: MLP, normalize: Callable[[Tensor], Tensor]) -> None:
+    """Give an actor of Stable-Baselines3's SAC the numbers of ours, which sees observations normalised."""
     *hidden, last = [(layer.weight.clone(), layer.bias.clone()) for layer in net.layers]  # type: ignore[operator]
     weight, bias = hidden[0]
-    if skills is not None:  # W (x - mean) / stddev + b, asked of the normaliser itself: it is linear
-        zero, ones = torch.zeros(1, weight.shape[1]), torch.eye(weight.shape[1])
-        shift = skills.normalize(zero)[0]
-        scale = (skills.normalize(ones) - shift).diagonal()
-        hidden[0] = (weight * scale, bias + weight @ shift)
+    # W (x - mean) / stddev + b, asked of the normaliser itself: it is linear
+    zero, ones = (make(weight.shape[1], dtype=torch.float64) for make in (torch.zeros, torch.eye))
+    shift = normalize(zero.unsqueeze(0))[0]
+    scale = (normalize(ones) - shift).diagonal()
+    hidden[0] = (weight * scale, bias + weight.double() @ shift)
     means, log_stddevs = (tuple(part.chunk(2)) for part in last)
     layers = [layer for layer in actor.latent_pi if isinstance(layer, nn.Linear)]
     pairs = [

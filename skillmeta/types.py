@@ -270,6 +270,7 @@ class Start:
     policy: nn.Module  # observations [B, O + F] -> actions
     critics: nn.Module  # observations [B, O + F], actions [B, A] -> [n, B]
     log_coefficient: Tensor  # of the divergence from the prior, a scalar
+    normalizer: nn.Module | None = None  # of observations, where they have statistics of their own
 
 
 @runtime_checkable

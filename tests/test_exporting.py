@@ -35,6 +35,8 @@ def agent_of(task: TaskConfig, algorithm: dict, model: SkillModel | None = None)
     with torch.no_grad():
         for parameter in actor.policy.parameters():
             parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
+    if actor.normalizer is not None:
+        actor.normalizer.fit(torch.randn(9, 3, generator=generator) * torch.tensor([0.2, 1.0, 5.0]) + 0.5)
     return Agent(actor, model, task, 0, sample=False, seed=0)
 
 
@@ -47,6 +49,7 @@ def model_of(closed_loop: bool, observation_dim: int = 4) -> SkillModel:
 
 CASES = {
     "actions": lambda: agent_of(PENDULUM, SAC),
+    "normalised": lambda: agent_of(PENDULUM, {**SAC, "normalize_observations": True, "random_decisions": 1}),
     "skills": lambda: agent_of(MAZE, SAC, model_of(True)),
     "skills of an open loop": lambda: agent_of(MAZE, SAC, model_of(False)),
     "prior": lambda: agent_of(MAZE, PRIOR, model_of(True)),
@@ -126,10 +129,11 @@ def test_onnx_does_what_the_agent_does(case, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["policy.onnx"]
 
 
-def test_a_policy_of_stable_baselines_does_what_the_agent_does(tmp_path):
+@pytest.mark.parametrize("case", ["actions", "normalised"])
+def test_a_policy_of_stable_baselines_does_what_the_agent_does(case, tmp_path):
     from stable_baselines3 import SAC as Theirs
 
-    agent = agent_of(PENDULUM, SAC)
+    agent = CASES[case]()
     to_stable_baselines(agent, tmp_path / "policy.zip")
     seen = observations(agent, 25)
     found, _ = Theirs.load(tmp_path / "policy.zip").predict(seen, deterministic=True)

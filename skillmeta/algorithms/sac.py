@@ -29,7 +29,7 @@ from skillmeta.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, Po
 from skillmeta.data.replay import Replay, Transitions
 from skillmeta.errors import ConfigError, first_line
 from skillmeta.nn.distributions import Gaussian
-from skillmeta.nn.networks import Critics, identity, promoted
+from skillmeta.nn.networks import Critics, Normalizer, promoted
 from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
 from skillmeta.nn.policies import PolicyNetwork, ResidualPolicy, SquashedPolicy, choose_action, gaussian_prior
 from skillmeta.objectives.regularizer import Regularizer, RegularizerConfig, described
@@ -60,11 +60,18 @@ class Config:
     batch_size: PositiveInt = 256  # decisions of an update
     updates_per_decision: NonNegativeFloat = 1.0  # 0: nothing is learned
     random_decisions: NonNegativeInt = 0  # uniform actions at first; a policy that starts at the prior needs none
+    # by the mean and standard deviation of the random decisions, then fixed; for primitive actions: skills bring their own
+    normalize_observations: bool = False
     replay_capacity: PositiveInt = 1_000_000  # decisions
     compile: bool = False  # compile the update; needs a C++ compiler, without one it runs uncompiled and says so
     bfloat16: bool = False  # matrix products in bfloat16, where the CPU or GPU has it; parameters stay float32
 
     def __post_init__(self) -> None:
+        if self.normalize_observations and not self.random_decisions:
+            raise ValueError(
+                "normalize_observations takes its statistics from the random decisions, and random_decisions is 0; set that to "
+                "some thousand, or normalize_observations to false"
+            )
         if self.policy_start == "prior" and self.regularizer.prior == "uniform" and self.regularizer.divergence == "kl":
             raise ValueError(
                 "policy_start: prior has an unsquashed policy, which regularizer.prior: uniform would pay for entropy without "
@@ -78,6 +85,7 @@ class Actor:
 
     policy: PolicyNetwork
     skills: Skills | None  # whose prior the policy is a residual on, and whose normaliser it uses
+    normalizer: Normalizer | None = None  # of observations without skills; None: they are seen as they are
     rollouts: int = 1
     exploration_episodes: int = 0
     critics: Critics | None = None  # with the coefficient, what fine-tuning continues from; acting needs neither
@@ -88,11 +96,20 @@ class Actor:
 
     def act(self, observation: Tensor, belief: None, generator: torch.Generator, explore: bool) -> tuple[Tensor, None]:
         """Actions [N, A] for observations [N, O]: a sample of the policy, or its mode without `explore`."""
-        inputs, prior = observation, None
+        prior = None
+        if self.skills is not None and isinstance(self.policy, ResidualPolicy):
+            prior = self.skills.prior(observation)
+        policy = self.policy(self.normalize(observation), prior)
+        return choose_action(policy, self.policy.bound, generator, explore), None
+
+    def normalize(self, observation: Tensor) -> Tensor:
+        """Observations [..., O] as the networks see them."""
         if self.skills is not None:
-            inputs = self.skills.normalize(observation)
-            prior = self.skills.prior(observation) if isinstance(self.policy, ResidualPolicy) else None
-        return choose_action(self.policy(inputs, prior), self.policy.bound, generator, explore), None
+            return self.skills.normalize(observation)
+        if self.normalizer is None:
+            return observation
+        result: Tensor = self.normalizer(observation)
+        return result
 
     def observe(self, belief: None, action: Tensor, step: Step) -> None:
         return None
@@ -101,14 +118,16 @@ class Actor:
         return None
 
     def start(self, belief: None) -> Start:
-        """Fine-tuning continues with policy, critics and coefficient, on observations as they are."""
+        """Fine-tuning continues with policy, critics, coefficient and statistics of observations."""
         assert self.critics is not None and self.log_coefficient is not None  # what a learner gives has both
-        return Start(self.log_coefficient.new_zeros(0), self.policy, self.critics, self.log_coefficient)
+        nothing = self.log_coefficient.new_zeros(0)
+        return Start(nothing, self.policy, self.critics, self.log_coefficient, self.normalizer)
 
     def parts(self) -> Parts:
+        found = {"policy": self.policy} | ({} if self.normalizer is None else {"normalizer": self.normalizer})
         if self.critics is None or self.log_coefficient is None:
-            return {"policy": self.policy}
-        return {"policy": self.policy, "critics": self.critics, "log_coefficient": self.log_coefficient}
+            return found
+        return {**found, "critics": self.critics, "log_coefficient": self.log_coefficient}
 
 
 @dataclass(frozen=True)
@@ -169,13 +188,19 @@ class Learner:
             raise ConfigError(
                 "regularizer.prior: skill needs policy_start: prior (an unsquashed policy near the prior)"
             )
+        if skills is not None and config.normalize_observations:
+            raise ConfigError(
+                "algorithm.normalize_observations is for primitive actions, and the skill model under `skills:` normalises "
+                "observations by its logs; set it to false"
+            )
         self.config, bound = config, torch.from_numpy(spec.action_bound)
         self.skills = skills if config.policy_start == "prior" else None  # whose prior is used
-        self.normalize = skills.normalize if skills is not None else identity
         weights = seeds.stream("weights").torch()
         network = ResidualPolicy if config.policy_start == "prior" else SquashedPolicy
         self.policy = network(spec.observation_dim, bound, config.hidden, config.policy_depth, weights)
-        self.acting = Actor(self.policy, skills)
+        self.normalizer = Normalizer(spec.observation_dim) if config.normalize_observations else None
+        self.takes_statistics = self.normalizer is not None  # else they are those of the run that it starts from
+        self.acting = Actor(self.policy, skills, self.normalizer)
         self.critics = Critics(spec.observation_dim, spec.action_dim, config.hidden, config.critic_depth, weights)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.networks = nn.ModuleDict({"policy": self.policy, "critics": self.critics, "targets": self.targets})
@@ -209,14 +234,22 @@ class Learner:
             "replay": self.replay,
             "generator": self.generator,
             "counts": self.counts,
-        }
+        } | ({} if self.normalizer is None else {"normalizer": self.normalizer})
 
     def start_from(self, start: Start) -> None:
         """Continue with networks that were trained elsewhere, on observations with the same features appended.
 
-        Raises ConfigError if they have other sizes.
+        Raises ConfigError if they have other sizes, or see observations normalised otherwise.
         """
+        if (start.normalizer is None) != (self.normalizer is None):
+            here, there = ("false" if one is None else "true" for one in (self.normalizer, start.normalizer))
+            raise ConfigError(
+                f"algorithm.normalize_observations is {here}, and {there} in the run that it starts from; set it as it is there"
+            )
         try:
+            if start.normalizer is not None and self.normalizer is not None:
+                self.normalizer.load_state_dict(start.normalizer.state_dict())
+                self.takes_statistics = False
             self.policy.load_state_dict(start.policy.state_dict())
             for critics in (self.critics, self.targets):
                 critics.load_state_dict(start.critics.state_dict())
@@ -248,6 +281,9 @@ class Learner:
         self.counts.decisions += int(episodes.valid.sum())
         if self.counts.decisions < self.config.random_decisions:
             return 0
+        if self.takes_statistics and before < self.config.random_decisions:  # before the first update
+            assert self.normalizer is not None
+            self.normalizer.fit(self.replay.columns.observation[: len(self.replay)])
         return int(rate * self.counts.decisions) - int(rate * before)
 
     def learn(self, updates: int) -> Metrics:
@@ -282,7 +318,7 @@ class Learner:
         with torch.no_grad(), self.autocast(batch.observation):
             both = torch.cat([batch.observation, batch.next_observation])
             prior = () if self.skills is None else self.prior_at(both)
-            now, following = self.normalize(batch.observation), self.normalize(batch.next_observation)
+            now, following = (self.acting.normalize(x) for x in (batch.observation, batch.next_observation))
         # A residual policy may leave the box: what is executed is what is valued.
         executed = batch.action.clamp(-self.bound, self.bound)
         return Inputs(
@@ -356,6 +392,8 @@ def describe(config: Config, acts_in: str, prior: str | None) -> str:
     said = [f"SAC that acts in {acts_in}"]
     if start:
         said.append(f"the policy starts as the prior, {prior}")
+    if config.normalize_observations:
+        said.append(f"observations are normalised by its first {config.random_decisions:,} decisions, which are random")
     return "; ".join([*said, described(config.regularizer)])
 
 

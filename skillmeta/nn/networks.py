@@ -15,6 +15,7 @@ from skillmeta.errors import ConfigError
 from skillmeta.limits import NETWORK
 
 NEGATIVE_SLOPE = 0.2  # of LeakyReLU
+ROUNDING = 1e-6  # of float32 numbers, relative to the largest of them
 
 
 class MLP(nn.Module):
@@ -143,8 +144,11 @@ class Normalizer(nn.Module):
         self.register_buffer("stddev", torch.ones(dim))
 
     def fit(self, data: Tensor) -> None:
-        """Take the statistics of data [N, dim]."""
-        self.take(data.mean(0), data.std(0, correction=0))
+        """Take the statistics of data [N, dim], whatever its units. A dimension that is constant up to rounding is only centred."""
+        data = data.double()
+        stddev = data.std(0, correction=0)
+        self.mean.copy_(data.mean(0))
+        self.stddev.copy_(torch.where(stddev > ROUNDING * data.abs().amax(0), stddev, 1.0))
 
     def take(self, mean: Tensor, stddev: Tensor) -> None:
         """Take statistics [dim]. A constant dimension is only centred."""

@@ -137,6 +137,64 @@ def test_random_decisions_come_before_the_first_update():
     assert learner.iterate(source) and (learner.counts.decisions, learner.updates) == (50, 25)
 
 
+def seen_in_units(scale: float, shift: float = 0.0) -> Callable[[int], Envs]:
+    """The counting world whose second number is in other units."""
+
+    class Rescaled(CounterEnv):
+        def _observe(self) -> np.ndarray:
+            return super()._observe() * np.array([1, scale], np.float32) + np.array([0, shift], np.float32)
+
+    return lambda num: SerialEnvs(Rescaled, num)
+
+
+def in_units(scale: float, shift: float = 0.0, normalize: bool = True, episodes: int = 2) -> sac.Learner:
+    """One that has learned there, the first of its episodes at random."""
+    config = replace(SMALL, random_decisions=20, normalize_observations=normalize)
+    learner = make_learner(sac, config, 2, np.ones(1, np.float32), seeds=Seeds(0))
+    train(learner, source_of(1000, make=seen_in_units(scale, shift)), episodes)
+    return learner
+
+
+def numbers(learner: sac.Learner) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in learner.networks.parameters()])
+
+
+def test_units_of_observations_do_not_matter_once_they_are_normalised():
+    """To the bit in units of a power of two, up to rounding in others; without statistics they do."""
+    wanted, seen = in_units(1.0), torch.tensor([[3.0, 50.0], [9.0, 51.0]])
+    assert wanted.updates == 50
+    for scale in (2.0**13, 2.0**-20):
+        learner = in_units(scale)
+        assert torch.equal(numbers(learner), numbers(wanted))
+        there = seen * torch.tensor([1, scale])
+        acted, expected = (one.actor().act(x, None, torch.Generator(), False)[0] for one, x in
+                           ((learner, there), (wanted, seen)))  # fmt: skip
+        assert torch.equal(acted, expected)
+    torch.testing.assert_close(numbers(in_units(1e4, 3e3)), numbers(wanted), rtol=0.02, atol=2e-3)
+    as_they_are = [numbers(in_units(scale, normalize=False)) for scale in (1.0, 1e4)]
+    assert float((as_they_are[0] - as_they_are[1]).abs().max()) > 0.02
+
+
+def test_statistics_are_those_of_the_random_decisions_and_stay():
+    learner = in_units(1e4, episodes=1)  # all of it at random, and no update before
+    seen = learner.replay.columns.observation[:25]
+    assert learner.normalizer is not None and learner.updates == 25
+    mean, stddev = learner.normalizer.mean.clone(), learner.normalizer.stddev.clone()
+    torch.testing.assert_close(mean, seen.mean(0))
+    torch.testing.assert_close(stddev, seen.std(0, correction=0))
+    train(learner, source_of(1000, seed=5, make=seen_in_units(3.0)), 2)
+    assert torch.equal(learner.normalizer.mean, mean) and torch.equal(learner.normalizer.stddev, stddev)
+
+
+def test_statistics_without_random_decisions_or_beside_those_of_skills_are_refused():
+    with pytest.raises(ConfigError, match="algorithm.normalize_observations takes its statistics from the random dec"):
+        build(sac.Config, {"normalize_observations": True}, "algorithm")
+    with pytest.raises(
+        ConfigError, match="the skill model under `skills:` normalises observations by its logs; set it"
+    ):
+        guided(normalize_observations=True, random_decisions=1)
+
+
 @pytest.mark.slow
 def test_compiled_and_plain_updates_agree():
     """Where there is a compiler; elsewhere the compiled learner falls back, says so, and agrees all the more."""
@@ -224,6 +282,10 @@ def test_impossible_values_are_refused(change):
             "nothing is learned",
         ),
         ({}, "an entropy bonus"),
+        (
+            {"normalize_observations": True, "random_decisions": 5000},
+            "are normalised by its first 5,000 decisions, which",
+        ),
         (
             {
                 "policy_start": "prior",

@@ -29,14 +29,23 @@ from tests.elsewhere import ELSEWHERE, OnTheCPU, elsewhere
 from tests.goldens.cases import FINETUNE, META, save_skills
 
 CASES = [
-    *(("finetune", name) for name in ("sac", "sac_skills", "spirl")),
+    *(("finetune", name) for name in ("sac", "sac_normalized", "sac_skills", "spirl")),
     *(("meta-train", name) for name in (
         "pearl", "pearl_teacher", "pearl_skills", "simpl", "rl2", "rl2_lstm", "rl2_skills", "varibad",
         "varibad_point", "varibad_skills", "maml", "maml_discrete", "cavia", "maml_skills", "promp", "promp_skills", "reptile",
         "reptile_skills",
     )),
 ]  # fmt: skip
-QUICK = ("spirl", "pearl_teacher", "simpl", "rl2_skills", "maml_skills", "promp", "reptile")  # one of each algorithm
+QUICK = (
+    "sac_normalized",
+    "spirl",
+    "pearl_teacher",
+    "simpl",
+    "rl2_skills",
+    "maml_skills",
+    "promp",
+    "reptile",
+)  # one of each algorithm
 
 
 @dataclass
@@ -49,7 +58,9 @@ class Trained:
 
 
 def made(kind: str, name: str, folder: Path, device: torch.device = CPU) -> Trained:
-    options = {**(FINETUNE if kind == "finetune" else META)[name]}
+    options = {**(FINETUNE if kind == "finetune" else META)[name.removesuffix("_normalized")]}
+    if name == "sac_normalized":
+        options["algorithm"] = {**options["algorithm"], "normalize_observations": True}
     if name == "simpl":
         options["algorithm"] = {**options["algorithm"], "reuse": 5.0}  # a few updates
     return made_of(kind, options, folder, device)

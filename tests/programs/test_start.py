@@ -150,9 +150,13 @@ def test_a_whole_run_is_evaluated_saved_and_loaded(folder, tmp_path):
     assert bool(action.isfinite().all())
 
 
-@pytest.mark.parametrize("in_skills", [True, False])
-def test_a_run_on_one_task_continues_on_another(folder, tmp_path, in_skills):
-    algorithm = SAC if in_skills else {"name": "sac", "hidden": 8, "batch_size": 4}
+NORMALIZED = {"name": "sac", "hidden": 8, "batch_size": 4, "normalize_observations": True, "random_decisions": 1}
+
+
+@pytest.mark.parametrize("case", ["skills", "actions", "normalised actions"])
+def test_a_run_on_one_task_continues_on_another(folder, tmp_path, case):
+    in_skills, plain_sac = case == "skills", {"name": "sac", "hidden": 8, "batch_size": 4}
+    algorithm = SAC if in_skills else plain_sac if case == "actions" else NORMALIZED
     plain = {
         "task": {**MAZE, "split": "test", "index": 1},
         "skills": str(folder / "skills") if in_skills else None,
@@ -173,9 +177,18 @@ def test_a_run_on_one_task_continues_on_another(folder, tmp_path, in_skills):
         for key, value in part.items():
             assert torch.equal(value, first["critics" if name == "targets" else name][key])
     assert torch.equal(learner.learner.regularizer.log_coefficient, first["log_coefficient"])
+    if case != "skills":
+        other = {**plain_sac, **({} if case == "normalised actions" else NORMALIZED)}
+        unlike = build(TrainConfig, {**to_plain(made), "algorithm": other})
+        with pytest.raises(ConfigError, match="normalize_observations is .*, and .* in the run that it starts from"):
+            make_learner(unlike, make_envs(family, 1, skills).spec, skills, Seeds(0))
     result = train(made, tmp_path / "second", quiet=True)
     assert result is not None and result["episodes"] == 4
     second = load_state(tmp_path / "second" / "actor")[0]["actor"]["actor"]
+    if case == "normalised actions":
+        assert float(first["normalizer"]["stddev"].min()) < 1
+        for key, value in first["normalizer"].items():
+            assert torch.equal(second["normalizer"][key], value)
     assert not torch.equal(second["log_coefficient"], first["log_coefficient"])
     third = build(TrainConfig, {**to_plain(made), "start": {"run": str(tmp_path / "second"), "episodes": 0}})
     learner = make_learner(third, make_envs(family, 1, skills).spec, skills, Seeds(0))

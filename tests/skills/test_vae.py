@@ -85,6 +85,9 @@ def test_a_constant_observation_is_only_centred():
     normalizer = Normalizer(2)
     normalizer.fit(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
     assert normalizer(torch.tensor([[3.0, 5.5]])).tolist() == [[1.0, 0.5]]
+    small = torch.tensor([[1e-7, 1e4], [3e-7, 1e4 + 1e-3]])  # one number in tiny units, one that varies by rounding
+    normalizer.fit(small)
+    torch.testing.assert_close(normalizer.stddev, torch.tensor([1e-7, 1.0]))
 
 
 def test_an_open_loop_skill_ignores_what_it_sees():
