@@ -58,6 +58,10 @@ VARIBAD: dict[str, Any] = {
     "name": "varibad", "episodes": 2, "tasks": 6, "memory": 8, "hidden": 16, "minibatches": 2, "epochs": 2,
     "inference_trials": 4, "inference_updates": 3, "inference_rate": 1e-3, "replay_capacity": 150,
 }  # fmt: skip
+MQL: dict[str, Any] = {
+    "name": "mql", "tasks": 3, "random_decisions": 20, "updates": 6, "batch_size": 16, "hidden": 16, "context_dim": 4,
+    "context_length": 5, "adaptation": {"new_updates": 2, "meta_updates": 4, "batch_size": 8, "carried": 30},
+}  # fmt: skip
 MAML: dict[str, Any] = {"name": "maml", "tasks": 4, "rollouts": 3, "hidden": 16}
 PROMP: dict[str, Any] = {"name": "promp", "tasks": 4, "rollouts": 3, "hidden": 16, "steps": 2}
 REPTILE: dict[str, Any] = {"name": "reptile", "tasks": 4, "rollouts": 3, "hidden": 16}
@@ -162,6 +166,8 @@ META: dict[str, dict[str, Any]] = {
         "env_steps": 720,
     },
     "varibad_skills": {"task": MAZE, "algorithm": VARIBAD, "skills": True, "env_steps": 960},
+    "mql": {"task": POINT, "algorithm": MQL, "env_steps": 300},
+    "mql_skills": {"task": MAZE, "algorithm": {**MQL, "exploration_episodes": 2}, "skills": True, "env_steps": 960},
     "maml": {"task": POINT, "algorithm": MAML, "env_steps": 960},
     "maml_first_order": {"task": POINT, "algorithm": {**MAML, "first_order": True}, "env_steps": 480},
     "maml_credit": {"task": POINT, "algorithm": {**MAML, "exploration_credit": True}, "env_steps": 480},
