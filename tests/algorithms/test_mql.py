@@ -1,5 +1,5 @@
-"""MQL: contexts that acting and learning share, and an adaptation that stays within its belief. Each habit of the authors' code that
-is not here has a test."""
+"""MQL: contexts that acting and learning share, and an adaptation that stays within its belief. Each habit of the authors' code
+that is not here has a test."""
 
 from __future__ import annotations
 

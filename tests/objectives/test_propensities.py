@@ -60,7 +60,7 @@ def test_they_are_cut_on_both_sides():
 @pytest.mark.parametrize("case", ["overlapping", "separable", "a constant feature"])
 def test_newtons_steps_end_where_a_slow_descent_does(case):
     """In NumPy, one task at a time; the loss is strictly convex, so there is one such place."""
-    shift = {"overlapping": 0.5, "separable": 20.0}.get(case, 0.5)
+    shift = {"overlapping": 0.5, "separable": 5.0}.get(case, 0.5)
     x = torch.cat([drawn(3, 2, 25, 3), drawn(4, 2, 15, 3) + shift], 1).double()
     if case == "a constant feature":
         x[..., 1] = 1.0
