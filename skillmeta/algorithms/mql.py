@@ -439,8 +439,8 @@ def describe(config: Config, acts_in: str, prior: str | None) -> str:
     if how.new_updates + how.meta_updates:
         after = f"after {config.exploration_episodes} episode{'s' * (config.exploration_episodes > 1)}"
         said.append(
-            f"{after} of a new task {how.new_updates} updates on them and {how.meta_updates} on rows of meta-training, weighted by "
-            "their propensities"
+            f"{after} of a new task {how.new_updates} updates on {'them' if config.exploration_episodes > 1 else 'it'} and "
+            f"{how.meta_updates} on rows of meta-training, weighted by their propensities"
         )
     else:
         said.append("parameters are not adapted")

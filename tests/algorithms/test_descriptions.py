@@ -39,6 +39,12 @@ def test_the_skill_prior_is_named_where_there_is_one(name):
         ("rl2", {"episodes": 2, "free_episodes": 1}, "E-RL2"),
         ("rl2", {"head": {"kind": "hyper"}}, "by which policy and value are emitted"),
         ("varibad", {"rl_loss_in_encoder": True, "episodes": 2}, "a belief (5 numbers and their variances)"),
+        (
+            "mql",
+            {"adaptation": {"new_updates": 7}},
+            "after 1 episode of a new task 7 updates on it and 50 on rows of meta-training",
+        ),
+        ("mql", {"adaptation": {"new_updates": 0, "meta_updates": 0}}, "parameters are not adapted"),
         ("maml", {"first_order": True}, "first-order MAML"),
         ("maml", {"context": 4}, "CAVIA's 4 context numbers"),
         ("maml", {"prior_coefficient": 0.3}, "pays 0.3 times KL(policy || prior)"),

@@ -9,10 +9,10 @@ from skillmeta.errors import ConfigError
 from skillmeta.programs.train import load_trained, train
 from skillmeta.programs.train_config import train_config
 from skillmeta.tasks.base import TaskConfig, make_family
-from tests.goldens.cases import MAML, PEARL, RL2, SAC, VARIBAD
+from tests.goldens.cases import MAML, MQL, PEARL, RL2, SAC, VARIBAD
 
 POINT = {"family": "point", "split": "train", "options": {"max_episode_steps": 5}}
-ALGORITHMS = {"sac": SAC, "pearl": PEARL, "rl2": RL2, "varibad": VARIBAD, "maml": MAML}
+ALGORITHMS = {"sac": SAC, "pearl": PEARL, "rl2": RL2, "varibad": VARIBAD, "mql": MQL, "maml": MAML}
 
 
 @pytest.mark.parametrize("kind", ["finetune", "meta-train"])
