@@ -169,9 +169,8 @@ class Td3:
         """
         config, networks, slow = self.config, self.networks, self.slow
         policy, critics, bound = networks.policy, networks.critics, networks.policy.bound
-        clip = config.target_noise_clip
         with torch.no_grad():
-            smoothing = (config.target_noise * noise).clamp(-clip, clip)
+            smoothing = (config.target_noise * noise).clamp(-config.target_noise_clip, config.target_noise_clip)
             target = td3_target(slow.policy, slow.critics, batch, smoothing, bound)
 
         def held(loss: Tensor, moved: nn.Module, first: nn.Module | None) -> Tensor:
@@ -262,7 +261,7 @@ class Actor:
             return self.bound * (2 * torch.rand(shape, generator=generator) - 1), belief
         if self.random and prior is not None:
             return disturbed(prior.mean, torch.randn(shape, generator=generator), prior, self.bound), belief
-        if belief.parameters:  # of each task its own, [N, ...] on [N, 1, ...]
+        if belief.parameters:  # each task's own: parameters [N, ...], inputs [N, 1, ...]
             names = dict(zip((name for name, _ in policy.named_parameters()), belief.parameters, strict=True))
             each = prior and Gaussian(prior.mean.unsqueeze(1), prior.log_stddev.unsqueeze(1))
             inputs = seen.unsqueeze(1), belief.window.unsqueeze(1), each
@@ -278,12 +277,11 @@ class Actor:
         return belief._replace(window=torch.where(taken, torch.cat([belief.window[:, 1:], entry], 1), belief.window))
 
     def adapt(self, belief: MqlBelief, episodes: Episodes, generator: torch.Generator) -> MqlBelief:
-        """After the last exploration episode: parameters that were adapted to the task. Contexts are of one episode."""
+        """After the last exploration episode, parameters that were adapted to the task. A context ends with its episode."""
         tasks, done = len(belief.window), belief.episodes + 1
         if self.carried is None or belief.episodes >= self.config.exploration_episodes:
             return self.belief(tasks, belief.parameters, belief.episodes, belief.updates)
-        shown = self.rows_of(episodes)
-        evidence = Rows(*(torch.cat(both, 1) for both in zip(belief.evidence, shown, strict=True)))
+        evidence = Rows(*(torch.cat(both, 1) for both in zip(belief.evidence, self.rows_of(episodes), strict=True)))
         valid = torch.cat([belief.valid, torch.from_numpy(episodes.valid).float()], 1)
         if done < self.config.exploration_episodes:
             return self.belief(tasks, belief.parameters, done, 0)._replace(evidence=evidence, valid=valid)

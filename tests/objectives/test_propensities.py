@@ -23,7 +23,8 @@ def drawn(seed: int, *shape: int) -> torch.Tensor:
 def test_equal_samples_have_propensity_1_also_where_one_is_larger():
     old = drawn(0, 30, 4)
     new = old.repeat(3, 1).unsqueeze(0)
-    beta = propensities(old, new, torch.ones(1, 90), PropensityConfig())
+    new, valid = torch.cat([new, new + 3], 1), torch.cat([torch.ones(1, 90), torch.zeros(1, 90)], 1)
+    beta = propensities(old, new, valid, PropensityConfig())
     assert beta.flatten().tolist() == pytest.approx([1.0] * 30, abs=1e-6)
     assert effective_sample_size(beta).tolist() == pytest.approx([1.0], abs=1e-6)
 
@@ -78,18 +79,19 @@ def test_newtons_steps_end_where_a_slow_descent_does(case):
 
 
 def test_the_loss_never_rises_where_whole_newton_steps_overshoot():
-    """From 0 on the edge of separability an undamped step of Newton's goes too far."""
-    x = torch.tensor([[[100.0, 1.0], [-0.1, 1.0], [0.1, 1.0], [-80.0, 1.0]]]).double()
-    label, weight = torch.tensor([[1.0, 1.0, -1.0, -1.0]]).double(), torch.full((1, 4), 0.25).double()
+    """Found by a search: the seventh whole step leads from a loss of 0.015 to 0.167."""
+    x = torch.tensor([[[0.3, 1.0], [0.8, 1.0], [46.7, 1.0], [-32.1, 1.0]]]).double()
+    label = torch.tensor([[-1.0, 1.0, 1.0, -1.0]]).double()
+    weight = torch.tensor([[0.041, 0.958, 0.012, 0.016]]).double()
 
     def loss(steps: int) -> float:
         w = logistic_regression(x, label, weight, 1e-6, steps)
         margin = label * (x @ w.unsqueeze(-1)).squeeze(-1)
         return float((weight * torch.log1p((-margin).exp())).sum() + 0.5e-6 * (w**2).sum())
 
-    losses = [loss(steps) for steps in range(30)]
+    losses = [loss(steps) for steps in range(12)]
     assert all(later <= before + 1e-12 for before, later in zip(losses, losses[1:], strict=False))
-    assert losses[-1] < losses[0]
+    assert losses[-1] < 0.02
 
 
 @pytest.mark.parametrize(

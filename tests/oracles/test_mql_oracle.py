@@ -115,7 +115,12 @@ def rows(seed: int, *lead: int) -> mql.Rows:
 
 
 def learner_of(skills: bool, config: Config = CONFIG) -> mql.Learner:
-    return make_learner(mql, config, S, BOUND.numpy(), prior=prior if skills else None, seeds=Seeds(0))
+    learner = make_learner(mql, config, S, BOUND.numpy(), prior=prior if skills else None, seeds=Seeds(0))
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():  # slow copies of their own, and either critic the smaller one now and then
+        for p in (*learner.td3.slow.parameters(), *learner.td3.networks.parameters()):
+            p += 0.3 * torch.randn(p.shape, generator=generator)
+    return learner
 
 
 @pytest.mark.parametrize("skills", [False, True])
