@@ -22,6 +22,7 @@ LEARNERS = [
         "first_episodes": 1, "updates": 1, "tasks": 2, "batch_size": 4, "context_size": 3, "hidden": 4, "latent_dim": 2,
         "replay_capacity": 40, "context_capacity": 40,
     },
+    {"name": "mql", "tasks": 2, "random_decisions": 0, "updates": 1, "batch_size": 4, "hidden": 4, "replay_capacity": 40},
 ]  # fmt: skip
 
 
