@@ -169,7 +169,7 @@ def test_the_page_and_the_result_say_what_was_drawn_from_several_logs(logs, tmp_
         f"{tmp_path / 'more.npz'}: 75% of the drawn windows; 10 of 20 episodes are kept, with a return of 400 or more"
     )
     assert said in result["notes"] and f"note: {said}" in capsys.readouterr().err
-    assert f"The logs: {said}." in read_content([tmp_path / "run"], trust=True).notes
+    assert f"The logs: {said}." in read_content([tmp_path / "run"], trust=True).warnings
     shown = {row["name"]: row for row in result["rollouts"]}["the logs"]
     with np.load(tmp_path / "run" / "paths.npz") as archive:
         codes_of = [float(archive[name][0, 0] * SCALE) for name in archive.files if name.startswith("the logs")]
