@@ -62,6 +62,18 @@ def test_help_lists_every_key_with_its_default_type_and_meaning(name, line, caps
     assert line in re.sub(" +", " ", capsys.readouterr().out)
 
 
+@pytest.mark.slow
+def test_the_help_of_training_imports_what_its_config_needs_and_no_more():
+    """torch is in it; its compiler and scipy, which take as long again, are not."""
+    code = (
+        "import sys, contextlib, skillmeta.cli as cli\n"
+        "with contextlib.suppress(SystemExit): cli.main(['finetune', '--help'])\n"
+        "print([name for name in ('torch._dynamo', 'scipy', 'matplotlib') if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]" and "algorithm.normalize_observations = false" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

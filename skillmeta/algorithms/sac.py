@@ -22,7 +22,6 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, NamedTuple, ParamSpec, TypeVar
 
 import torch
-import torch._dynamo
 from torch import Tensor, nn
 
 from skillmeta.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share, checked
@@ -406,6 +405,8 @@ ResultT = TypeVar("ResultT")
 
 def compiled(function: Callable[ArgumentsT, ResultT]) -> Callable[ArgumentsT, ResultT]:
     """The function compiled, or as it is where that cannot be had, with a warning that says why."""
+    import torch._dynamo  # seconds of CPU time, which nothing else here needs
+
     dynamo = torch._dynamo.config
     if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
         warnings.warn("no C++ compiler found: updates run uncompiled, about half as fast", stacklevel=2)
