@@ -22,9 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_trust(parser, "the run")
     arguments = parser.parse_intermixed_args(argv)
     from skillmeta.config import build, load
+    from skillmeta.envs.probe import examined
     from skillmeta.errors import ConfigError
     from skillmeta.programs.adapt import adapt
-    from skillmeta.tasks.base import TaskConfig
+    from skillmeta.tasks.base import TaskConfig, make_family
 
     if arguments.episodes < 1:
         raise ConfigError(f"--episodes is {arguments.episodes}; at least 1 is needed")
@@ -33,9 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if trials is None:
         print(f"adapted already: {arguments.out}")
         return 0
+    reports = examined(make_family(config), config).reports_success
     for k in range(arguments.episodes):
         returns, share = trials.returns[:, k].mean(), trials.succeeded[:, k].mean()
-        success = f"success {share:.2f}" if trials.succeeded.any() else "no success reported"
+        success = f"success {share:.2f}" if reports else "the environment reports no success"
         print(f"episode {k}: return {returns:.4g}, {success}, {int(trials.lengths[:, k].sum())} steps")
     print(f"adapted: {arguments.out}")
     return 0

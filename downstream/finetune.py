@@ -46,7 +46,8 @@ def say(folder: Path, result: Mapping[str, Any]) -> None:
         f"{success}return {result['return']:.3g}, over "
         f"{result['num_episodes']} episodes after {result['env_steps']:,} environment steps in {result['episodes']} episodes"
     )
-    print(f"run: {folder}")
+    page = folder / "report.html"
+    print(f"run: {folder}" + (f", page: {page}" if page.exists() else ""))
 
 
 if __name__ == "__main__":

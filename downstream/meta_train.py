@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     page = arguments.out / "report.html"
     print(f"run: {arguments.out}" + (f", page: {page}" if page.exists() else ""))
-    print(f"next: skillmeta evaluate TASKS agents=[{arguments.out}]")
+    print(f"next: skillmeta evaluate TASKS 'agents=[{arguments.out}]'")
     return 0
 
 

@@ -21,10 +21,16 @@ CHUNK = (
 
 @contextmanager
 def opened(path: Path) -> Iterator[h5py.File]:
-    """A file to read from. Raises DataError if there is none."""
+    """A file to read from. Raises DataError if there is none, or it is none of HDF5."""
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
-    with h5py.File(path, "r") as file:
+    try:
+        opened = h5py.File(path, "r")
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read (OSError: {error}); the file is damaged or not what it seems"
+        ) from None
+    with opened as file:
         yield file
 
 

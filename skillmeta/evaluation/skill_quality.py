@@ -145,14 +145,16 @@ def verdict(fit: Fit, acted: list[Rollouts], cloned: bool = False) -> list[str]:
         )
     if gain < -0.1:
         said.append(
-            "The prior fits held-out skills worse than one Gaussian for all states: it has overfitted. Use more logs."
+            "The prior fits held-out skills worse than one Gaussian for all states. If its loss still falls, train longer; else "
+            "it has overfitted: use more logs."
         )
     visited = [f"{r.name} {r.coverage:.1%}" for r in acted if r.coverage is not None]
     if visited:
         said.append(f"Share of the world that an episode visits, nothing learned: {', '.join(visited)}.")
+    likelier = f"{abs(gain):.2f} nats {'likelier' if gain >= 0 else 'less likely'}"
     if cloned:
-        return [*said, f"Knowing the state makes held-out actions {gain:.2f} nats likelier."]
+        return [*said, f"Knowing the state makes held-out actions {likelier}."]
     said.append(f"Decoded skills explain {explained:.0%} of the variance of held-out actions.")
-    said.append(f"Knowing the state makes held-out skills {gain:.2f} nats likelier; {fit.active_dimensions} of ")
+    said.append(f"Knowing the state makes held-out skills {likelier}; {fit.active_dimensions} of ")
     said[-1] += f"{fit.dimensions} latent dimensions are in use."
     return said

@@ -15,6 +15,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from skillmeta import __version__
+
 NEEDED = (
     "torch",
     "numpy",
@@ -44,6 +46,7 @@ OPTIONAL = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     argparse.ArgumentParser(prog="skillmeta doctor", description=__doc__).parse_args(argv)
+    print(f"skillmeta {__version__}")
     print(f"python {platform.python_version()} on {platform.platform(terse=True)}, {os.cpu_count()} cores")
     broken = [name for name in NEEDED if not _imports(name)]
     for name, extra in OPTIONAL.items():

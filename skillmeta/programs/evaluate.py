@@ -270,7 +270,7 @@ def notes(
     if oracle:
         said.append("The oracle is an agent trained with the task in view: " + ", ".join(config.oracle) + ".")
     elif family.expert is None:
-        said.append("The family has no expert and no oracle was named, so there is none beside the agent.")
+        said.append("No oracle is shown: the family has no expert, and `oracle` names no run.")
     return said
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -69,23 +68,23 @@ def keys_of_config(node: DictConfig) -> Iterator[Key]:
             yield key
 
 
-SCHEMAS = {  # where the config of a command is; finetune's and meta-train's have defaults of their own
-    "collect": ("skillmeta.programs.collect", "CollectConfig"),
-    "skills": ("skillmeta.programs.pretrain", "PretrainConfig"),
-    "evaluate": ("skillmeta.programs.evaluate", "EvaluateConfig"),
-    **dict.fromkeys(("ablate", "demo", "reproduce"), ("skillmeta.programs.ablate", "AblationConfig")),
-    "tasks": ("skillmeta.tasks.base", "TaskConfig"),
-    "adapt": ("skillmeta.tasks.base", "TaskConfig"),
-}
-
-
 def keys_of_command(command: str) -> Iterator[Key]:
     """The keys of the config that a command takes, with their defaults. Imports what that needs and no more: it takes seconds."""
     from skillmeta.config import keys
 
-    if command in SCHEMAS:
-        module, name = SCHEMAS[command]
-        return keys(getattr(importlib.import_module(module), name), {})
-    from skillmeta.programs.train_config import DEFAULTS, TrainConfig
+    schema: type
+    if command in ("finetune", "meta-train"):
+        from skillmeta.programs.train_config import DEFAULTS, TrainConfig
 
-    return keys(TrainConfig, {}, default=DEFAULTS[command])
+        return keys(TrainConfig, {}, default=DEFAULTS[command])
+    if command == "collect":
+        from skillmeta.programs.collect import CollectConfig as schema
+    elif command == "skills":
+        from skillmeta.programs.pretrain import PretrainConfig as schema
+    elif command == "evaluate":
+        from skillmeta.programs.evaluate import EvaluateConfig as schema
+    elif command in ("tasks", "adapt"):
+        from skillmeta.tasks.base import TaskConfig as schema
+    else:
+        from skillmeta.programs.ablate import AblationConfig as schema
+    return keys(schema, {})

@@ -317,7 +317,7 @@ def paths(family: TaskFamily, episodes: Episodes) -> list[np.ndarray]:
     found = []
     for i, valid in enumerate(episodes.valid):
         where = family.positions(episodes.observation[i, : int(valid.sum()) + 1])
-        found.append(where[:: max(1, len(where) // 200)].astype(np.float32))
+        found.append(where[:: max(1, len(where) // 200), :2].astype(np.float32))
     return found
 
 

@@ -81,6 +81,12 @@ def read_content(
     """
     for folder in folders:
         check_links(folder, trust)
+    for other in folders if len(folders) > 1 else ():
+        if (other / "config.yaml").exists() and "algorithm" not in read_yaml(other / "config.yaml"):
+            raise UserError(
+                f"{other}: holds no training run; a page is about several runs of finetune or meta-train, or about one folder of "
+                "another command"
+            )
     folder = folders[0]
     config = read_yaml(folder / "config.yaml") if (folder / "config.yaml").exists() else {}
     if len(folders) > 1 or not config or "algorithm" in config:

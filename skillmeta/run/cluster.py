@@ -23,6 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
+from skillmeta import __version__
 from skillmeta.errors import UserError, first_line
 from skillmeta.run.files import FolderInUse
 from skillmeta.run.pool import LOOK_SECONDS, End, Pool, WorkerDied, in_order
@@ -33,7 +34,7 @@ KNOCK_SECONDS = 10.0  # for the head to answer
 IDLE_SECONDS = 60.0  # that a worker keeps its CPU without a task
 LEASE_SECONDS = 120.0  # that a lost machine may hold its locks: NFS lets go of them after 90
 VARIABLES = ("MINARI_DATASETS_PATH", "D4RL_DATASET_DIR", "MUJOCO_GL")  # of the environment, which workers get too
-PACKAGES = ("skillmeta", "torch", "numpy")  # whose versions have to be the same: other ones give other bits
+PACKAGES = ("torch", "numpy")  # whose versions have to be the same, as this one's: other ones give other bits
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -276,7 +277,7 @@ def _knock(address: str) -> None:
 
 
 def versions() -> dict[str, str]:
-    found = {}
+    found = {"skillmeta": __version__}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)

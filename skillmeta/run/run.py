@@ -25,6 +25,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from skillmeta import __version__
 from skillmeta.config import dump_yaml
 from skillmeta.errors import CheckpointError, ConfigError, UserError
 from skillmeta.reading import CHECKSUMS, checksums, read_json, read_rows, sha256, verify
@@ -52,7 +53,7 @@ LAST = "last"  # the same of a finished run: the newest one, from which it can b
 CONTINUED = "continued.json"  # the lengths that a run had before it went on, a mapping each time
 STOP_FILE = ".stop"  # whoever schedules the run asks it to stop by making this file
 PACKAGES = (
-    "skillmeta", "torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "minari", "stable-baselines3", "scipy",
+    "torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "minari", "stable-baselines3", "scipy",
 )  # fmt: skip
 
 
@@ -400,7 +401,7 @@ def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
 
 def environment(command: str) -> dict[str, Any]:
     """What a result depends on beside the config: versions, machine, threads, the command."""
-    versions = {}
+    versions = {"skillmeta": __version__}  # of the code at work: an editable installation's metadata may be older
     for name in PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)

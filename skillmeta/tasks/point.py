@@ -147,7 +147,7 @@ def family(config: Config) -> TaskFamily:
         native=lambda num: Points(config, num),
         expert=expert,
         shaped_reward=shaped_reward if config.sparse else None,
-        positions=lambda observations: observations,
+        positions=lambda observations: observations[..., :2],  # behind them the goal, where it is shown
         coverage=lambda positions: covered(positions, max(config.extent, config.start_extent)),
         draw=draw,
     )

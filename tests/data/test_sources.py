@@ -382,3 +382,9 @@ def test_inspect_prints_what_is_in_a_source(tmp_path, capsys):
     assert "windows of 4" in printed and "21" in printed and "1 terminated, 2 truncated" in printed
     assert inspect([path, "--json"]) == 0
     assert '"windows": 3' in capsys.readouterr().out
+
+
+def test_a_damaged_file_of_a_folder_is_named(tmp_path):
+    (tmp_path / "junk.hdf5").write_bytes(b"none")
+    with pytest.raises(DataError, match=r"junk.hdf5: cannot be read"):
+        load_source(str(tmp_path))

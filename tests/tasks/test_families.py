@@ -74,6 +74,13 @@ def words(value: Any) -> Any:
     return None if isinstance(value, float) else value
 
 
+def test_where_an_agent_is_does_not_depend_on_a_task_in_view(family, env):
+    if family.positions is not None:
+        seen = np.asarray(env.reset(seed=0)[0], np.float32)
+        shown = np.append(seen, np.ones(3, np.float32))
+        assert np.array_equal(family.positions(shown[None])[..., :2], family.positions(seen[None])[..., :2])
+
+
 def test_gymnasiums_checker_passes(env):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
