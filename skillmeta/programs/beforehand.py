@@ -7,7 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from skillmeta.errors import ConfigError
+from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import TaskConfig, TaskFamily
 from skillmeta.types import EnvSpec, Task
 
@@ -15,6 +19,8 @@ NO_SUCCESS = (
     "The environment reports no success, so none is stated; put `success`, true or false, into the info of its steps to have it "
     "counted."
 )
+FAR = 1.0  # times the span of the logs, beyond which an observation is from elsewhere
+NEAR = 0.01  # of the span of the logs; what moves less has other units
 NOTED = 1.05  # how many times env_steps a run may take without a word
 
 
@@ -106,6 +112,28 @@ def result_notes(options: Any, family: TaskFamily, env_steps: int, result: Mappi
         more = f"{taken - env_steps:,} more than env_steps"
         said.append(f"Training took {taken:,} environment steps, {more}: an iteration is not cut short.")
     return said
+
+
+def range_notes(skills: SkillModel, seen: np.ndarray) -> list[str]:
+    """A sentence where the least and largest observed numbers [2, O] of some episodes are far from those of the skills' logs: the
+    two differ in units, or in the order of their numbers."""
+    if skills.observation_range is None:
+        return []
+    (least, most), (low, high) = (skills.observe(torch.from_numpy(seen))).numpy(), skills.observation_range
+    span = high - low
+    beyond = np.maximum(low - least, most - high) - FAR * span
+    worst = int(beyond.argmax())
+    why = "the environment and the logs may differ in units, or in the order of their numbers"
+    if beyond[worst] > 0:
+        return [
+            f"Observation {worst} went from {least[worst]:.4g} to {most[worst]:.4g} in the first episodes, and from "
+            f"{low[worst]:.4g} to {high[worst]:.4g} in the logs of the skills: {why}."
+        ]
+    if (most - least < NEAR * span).all():
+        return [
+            f"In the first episodes no observation moved by {NEAR:.0%} of what it did in the logs of the skills: {why}."
+        ]
+    return []
 
 
 def training_tasks(family: TaskFamily, config: TaskConfig, task: Task | None) -> frozenset[Task]:

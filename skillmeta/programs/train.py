@@ -33,6 +33,7 @@ from skillmeta.programs.beforehand import (
     check_memory,
     continued_notes,
     expected_notes,
+    range_notes,
     replay_bytes,
     result_notes,
     too_large,
@@ -109,7 +110,7 @@ class Started:
 
     source: OnlineSource
     workers: Workers
-    early: EarlyPaths
+    early: Early
     training: Training[OnlineSource]
 
 
@@ -149,7 +150,8 @@ class Opened:
             result |= stated(family, scores)
         _, options = algorithm_of(config)
         longer = continued_notes(run.continued, options)
-        if notes := [*self.of_tasks, *longer, *result_notes(options, family, config.env_steps, result)]:
+        seen = self.started.early.notes()
+        if notes := [*self.of_tasks, *longer, *seen, *result_notes(options, family, config.env_steps, result)]:
             result["notes"] = notes
         save_actor(run.folder, learner.actor(), source.env_steps, self.identity)
         return run.finish(result, pages)
@@ -198,7 +200,8 @@ def opened(config: TrainConfig, folder: Path, command: str, quiet: bool) -> Iter
                 family.shaped_reward,
                 family.reports_success,
             )
-            early, held_out = EarlyPaths(family, source), while_training(learner, workers, family, task, config)
+            known = None if skills is None else skills.seen_in(spec.observed, "skill space")
+            early, held_out = Early(family, source, known), while_training(learner, workers, family, task, config)
             training = Training(
                 run,
                 learner,
@@ -274,22 +277,39 @@ def stated(family: TaskFamily, scores: Mapping[str, float]) -> dict[str, float]:
 
 
 # -- the final policy on its task --------------------------------------------------------------------------------------------
-class EarlyPaths:
-    """Where the first episodes of a run went, for its pictures."""
+class Early:
+    """What the first episodes of a run showed: where they went, for its pictures, and whether they look like the skills' logs.
 
-    def __init__(self, family: TaskFamily, source: OnlineSource):
-        self.family, self.source = family, source
+    Args:
+        skills: that act; None for primitive actions.
+    """
+
+    def __init__(self, family: TaskFamily, source: OnlineSource, skills: SkillModel | None):
+        self.family, self.source, self.skills = family, source, skills
         self.paths: list[np.ndarray] = []
+        self.range = np.zeros((0, 0), np.float32)  # least and largest of each observed number in the first call, [2, O]
 
     def watch(self) -> None:
-        if self.family.positions is not None and len(self.paths) < EARLY_EPISODES and self.source.last is not None:
-            self.paths.extend(paths(self.family, self.source.last.episodes(0)))
+        if self.source.last is None:
+            return
+        episodes = self.source.last.episodes(0)
+        if self.family.positions is not None and len(self.paths) < EARLY_EPISODES:
+            self.paths.extend(paths(self.family, episodes))
+        if self.skills is not None and not self.range.size:
+            seen = episodes.observation[:, :-1][episodes.valid]
+            self.range = np.stack([seen.min(0), seen.max(0)])
+            for note in self.notes():
+                print(f"note: {note}", file=sys.stderr, flush=True)
+
+    def notes(self) -> list[str]:
+        return range_notes(self.skills, self.range) if self.skills is not None and self.range.size else []
 
     def state(self) -> State:
-        return {str(i): path for i, path in enumerate(self.paths)}
+        return {"range": self.range, **{str(i): path for i, path in enumerate(self.paths)}}
 
     def restore(self, state: State) -> None:
-        self.paths = [np.asarray(state[str(i)]) for i in range(len(state))]
+        self.range = np.asarray(state["range"])
+        self.paths = [np.asarray(state[str(i)]) for i in range(len(state) - 1)]
 
 
 def evaluated(
@@ -299,7 +319,7 @@ def evaluated(
     task: Task,
     config: TrainConfig,
     seeds: Seeds,
-    early: EarlyPaths,
+    early: Early,
     folder: Path,
 ) -> dict[str, float]:
     """The final evaluation on the task, see `final_scores`; paths of the first and the last episodes are kept for pictures."""

@@ -107,6 +107,9 @@ class SkillModel(nn.Module):
         super().__init__()
         self.config, self.observation_dim, self.action_dim = config, observation_dim, action_dim
         self.observed, self.columns = tuple(observed), cast(Columns, slice(0, observation_dim))
+        self.observation_range: np.ndarray | None = (
+            None  # least and largest in the logs, [2, O], of a model that was saved
+        )
         self.horizon, self.dim = config.horizon, action_dim if config.cloning else config.dim
         seen = observation_dim if config.closed_loop else 0
         hidden = config.hidden
@@ -278,6 +281,7 @@ class SkillModel(nn.Module):
                 observed_of(meta),
             )
             restore_parts({"model": model}, {"model": weights})
+            model.observation_range = range_of(meta)
         except (ConfigError, KeyError, TypeError, AttributeError, ValueError) as error:
             raise CheckpointError(f"{folder}: does not describe a skill model ({error!r}); use another one") from None
         except RuntimeError as error:
@@ -295,6 +299,16 @@ def observed_of(meta: Mapping[str, Any]) -> tuple[Observed, ...]:
     if parts and (any(part.size < 1 for part in parts) or sum(part.size for part in parts) != meta["observation_dim"]):
         raise ValueError(f"observed is {str(listed)[:100]}, of other sizes than its {meta['observation_dim']} numbers")
     return parts
+
+
+def range_of(meta: Mapping[str, Any]) -> np.ndarray | None:
+    """The least and largest observations of a saved model's logs, [2, O], where it keeps them. Raises ValueError for others."""
+    if "observation_range" not in (about := meta.get("about") or {}):
+        return None
+    found = np.asarray(about["observation_range"], np.float32)
+    if found.shape != (2, meta["observation_dim"]):
+        raise ValueError(f"observation_range has shape {found.shape}, not (2, {meta['observation_dim']})")
+    return found
 
 
 def check_sizes(config: SkillModelConfig, dims: tuple[int, int], weights: Mapping[str, Tensor]) -> None:

@@ -12,11 +12,13 @@ from skillmeta.errors import UserError
 from skillmeta.evaluation.records import side_by_side
 from skillmeta.programs.beforehand import expected_notes
 from skillmeta.programs.train import train
-from skillmeta.programs.train_config import EvaluationConfig, TrainConfig, algorithm_of
+from skillmeta.programs.train_config import EvaluationConfig, TrainConfig, algorithm_of, train_config
 from skillmeta.reports.content import headline, of_runs
 from skillmeta.run.run import read_metrics
+from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import TaskConfig, make_family
 from tests.envs import users
+from tests.goldens.cases import save_skills
 from tests.programs.runs import family, one_task, run
 from tests.programs.scripted import scripted
 from tests.programs.test_train_family import LEARNERS
@@ -113,3 +115,36 @@ def test_validation_tasks_that_are_trained_on_are_said(tmp_path):
     config = TrainConfig("meta-train", task, algorithm=algorithm, env_steps=40, evaluation=EvaluationConfig(every=40))
     result = run(tmp_path, config)
     assert "1 of 1 validation tasks was trained on; the score says nothing about new ones" in result["notes"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (-12.0, 12.0, None),
+        (-0.012, 0.012, "Observation "),
+        (-12e4, 12e4, "In the first episodes no observation moved by 1% of what it did"),
+    ],
+)
+def test_observations_that_are_far_from_those_of_the_logs_are_said(low, high, said, tmp_path, capsys):
+    """The maze's positions lie within 10 of its centre: skills whose logs say so, and ones in other units."""
+    save_skills(tmp_path / "skills")
+    model = SkillModel.load(tmp_path / "skills")
+    model.save(tmp_path / "skills", {"observation_range": [[low] * 4, [high] * 4]})
+    plain = {
+        "task": {"family": "maze", "options": {"max_episode_steps": 40}},
+        "skills": str(tmp_path / "skills"),
+        "algorithm": {
+            "name": "sac",
+            "hidden": 4,
+            "batch_size": 4,
+            "policy_start": "prior",
+            "regularizer": {"prior": "skill", "target_divergence": 1.0},
+        },
+        "env_steps": 80,
+        "evaluation": {"episodes": 1},
+    }
+    result = train(train_config(plain), tmp_path / "run", quiet=True)
+    assert result is not None
+    notes = [note for note in result.get("notes", []) if "in the logs of the skills" in note]
+    assert [note.startswith(str(said)) for note in notes] == [True] * (said is not None)
+    assert capsys.readouterr().err.count("in the logs of the skills") == (said is not None)
