@@ -25,6 +25,7 @@ from skillmeta.config import (
     checked,
     dump_yaml,
     load,
+    read_yaml,
     stack,
     to_plain,
 )
@@ -39,7 +40,7 @@ from skillmeta.programs.train import train
 from skillmeta.programs.train_config import TrainConfig, algorithm_of, train_config
 from skillmeta.programs.train_stack import check_stackable, train_stack
 from skillmeta.run.cluster import Cluster
-from skillmeta.run.files import locked_folder, write_whole
+from skillmeta.run.files import locked_folder, remove, write_whole
 from skillmeta.run.identity import Identity
 from skillmeta.run.jobs import Job, Outcome, run_jobs
 from skillmeta.run.run import environment, read_result, seal
@@ -238,7 +239,10 @@ def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str, w
     plain = {**to_plain(config), "tasks": tasks}
     saved = out / "config.yaml"
     keep = {key: value for key, value in plain.items() if key != "workers"}  # how many at once changes no result
-    if saved.exists() and (changed := Identity(keep, complete_config).changes_of(saved, keep)):
+    before = read_yaml(saved, limited=False).get("seeds") if saved.exists() else None
+    more_seeds = seeds_grew(before, config.seeds)
+    same = {**keep, "seeds": before} if more_seeds else keep
+    if saved.exists() and (changed := Identity(same, complete_config).changes_of(saved, same)):
         raise ConfigError(
             f"{out}: holds an ablation with another config ({'; '.join(changed[:5])}); use another --out or delete the folder"
         )
@@ -248,6 +252,8 @@ def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str, w
         raise ConfigError(
             "processes: ray: the runs of an ablation on a cluster would wait for one another's CPUs; set a number"
         )
+    if more_seeds:
+        remove(out / "evaluation")  # of fewer agents
     write_whole(saved, dump_yaml(keep))
     write_whole(out / "environment.json", json.dumps(environment(command), indent=1))
     seal(out, ("config.yaml", "environment.json"))
@@ -269,6 +275,11 @@ def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str, w
             if not outcome.stopped:  # stopped so early that no method is complete: nothing to show yet
                 raise
     return outcome
+
+
+def seeds_grew(before: Any, now: Sequence[int]) -> bool:
+    """Whether an ablation has all seeds that it had, in their order, and more of them."""
+    return isinstance(before, list) and len(before) < len(now) and list(now[: len(before)]) == before
 
 
 def complete_config(plain: Mapping[str, Any]) -> dict[str, Any]:

@@ -218,3 +218,24 @@ def test_budgets_of_methods_of_one_kind_are_equal(tmp_path):
         make_jobs(
             build(AblationConfig, {**to_plain(mixed()), "methods": {**SPLIT_METHODS, "more": more}}), tmp_path, ""
         )
+
+
+@pytest.mark.parametrize("kind", ["finetune", "meta-train"])
+def test_an_ablation_may_have_more_seeds_and_keeps_the_runs_that_it_has(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr("skillmeta.programs.ablate.run_jobs", run_here)
+    family = kind == "meta-train"
+    method = {"kind": kind, "algorithm": scripted(action=0.25, **({"tasks": 2} if family else {}))}
+    changes = {"task": {"family": "tests.programs.telltale", "split": "train" if family else "test"}, "env_steps": 6}
+    options = {"methods": {"a": method}, "changes": changes, "tasks": [0]}
+    ablate(config(**options, seeds=[0]), tmp_path / "out", "")
+    first = next((tmp_path / "out" / "methods").rglob("result.json"))
+    before = first.stat().st_mtime_ns
+    ablate(config(**options, seeds=[0, 1]), tmp_path / "out", "")
+    assert first.stat().st_mtime_ns == before
+    assert len(list((tmp_path / "out" / "methods").rglob("result.json"))) == 2
+    if family:
+        with open(tmp_path / "out" / "episodes.csv", newline="") as file:
+            assert {row["training_seed"] for row in csv.DictReader(file) if row["agent"] == "a"} == {"0", "1"}
+    for seeds in ([0], [1, 0, 2], [1]):
+        with pytest.raises(ConfigError, match="another config .*seeds"):
+            ablate(config(**options, seeds=seeds), tmp_path / "out", "")
