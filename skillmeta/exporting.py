@@ -25,7 +25,7 @@ from gymnasium.spaces import Box, flatdim
 from torch import Tensor, nn
 
 from skillmeta.agent import Agent, load
-from skillmeta.errors import ConfigError, UserError
+from skillmeta.errors import ConfigError, UserError, first_line
 from skillmeta.nn.networks import MLP, NEGATIVE_SLOPE, identity
 from skillmeta.nn.policies import SquashedPolicy
 from skillmeta.skills.vae import SkillModel
@@ -139,9 +139,15 @@ def program(agent: Agent) -> torch.export.ExportedProgram:
     rows = torch.export.Dim("rows", min=1)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        return torch.export.export(
-            made, (), example, dynamic_shapes={name: {0: rows} for name in example}, strict=False
-        )
+        try:
+            return torch.export.export(
+                made, (), example, dynamic_shapes={name: {0: rows} for name in example}, strict=False
+            )
+        except Exception as error:  # torch.export raises its own kinds, and those of the code that it traces
+            raise UserError(
+                f"torch.export cannot follow what this agent does in `act` ({type(error).__name__}: {first_line(error)}); act with "
+                "skillmeta.load instead"
+            ) from None
 
 
 def to_torch(agent: Agent, file: Path) -> None:

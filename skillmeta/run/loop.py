@@ -110,7 +110,14 @@ class Training(Generic[ExperienceT]):
                     f"{run.folder}: its newest checkpoint is not of this run ({type(error).__name__}: {first_line(error)}); delete "
                     "it to continue from the one before, or start anew in another --out"
                 ) from None
-        self.healthy = Health(read_metrics(run.folder) if state is not None and health != "off" else ())
+        rows = read_metrics(run.folder) if state is not None else []
+        logged = max((int(row.get("updates", 0)) for row in rows), default=0)
+        if trainable.updates < logged:
+            raise CheckpointError(
+                f"{run.folder}: its learner counts {trainable.updates} updates after a restart, its metrics {logged}: `parts` of "
+                "the algorithm leaves out what counts them, and perhaps more; complete it, then start anew in another --out"
+            )
+        self.healthy = Health(rows if health != "off" else ())
         self.before, self.started = self.clock.seconds, time.monotonic()
         self.saved = self.started
         self.unit = next(iter(source.cost())).removeprefix("env_")

@@ -9,7 +9,7 @@ import pytest
 
 from skillmeta.cli import main
 from skillmeta.config import module_of
-from skillmeta.run.run import read_result
+from skillmeta.run.run import read_metrics, read_result
 
 CONFIG = """
 task: {family: tests.programs.telltale}
@@ -82,3 +82,35 @@ def test_an_ablation_finds_it_in_its_workers(project):
     )
     assert main(["ablate", str(project / "two.yaml"), "--out", "out"]) == 0
     assert read_result(Path("out/methods/a/task-0/seed-0")) is not None
+
+
+def test_parts_that_leave_out_the_count_of_updates_are_noticed_when_the_run_continues(project, capsys):
+    (project / "steady.py").write_text(
+        "from tests.programs import scripted\nfrom tests.programs.scripted import Config\n\n"
+        "class Learner(scripted.Learner):\n    def parts(self):\n        return {'acting': self.acting.parts()}\n"
+    )
+    assert main(["finetune", str(project / "mine.yaml"), "--out", "run"]) == 0
+    before = read_metrics(Path("run"))
+    assert main(["finetune", str(project / "mine.yaml"), "env_steps=12", "--out", "run"]) == 2
+    said = capsys.readouterr().err
+    assert "its learner counts 0 updates after a restart, its metrics 2: `parts` of the algorithm leaves out" in said
+    assert read_metrics(Path("run")) == before
+
+
+def test_an_agent_that_cannot_be_traced_is_one_sentence(project, capsys):
+    (project / "steady.py").write_text(
+        "from dataclasses import dataclass\nfrom tests.programs import scripted\nfrom tests.programs.scripted import Config\n\n"
+        "class Actor(scripted.Actor):\n"
+        "    def begin(self, num, generator):\n        return None\n\n"
+        "    def observe(self, belief, action, step):\n        return None\n\n"
+        "    def adapt(self, belief, episodes, generator):\n        return None\n\n"
+        "    def act(self, observation, belief, generator, explore):\n"
+        "        if float(observation.sum()) > 0:\n            return 0 * observation[:, :1], belief\n"
+        "        return observation[:, :1], belief\n\n"
+        "class Learner(scripted.Learner):\n"
+        "    def actor(self):\n        return Actor(self.config, self.acting.rewards, self.acting.weight)\n"
+    )
+    assert main(["finetune", str(project / "mine.yaml"), "--out", "run"]) == 0
+    assert main(["export", "run", "--to", "policy.pt2", "--trust"]) == 2
+    said = capsys.readouterr().err
+    assert "torch.export cannot follow what this agent does in `act`" in said and "Traceback" not in said
