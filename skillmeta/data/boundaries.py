@@ -106,6 +106,8 @@ def find_ends(marks: Marks) -> np.ndarray:
             f"{int(jumped.sum())} ends are not marked, and were taken to be where the observation moves far beyond all other steps "
             f"(first after step {int(jumped.argmax())}); state `lengths` or time_limit if that is wrong"
         )
+    if not split.any() and marks.time_limit is None and not marks.flagged().any():
+        marks.notes.append("no end of an episode is marked: read as one episode")
     return np.union1d(ends, np.flatnonzero(split) + 1)
 
 
@@ -143,8 +145,6 @@ def _flagged(marks: Marks) -> np.ndarray:
     flags = marks.flagged()
     ends = np.flatnonzero(flags) + 1
     if len(ends) == 0:
-        if marks.time_limit is None:
-            marks.notes.append("no end of an episode is marked: read as one episode")
         ends = np.array([marks.steps])
     elif ends[-1] != marks.steps:
         marks.notes.append(

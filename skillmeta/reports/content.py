@@ -239,9 +239,12 @@ def failed(study: Study) -> list[str]:
 
 
 def one_seed(study: Study) -> list[str]:
-    if min(len(rows) for rows in study.methods.values()) > 1:
+    names = [name for name, rows in study.methods.items() if len(rows) < 2]
+    if not names:
         return []
-    return ["Some method has one training seed only: it has no interval, and its numbers say nothing about chance."]
+    return [
+        f"{', '.join(names)}: one training seed only, so there is no interval, and the numbers say nothing about chance."
+    ]
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------------
