@@ -129,7 +129,8 @@ def test_observations_that_are_far_from_those_of_the_logs_are_said(low, high, sa
     """The maze's positions lie within 10 of its centre: skills whose logs say so, and ones in other units."""
     save_skills(tmp_path / "skills")
     model = SkillModel.load(tmp_path / "skills")
-    model.save(tmp_path / "skills", {"observation_range": [[low] * 4, [high] * 4]})
+    constant = 7.0  # the last number, which the logs never moved
+    model.save(tmp_path / "skills", {"observation_range": [[low] * 3 + [constant], [high] * 3 + [constant]]})
     plain = {
         "task": {"family": "maze", "options": {"max_episode_steps": 40}},
         "skills": str(tmp_path / "skills"),
