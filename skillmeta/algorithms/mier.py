@@ -292,6 +292,15 @@ class Actor:
         return parts if self.carried is None else {**parts, "carried": self.carried}
 
 
+class Drawn(NamedTuple):
+    """What one update learns from, of M tasks."""
+
+    evidence: Rows  # [M, n, ...] of exploration episodes
+    valid: Tensor  # [M, n] 1 where there is a decision
+    rows: Rows  # [M, B, ...]
+    noise: Tensor  # [2, M, B, A] of actions at next observations, and at observations
+
+
 class Learner:
     """The learner. Arguments as for SAC's (`skillmeta.algorithms.sac.Learner`)."""
 
@@ -383,26 +392,33 @@ class Learner:
             self.explored[number].add(None, [whole.rows(slice(first))])
 
     def update(self) -> Tensor:
-        """One update of the model through its inner steps, and of SAC; returns the METRICS."""
-        config, acting, model = self.config, self.acting, self.acting.networks.model
-        device = acting.bound.device
+        """One update; returns the METRICS."""
+        return self.learn(self.draw())
+
+    def draw(self) -> Drawn:
+        """What phi is adapted on and what is learned from, of some tasks, and noise."""
+        config, device = self.config, self.acting.bound.device
         chosen = self.drawn(config.tasks, config.training_tasks)
         shown = [self.explored[i].beginning(config.context_size, self.generator, nothing=False) for i in chosen]
         valid = torch.stack([there for _, there in shown])
         longest = int(valid.sum(1).max())  # padding, which comes last, costs as much as decisions
-        evidence = rows_of(stack([some for some, _ in shown]).to(device))
-        evidence, valid = Rows(*(part[:, :longest] for part in evidence)), valid[:, :longest].to(device)
+        evidence = Rows(*(part[:, :longest].to(device) for part in rows_of(stack([some for some, _ in shown]))))
         rows = rows_of(stack([self.replays[i].sample(config.batch_size, self.generator) for i in chosen]).to(device))
         noise = normal(rows.action, self.generator, 2, *rows.action.shape)
+        return Drawn(evidence, valid[:, :longest].to(device), rows, noise)
 
-        context = acting.inner(evidence, valid, create_graph=True)
-        loss = model_loss(model, *acting.entries(rows), torch.ones_like(rows.reward), context).mean()
-        total = loss + config.model.width_coefficient * model.width()
+    def learn(self, drawn: Drawn) -> Tensor:
+        """One update of the model through its inner steps, and of SAC; returns the METRICS."""
+        acting, model, limits = self.acting, self.acting.networks.model, self.config.model
+        context = acting.inner(drawn.evidence, drawn.valid, create_graph=True)
+        every = torch.ones_like(drawn.rows.reward)
+        loss = model_loss(model, *acting.entries(drawn.rows), every, context).mean()
+        total = loss + limits.width_coefficient * model.width()
         gradients = torch.autograd.grad(total, list(model.parameters()))
-        apply_gradients(self.model_optimizer, clipped(gradients, config.model.gradient_clip))
+        apply_gradients(self.model_optimizer, clipped(gradients, limits.gradient_clip))
 
-        batch = acting.batch(rows, context)
-        found = self.sac.update(batch, noise, self.regularizer, self.regularizer.coefficient())
+        batch = acting.batch(drawn.rows, context)
+        found = self.sac.update(batch, drawn.noise, self.regularizer, self.regularizer.coefficient())
         self.regularizer.update_coefficient(found[2])
         self.counts.updates += 1
         return torch.cat([found, torch.stack([loss, context.norm(dim=-1).mean()]).detach()])
