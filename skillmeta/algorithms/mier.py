@@ -96,7 +96,7 @@ class Config:
     exploration_episodes: PositiveInt = 1  # of a trial, with phi = 0; after the last of them phi is adapted, then held
     model: ModelConfig = field(default_factory=ModelConfig)  # of tasks
     relabelling: RelabellingConfig = field(default_factory=RelabellingConfig)  # for tasks unlike those of training
-    reward_scale: PositiveFloat = 1.0  # of what is learned from
+    reward_scale: PositiveFloat = 1.0  # of what critics learn from; the model predicts rewards as they are
     regularizer: RegularizerConfig = field(default_factory=lambda: RegularizerConfig(initial_coefficient=0.2))
     discount: Share = 0.99  # of a decision
     tau: Share = 0.005  # of the slow critics
@@ -258,15 +258,15 @@ class Actor:
         that it draws with standard normal noise [N, B, P]. Whether the MDP ended stays as it was."""
         with torch.no_grad():
             predicted = model(self.entries(rows)[0], context)
-        relabelled = rows._replace(reward=predicted.mean[..., -1] / self.config.reward_scale)
+        relabelled = rows._replace(reward=predicted.mean[..., -1])
         if self.config.model.predicts == "reward":
             return relabelled
         return relabelled._replace(next_observation=rows.observation + predicted.rsample(noise)[..., :-1])
 
     def entries(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Decisions as the model sees them, [..., O + A], and what it is to predict, [..., P], with the scaled reward last."""
+        """Decisions as the model sees them, [..., O + A], and what it is to predict, [..., P], with the reward last."""
         inputs = torch.cat([self.normalize(rows.observation), rows.action / self.bound], -1)
-        reward = (self.config.reward_scale * rows.reward).unsqueeze(-1)
+        reward = rows.reward.unsqueeze(-1)
         if self.config.model.predicts == "reward":
             return inputs, reward
         return inputs, torch.cat([rows.next_observation - rows.observation, reward], -1)

@@ -45,6 +45,12 @@ def test_the_skill_prior_is_named_where_there_is_one(name):
             "after 1 episode of a new task 7 updates on it and 50 on rows of meta-training",
         ),
         ("mql", {"adaptation": {"new_updates": 0, "meta_updates": 0}}, "parameters are not adapted"),
+        ("mier", {"model": {"predicts": "reward"}}, "2 gradient steps of a model of rewards adapt after 1 episode"),
+        (
+            "mier",
+            {"relabelling": {"updates": 9}},
+            "and 9 updates of SAC on decisions of training that the model relabels",
+        ),
         ("maml", {"first_order": True}, "first-order MAML"),
         ("maml", {"context": 4}, "CAVIA's 4 context numbers"),
         ("maml", {"prior_coefficient": 0.3}, "pays 0.3 times KL(policy || prior)"),

@@ -32,8 +32,8 @@ CASES = [
     *(("finetune", name) for name in ("sac", "sac_normalized", "sac_skills", "spirl")),
     *(("meta-train", name) for name in (
         "pearl", "pearl_teacher", "pearl_skills", "simpl", "rl2", "rl2_lstm", "rl2_skills", "varibad",
-        "varibad_point", "varibad_skills", "mql", "mql_skills", "maml", "maml_discrete", "cavia", "maml_skills", "promp",
-        "promp_skills", "reptile", "reptile_skills",
+        "varibad_point", "varibad_skills", "mql", "mql_skills", "mier", "mier_reward", "mier_skills",
+        "maml", "maml_discrete", "cavia", "maml_skills", "promp", "promp_skills", "reptile", "reptile_skills",
     )),
 ]  # fmt: skip
 QUICK = (
@@ -43,6 +43,7 @@ QUICK = (
     "simpl",
     "rl2_skills",
     "mql_skills",
+    "mier_skills",
     "maml_skills",
     "promp",
     "reptile",

@@ -9,17 +9,17 @@ from skillmeta.errors import ConfigError
 from skillmeta.programs.train import load_trained, train
 from skillmeta.programs.train_config import train_config
 from skillmeta.tasks.base import TaskConfig, make_family
-from tests.goldens.cases import MAML, MQL, PEARL, RL2, SAC, VARIBAD
+from tests.goldens.cases import MAML, MIER, MQL, PEARL, RL2, SAC, VARIBAD
 
 POINT = {"family": "point", "split": "train", "options": {"max_episode_steps": 5}}
-ALGORITHMS = {"sac": SAC, "pearl": PEARL, "rl2": RL2, "varibad": VARIBAD, "mql": MQL, "maml": MAML}
+ALGORITHMS = {"sac": SAC, "pearl": PEARL, "rl2": RL2, "varibad": VARIBAD, "mql": MQL, "mier": MIER, "maml": MAML}
 
 
 @pytest.mark.parametrize("kind", ["finetune", "meta-train"])
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_both_kinds_of_training_take_it(name, kind, tmp_path):
     algorithm = {**ALGORITHMS[name]}
-    if (name, kind) == ("pearl", "finetune"):
+    if name in ("pearl", "mier") and kind == "finetune":
         algorithm |= {"training_tasks": 1, "tasks": 1}
     options = {"task": POINT, "algorithm": algorithm, "env_steps": 120, "evaluation": {"episodes": 2}}
     result = train(train_config(options, kind), tmp_path, quiet=True, page=False)

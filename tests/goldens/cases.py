@@ -62,6 +62,10 @@ MQL: dict[str, Any] = {
     "name": "mql", "tasks": 3, "random_decisions": 20, "updates": 6, "batch_size": 16, "hidden": 16, "context_dim": 4,
     "context_length": 5, "adaptation": {"new_updates": 2, "meta_updates": 4, "batch_size": 8, "carried": 30},
 }  # fmt: skip
+MIER: dict[str, Any] = {
+    "name": "mier", "training_tasks": 4, "tasks_per_iteration": 2, "tasks": 3, "updates": 6, "hidden": 16, "batch_size": 8,
+    "model": {"hidden": 16}, "relabelling": {"updates": 3, "model_steps": 2, "batch_size": 20, "carried": 30},
+}  # fmt: skip
 MAML: dict[str, Any] = {"name": "maml", "tasks": 4, "rollouts": 3, "hidden": 16}
 PROMP: dict[str, Any] = {"name": "promp", "tasks": 4, "rollouts": 3, "hidden": 16, "steps": 2}
 REPTILE: dict[str, Any] = {"name": "reptile", "tasks": 4, "rollouts": 3, "hidden": 16}
@@ -168,6 +172,18 @@ META: dict[str, dict[str, Any]] = {
     "varibad_skills": {"task": MAZE, "algorithm": VARIBAD, "skills": True, "env_steps": 960},
     "mql": {"task": POINT, "algorithm": MQL, "env_steps": 300},
     "mql_skills": {"task": MAZE, "algorithm": {**MQL, "exploration_episodes": 2}, "skills": True, "env_steps": 960},
+    "mier": {"task": POINT, "algorithm": MIER, "env_steps": 300},
+    "mier_reward": {
+        "task": POINT,
+        "algorithm": {**MIER, "model": {"hidden": 16, "predicts": "reward"}, "relabelling": {"updates": 0}},
+        "env_steps": 300,
+    },
+    "mier_skills": {
+        "task": MAZE,
+        "algorithm": {**MIER, "exploration_episodes": 2, "regularizer": SKILL_PRIOR},
+        "skills": True,
+        "env_steps": 960,
+    },
     "maml": {"task": POINT, "algorithm": MAML, "env_steps": 960},
     "maml_first_order": {"task": POINT, "algorithm": {**MAML, "first_order": True}, "env_steps": 480},
     "maml_credit": {"task": POINT, "algorithm": {**MAML, "exploration_credit": True}, "env_steps": 480},

@@ -1,6 +1,6 @@
 """MIER's updates against a slow reference in double precision, and on a problem whose solution is known.
 
-The reference is a Gaussian model with PETS's limits of log variances (Chua et al. 2018, appendix A.1), gradient steps on its context
+The reference is a Gaussian model with PETS's limits of log variances (Chua et al. 2018, appendix A.1), gradient steps on a context
 task by task (Mendonca et al. 2020, equations 2 and 3), and SAC (Haarnoja et al. 2018) on decisions that the model relabels.
 """
 
@@ -55,7 +55,7 @@ class Reference:
     def nll(self, rows: Rows, phi: Tensor) -> Tensor:
         """Mean over decisions [n, ...] of one task."""
         mean, log_variance = self.predict(rows, phi)
-        y = 1.5 * rows.reward.unsqueeze(1)
+        y = rows.reward.unsqueeze(1)
         if self.config.model.predicts == "all":
             y = torch.cat([rows.next_observation - rows.observation, y], 1)
         return -log_normal(y, mean, log_variance / 2).mean()
@@ -125,7 +125,7 @@ class Reference:
         self.model_adam.apply([g * min(1.0, 0.5 / size) for g in gradients])
         every = Rows(*(part.flatten(0, 1).double() for part in drawn.rows))
         phi = torch.cat([context.expand(B, C) for context in contexts])
-        coefficient = float(self.log.exp())
+        coefficient = self.log.exp().item()
         critic, policy, divergence = self.sac(every, phi, drawn.noise.flatten(1, 2).double(), coefficient)
         target = 0.7 if self.skill else A * (1 + math.log(2))
         self.log_adam.step(self.log.sum() * (target - divergence.mean()))
@@ -225,7 +225,7 @@ def test_relabelled_training_is_that_of_the_reference(predicts, skills):
         for m, reference in enumerate(references):
             one, own = double(old, at[m]), double(evidence, m, own_at[m])
             mean, log_variance = (part.detach() for part in reference.predict(one, contexts[m]))
-            one = one._replace(reward=mean[:, -1] / 1.5)
+            one = one._replace(reward=mean[:, -1])
             if predicts == "all":
                 moved = mean + (log_variance / 2).exp() * shake[m].double()
                 one = one._replace(next_observation=one.observation + moved[:, :-1])

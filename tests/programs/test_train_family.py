@@ -23,6 +23,10 @@ LEARNERS = [
         "replay_capacity": 40, "context_capacity": 40,
     },
     {"name": "mql", "tasks": 2, "random_decisions": 0, "updates": 1, "batch_size": 4, "hidden": 4, "replay_capacity": 40},
+    {
+        "name": "mier", "training_tasks": 2, "tasks_per_iteration": 2, "tasks": 2, "updates": 1, "batch_size": 4, "hidden": 4,
+        "model": {"hidden": 4}, "replay_capacity": 40, "context_capacity": 40,
+    },
 ]  # fmt: skip
 
 
