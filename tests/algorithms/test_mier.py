@@ -294,7 +294,7 @@ def test_the_first_policy_on_skills_is_the_prior():
         action, _ = each.act(seen, each.begin(400, generator()), generator(), False)
         torch.testing.assert_close(action, seen + 0.5)
         drawn, _ = each.act(seen, each.begin(400, generator()), generator(), True)
-        assert float((drawn - action).std()) == pytest.approx(np.exp(-2.0), rel=0.1)
+        assert (drawn - action).std().item() == pytest.approx(np.exp(-2.0), rel=0.1)
 
 
 def test_discrete_actions_are_refused():
