@@ -216,12 +216,12 @@ def test_batches_mix_relabelled_decisions_with_the_tasks_own(one, monkeypatch, s
 
 
 def test_without_updates_nothing_is_carried_and_no_parameters_are_believed():
-    learner, source = trained(relabelling(updates=0))
+    learner, source = trained(relabelling(updates=0), iterations=2)
     actor = learner.actor()
     assert actor.carried is None and "carried" not in actor.parts() and "carried" not in learner.parts()
     known = actor.adapt(actor.begin(4, generator()), source.given[0][1].trials.episodes(0), generator())
     assert known.parameters == () and known.context.any() and known.updates == 0
-    with_it, _ = trained()
+    with_it, _ = trained(iterations=2)
     for name in ("networks", "slow"):  # training does not depend on it
         assert state_hash(state_of({name: learner.parts()[name]})) == state_hash(
             state_of({name: with_it.parts()[name]})
