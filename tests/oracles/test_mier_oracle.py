@@ -129,8 +129,8 @@ class Reference:
         critic, policy, divergence = self.sac(every, phi, drawn.noise.flatten(1, 2).double(), coefficient)
         target = 0.7 if self.skill else A * (1 + math.log(2))
         self.log_adam.step(self.log.sum() * (target - divergence.mean()))
-        length = sum(float((context**2).sum().sqrt()) for context in contexts) / M
-        return [critic, policy, float(divergence.mean()), float(loss), length]
+        length = sum((context**2).sum().sqrt().item() for context in contexts) / M
+        return [critic, policy, float(divergence.mean()), loss.item(), length]
 
 
 def base(observation: Tensor) -> tuple[Tensor, Tensor]:
