@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -133,8 +133,7 @@ class Opened:
         run, family, config = self.run, self.family, self.config
         pages = (lambda: write_page([run.folder], family=family)) if page else None
         if self.started is None:
-            assert run.result is not None
-            return run.finish(run.result, pages)
+            return run.finish(finished_result(run, REPORTED[config.kind]), pages)
         source, learner, training = self.started.source, self.learner, self.started.training
         result: dict[str, Any] = {**source.cost(), "updates": learner.updates, "seconds": training.clock.seconds}
         device = device_of(config.device)
@@ -155,6 +154,23 @@ class Opened:
             result["notes"] = notes
         save_actor(run.folder, learner.actor(), source.env_steps, self.identity)
         return run.finish(result, pages)
+
+
+REPORTED = {  # numbers of a result that its command prints
+    "finetune": ("env_steps", "episodes", "num_episodes", "return"),
+    "meta-train": ("env_steps", "return", "return_first", "return_last"),
+}
+
+
+def finished_result(run: Run, names: Sequence[str]) -> dict[str, Any]:
+    """The result of a finished run. Raises UserError if it lacks one of these numbers."""
+    result = run.result or {}
+    for name in names:
+        if not isinstance(result.get(name), int | float):
+            raise UserError(
+                f"{run.folder / 'result.json'}: has no number {name}; restore it, or delete the folder and run its command again"
+            )
+    return result
 
 
 @contextlib.contextmanager

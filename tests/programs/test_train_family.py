@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from skillmeta.errors import UserError
+from skillmeta.programs import train as program
 from skillmeta.run.checkpoint import load_state
 from tests.programs.runs import family, rows, run, saved_actor
 from tests.programs.scripted import scripted
@@ -99,3 +102,15 @@ def test_a_seed_decides_weights_tasks_and_resets(tmp_path):
     assert runs["a"] == runs["again"] != runs["other"]
     assert runs["a"][0] != runs["other"][0] and not set(runs["a"][1]) & set(runs["other"][1])
     assert len(set(runs["a"][1])) == len(runs["a"][1])  # and the iterations of a run differ
+
+
+def test_a_result_that_lacks_a_number_is_one_sentence(tmp_path):
+    config = family({**LEARNERS[0]}, env_steps=1)
+    assert program.train(config, tmp_path / "run", quiet=True)
+    path = tmp_path / "run" / "result.json"
+    kept = json.loads(path.read_text())
+    for name in ("env_steps", "return", "return_first", "return_last"):
+        path.write_text(json.dumps({**kept, name: None}))
+        (tmp_path / "run" / "checksums.json").unlink(missing_ok=True)
+        with pytest.raises(UserError, match=f"result.json: has no number {name}; restore it, or delete the folder"):
+            program.train(config, tmp_path / "run", quiet=True)
