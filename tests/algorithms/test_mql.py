@@ -190,7 +190,7 @@ def test_adaptation_takes_steps_of_its_own_learning_rate(rate):
 
 
 def test_what_holds_the_parameters_follows_the_effective_sample_size():
-    """The authors' code holds with a fixed 0.1 unless it is told otherwise. A task unlike those of training is held more."""
+    """The authors' code holds with a fixed 0.1 by default. A task unlike those of training is held more."""
     learner, (near, *_) = played(3, 0)
     far = replace(near, reward=near.reward + np.float32(30.0))
     actor = replace(learner.actor(), config=replace(SMALL, adaptation=replace(SMALL.adaptation, new_updates=0)))
