@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
-from torch import nn
 
 from skillmeta.nn.networks import MLP, NEGATIVE_SLOPE
 
@@ -21,7 +18,7 @@ class ConditionedMLP:
     def __init__(self, network: MLP, inputs: int):
         layers = [
             (np.ascontiguousarray(layer.weight.detach().numpy().T), layer.bias.detach().numpy().copy())
-            for layer in cast("list[nn.Linear]", list(network.layers))
+            for layer in network.in_order
         ]
         (first, self.first_bias), *self.rest = layers
         self.of_inputs, self.of_condition = np.ascontiguousarray(first[:inputs]), np.ascontiguousarray(first[inputs:])

@@ -32,9 +32,10 @@ class MLP(nn.Module):
         check_size((inputs + outputs + hidden * max(0, depth - 1)) * hidden)
         widths = [inputs, *[hidden] * depth, outputs]
         self.layers = nn.ModuleList(linear(a, b, generator) for a, b in pairwise(widths))
+        self.in_order = tuple(cast(nn.Linear, layer) for layer in self.layers)  # without what nn.Module's look-up costs
 
     def forward(self, x: Tensor) -> Tensor:
-        *hidden, last = cast("list[nn.Linear]", list(self.layers))
+        *hidden, last = self.in_order
         for layer in hidden:
             x = F.leaky_relu_(affine(x, layer), NEGATIVE_SLOPE)  # in place: nothing else needs the sum
         return affine(x, last)
@@ -42,9 +43,10 @@ class MLP(nn.Module):
 
 def affine(x: Tensor, layer: nn.Linear) -> Tensor:
     """A linear layer, or S of them at once."""
-    if layer.weight.dim() == 2:
-        return F.linear(x, layer.weight, layer.bias)
-    return torch.baddbmm(layer.bias.unsqueeze(-2), x, layer.weight.transpose(-1, -2))
+    weight, bias = layer.weight, layer.bias
+    if weight.dim() == 2:
+        return F.linear(x, weight, bias)
+    return torch.baddbmm(bias.unsqueeze(-2), x, weight.transpose(-1, -2))
 
 
 def identity(x: Tensor) -> Tensor:
