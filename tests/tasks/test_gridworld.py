@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from skillmeta.collect.trials import trial
 from skillmeta.envs.make import make_envs
 from skillmeta.errors import UserError
 from skillmeta.tasks.base import TaskConfig, make_family
-from skillmeta.tasks.gridworld import best_walk, possible_goals
+from skillmeta.tasks.gridworld import MOVES, Config, Goal, Gridworlds, best_walk, possible_goals
 
 
 def brute_force(cells: int, steps: int, episodes: int) -> float:
@@ -42,9 +43,10 @@ def test_no_agent_earns_more_than_the_bayes_optimal_one(cells, steps, episodes):
     assert sum(walk.returns) == pytest.approx(brute_force(cells, steps, episodes))
 
 
-def test_it_earns_in_the_environment_what_is_computed():
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_it_earns_in_the_environment_what_is_computed(one_hot):
     """Also in the episodes one by one, of the paper's grid; the numbers that agents are held against."""
-    family = make_family(TaskConfig("gridworld"))
+    family = make_family(TaskConfig("gridworld", options={"one_hot": one_hot}))
     tasks, envs = family.tasks("test"), make_envs(family, 21)
     trials, _ = trial(
         family.bayes_optimal(4),
@@ -59,6 +61,21 @@ def test_it_earns_in_the_environment_what_is_computed():
     assert expected == pytest.approx((4.0, 11.0714286, 11.0714286, 11.0714286))
     knowing = [16 - (d := task.x + task.y) - 0.1 * (d - 1) for task in tasks]
     assert np.mean(knowing) == pytest.approx(expected[1])  # by the second episode not knowing the goal costs nothing
+
+
+def test_a_cell_can_be_seen_as_one_of_all():
+    plain, one_hot = (Gridworlds(Config(one_hot=flag), 2) for flag in (False, True))
+    places, cells = [], []
+    for envs, seen in ((plain, places), (one_hot, cells)):
+        seen.append(envs.reset(np.zeros(2, np.uint64), [Goal(4, 4)] * 2))
+        for action in ([1, 2], [2, 2], [2, 3]):
+            seen.append(envs.step(np.array(action)).observation)
+    for place, cell in zip(places, cells, strict=True):
+        assert cell.shape == (2, 25) and (cell.sum(-1) == 1).all()
+        assert np.divmod(cell.argmax(-1), 5) == pytest.approx(place.T)
+    family = make_family(TaskConfig("gridworld", options={"one_hot": True}))
+    expert = family.expert(SimpleNamespace(unwrapped=SimpleNamespace(task=Goal(4, 4))), np.random.default_rng())
+    assert MOVES[int(expert(cells[1][0]))] in ((0, 1), (1, 0)) and family.make_env().observation_space.shape == (25,)
 
 
 def test_goals_can_be_held_out():
