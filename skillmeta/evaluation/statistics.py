@@ -20,8 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
-from scipy.special import betaln
+from scipy.special import betaln, stdtrit
 
 UPPER = 0.975  # quantile of a central 95 % interval
 POSTERIOR_TAIL = 0.03  # of the beta-binomial posterior; chosen by simulation, as is the range of _ODDS
@@ -152,7 +151,7 @@ def _contrast(terms: Terms, new_tasks: bool) -> tuple[np.ndarray, np.ndarray]:
     if new_tasks:
         rest = cells - cells.mean(-1, keepdims=True) - cells.mean(-2, keepdims=True) + value[..., None, None]
         freedom = (seeds - 1) * (tasks - 1)
-        twice = stats.t.ppf(UPPER, freedom) ** 2 * (rest**2).sum((-1, -2)) / freedom / (seeds * tasks)
+        twice = stdtrit(freedom, UPPER) ** 2 * (rest**2).sum((-1, -2)) / freedom / (seeds * tasks)
         below, above = (
             np.maximum(np.maximum(a, b), a + b - twice)
             for a, b in zip((below, above), _squared_distances([(c, s.by_task()) for c, s in terms]), strict=True)
@@ -172,7 +171,7 @@ def _squared_distances(terms: Terms) -> tuple[np.ndarray, np.ndarray]:
     """
     cells = _combined(terms)
     units, size = cells.shape[-2], cells.shape[-2] * cells.shape[-1]
-    rows, factor = cells.mean(-1), stats.t.ppf(UPPER, units - 1) ** 2 / units
+    rows, factor = cells.mean(-1), stdtrit(units - 1, UPPER) ** 2 / units
     below = factor * rows.var(-1, ddof=1)
     above = below
     if terms[0][1].trials is None:

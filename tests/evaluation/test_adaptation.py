@@ -226,6 +226,7 @@ def test_no_adaptation_below_the_agent_below_the_oracle():
     assert normalized(*(r.last("returns") for r in (random, random, oracle))).value == 0
 
 
+@pytest.mark.slow
 def test_the_number_of_processes_changes_nothing():
     factory = EnvsFactory(POINTS)
     one = evaluate(

@@ -33,7 +33,8 @@ PEARL_OTHERWISE = {**PEARL, "encoder": "gru", "context": "trial", "original": {"
 PEARL_TAUGHT = {
     **PEARL, "encoder": "attention", "context": "trial", "context_visits": 2, "shaped_reward": True, "teacher": {}
 }  # fmt: skip
-ALL = [RL2, MAML, PEARL, PROMP, REPTILE, TRANSFORMER, PEARL_OTHERWISE, PEARL_TAUGHT]
+VARIANTS = [PROMP, REPTILE, TRANSFORMER, PEARL_OTHERWISE, PEARL_TAUGHT]  # the contract tests resume each learner
+ALL = [RL2, MAML, PEARL, *(pytest.param(variant, marks=pytest.mark.slow) for variant in VARIANTS)]
 POINTS = TaskConfig("point", split="train", options={"max_episode_steps": 5})
 SPARSE = TaskConfig(
     "point", split="train", options={"max_episode_steps": 5, "sparse": True}

@@ -43,7 +43,15 @@ def observed_here(preset: str) -> dict[str, Any]:
     return observed(here(preset))
 
 
-@pytest.fixture(scope="module", params=PRESETS)
+# Presets whose simulators take seconds to make, and which share them with another preset of the suite.
+ANOTHER_HAS_ITS_SIMULATOR = {
+    "kitchen_59", "metaworld_ml1_pick_place", "metaworld_ml1_push", "ogbench_cube", "ogbench_puzzle",
+    "ogbench_scene_singletask",
+}  # fmt: skip
+MARKED = [pytest.param(p, marks=pytest.mark.slow if p in ANOTHER_HAS_ITS_SIMULATOR else ()) for p in PRESETS]
+
+
+@pytest.fixture(scope="module", params=MARKED)
 def family(request) -> TaskFamily:
     return here(request.param)
 

@@ -193,7 +193,7 @@ def test_recorded_actions_replay_to_the_recorded_observations():
         assert np.array_equal(env.step(action)[0], expected)
 
 
-@pytest.mark.parametrize("numbers", [59, 60])
+@pytest.mark.parametrize("numbers", [59, pytest.param(60, marks=pytest.mark.slow)])
 def test_the_wheel_shows_progress_and_coverage_counts_subtasks(numbers):
     found = family(Config(noise="none", observation=numbers))
     env = found.make_env()

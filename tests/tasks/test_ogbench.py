@@ -134,7 +134,9 @@ def test_horizons_are_ogbenchs():
     assert {name: gymnasium.spec(f"{name}-v0").max_episode_steps for name in ogbench.SCENES} == ogbench.SCENES
 
 
-@pytest.mark.parametrize("name", ["cube-double", "scene", "puzzle-3x3"])
+@pytest.mark.parametrize(
+    "name", ["scene", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cube-double", "puzzle-3x3"))]
+)
 def test_a_visible_goal_is_ogbenchs_oracle_representation_of_it(name):
     hidden, shown = (family(Config(scene=name, goal_visible=visible)) for visible in (False, True))
     task = hidden.tasks("test")[4]
@@ -226,7 +228,10 @@ def test_the_fewest_presses():
         assert len(solve_lights(lights)) == min(sizes)
 
 
-@pytest.mark.parametrize(("name", "which"), [("scene", 1), ("cube-double", 4), ("puzzle-3x3", 0)])
+@pytest.mark.parametrize(
+    ("name", "which"),
+    [("cube-double", 4), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("scene", 1), ("puzzle-3x3", 0)))],
+)
 def test_the_solver_reaches_the_goal(name, which):
     found = family(Config(scene=name))
     env = found.make_env()
