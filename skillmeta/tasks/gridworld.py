@@ -37,7 +37,7 @@ class Config:
 
     cells: PositiveInt = 5  # of each side
     max_episode_steps: PositiveInt = 15  # steps of an episode
-    one_hot: bool = False  # what is seen is a 1 among as many zeros as there are cells, instead of x and y
+    one_hot: bool = False  # after x and y a number for each cell is seen, 1 for the one that it is
     validation_tasks: NonNegativeInt = (
         0  # goals that are held out for validation; 0 of them and of test: all goals are in every split
     )
@@ -68,19 +68,13 @@ def towards(cell: Cell, goal: Cell) -> int:
     return min(range(len(MOVES)), key=lambda a: distance((cell[0] + MOVES[a][0], cell[1] + MOVES[a][1]), goal))
 
 
-def cells_of(observation: np.ndarray, config: Config) -> np.ndarray:
-    """x and y of the cells [N, 2] that are seen in observations [N, O]."""
-    if not config.one_hot:
-        return observation.astype(np.int64)
-    return np.stack(np.divmod(observation.argmax(-1), config.cells), -1)
-
-
 class Gridworlds:
-    """N grids in lockstep. Observation [N, 2]: x and y of the cell, from 0; or [N, cells^2]: 1 where it is."""
+    """N grids in lockstep. Observation [N, 2]: x and y of the cell, from 0; with `one_hot` [N, 2 + cells^2]."""
 
     def __init__(self, config: Config, num: int):
         self.config, self.num, self.max_episode_steps = config, num, config.max_episode_steps
-        self.observation_dim = config.cells**2 if config.one_hot else 2
+        self.one_hot = np.eye(config.cells**2 if config.one_hot else 0, dtype=np.float32)
+        self.observation_dim = 2 + len(self.one_hot)
         self.action_space = Discrete(len(MOVES))
         self.moves = np.array(MOVES)
 
@@ -92,9 +86,7 @@ class Gridworlds:
     def observe(self) -> np.ndarray:
         if not self.config.one_hot:
             return self.cell.astype(np.float32)
-        seen = np.zeros((self.num, self.observation_dim), np.float32)
-        seen[np.arange(self.num), self.cell @ (self.config.cells, 1)] = 1
-        return seen
+        return np.concatenate([self.cell, self.one_hot[self.cell @ (self.config.cells, 1)]], 1, dtype=np.float32)
 
     def step(self, action: np.ndarray) -> Outcome:
         self.cell = (self.cell + self.moves[action.astype(np.int64)]).clip(0, self.config.cells - 1)
@@ -234,7 +226,6 @@ class BayesOptimal:
     """Goes the best walk until it finds the goal, then straight there in each episode. It has no parameters and draws nothing."""
 
     walk: Walk
-    config: Config
     rollouts: int = 1
     exploration_episodes: int = 0
 
@@ -247,16 +238,16 @@ class BayesOptimal:
     ) -> tuple[Tensor, Known]:
         action = torch.zeros(len(observation), len(MOVES))
         for n, (cell, goal, episode, step) in enumerate(
-            zip(cells_of(observation.numpy(), self.config).tolist(), *(b.tolist() for b in belief), strict=True)
+            zip(observation.tolist(), *(b.tolist() for b in belief), strict=True)
         ):
             found, planned = goal[0] >= 0, self.walk.actions
             blind = planned[episode][step] if episode < len(planned) and step < len(planned[episode]) else 0
-            action[n, towards((cell[0], cell[1]), goal) if found else blind] = 1.0
+            action[n, towards((int(cell[0]), int(cell[1])), goal) if found else blind] = 1.0
         return action, belief
 
     def observe(self, belief: Known, action: Tensor, step: Step) -> Known:
         paid = torch.from_numpy(step.reward > 0).unsqueeze(-1)
-        goal = torch.where(paid, torch.from_numpy(cells_of(step.observation, self.config)), belief.goal)
+        goal = torch.where(paid, torch.from_numpy(step.observation[:, :2]).long(), belief.goal)
         return Known(goal, belief.episode, belief.step + torch.from_numpy(step.steps))
 
     def adapt(self, belief: Known, episodes: Episodes, generator: torch.Generator) -> Known:
@@ -283,15 +274,10 @@ def family(config: Config) -> TaskFamily:
 
     def expert(env: gymnasium.Env, generator: np.random.Generator) -> Expert:
         task = env.unwrapped.task  # type: ignore[attr-defined]
-
-        def act(observation: np.ndarray) -> np.int64:
-            x, y = cells_of(observation[None], config)[0].tolist()
-            return np.int64(towards((x, y), (task.x, task.y)))
-
-        return act
+        return lambda observation: np.int64(towards((int(observation[0]), int(observation[1])), (task.x, task.y)))
 
     def bayes_optimal(episodes: int) -> BayesOptimal:
-        return BayesOptimal(best_walk(goals, config.cells, config.max_episode_steps, episodes), config)
+        return BayesOptimal(best_walk(goals, config.cells, config.max_episode_steps, episodes))
 
     every = tuple(Goal(*goal) for goal in goals)
     drawn = [every[i] for i in np.random.default_rng(config.tasks_seed).permutation(len(every))] if held else []
@@ -302,19 +288,15 @@ def family(config: Config) -> TaskFamily:
         if not held
         else f"Of {len(goals)} goals {held} are held out from training."
     )
-    seen = "a 1 for the cell among zeros for the others" if config.one_hot else "x and y of the cell"
-    space = (
-        Box(0.0, 1.0, (config.cells**2,), np.float32)
-        if config.one_hot
-        else Box(0.0, config.cells - 1.0, (2,), np.float32)
-    )
+    more = ", and a number for each cell, 1 for this one" if config.one_hot else ""
+    space = Box(0.0, config.cells - 1.0, (Gridworlds(config, 1).observation_dim,), np.float32)
     return TaskFamily(
         name="gridworld",
         version=1,
         definition=(
             f"A grid of {config.cells} x {config.cells} cells; {config.max_episode_steps} steps from a corner: stay, up, right, "
             f"down or left. One cell is the goal, two or more from the start in x or y, and is not seen: reward 1 on it, "
-            f"-0.1 elsewhere. Seen: {seen}. {shared} Success: on the goal. Bayes-optimal: maximises the return "
+            f"-0.1 elsewhere. Seen: x and y of the cell{more}. {shared} Success: on the goal. Bayes-optimal: maximises the return "
             "of a trial where all goals are equally likely. After VariBAD (Zintgraf et al. 2020), with trials of 4 episodes."
         ),
         max_episode_steps=config.max_episode_steps,
