@@ -43,12 +43,12 @@ def observed_here(preset: str) -> dict[str, Any]:
     return observed(here(preset))
 
 
-# Presets whose simulators take seconds to make, and which share them with another preset of the suite.
-ANOTHER_HAS_ITS_SIMULATOR = {
-    "kitchen_59", "metaworld_ml1_pick_place", "metaworld_ml1_push", "ogbench_cube", "ogbench_puzzle",
+# Presets with the simulator of another one, and seconds to make; golden.json is of another process too.
+SAME_SIMULATOR = {
+    "kitchen_59", "metaworld_ml1_push", "metaworld_ml1_pick_place", "metaworld_ml45", "ogbench_cube", "ogbench_puzzle",
     "ogbench_scene_singletask",
 }  # fmt: skip
-MARKED = [pytest.param(p, marks=pytest.mark.slow if p in ANOTHER_HAS_ITS_SIMULATOR else ()) for p in PRESETS]
+MARKED = [pytest.param(p, marks=pytest.mark.slow if p in SAME_SIMULATOR else ()) for p in PRESETS]
 
 
 @pytest.fixture(scope="module", params=MARKED)
@@ -188,12 +188,6 @@ def test_it_is_listed_as_it_is(request, family, env):
     preset = request.node.callspec.params["family"]
     now = json.loads(json.dumps(row_of(family, env, load(f"tasks/{preset}"))))
     assert json.loads(LISTED.read_text())[preset] == now, "run `python -m tests.tasks.golden`"
-
-
-SAME_SIMULATOR = {
-    "kitchen_59", "metaworld_ml1_push", "metaworld_ml1_pick_place", "metaworld_ml45", "ogbench_cube", "ogbench_puzzle",
-    "ogbench_scene_singletask",
-}  # fmt: skip  # as another preset, and seconds to make; golden.json is of another process too
 
 
 def seen_elsewhere(presets: list[str]) -> dict[str, tuple[bytes, list[str], list[float]]]:
