@@ -123,7 +123,7 @@ def row_of(family: Any, env: Any, node: object) -> dict[str, Any]:
 
 
 def dimensions(env: Any) -> tuple[str, str]:
-    """How many numbers are seen and acted with; choices as e.g. 1 of 5."""
+    """How many numbers are seen and acted with; discrete actions as e.g. 1 of 5."""
     from gymnasium.spaces import Box, Discrete
 
     seen, acts = env.observation_space, env.action_space

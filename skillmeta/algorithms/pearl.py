@@ -398,7 +398,7 @@ class Learner:
         return Drawn(batch, context, valid, privileged, latent_noise, noise)
 
     def learn(self, drawn: Drawn) -> Tensor:
-        """One update of encoder and critics, policy, values, weight and targets; returns the METRICS."""
+        """One update of encoder and critics, policy, values, coefficient and targets; returns the METRICS."""
         config, acting, regularizer = self.config, self.acting, self.regularizer
         bound, noise, coefficient = self.bound, drawn.noise, self.regularizer.coefficient()
         # Without autocast's cache: two losses would share cast weights, and each gradient frees what it went through.

@@ -172,7 +172,9 @@ def _find(path: Path, names: list[str], read: Callable[[str], Rows], request: Re
     for name, values in arrays.items():
         arrays[name] = in_pieces(values, path, room) if isinstance(values, h5py.Dataset) else values
     if arrays["actions"].dtype.kind != "f":
-        found.notes.append(f"actions are of type {arrays['actions'].dtype}: read as quantities, not as choices")
+        found.notes.append(
+            f"actions are of type {arrays['actions'].dtype}: read as quantities, not as discrete actions"
+        )
     return found
 
 

@@ -21,7 +21,7 @@ def make_envs(family: TaskFamily, num: int, skills: Skills | None = None, see_ta
     """N environments of a family.
 
     Args:
-        skills: act by skills; by default in primitive actions in [-1, 1], or choices.
+        skills: act by skills; by default in primitive actions in [-1, 1], or discrete ones.
         see_task: append the task's features to the observation, for an oracle.
     """
     unit_actions = skills is None  # a decoder speaks the environment's own units

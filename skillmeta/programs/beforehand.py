@@ -156,7 +156,7 @@ def trained_on(tasks: Sequence[Task], trained: Collection[Task], split: str) -> 
 
 
 def continued_notes(before: Sequence[Mapping[str, int | None]], options: Any = None) -> list[str]:
-    """A sentence on a run that went on after its end, if it did, and on what depends on the length.
+    """A sentence on a run that was continued after its end, if it did, and on what depends on the length.
 
     Args:
         before: the lengths that it had, see `Run.continued`.

@@ -50,7 +50,7 @@ SEALED = (
 )  # when a run is finished
 CHECKPOINTS = "checkpoints"  # the folder that holds them
 LAST = "last"  # the same of a finished run: the newest one, from which it can be made longer
-CONTINUED = "continued.json"  # the lengths that a run had before it went on, a mapping each time
+CONTINUED = "continued.json"  # the lengths that a run had before it was continued, a mapping each time
 STOP_FILE = ".stop"  # whoever schedules the run asks it to stop by making this file
 PACKAGES = (
     "torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "minari", "stable-baselines3", "scipy",
@@ -330,7 +330,7 @@ class Run:
 
     @property
     def continued(self) -> list[dict[str, int | None]]:
-        """The lengths that the run had each time before it went on."""
+        """The lengths that the run had each time before it was continued."""
         return read_continued(self.folder)
 
     @property

@@ -1,6 +1,6 @@
 """What a task and a family of tasks are.
 
-A task is a frozen dataclass of numbers, texts and tuples of them: hashable, printable, JSON both ways, the same in every
+A task is a frozen dataclass of numbers, strings and tuples of them: hashable, printable, JSON both ways, the same in every
 process. A family is a value too: named splits of tasks, and an environment whose `reset(options={"task": task})` sets one.
 """
 

@@ -27,7 +27,7 @@ class Outcome(NamedTuple):
 
 
 class Native(Protocol):
-    """N environments as arrays. Ending at the horizon is left to whoever steps them."""
+    """N environments as arrays. Ending after `max_episode_steps` is left to whoever steps them."""
 
     observation_dim: int
     max_episode_steps: int

@@ -1,6 +1,6 @@
 """Gymnasium's MuJoCo v5 robots under our own rewards: what the cheetah, ant, humanoid and walker families share.
 
-The robots' models, resets and observations are those of Gymnasium's v5 environments; rewards, ends and horizons are those of
+The robots' models, resets and observations are those of Gymnasium's v5 environments; rewards, ends and lengths are those of
 the meta-RL literature, which never agree with v5's.
 """
 

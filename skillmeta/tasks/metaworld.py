@@ -39,7 +39,7 @@ HAND_LOW, HAND_HIGH = np.array([-0.525, 0.348]), np.array([0.525, 1.025])  # x a
 OFFICIAL = BenchmarkScore(
     "Meta-World's own number, which is biased",
     "Its evaluator counts the first three episodes that finish anywhere in a class. Successes finish early and failures take the "
-    "whole horizon, so failures are hardly ever counted: it states 1.00 for an agent that solves a fifth of the environments. It "
+    "whole episode, so failures are hardly ever counted: it states 1.00 for an agent that solves a fifth of the environments. It "
     "is here to be compared with published tables only.",
     "success as Meta-World's evaluator counts",
     lambda steps, success, groups: official_success(steps, success, groups)[0],

@@ -13,11 +13,11 @@ def official_success(
     """`metaworld.evaluation.evaluation`'s mean success over classes, and that of each class.
 
     All environments of a class run side by side, an episode ends at its first success, and the first `num_episodes` that
-    finish anywhere in the class are counted. Failures take the whole horizon and finish last, so they are hardly ever counted:
+    finish anywhere in the class are counted. Failures take a whole episode and finish last, so they are hardly ever counted:
     a policy that solves a fifth of the environments gets 1.00 (an open report against version 3.1.1).
 
     Args:
-        steps: [environment, episode] until the first success, or the horizon where there was none.
+        steps: [environment, episode] until the first success, or the length of an episode where there was none.
         success: [environment, episode] bool.
         names: the class of each environment.
         num_episodes: counted of each class.

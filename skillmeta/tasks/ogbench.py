@@ -22,7 +22,7 @@ from skillmeta.errors import UserError
 from skillmeta.tasks import picture
 from skillmeta.tasks.base import TaskFamily, draw_tasks, validation_generator
 
-SCENES = {  # OGBench's horizons
+SCENES = {  # OGBench's lengths of an episode
     "cube-single": 200,
     "cube-double": 500,
     "cube-triple": 1000,
@@ -77,7 +77,7 @@ class Rearrangement:
 def make_scene(scene: str, mode: str = "task") -> Any:
     """OGBench's environment. Raises UserError naming the extra where it is not installed.
 
-    Made by its class: `gymnasium.make` would wrap it, and its own horizon is not ours. Cubes keep their numbers: OGBench's
+    Made by its class: `gymnasium.make` would wrap it, and its own time limit is not ours. Cubes keep their numbers: OGBench's
     default deals them out anew at every reset, so that one task would ask for another goal in each episode; its single-task
     environments do as we do.
     """

@@ -51,11 +51,11 @@ def test_exploration_credit_needs_two_tasks():
 def test_an_evaluation_by_modes_adapts_all_the_same():
     family, learner = make_family(POINTS), make_learner(maml, SMALL, 2, np.ones(2, np.float32), seeds=Seeds(0))
     with Workers(EnvsFactory(POINTS), envs_per_batch=12) as workers:
-        judged = evaluate(
+        evaluated = evaluate(
             learner.actor(), workers, [family.sample(np.random.default_rng(0), "any")], 1, 0, sample=False
         )
         still = evaluate(NoAdaptation(learner.actor()), workers, [family.sample(np.random.default_rng(0), "any")], 1, 0)
-    ours, theirs = judged.returns[0, 0, :, 0], still.returns[0, 0, :, 0]  # [rollouts, episodes]
+    ours, theirs = evaluated.returns[0, 0, :, 0], still.returns[0, 0, :, 0]  # [rollouts, episodes]
     assert (ours[:, 0] == theirs[:, 0]).all() and (ours[:, 1] != theirs[:, 1]).any()
 
 

@@ -272,9 +272,11 @@ class Nods(RandomActor):
         return torch.full((len(observation), 1), float(explore)), belief
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 16])
-def test_a_final_evaluation_has_samples_and_mode_of_as_many_episodes(chunk):
-    told, trials = final_scores(Nods(np.ones(1)), Workers(doors, envs_per_batch=chunk), Number(0), 5, Seeds(0, "task"))
+@pytest.mark.parametrize("envs_per_batch", [1, 2, 16])
+def test_a_final_evaluation_has_samples_and_mode_of_as_many_episodes(envs_per_batch):
+    told, trials = final_scores(
+        Nods(np.ones(1)), Workers(doors, envs_per_batch=envs_per_batch), Number(0), 5, Seeds(0, "task")
+    )
     assert told == {"num_episodes": 5, "success": 1.0, "return": 1.0, "mode_success": 0.0, "mode_return": 0.0}
     assert trials.returns.shape == (5, 1) and (trials.returns == 1).all()
 

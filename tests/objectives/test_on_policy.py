@@ -26,17 +26,17 @@ def ragged(generator: torch.Generator, rows: int = 4, time: int = 9) -> tuple[to
     return reward, value, valid
 
 
-@pytest.mark.parametrize(("discount", "trace"), [(0.9, 0.8), (0.99, 1.0), (1.0, 0.3)])
-def test_advantages_are_the_weighted_sum_of_td_errors(discount, trace):
+@pytest.mark.parametrize(("discount", "gae_lambda"), [(0.9, 0.8), (0.99, 1.0), (1.0, 0.3)])
+def test_advantages_are_the_weighted_sum_of_td_errors(discount, gae_lambda):
     reward, value, valid = ragged(torch.Generator().manual_seed(0))
     last = torch.tensor([0.3, -1.0, 2.0, 0.0])
-    ours = advantages(reward, value, last, valid, discount, trace)
+    ours = advantages(reward, value, last, valid, discount, gae_lambda)
     for row in range(4):
         length = int(valid[row].sum())
         v = [*value[row, :length].tolist(), float(last[row])]
         delta = [float(reward[row, t]) + discount * v[t + 1] - v[t] for t in range(length)]
         for t in range(9):
-            wanted = sum((discount * trace) ** (k - t) * delta[k] for k in range(t, length)) if t < length else 0.0
+            wanted = sum((discount * gae_lambda) ** (k - t) * delta[k] for k in range(t, length)) if t < length else 0.0
             assert float(ours[row, t]) == pytest.approx(wanted, abs=1e-5)
 
 

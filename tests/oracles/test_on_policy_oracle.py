@@ -9,15 +9,15 @@ import torch
 from skillmeta.objectives.on_policy import advantages, clipped_surrogate, normalized
 
 
-@pytest.mark.parametrize(("discount", "trace"), [(0.9, 0.7), (0.95, 0.0), (1.0, 1.0)])
-def test_advantages_are_the_average_of_k_step_advantages(discount, trace):
+@pytest.mark.parametrize(("discount", "gae_lambda"), [(0.9, 0.7), (0.95, 0.0), (1.0, 1.0)])
+def test_advantages_are_the_average_of_k_step_advantages(discount, gae_lambda):
     """Schulman et al. 2016, equations 11 to 16: of 1 to L - t steps, weighted by powers of lambda, the longest by the rest."""
     generator = np.random.default_rng(0)
     lengths, time = [6, 1, 4], 6
     reward, value = generator.normal(size=(2, 3, time))
     last = generator.normal(size=3)
     valid = np.arange(time) < np.array(lengths)[:, None]
-    ours = advantages(*(torch.from_numpy(x) for x in (reward, value, last, valid.astype(float))), discount, trace)
+    ours = advantages(*(torch.from_numpy(x) for x in (reward, value, last, valid.astype(float))), discount, gae_lambda)
     for n, length in enumerate(lengths):
         v = [*value[n, :length], last[n]]
         for t in range(length):
@@ -26,8 +26,8 @@ def test_advantages_are_the_average_of_k_step_advantages(discount, trace):
                 return sum(discount**i * reward[n, t + i] for i in range(k)) + discount**k * v[t + k] - v[t]
 
             longest = length - t
-            wanted = (1 - trace) * sum(trace ** (k - 1) * steps(k) for k in range(1, longest))
-            assert float(ours[n, t]) == pytest.approx(wanted + trace ** (longest - 1) * steps(longest), abs=1e-9)
+            wanted = (1 - gae_lambda) * sum(gae_lambda ** (k - 1) * steps(k) for k in range(1, longest))
+            assert float(ours[n, t]) == pytest.approx(wanted + gae_lambda ** (longest - 1) * steps(longest), abs=1e-9)
         assert (ours[n, length:] == 0).all()
 
 

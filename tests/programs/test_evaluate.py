@@ -139,7 +139,7 @@ def test_paths_of_the_first_task_are_kept_for_every_agent_and_episode(tmp_path):
 
 
 def test_tasks_that_were_trained_on_are_counted(tmp_path):
-    """Of the split that is judged, by any of the agents: those of a training split, or the one task of fine-tuning."""
+    """Of the split that is evaluated, by any of the agents: those of a training split, or the one task of fine-tuning."""
     assert not any("trained on" in note for note in evaluated(tmp_path / "none", "train").notes)
     run, one = trained(tmp_path / "run", action=0.25), tmp_path / "one"
     assert train(one_task(scripted(), index=2), one, quiet=True, page=False)

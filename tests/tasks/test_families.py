@@ -163,9 +163,9 @@ def test_a_task_stays_until_another_is_set(family, env):
         assert env.reset(seed=1)[1]["task"] == to_plain(task)
 
 
-def test_an_episode_is_cut_off_at_the_horizon(family, env):
+def test_an_episode_is_cut_off_at_its_time_limit(family, env):
     if not 0 < family.max_episode_steps <= 500:
-        pytest.skip(f"its horizon is {family.max_episode_steps}: too long to walk here")
+        pytest.skip(f"its episodes have {family.max_episode_steps} steps: too long to walk here")
     env.reset(seed=0, options={"task": family.tasks("train")[0]})
     nothing = np.zeros(env.action_space.shape, np.float32) if env.action_space.shape else 0
     for step in range(1, family.max_episode_steps + 1):

@@ -94,7 +94,7 @@ def test_an_episode_can_be_repeated_after_another_one():
     assert walk() == first
 
 
-def test_the_horizon_is_ours_and_step_501_is_never_taken():
+def test_the_time_limit_is_ours_and_step_501_is_never_taken():
     found = push(max_episode_steps=3)
     env = found.make_env()
     env.reset(options={"task": found.tasks("train")[0]})

@@ -130,7 +130,7 @@ def test_the_look_at_the_goal_leaves_nothing_behind(scene, monkeypatch):
     assert np.array_equal(seen[0], seen[1]) and np.array_equal(seen[0], seen[2])
 
 
-def test_horizons_are_ogbenchs():
+def test_time_limits_are_ogbenchs():
     assert {name: gymnasium.spec(f"{name}-v0").max_episode_steps for name in ogbench.SCENES} == ogbench.SCENES
 
 
