@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 # From the ground up: a room may import from the rooms before it, and from these modules of skillmeta itself.
@@ -100,9 +101,18 @@ def test_nothing_names_a_machine_or_a_registry():
         assert not [word for word in words if word in text], path
 
 
-@pytest.mark.parametrize("command", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]])
+LINTERS = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]]
+
+
+@pytest.mark.parametrize("command", LINTERS, ids=" ".join)
 def test_lint_format_and_types(command):
     if importlib.util.find_spec(command[0]) is None:
         pytest.skip(f"{command[0]} is not installed: pip install -e '.[dev]'")
     done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+
+
+def test_the_hooks_before_a_commit_are_the_same_and_local():
+    repos = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [repo["repo"] for repo in repos] == ["local"]
+    assert [hook["entry"].split() for hook in repos[0]["hooks"]] == [["python", "-m", *command] for command in LINTERS]
