@@ -14,7 +14,7 @@ import skillmeta
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--out", default="runs/prior-helps", help="folder of the results")
 parser.add_argument("--small", action="store_true", help="a budget that shows that it runs, and nothing else")
-MAZE = {"size": 12, "layout_seed": 0, "min_path": 10, "max_episode_steps": 1_000}
+MAZE = {"size": 16, "layout_seed": 0, "min_path": 12, "max_episode_steps": 1_000}
 
 
 def config(small: bool) -> dict:

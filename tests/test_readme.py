@@ -20,11 +20,12 @@ from skillmeta.tasks.base import TaskConfig, make_family
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PAGES = [path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if path.name != "commands.md"]
+OUTSIDE = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "examples/README.md")]
+PAGES = [path for path in [*OUTSIDE, *sorted((ROOT / "docs").rglob("*.md"))] if path.name != "commands.md"]
 TASKS = (ROOT / "docs" / "tasks.md").read_text()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_configs_and_links_of_a_page_exist(page):
     text = page.read_text()
     for command, rest in re.findall(r"^skillmeta ([\w-]+)(.*)$", text, re.M):
