@@ -39,7 +39,9 @@ def main() -> None:
 
     curves = pandas.read_csv(result.folder / "curves.csv")  # of training: mean and interval over the seeds
     curves = curves[(curves.quantity == "return") & (curves.axis == "env_steps")]
-    axes = curves.pivot_table(index="x", columns="method", values="mean").interpolate("index").plot()
+    axes = (
+        curves.pivot_table(index="x", columns="method", values="mean").interpolate("index").plot(style=["-", "--", ":"])
+    )
     axes.set(xlabel="environment steps", ylabel="return of training episodes")
     axes.figure.savefig(result.folder / "returns.png")
     print(f"picture: {result.folder / 'returns.png'}, page: {result.page}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,10 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PATHS = {"PYTHONPATH": str(EXAMPLES.parent)}
 AGENTS = ("pearl", "rl2", "maml", "oracle")
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_the_notebook_runs_from_its_first_cell_to_its_last(tmp_path):
     for name in ("nbclient", "ipykernel", "nbformat"):
         pytest.importorskip(name, reason="pip install nbclient ipykernel")
@@ -53,16 +54,18 @@ def test_a_prior_that_helps(tmp_path):
 @pytest.mark.slow
 def test_meta_learners_on_a_family_of_ones_own(tmp_path):
     printed = run("meta_rl_on_your_family.py", tmp_path, "--out", "out", "--small")
-    table = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line.startswith(AGENTS)}
-    assert set(table) == set(AGENTS) and all(len(row) == 3 for row in table.values())
-    assert float(table["oracle"][-1]) > max(float(table[name][-1]) for name in AGENTS if name != "oracle")
+    rows = re.findall(
+        rf"^({'|'.join(AGENTS)})((?: +-\d+\.\d+){{3}})$", printed, re.M
+    )  # an agent, and its return in three episodes
+    last = {name: float(returns.split()[-1]) for name, returns in rows}
+    assert set(last) == set(AGENTS) and max(last, key=last.get) == "oracle"
     assert (tmp_path / "out" / "adaptation.png").stat().st_size > 1_000
 
 
 @pytest.mark.slow
 def test_an_ablation_read_with_pandas(tmp_path):
     printed = run("read_ablation.py", tmp_path, "--out", "out", "--small")
-    assert "mean" in printed and printed.count("initial_coefficient=") == 6  # of three methods, in two tables
+    assert "mean" in printed and printed.count("initial_coefficient-") == 6  # of three methods, in two tables
     assert (tmp_path / "out" / "returns.png").stat().st_size > 1_000
 
 
