@@ -1,4 +1,4 @@
-"""A prior that helps: the same skills with and without their prior, on one goal of a small maze.
+"""A prior that helps: the same skills with and without their prior, on one goal of a maze.
 
     python examples/prior_helps.py [--out FOLDER] [--small]
 
@@ -14,7 +14,7 @@ import skillmeta
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--out", default="runs/prior-helps", help="folder of the results")
 parser.add_argument("--small", action="store_true", help="a budget that shows that it runs, and nothing else")
-MAZE = {"size": 16, "layout_seed": 0, "min_path": 12, "max_episode_steps": 1_000}
+MAZE = {"size": 20, "layout_seed": 0, "max_episode_steps": 2_000}
 
 
 def config(small: bool) -> dict:
@@ -25,7 +25,7 @@ def config(small: bool) -> dict:
             "family": "maze",
             "options": MAZE,
             "collector": "maze_planner",
-            "expert": {"steps": 10_000 if small else 200_000},
+            "expert": {"steps": 10_000 if small else 300_000},
         },
         "skills": {
             "source": "minari:skillmeta/prior-helps-v0",
@@ -38,7 +38,7 @@ def config(small: bool) -> dict:
         "reference": "with_prior",
         "changes": {
             "task": {"family": "maze", "options": MAZE},
-            "env_steps": 2_000 if small else 40_000,
+            "env_steps": 4_000 if small else 60_000,
             "max_episodes": None,
             "evaluation": {"episodes": 2 if small else 10},
         },
