@@ -39,6 +39,8 @@ QUICK = (
     "tests/nn",
     "tests/objectives",
 )
+# What pip says of versions that do not go together.
+CONFLICT = r"The user requested|^ERROR: (?!Cannot install|Resolution)"
 SHOWN = ("numpy", "torch", "gymnasium", "mujoco", "stable-baselines3")  # versions in the table
 
 
@@ -105,10 +107,11 @@ def cell(version: str, kind: str, keep: Sequence[str], tests: Sequence[str], fol
     folder.mkdir(parents=True)
     (folder / "pins.txt").write_text("\n".join(pins_of(kind, keep)) + "\n")
     own = folder / "venv" / "bin" / "python"
-    install = [str(own), "-m", "pip", "install", "-q", *TOOLS, f"{ROOT}[{EXTRAS}]", "-c", str(folder / "pins.txt")]
+    pip = [str(own), "-m", "pip", "install", "--progress-bar", "off"]
+    install = [*pip, *TOOLS, f"{ROOT}[{EXTRAS}]", "-c", str(folder / "pins.txt")]
     made = run([python, "-m", "venv", str(folder / "venv")], log) and run(install, log)
     if not made:
-        return Cell(version, kind, "", f"not installed: {last(log, 'ERROR')}", time.monotonic() - began, False)
+        return Cell(version, kind, "", f"not installed: {last(log, CONFLICT)}", time.monotonic() - began, False)
     passed = run([str(own), "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests], log)
     result = last(log, r"\d+ (passed|failed|error)")
     return Cell(version, kind, versions(own), result, time.monotonic() - began, passed)
