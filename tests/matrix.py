@@ -28,7 +28,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 PYTHONS = ("3.11", "3.12", "3.13")
 PINS = ("lowest", "newest")
-EXTRAS = "report,frames,minari,robotics"  # that the quick part needs
+EXTRAS = "report,frames,minari,robotics,metaworld"  # that the quick part needs
 TOOLS = ("pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "hatchling>=1.26")
 QUICK = (
     "tests/test_cli.py",
