@@ -64,7 +64,7 @@ def default(key: Key) -> str:
 
 
 def cell(words: str) -> str:
-    """What a cell can hold: a bar would end it, and angle brackets would be HTML."""
+    """What a cell can hold: a bar would end it, and < or > would be HTML."""
     return words.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
