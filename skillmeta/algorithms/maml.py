@@ -30,7 +30,6 @@ from skillmeta.objectives.inner_step import (
     Policy,
     Samples,
     Shape,
-    chunks,
     flat,
     held_near,
     inner_step,
@@ -39,6 +38,7 @@ from skillmeta.objectives.inner_step import (
     mean_of,
     policy_of,
     prior_divergence,
+    slices,
     stack,
     unflat,
 )
@@ -145,7 +145,7 @@ class Problem:
     ):
         self.shape, self.config, self.start, self.prior_coefficient = shape, config, start, prior_coefficient
         self.before, self.after, self.score = before, after, score
-        self.parts = list(chunks(len(after.valid), config.tasks_at_once))
+        self.parts = list(slices(len(after.valid), config.tasks_at_once))
         self.linear = [self.linearized(rows) for rows in self.parts]
         self.loss = sum(part.loss for part in self.linear)
         self.gradient = torch.stack([part.gradient for part in self.linear]).sum(0)
@@ -174,7 +174,7 @@ class Problem:
         )
 
     def loss_of(self, parameters: Parameters, adapted: Policy, rows: slice) -> Tensor:
-        """Sum over the tasks of a chunk, given their adapted policies on the episodes after."""
+        """Sum over the tasks of a slice, given their adapted policies on the episodes after."""
         after = self.after.tasks(rows)
         total = surrogate(adapted, after).sum()
         if self.prior_coefficient:

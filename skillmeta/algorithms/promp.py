@@ -26,7 +26,6 @@ from skillmeta.objectives.inner_step import (
     Parameters,
     Samples,
     Shape,
-    chunks,
     held_near,
     inner_step,
     leaves,
@@ -34,6 +33,7 @@ from skillmeta.objectives.inner_step import (
     mean_of,
     policy_of,
     prior_divergence,
+    slices,
     stack,
 )
 from skillmeta.objectives.on_policy import clipped_surrogate
@@ -127,7 +127,7 @@ class Learner:
         for _ in range(config.steps):
             self.optimizer.zero_grad()
             total = 0.0
-            for part in chunks(config.tasks, config.tasks_at_once):
+            for part in slices(config.tasks, config.tasks_at_once):
                 rows = before.tasks(part), after.tasks(part)
                 each = loss(actor.shape, self.parameters, old, *rows, config, actor.prior_coefficient)
                 value = each.sum() / config.tasks

@@ -306,9 +306,9 @@ class Learner:
     def update(self, batch: Sample, left: float = 1.0) -> Tensor:
         """One step of Adam; `left` in [0, 1] scales its length and the coefficient of the divergence."""
         policy, value, prior = self.evaluate(batch.inputs, batch.observation, batch.raw)
-        weight = self.config.prior_coefficient * left
+        coefficient = self.config.prior_coefficient * left
         clip, value_coefficient, scale = self.config.clip, self.config.value_coefficient, self.network.value_head.stddev
-        total, metrics = ppo_loss(policy, value, prior, batch, clip, value_coefficient, weight, scale)
+        total, metrics = ppo_loss(policy, value, prior, batch, clip, value_coefficient, coefficient, scale)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * left
         self.optimizer.zero_grad()

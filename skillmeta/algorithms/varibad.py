@@ -374,8 +374,8 @@ class Learner:
         config, prior = self.config, skill_prior(self.acting.skills, batch.raw)
         features = self.features(batch.inputs, batch.observation) if config.rl_loss_in_encoder else batch.features
         policy, value = self.network.policy(features, prior), self.network.value_head(features)
-        weights = config.clip, config.value_coefficient, config.prior_coefficient * left
-        return ppo_loss(policy, value, prior, batch, *weights, self.network.value_head.stddev)
+        settings = config.clip, config.value_coefficient, config.prior_coefficient * left
+        return ppo_loss(policy, value, prior, batch, *settings, self.network.value_head.stddev)
 
     def update(self, batch: Sample, left: float = 1.0) -> Tensor:
         """One step of policy and value; `left` in [0, 1] scales its length and the coefficient of the divergence."""
@@ -401,8 +401,8 @@ class Learner:
         inputs = acting.inputs(raw.action, raw.reward, raw.next_observation)
         rest = predicted, valid.to(bound.device), noise.to(bound.device)
         terms = elbo_terms(self.network.encoder, self.decoders, inputs, *rest)
-        weights = terms.new_tensor([1.0, config.decoder.observation_coefficient, config.kl_coefficient])
-        self.step((terms * weights).sum(), [self.inference_optimizer])
+        coefficients = terms.new_tensor([1.0, config.decoder.observation_coefficient, config.kl_coefficient])
+        self.step((terms * coefficients).sum(), [self.inference_optimizer])
         return terms.detach()
 
     def step(self, loss: Tensor, optimizers: list[torch.optim.Adam]) -> None:

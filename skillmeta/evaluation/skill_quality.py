@@ -62,7 +62,7 @@ class Rollouts:
 
 
 @torch.no_grad()
-def fit(model: SkillModel, windows: WindowSource, samples: int = 4096, seed: int = 0) -> Fit:
+def held_out_fit(model: SkillModel, windows: WindowSource, samples: int = 4096, seed: int = 0) -> Fit:
     """Errors, divergences and use of the latent space on a sample of windows."""
     generator = Seeds(seed).stream("quality_windows").torch()
     batch = windows.sample(min(samples, 4 * len(windows)), generator)

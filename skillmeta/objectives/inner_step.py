@@ -2,7 +2,7 @@
 
 Parameters are tuples of tensors. "Stacked" ones have a leading axis of tasks [M, ...]; since the tasks' losses do not share
 stacked parameters, the gradient of their sum is every task's own gradient. So one task is M = 1, all tasks at once are one
-graph, and `chunks` of tasks lie between: small batches are bound by the number of calls, large ones by the cache.
+graph, and `slices` of tasks lie between: small batches are bound by the number of calls, large ones by the cache.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def unflat(vector: Tensor, like: Parameters) -> Parameters:
     return tuple(part.view_as(p) for part, p in zip(torch.split(vector, sizes), like, strict=True))
 
 
-def chunks(tasks: int, at_once: int) -> Iterator[slice]:
+def slices(tasks: int, at_once: int) -> Iterator[slice]:
     for first in range(0, tasks, at_once):
         yield slice(first, min(first + at_once, tasks))
 

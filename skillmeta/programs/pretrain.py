@@ -16,7 +16,7 @@ from skillmeta.data.logs import LogConfig, Logs
 from skillmeta.data.sources import fingerprint
 from skillmeta.envs.probe import examined
 from skillmeta.envs.serial import SerialEnvs
-from skillmeta.evaluation.skill_quality import Rollouts, compare_rollouts, fit, verdict
+from skillmeta.evaluation.skill_quality import Rollouts, compare_rollouts, held_out_fit, verdict
 from skillmeta.limits import MAP_ABOVE
 from skillmeta.programs.beforehand import continued_notes
 from skillmeta.programs.page import write_page
@@ -94,7 +94,7 @@ def pretrain(
             return None
         training = config.training
         held_out = logs.windows(model.horizon, "held_out", held_out=training.held_out, seed=training.seed)
-        fitted = fit(model, held_out, seed=training.seed)
+        fitted = held_out_fit(model, held_out, seed=training.seed)
         acted = compare_rollouts(model, family, config.quality.episodes, training.seed) if family else []
         if family is not None and family.positions is not None:
             acted.append(logged(logs, family, acted[0]))

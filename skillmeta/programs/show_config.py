@@ -42,7 +42,7 @@ def filled(node: DictConfig) -> Any:
     from skillmeta.programs.train_config import train_config
     from skillmeta.tasks.base import TaskConfig
 
-    told_by = {  # a key that the configs of a program have, and those of the programs after it do not
+    programs = {  # a key that the configs of a program have, and those of the programs after it do not
         "methods": AblationConfig,
         "dataset": CollectConfig,
         "source": PretrainConfig,
@@ -50,7 +50,7 @@ def filled(node: DictConfig) -> Any:
         "agents": EvaluateConfig,
         "oracle": EvaluateConfig,
     }
-    for key, schema in told_by.items():
+    for key, schema in programs.items():
         if key in node:
             return build(schema, node)
     return train_config({"algorithm": to_plain(node)} if "name" in node else node)

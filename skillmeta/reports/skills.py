@@ -28,7 +28,7 @@ def sections(models: Mapping[str, ModelRecord], family: TaskFamily | None, folde
         *([] if compared is None else [compared]),
         table(models, name),
         acting(first, family, folder, of),
-        fit(first, folder, of),
+        held_out_fit(first, folder, of),
         training(first, folder, of),
     ]
 
@@ -103,7 +103,7 @@ def acting(model: ModelRecord, family: TaskFamily | None, folder: Path, of: str)
     return Section(f"The prior, acting{of}", [text], Table(head, rows), pictures)
 
 
-def fit(model: ModelRecord, folder: Path, of: str) -> Section:
+def held_out_fit(model: ModelRecord, folder: Path, of: str) -> Section:
     found = model.result["held_out"]
     title, windows = f"The model, on episodes that it was not trained on{of}", f"{found['windows']:,} windows."
     what = "actions" if cloned(model) else "skills"

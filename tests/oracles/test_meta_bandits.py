@@ -37,8 +37,8 @@ def skill_prior(observation: Tensor) -> Gaussian:
 
 def made(name: str, space: str, **options: Any) -> Any:
     module, own = LEARNERS[name]
-    chunks = {} if module is reptile else {"tasks_at_once": 4}
-    config = module.Config(**{"tasks": 4, "rollouts": 20, "hidden": 8, "depth": 1, **chunks, **own, **options})
+    sliced = {} if module is reptile else {"tasks_at_once": 4}
+    config = module.Config(**{"tasks": 4, "rollouts": 20, "hidden": 8, "depth": 1, **sliced, **own, **options})
     prior = skill_prior if space == "skills" else None
     return make_learner(
         module, config, 1, np.ones(2 if space == "arms" else 1, np.float32), space == "arms", prior, seeds=Seeds(0)

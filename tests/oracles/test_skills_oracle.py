@@ -14,7 +14,7 @@ from torch import Tensor
 from skillmeta.data.episodes import EpisodeDataset, from_episodes, single_episode
 from skillmeta.data.logs import Logs
 from skillmeta.data.windows import WindowBatch
-from skillmeta.evaluation.skill_quality import fit
+from skillmeta.evaluation.skill_quality import held_out_fit
 from skillmeta.seeds import Seeds
 from skillmeta.skills.training import SkillTrainer, TrainingConfig, skill_losses, train_skills
 from skillmeta.skills.vae import SkillModel, SkillModelConfig
@@ -284,7 +284,7 @@ def test_scores_and_the_spread_of_the_latents_equal_the_reference(tmp_path):
 def test_the_quality_report_equals_the_reference():
     made, dataset = model(), logs()
     held_out = dataset.windows(H, "held_out", held_out=0.25)
-    told = fit(made, held_out, samples=60, seed=3)
+    told = held_out_fit(made, held_out, samples=60, seed=3)
     generator, reference = Seeds(3).stream("quality_windows").torch(), Reference(made)
     batch = held_out.sample(min(60, 4 * len(held_out)), generator)
     noise = torch.randn(len(batch.action), 2, generator=generator)

@@ -232,7 +232,7 @@ def test_logs_have_no_success_and_the_task_is_named_by_its_split(tmp_path):
 
 
 def test_a_cloned_policy_decodes_nothing(tmp_path):
-    made = skills.fit(models(tmp_path, True)["seed-0"], tmp_path, "")
+    made = skills.held_out_fit(models(tmp_path, True)["seed-0"], tmp_path, "")
     assert not made.pictures and "nothing is decoded" in made.text[1] and made.table is not None
     assert [row[0] for row in made.table.rows] == ["prior's NLL of actions", "NLL under one Gaussian for all states"]
 

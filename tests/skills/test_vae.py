@@ -14,7 +14,7 @@ from skillmeta.data.episodes import from_episodes, single_episode
 from skillmeta.data.logs import Logs
 from skillmeta.data.windows import WindowBatch
 from skillmeta.errors import CheckpointError, ConfigError
-from skillmeta.evaluation.skill_quality import fit
+from skillmeta.evaluation.skill_quality import held_out_fit
 from skillmeta.nn.few_rows import FEW_ROWS
 from skillmeta.nn.networks import Normalizer
 from skillmeta.run.checkpoint import load_state, save_state, state_hash
@@ -167,7 +167,7 @@ def test_training_learns_skills_resumes_and_repeats_itself(tmp_path):
     with Run.open(tmp_path / "whole", {}) as run:
         whole = train_skills(Logs.of(dataset), MODEL, TRAINING, run)
     assert whole is not None
-    fitted = fit(whole, dataset.windows(10, "held_out"))
+    fitted = held_out_fit(whole, dataset.windows(10, "held_out"))
     assert np.mean(fitted.error_by_action) < 0.25 * np.mean(fitted.action_variance)
     assert fitted.active_dimensions >= 1 and fitted.kl > 0.3
     rows = [row for row in read_metrics(tmp_path / "whole") if row["kind"] == "evaluation"]
