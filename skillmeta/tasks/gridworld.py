@@ -37,7 +37,6 @@ class Config:
 
     cells: PositiveInt = 5  # of each side
     max_episode_steps: PositiveInt = 15  # steps of an episode
-    one_hot: bool = False  # after x and y a number for each cell is seen, 1 for the one that it is
     validation_tasks: NonNegativeInt = (
         0  # goals that are held out for validation; 0 of them and of test: all goals are in every split
     )
@@ -69,30 +68,23 @@ def towards(cell: Cell, goal: Cell) -> int:
 
 
 class Gridworlds:
-    """N grids in lockstep. Observation [N, 2]: x and y of the cell, from 0; with `one_hot` [N, 2 + cells^2]."""
+    """N grids in lockstep. Observation [N, 2]: x and y of the cell, from 0."""
 
     def __init__(self, config: Config, num: int):
-        self.config, self.num, self.max_episode_steps = config, num, config.max_episode_steps
-        self.one_hot = np.eye(config.cells**2 if config.one_hot else 0, dtype=np.float32)
-        self.observation_dim = 2 + len(self.one_hot)
+        self.config, self.num, self.max_episode_steps, self.observation_dim = config, num, config.max_episode_steps, 2
         self.action_space = Discrete(len(MOVES))
         self.moves = np.array(MOVES)
 
     def reset(self, seeds: np.ndarray, tasks: Sequence[Goal]) -> np.ndarray:
         self.goals = np.array([(task.x, task.y) for task in tasks])
         self.cell = np.tile(START, (self.num, 1))
-        return self.observe()
-
-    def observe(self) -> np.ndarray:
-        if not self.config.one_hot:
-            return self.cell.astype(np.float32)
-        return np.concatenate([self.cell, self.one_hot[self.cell @ (self.config.cells, 1)]], 1, dtype=np.float32)
+        return self.cell.astype(np.float32)
 
     def step(self, action: np.ndarray) -> Outcome:
         self.cell = (self.cell + self.moves[action.astype(np.int64)]).clip(0, self.config.cells - 1)
         there = (self.cell == self.goals).all(1)
         reward = np.where(there, ON_GOAL, ELSEWHERE) / 10
-        return Outcome(self.observe(), reward, np.zeros(self.num, bool), there)
+        return Outcome(self.cell.astype(np.float32), reward, np.zeros(self.num, bool), there)
 
 
 # -- the Bayes-optimal agent -----------------------------------------------------------------------------------------------
@@ -247,7 +239,7 @@ class BayesOptimal:
 
     def observe(self, belief: Known, action: Tensor, step: Step) -> Known:
         paid = torch.from_numpy(step.reward > 0).unsqueeze(-1)
-        goal = torch.where(paid, torch.from_numpy(step.observation[:, :2]).long(), belief.goal)
+        goal = torch.where(paid, torch.from_numpy(step.observation).long(), belief.goal)
         return Known(goal, belief.episode, belief.step + torch.from_numpy(step.steps))
 
     def adapt(self, belief: Known, episodes: Episodes, generator: torch.Generator) -> Known:
@@ -288,21 +280,19 @@ def family(config: Config) -> TaskFamily:
         if not held
         else f"Of {len(goals)} goals {held} are held out from training."
     )
-    more = ", and a number for each cell, 1 for this one" if config.one_hot else ""
-    space = Box(0.0, config.cells - 1.0, (Gridworlds(config, 1).observation_dim,), np.float32)
     return TaskFamily(
         name="gridworld",
         version=1,
         definition=(
             f"A grid of {config.cells} x {config.cells} cells; {config.max_episode_steps} steps from a corner: stay, up, right, "
             f"down or left. One cell is the goal, two or more from the start in x or y, and is not seen: reward 1 on it, "
-            f"-0.1 elsewhere. Seen: x and y of the cell{more}. {shared} Success: on the goal. Bayes-optimal: maximises the return "
+            f"-0.1 elsewhere. Seen: x and y of the cell. {shared} Success: on the goal. Bayes-optimal: maximises the return "
             "of a trial where all goals are equally likely. After VariBAD (Zintgraf et al. 2020), with trials of 4 episodes."
         ),
         max_episode_steps=config.max_episode_steps,
         splits=held_out if held else dict.fromkeys(held_out, every),
         same_tasks=not held,
-        make_env=lambda: NativeEnv(Gridworlds(config, 1), every[0], space),
+        make_env=lambda: NativeEnv(Gridworlds(config, 1), every[0], Box(0.0, config.cells - 1.0, (2,), np.float32)),
         native=lambda num: Gridworlds(config, num),
         expert=expert,
         bayes_optimal=bayes_optimal if config.cells <= COMPUTABLE else None,

@@ -12,7 +12,7 @@ from skillmeta.collect.trials import trial
 from skillmeta.envs.make import make_envs
 from skillmeta.errors import UserError
 from skillmeta.tasks.base import TaskConfig, make_family
-from skillmeta.tasks.gridworld import Config, Goal, Gridworlds, best_walk, possible_goals
+from skillmeta.tasks.gridworld import best_walk, possible_goals
 
 
 def brute_force(cells: int, steps: int, episodes: int) -> float:
@@ -42,10 +42,9 @@ def test_no_agent_earns_more_than_the_bayes_optimal_one(cells, steps, episodes):
     assert sum(walk.returns) == pytest.approx(brute_force(cells, steps, episodes))
 
 
-@pytest.mark.parametrize("one_hot", [False, True])
-def test_it_earns_in_the_environment_what_is_computed(one_hot):
+def test_it_earns_in_the_environment_what_is_computed():
     """Also in the episodes one by one, of the paper's grid; the numbers that agents are held against."""
-    family = make_family(TaskConfig("gridworld", options={"one_hot": one_hot}))
+    family = make_family(TaskConfig("gridworld"))
     tasks, envs = family.tasks("test"), make_envs(family, 21)
     trials, _ = trial(
         family.bayes_optimal(4),
@@ -60,19 +59,6 @@ def test_it_earns_in_the_environment_what_is_computed(one_hot):
     assert expected == pytest.approx((4.0, 11.0714286, 11.0714286, 11.0714286))
     knowing = [16 - (d := task.x + task.y) - 0.1 * (d - 1) for task in tasks]
     assert np.mean(knowing) == pytest.approx(expected[1])  # by the second episode not knowing the goal costs nothing
-
-
-def test_a_cell_can_be_seen_as_one_of_all():
-    plain, one_hot = (Gridworlds(Config(one_hot=flag), 2) for flag in (False, True))
-    places, cells = [], []
-    for envs, seen in ((plain, places), (one_hot, cells)):
-        seen.append(envs.reset(np.zeros(2, np.uint64), [Goal(4, 4)] * 2))
-        for action in ([1, 2], [2, 2], [2, 3]):
-            seen.append(envs.step(np.array(action)).observation)
-    for place, cell in zip(places, cells, strict=True):
-        assert (cell[:, :2] == place).all() and cell.shape == (2, 27) and (cell[:, 2:].sum(-1) == 1).all()
-        assert np.divmod(cell[:, 2:].argmax(-1), 5) == pytest.approx(place.T)
-    assert make_family(TaskConfig("gridworld", options={"one_hot": True})).make_env().observation_space.shape == (27,)
 
 
 def test_goals_can_be_held_out():
