@@ -152,7 +152,9 @@ def test_version(capsys):
     assert capsys.readouterr().out.startswith("skillmeta ")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["collect", "--help"], ["config", "list"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], pytest.param(["collect", "--help"], marks=pytest.mark.slow), ["config", "list"]]
+)
 def test_a_reader_that_leaves_early_gets_no_traceback(arguments):
     process = subprocess.Popen(
         [sys.executable, "-m", "skillmeta.cli", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -33,8 +33,8 @@ PEARL_OTHERWISE = {**PEARL, "encoder": "gru", "context": "trial", "original": {"
 PEARL_TAUGHT = {
     **PEARL, "encoder": "attention", "context": "trial", "context_visits": 2, "shaped_reward": True, "teacher": {}
 }  # fmt: skip
-VARIANTS = [PROMP, REPTILE, TRANSFORMER, PEARL_OTHERWISE, PEARL_TAUGHT]  # the contract tests resume each learner
-ALL = [RL2, MAML, PEARL, *(pytest.param(variant, marks=pytest.mark.slow) for variant in VARIANTS)]
+VARIANTS = [PEARL, PROMP, REPTILE, TRANSFORMER, PEARL_OTHERWISE, PEARL_TAUGHT]  # the contract tests resume each learner
+ALL = [RL2, MAML, *(pytest.param(variant, marks=pytest.mark.slow) for variant in VARIANTS)]
 POINTS = TaskConfig("point", split="train", options={"max_episode_steps": 5})
 SPARSE = TaskConfig(
     "point", split="train", options={"max_episode_steps": 5, "sparse": True}
@@ -99,7 +99,7 @@ def test_two_processes_are_one(tmp_path):
     assert a == b
 
 
-@pytest.mark.parametrize("algorithm", [RL2, MAML, PEARL])
+@pytest.mark.parametrize("algorithm", [RL2, *(pytest.param(one, marks=pytest.mark.slow) for one in (MAML, PEARL))])
 def test_a_run_is_judged_between_its_brackets(algorithm, tmp_path, capsys):
     config = tmp_path / "config.yaml"
     config.write_text(f"task: {{family: point, split: train}}\nalgorithm: {json.dumps(algorithm)}\nenv_steps: 500\n")

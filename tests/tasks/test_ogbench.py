@@ -90,6 +90,7 @@ def test_a_seed_decides_everything(scene):
     assert np.array_equal(walk(3), first) and not np.array_equal(walk(4), first)
 
 
+@pytest.mark.slow
 def test_cubes_keep_their_numbers_whatever_the_seed():
     """One task is one goal: OGBench's default would deal the numbers out anew at every reset."""
     found = family(Config(scene="cube-triple"))
