@@ -81,8 +81,8 @@ def test_an_agent_that_solves_a_fifth_of_the_environments_scores_a_fifth(at_once
 def test_steps_seen_before_an_episode_are_those_of_the_ones_before():
     nothing = np.zeros((1, 1, 2, 1, 3))
     steps = np.array([[7, 2, 5], [1, 1, 1]])[None, None, :, None]  # two rollouts: both are seen
-    told = Adaptation(nothing, nothing, nothing, steps, nothing, *np.zeros((2, 3), bool))
-    assert told.adaptation_steps.tolist() == [[[[0, 8, 11]]]]
+    reported = Adaptation(nothing, nothing, nothing, steps, nothing, *np.zeros((2, 3), bool))
+    assert reported.adaptation_steps.tolist() == [[[[0, 8, 11]]]]
 
 
 def table(success) -> Adaptation:
@@ -93,14 +93,20 @@ def table(success) -> Adaptation:
 
 
 def test_solved_is_to_have_succeeded_once():
-    told = table([[[[0.0, 1, 0, 0], [0, 0, 1, 0]]]])
-    assert told.solved[0, 0, 0].tolist() == [[0, 1, 1, 1], [0, 0, 1, 1]]
+    reported = table([[[[0.0, 1, 0, 0], [0, 0, 1, 0]]]])
+    assert reported.solved[0, 0, 0].tolist() == [[0, 1, 1, 1], [0, 0, 1, 1]]
 
 
 def test_repeats_are_averaged_within_a_seed_and_counted_as_trials():
-    told = table(np.array([[[[1.0], [0]], [[1], [1]]], [[[0], [0]], [[0], [1]]]]))  # [2 seeds, 2 repeats, 2 tasks, 1]
-    scores = told.last("success")
-    assert scores.values.tolist() == [[1, 0.5], [0, 0.5]] and scores.trials == 2 and told.last("returns").trials is None
+    reported = table(
+        np.array([[[[1.0], [0]], [[1], [1]]], [[[0], [0]], [[0], [1]]]])
+    )  # [2 seeds, 2 repeats, 2 tasks, 1]
+    scores = reported.last("success")
+    assert (
+        scores.values.tolist() == [[1, 0.5], [0, 0.5]]
+        and scores.trials == 2
+        and reported.last("returns").trials is None
+    )
 
 
 def both(success, new_tasks: bool, seeds=(3, 4, 5)) -> Evaluation:
@@ -251,17 +257,17 @@ def test_rollouts_of_a_task_are_averaged_and_their_steps_counted():
 
 def test_held_out_scores_are_means_of_every_episode_and_say_how_actions_were_chosen():
     agent, workers = Trilateration(), Workers(EnvsFactory(POINTS))
-    told = held_out_scores(agent, workers, TASKS, episodes=2, evaluation_seed=3, repeats=2)
+    reported = held_out_scores(agent, workers, TASKS, episodes=2, evaluation_seed=3, repeats=2)
     parts = joined([evaluate(agent, workers, TASKS, 2, 3, repeat=repeat) for repeat in (0, 1)], 1)
     for k in range(3):
-        assert told[f"evaluation/return_{k}"] == pytest.approx(parts.returns[..., k].mean())
-        assert told[f"evaluation/success_{k}"] == parts.success[..., k].mean()
-    assert [told[f"evaluation/sampled_{k}"] for k in range(3)] == [1, 0, 0]  # it explores in its first episode
-    assert told["evaluation/return"] == told["evaluation/return_2"] and told["evaluation/sampled"] == 0
-    assert told == held_out_scores(agent, workers, TASKS, episodes=2, evaluation_seed=3, repeats=2)
+        assert reported[f"evaluation/return_{k}"] == pytest.approx(parts.returns[..., k].mean())
+        assert reported[f"evaluation/success_{k}"] == parts.success[..., k].mean()
+    assert [reported[f"evaluation/sampled_{k}"] for k in range(3)] == [1, 0, 0]  # it explores in its first episode
+    assert reported["evaluation/return"] == reported["evaluation/return_2"] and reported["evaluation/sampled"] == 0
+    assert reported == held_out_scores(agent, workers, TASKS, episodes=2, evaluation_seed=3, repeats=2)
     single = held_out_scores(agent, workers, TASKS, sample=True)
     assert set(single) == {f"evaluation/{name}" for name in ("return", "success", "sampled", "trials")}
-    assert single["evaluation/trials"] == len(TASKS) and told["evaluation/trials"] == 2 * len(TASKS)
+    assert single["evaluation/trials"] == len(TASKS) and reported["evaluation/trials"] == 2 * len(TASKS)
     assert single["evaluation/sampled"] == 1 and all(isinstance(value, float) for value in single.values())
 
 
@@ -274,10 +280,10 @@ class Nods(RandomActor):
 
 @pytest.mark.parametrize("envs_per_batch", [1, 2, 16])
 def test_a_final_evaluation_has_samples_and_mode_of_as_many_episodes(envs_per_batch):
-    told, trials = final_scores(
+    reported, trials = final_scores(
         Nods(np.ones(1)), Workers(doors, envs_per_batch=envs_per_batch), Number(0), 5, Seeds(0, "task")
     )
-    assert told == {"num_episodes": 5, "success": 1.0, "return": 1.0, "mode_success": 0.0, "mode_return": 0.0}
+    assert reported == {"num_episodes": 5, "success": 1.0, "return": 1.0, "mode_success": 0.0, "mode_return": 0.0}
     assert trials.returns.shape == (5, 1) and (trials.returns == 1).all()
 
 
@@ -286,12 +292,12 @@ def test_agents_are_compared_over_the_seeds_that_both_have():
     results = {"a": table(one), "b": table(two)}
     seeds = {"a": (0, 1, 2), "b": (1, 2)}
     ids = tuple(task_id(task) for task in TASKS[:4])
-    told = Evaluation(
+    reported = Evaluation(
         "point", "test", ids, ("",) * 4, results, seeds, {"a": {}, "b": {}}, {"a": (9,), "b": (9,)}, False
     )
-    found = told.between("a")["success"]["b"]
+    found = reported.between("a")["success"]["b"]
     assert found.value == 0.5 and found.ci95 is not None
-    assert told.between("b")["returns"]["a"].value == -5
+    assert reported.between("b")["returns"]["a"].value == -5
     apart = {**seeds, "b": (7, 8)}
     assert not Evaluation("p", "t", ids, ("",) * 4, results, apart, {"a": {}, "b": {}}, {}, False).between("a")[
         "success"
@@ -299,11 +305,11 @@ def test_agents_are_compared_over_the_seeds_that_both_have():
 
 
 def test_every_number_says_whether_actions_were_sampled():
-    told = both(np.ones((3, 1, 6, 2)), new_tasks=False)
-    told.results["ours"].sampled[0] = True
-    assert [told.how("ours", k) for k in (0, 1)] == ["sampled", "mode"]
-    assert told.how("random", 0) == ""
-    assert told.summary()["results"]["ours"]["actions"] == ["sampled", "mode"]
+    reported = both(np.ones((3, 1, 6, 2)), new_tasks=False)
+    reported.results["ours"].sampled[0] = True
+    assert [reported.how("ours", k) for k in (0, 1)] == ["sampled", "mode"]
+    assert reported.how("random", 0) == ""
+    assert reported.summary()["results"]["ours"]["actions"] == ["sampled", "mode"]
 
 
 class Restless(Nods):

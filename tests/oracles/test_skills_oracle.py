@@ -284,23 +284,26 @@ def test_scores_and_the_spread_of_the_latents_equal_the_reference(tmp_path):
 def test_the_quality_report_equals_the_reference():
     made, dataset = model(), logs()
     held_out = dataset.windows(H, "held_out", held_out=0.25)
-    told = held_out_fit(made, held_out, samples=60, seed=3)
+    reported = held_out_fit(made, held_out, samples=60, seed=3)
     generator, reference = Seeds(3).stream("quality_windows").torch(), Reference(made)
     batch = held_out.sample(min(60, 4 * len(held_out)), generator)
     noise = torch.randn(len(batch.action), 2, generator=generator)
     from_prior = torch.randn(len(batch.action), 2, generator=generator).double()
     losses = {name: value.item() for name, value in reference.losses(batch, noise).items()}
-    assert (told.kl, told.prior_kl, told.prior_nll) == pytest.approx(
+    assert (reported.kl, reported.prior_kl, reported.prior_nll) == pytest.approx(
         (losses["kl"], losses["prior_kl"], losses["prior_nll"]), rel=1e-4
     )
     mean, stddev = reference.posterior(batch)
     prior_mean, prior_stddev = reference.prior(batch.observation[:, 0])
     actions = (batch.action.double() - (LOW + HIGH) / 2) / ((HIGH - LOW) / 2)
-    for mine, z in ((told.error_by_action, mean), (told.error_by_action_prior, prior_mean + prior_stddev * from_prior)):
+    for mine, z in (
+        (reported.error_by_action, mean),
+        (reported.error_by_action_prior, prior_mean + prior_stddev * from_prior),
+    ):
         expected = ((reference.decode(batch, z) - actions) ** 2).mean((0, 1)).tolist()
         assert mine == pytest.approx(expected, rel=1e-4)
-    assert told.action_variance == pytest.approx(actions.reshape(-1, 2).var(0).tolist(), rel=1e-4)
+    assert reported.action_variance == pytest.approx(actions.reshape(-1, 2).var(0).tolist(), rel=1e-4)
     z = mean + stddev * noise.double()
     whole = -gaussian_log_density(z, z.mean(0).expand_as(z), z.std(0).expand_as(z)).mean().item()
-    assert told.unconditional_nll == pytest.approx(whole, rel=1e-4)
-    assert told.active_dimensions == int((mean.var(0) > 0.01).sum())
+    assert reported.unconditional_nll == pytest.approx(whole, rel=1e-4)
+    assert reported.active_dimensions == int((mean.var(0) > 0.01).sum())
