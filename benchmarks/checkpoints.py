@@ -19,7 +19,6 @@ import torch
 from skillmeta.collect.source import Budget, OnlineSource
 from skillmeta.collect.workers import Workers
 from skillmeta.config import load
-from skillmeta.data.replay import FIELDS
 from skillmeta.envs.make import EnvsFactory
 from skillmeta.programs.train import make_learner
 from skillmeta.programs.train_config import train_config
@@ -55,8 +54,8 @@ def main() -> None:
     with workers, tempfile.TemporaryDirectory(dir=".") as place:
         learner = make_learner(config, workers.envs(1).spec, None, Seeds(0))
         for replay in learner.replays:
-            for name in FIELDS:
-                getattr(replay.columns, name).normal_(generator=generator)
+            for column in replay.columns:
+                column.normal_(generator=generator)
             replay.added = replay.capacity
         source = OnlineSource(workers, lambda g: family.sample(g, config.task.split), Seeds(0), Budget(10**9))
         learner.iterate(source)  # the first one visits every task

@@ -25,7 +25,7 @@ import torch
 from skillmeta.algorithms import sac
 from skillmeta.collect.episodes import episode
 from skillmeta.data.episodes import from_episodes, single_episode
-from skillmeta.data.replay import FIELDS, Replay
+from skillmeta.data.replay import Replay
 from skillmeta.envs.serial import SerialEnvs
 from skillmeta.envs.skill_space import SkillEnvs
 from skillmeta.evaluation.actors import PriorActor
@@ -109,8 +109,7 @@ def filled(learner: sac.Learner, rows: int = 5000) -> sac.Learner:
     """The learner with random decisions in its replay."""
     g = torch.Generator().manual_seed(0)
     replay: Replay = learner.replay
-    for name in FIELDS:
-        column = getattr(replay.columns, name)
+    for column in replay.columns:
         column[:rows] = torch.randn(column[:rows].shape, generator=g).clamp(-1, 1)
     replay.columns.terminated[:rows] = 0
     replay.added = rows

@@ -28,16 +28,15 @@ import torch
 from torch import Tensor, nn
 
 from skillmeta.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share, checked
+from skillmeta.data.carried import Carried
 from skillmeta.data.contexts import ContextBuffer
-from skillmeta.data.replay import Replay, concatenate, stack
-from skillmeta.data.rows import Carried, Rows, joined, rows_of
+from skillmeta.data.replay import Replay, Transitions, concatenate, decisions_of, joined, stack, zeros
 from skillmeta.errors import ConfigError
-from skillmeta.nn.distributions import Gaussian
 from skillmeta.nn.networks import Critics, identity
 from skillmeta.nn.optimizers import adam, apply_gradients
 from skillmeta.nn.policies import PolicyNetwork, ResidualPolicy, SquashedPolicy, choose_action, skill_prior
 from skillmeta.nn.task_model import TaskModel
-from skillmeta.nn.windows import stacked
+from skillmeta.nn.windows import expanded, named, stacked
 from skillmeta.objectives.context_step import clipped, context_steps, model_loss
 from skillmeta.objectives.regularizer import Regularizer, RegularizerConfig, described
 from skillmeta.objectives.soft_actor_critic import Batch, Sac
@@ -131,7 +130,7 @@ class MierBelief(NamedTuple):
     """What is known of N tasks: phi, what was seen before it was adapted, and parameters where SAC continued."""
 
     context: Tensor  # [N, C]
-    evidence: Rows  # [N, n, ...] of exploration episodes; none once they were learned from
+    evidence: Transitions  # [N, n, ...] of exploration episodes; none once they were learned from
     valid: Tensor  # [N, n]
     episodes: int  # of exploration so far
     parameters: tuple[Tensor, ...]  # of the policy, [N, ...]; none: those of the actor
@@ -166,16 +165,14 @@ class Actor:
         return self.networks.policy.bound
 
     def begin(self, tasks: int, generator: torch.Generator) -> MierBelief:
-        own = [] if self.carried is None else self.networks.policy.parameters()
-        parameters = tuple(p.detach().expand(tasks, *p.shape) for p in own)
+        parameters = () if self.carried is None else expanded(self.networks.policy, tasks)
         return self.held(torch.zeros(tasks, self.config.context_dim), parameters, 0, 0)
 
     def held(self, context: Tensor, parameters: tuple[Tensor, ...], episodes: int, updates: int) -> MierBelief:
         """A belief without evidence."""
         tasks, action = len(context), len(self.bound)
         seen = self.networks.policy.net.inputs - self.config.context_dim
-        nothing = Rows(*(torch.zeros(tasks, 0, *shape) for shape in ((seen,), (action,), (), (seen,), ())))
-        return MierBelief(context, nothing, torch.zeros(tasks, 0), episodes, parameters, updates)
+        return MierBelief(context, zeros(seen, action, tasks, 0), torch.zeros(tasks, 0), episodes, parameters, updates)
 
     def act(
         self, observation: Tensor, belief: MierBelief, generator: torch.Generator, explore: bool
@@ -185,9 +182,8 @@ class Actor:
         if not belief.parameters:
             return choose_action(policy(inputs, prior), self.bound, generator, explore), belief
         # Each task's own: parameters [N, ...], inputs [N, 1, ...].
-        names = dict(zip((name for name, _ in policy.named_parameters()), belief.parameters, strict=True))
-        each = prior and Gaussian(prior.mean.unsqueeze(1), prior.log_stddev.unsqueeze(1))
-        chosen = torch.func.functional_call(policy, names, (inputs.unsqueeze(1), each))
+        each = inputs.unsqueeze(1), prior and prior.unsqueeze(1)
+        chosen = torch.func.functional_call(policy, named(policy, belief.parameters), each)
         return choose_action(chosen, self.bound, generator, explore).squeeze(1), belief
 
     def observe(self, belief: MierBelief, action: Tensor, step: Step) -> MierBelief:
@@ -198,9 +194,7 @@ class Actor:
         done = belief.episodes + 1
         if belief.episodes >= self.config.exploration_episodes:
             return belief
-        observation, action, reward = map(torch.from_numpy, (episodes.observation, episodes.action, episodes.reward))
-        ends = torch.from_numpy(episodes.terminated).float()
-        evidence = joined(belief.evidence, Rows(observation[:, :-1], action, reward, observation[:, 1:], ends))
+        evidence = joined(belief.evidence, decisions_of(episodes))
         valid = torch.cat([belief.valid, torch.from_numpy(episodes.valid).float()], 1)
         if done < self.config.exploration_episodes:
             return belief._replace(evidence=evidence, valid=valid, episodes=done)
@@ -210,7 +204,7 @@ class Actor:
         parameters = tuple(p.detach() for p in found.sac.policy.parameters())
         return self.held(found.context, parameters, done, self.config.relabelling.updates)
 
-    def inner(self, evidence: Rows, valid: Tensor, create_graph: bool) -> Tensor:
+    def inner(self, evidence: Transitions, valid: Tensor, create_graph: bool) -> Tensor:
         """phi' [N, C] of N tasks, given decisions [N, n, ...] of which there are those that are valid [N, n]."""
         config, (inputs, outputs) = self.config, self.entries(evidence)
         start = inputs.new_zeros(len(inputs), config.context_dim).requires_grad_(True)
@@ -220,7 +214,7 @@ class Actor:
 
         return context_steps(loss, start, config.inner_steps, config.inner_lr, config.inner_clip, create_graph)
 
-    def relabelled(self, carried: Carried, evidence: Rows, valid: Tensor, generator: torch.Generator) -> Adapted:
+    def relabelled(self, carried: Carried, evidence: Transitions, valid: Tensor, generator: torch.Generator) -> Adapted:
         """More steps on phi and the model, and SAC on relabelled decisions and on the tasks' own. Arguments as for `inner`."""
         config, how, tasks = self.config, self.config.relabelling, len(valid)
         model = stacked(self.networks.model, tasks)
@@ -241,7 +235,8 @@ class Actor:
         critics, slow = stacked(self.networks.critics, tasks), stacked(self.slow, tasks)
         sac = Sac(policy, critics, slow, config.tau, rate)
         regularizer, each = Regularizer(config.regularizer, self.bound), torch.arange(tasks).unsqueeze(1)
-        own, old = round(how.own_share * how.batch_size), carried.rows()
+        *rows, coefficient = carried.buffers()
+        own, old = round(how.own_share * how.batch_size), Transitions(*rows)
         for _ in range(how.updates):
             chosen = torch.randint(len(old.reward), (tasks, how.batch_size - own), generator=generator)
             noise = torch.randn(tasks, how.batch_size - own, outputs.shape[-1], generator=generator)
@@ -250,10 +245,10 @@ class Actor:
                 drawn = torch.multinomial(valid, own, replacement=True, generator=generator)
                 batch = joined(batch, evidence.at(each, drawn))
             noise = torch.randn(2, *batch.action.shape, generator=generator)
-            sac.update(self.batch(batch, context), noise, regularizer, carried.coefficient)
+            sac.update(self.batch(batch, context), noise, regularizer, coefficient)
         return Adapted(context, model, sac)
 
-    def relabel(self, model: TaskModel, rows: Rows, context: Tensor, noise: Tensor) -> Rows:
+    def relabel(self, model: TaskModel, rows: Transitions, context: Tensor, noise: Tensor) -> Transitions:
         """Decisions [N, B, ...] with the rewards that the model expects of N tasks and, if it predicts them, with next observations
         that it draws with standard normal noise [N, B, P]. Whether the MDP ended stays as it was."""
         with torch.no_grad():
@@ -263,7 +258,7 @@ class Actor:
             return relabelled
         return relabelled._replace(next_observation=rows.observation + predicted.rsample(noise)[..., :-1])
 
-    def entries(self, rows: Rows) -> tuple[Tensor, Tensor]:
+    def entries(self, rows: Transitions) -> tuple[Tensor, Tensor]:
         """Decisions as the model sees them, [..., O + A], and what it is to predict, [..., P], with the reward last."""
         inputs = torch.cat([self.normalize(rows.observation), rows.action / self.bound], -1)
         reward = rows.reward.unsqueeze(-1)
@@ -271,7 +266,7 @@ class Actor:
             return inputs, reward
         return inputs, torch.cat([rows.next_observation - rows.observation, reward], -1)
 
-    def batch(self, rows: Rows, context: Tensor) -> Batch:
+    def batch(self, rows: Transitions, context: Tensor) -> Batch:
         """Decisions [N, B, ...] as SAC's losses see them, given contexts [N, C], which are constants."""
         known = context.detach().unsqueeze(-2).expand(*rows.reward.shape, -1)
         return Batch(
@@ -279,7 +274,7 @@ class Actor:
             torch.cat([self.normalize(rows.next_observation), known], -1),
             rows.action,
             rows.reward * self.config.reward_scale,
-            self.config.discount * (1 - rows.terminated),
+            rows.discount(self.config.discount),
             skill_prior(self.skills, rows.observation),
             skill_prior(self.skills, rows.next_observation),
         )
@@ -295,9 +290,9 @@ class Actor:
 class Drawn(NamedTuple):
     """What one update learns from, of M tasks."""
 
-    evidence: Rows  # [M, n, ...] of exploration episodes
+    evidence: Transitions  # [M, n, ...] of exploration episodes
     valid: Tensor  # [M, n] 1 where there is a decision
-    rows: Rows  # [M, B, ...]
+    rows: Transitions  # [M, B, ...]
     noise: Tensor  # [2, M, B, A] of actions at next observations, and at observations
 
 
@@ -315,7 +310,9 @@ class Learner:
         networks = Networks(spec, skills is not None, config, seeds.stream("weights").torch())
         slow = copy.deepcopy(networks.critics).requires_grad_(False)
         how = config.relabelling
-        self.acting = Actor(networks, slow, Carried(how.carried, spec) if how.updates else None, skills, config)
+        rows = zeros(spec.observation_dim, spec.action_dim, how.carried)
+        carried = Carried({**rows._asdict(), "coefficient": torch.zeros(())}) if how.updates else None
+        self.acting = Actor(networks, slow, carried, skills, config)
         self.sac = Sac(networks.policy, networks.critics, slow, config.tau, config.learning_rate)
         self.regularizer = Regularizer(config.regularizer, networks.policy.bound)
         self.model_optimizer = adam(networks.model.parameters(), config.model.learning_rate)
@@ -363,7 +360,7 @@ class Learner:
         if carried is not None:
             share, more = divmod(config.relabelling.carried, every)
             some = [self.replays[i].sample(share + (i < more), self.carrying) for i in visited]
-            carried.take(rows_of(concatenate(some)), self.regularizer.coefficient())
+            carried.take(*concatenate(some), self.regularizer.coefficient())
         if not config.updates:
             return {}
         means = dict(zip(METRICS, (sums / config.updates).tolist(), strict=True))
@@ -402,8 +399,8 @@ class Learner:
         shown = [self.explored[i].beginning(config.context_size, self.generator, nothing=False) for i in chosen]
         valid = torch.stack([there for _, there in shown])
         longest = int(valid.sum(1).max())  # padding, which comes last, costs as much as decisions
-        evidence = Rows(*(part[:, :longest].to(device) for part in rows_of(stack([some for some, _ in shown]))))
-        rows = rows_of(stack([self.replays[i].sample(config.batch_size, self.generator) for i in chosen]).to(device))
+        evidence = Transitions(*(part[:, :longest].to(device) for part in stack([some for some, _ in shown])))
+        rows = stack([self.replays[i].sample(config.batch_size, self.generator) for i in chosen]).to(device)
         noise = normal(rows.action, self.generator, 2, *rows.action.shape)
         return Drawn(evidence, valid[:, :longest].to(device), rows, noise)
 

@@ -30,6 +30,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skillmeta.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share, checked
+from skillmeta.data.carried import Carried
+from skillmeta.data.replay import decisions_of, zeros
 from skillmeta.data.trial_store import TrialStore
 from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import Gaussian
@@ -37,7 +39,7 @@ from skillmeta.nn.heads import zero_output
 from skillmeta.nn.networks import MLP, Critics, identity
 from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
 from skillmeta.nn.policies import skill_prior
-from skillmeta.nn.windows import WindowGRU, stacked
+from skillmeta.nn.windows import WindowGRU, expanded, named, stacked
 from skillmeta.objectives.propensities import PropensityConfig, effective_sample_size, propensities
 from skillmeta.objectives.td3 import Batch, critic_loss, disturbed, policy_loss, squared_distance, td3_target
 from skillmeta.run.device import normal
@@ -136,8 +138,8 @@ class Networks(nn.Module):
 
 # -- TD3 ------------------------------------------------------------------------------------------------------------------------
 class Rows(NamedTuple):
-    """Decisions, each with the window of decisions that ends with itself: all but its last entry is the context before it, all but
-    its first one that after it."""
+    """`Transitions`, each with the window of decisions that ends with itself: all but its last entry is the context before it, all
+    but its first one that after it."""
 
     observation: Tensor  # [..., O]
     action: Tensor  # [..., A] as executed
@@ -148,6 +150,11 @@ class Rows(NamedTuple):
 
     def at(self, *index: Tensor) -> Rows:
         return Rows(*(part[index] for part in self))
+
+
+def zero_rows(seen: int, actions: int, length: int, *lead: int) -> Rows:
+    """Rows of zeros, with windows of `length` decisions and one more."""
+    return Rows(*zeros(seen, actions, *lead), torch.zeros(*lead, length + 1, seen + actions + 1))
 
 
 class Td3:
@@ -189,24 +196,6 @@ class Td3:
 
 
 # -- acting and adapting -------------------------------------------------------------------------------------------------------
-class Carried(nn.Module):
-    """R decisions of meta-training, for an actor to take along; zeros before there are some."""
-
-    def __init__(self, rows: int, spec: EnvSpec, length: int):
-        super().__init__()
-        seen, action = spec.observation_dim, spec.action_dim
-        shapes = (seen,), (action,), (), (seen,), (), (length + 1, seen + action + 1)
-        for name, shape in zip(Rows._fields, shapes, strict=True):
-            self.register_buffer(name, torch.zeros(rows, *shape))
-
-    def rows(self) -> Rows:
-        return Rows(*self.buffers())
-
-    def take(self, rows: Rows) -> None:
-        for own, new in zip(self.rows(), rows, strict=True):
-            own.copy_(new)
-
-
 class MqlBelief(NamedTuple):
     """What is known of N tasks: the last decisions of the episode, what was seen before adaptation, and parameters after it."""
 
@@ -240,16 +229,14 @@ class Actor:
         return self.networks.policy.bound
 
     def begin(self, tasks: int, generator: torch.Generator) -> MqlBelief:
-        own = [] if self.carried is None else self.networks.policy.parameters()
-        return self.belief(tasks, tuple(p.detach().expand(tasks, *p.shape) for p in own), 0, 0)
+        return self.belief(tasks, () if self.carried is None else expanded(self.networks.policy, tasks), 0, 0)
 
     def belief(self, tasks: int, parameters: tuple[Tensor, ...], episodes: int, updates: int) -> MqlBelief:
         """At the start of an episode, without evidence."""
         actions, seen = len(self.bound), self.networks.policy.net.inputs - self.config.context_dim
-        entry, length = seen + actions + 1, self.config.context_length
-        shapes = (0, seen), (0, actions), (0,), (0, seen), (0,), (0, length + 1, entry)
-        evidence = Rows(*(torch.zeros(tasks, *shape) for shape in shapes))
-        start = torch.zeros(tasks, seen), torch.zeros(tasks, length, entry)
+        length = self.config.context_length
+        evidence = zero_rows(seen, actions, length, tasks, 0)
+        start = torch.zeros(tasks, seen), torch.zeros(tasks, length, seen + actions + 1)
         return MqlBelief(*start, evidence, torch.zeros(tasks, 0), episodes, parameters, updates)
 
     def act(
@@ -262,10 +249,8 @@ class Actor:
         if self.random and prior is not None:
             return disturbed(prior.mean, torch.randn(shape, generator=generator), prior, self.bound), belief
         if belief.parameters:  # each task's own: parameters [N, ...], inputs [N, 1, ...]
-            names = dict(zip((name for name, _ in policy.named_parameters()), belief.parameters, strict=True))
-            each = prior and Gaussian(prior.mean.unsqueeze(1), prior.log_stddev.unsqueeze(1))
-            inputs = seen.unsqueeze(1), belief.window.unsqueeze(1), each
-            action = torch.func.functional_call(policy, names, inputs).squeeze(1)
+            inputs = seen.unsqueeze(1), belief.window.unsqueeze(1), prior and prior.unsqueeze(1)
+            action = torch.func.functional_call(policy, named(policy, belief.parameters), inputs).squeeze(1)
         else:
             action = policy(seen, belief.window, prior)
         noise = torch.randn(shape, generator=generator) if explore else torch.zeros(shape)
@@ -285,7 +270,7 @@ class Actor:
         valid = torch.cat([belief.valid, torch.from_numpy(episodes.valid).float()], 1)
         if done < self.config.exploration_episodes:
             return self.belief(tasks, belief.parameters, done, 0)._replace(evidence=evidence, valid=valid)
-        td3, updates = self.adapted(self.carried.rows(), evidence, valid, generator)
+        td3, updates = self.adapted(Rows(*self.carried.buffers()), evidence, valid, generator)
         return self.belief(tasks, tuple(p.detach() for p in td3.networks.policy.parameters()), done, updates)
 
     def adapted(self, old: Rows, new: Rows, valid: Tensor, generator: torch.Generator) -> tuple[Td3, int]:
@@ -334,12 +319,9 @@ class Actor:
 
     def rows_of(self, episodes: Episodes) -> Rows:
         """Every decision of N episodes, [N, T, ...]."""
-        observation, action, reward = map(torch.from_numpy, (episodes.observation, episodes.action, episodes.reward))
-        entries = self.entries(self.normalize(observation[:, :-1]), action, reward)
-        length = self.config.context_length
-        windows = F.pad(entries, (0, 0, length, 0)).unfold(1, length + 1, 1).mT
-        ends = torch.from_numpy(episodes.terminated).float()
-        return Rows(observation[:, :-1], action, reward, observation[:, 1:], ends, windows)
+        every, length = decisions_of(episodes), self.config.context_length
+        entries = self.entries(self.normalize(every.observation), every.action, every.reward)
+        return Rows(*every, F.pad(entries, (0, 0, length, 0)).unfold(1, length + 1, 1).mT)
 
     def entries(self, seen: Tensor, action: Tensor, reward: Tensor) -> Tensor:
         """Decisions as contexts see them, [..., D], of normalised observations."""
@@ -364,8 +346,9 @@ class Learner:
         self.config = config
         networks = Networks(spec, skills is not None, config, seeds.stream("weights").torch())
         slow = copy.deepcopy(networks).requires_grad_(False)
-        carried = Carried(config.adaptation.carried, spec, config.context_length)
-        self.carried, self.acting = carried, Actor(networks, slow, carried, skills, config)
+        sizes = spec.observation_dim, spec.action_dim, config.context_length, config.adaptation.carried
+        self.carried = Carried(zero_rows(*sizes)._asdict())
+        self.acting = Actor(networks, slow, self.carried, skills, config)
         self.td3 = Td3(networks, slow, config, config.learning_rate)
         self.store = TrialStore(config.replay_capacity, spec.observation_dim, spec.action_dim)
         self.generator = seeds.stream("updates").torch()
@@ -406,7 +389,7 @@ class Learner:
             noise = normal(rows.action, self.generator, *rows.action.shape)
             sums += self.td3.update(self.acting.batch(rows, torch.ones_like(rows.reward)), noise, turn)
             counts.updates, of_policy = counts.updates + 1, of_policy + turn
-        self.carried.take(self.sample(begins, config.adaptation.carried))
+        self.carried.take(*self.sample(begins, config.adaptation.carried))
         if not updates:
             return {}
         counted = zip(METRICS, sums.tolist(), (updates, updates, max(1, of_policy)), strict=True)
@@ -423,8 +406,7 @@ class Learner:
         seen = self.acting.normalize(past.observation)
         window = self.acting.entries(seen, past.action, past.reward).view(*back.shape, -1)
         there = (back >= begin).unsqueeze(-1).to(device)
-        ends = here.next_observation, here.terminated
-        return Rows(here.observation, here.action, here.reward, *ends, torch.where(there, window, 0.0))
+        return Rows(*here, torch.where(there, window, 0.0))
 
 
 METRICS = ("critic/loss", "critic/target", "actor/loss")

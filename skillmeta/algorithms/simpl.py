@@ -486,8 +486,7 @@ def gaussian_of(belief: Belief) -> Gaussian:
 
 def samples(posterior: Gaussian, noise: Tensor) -> Tensor:
     """A sample for each decision, [M * B, E], of posteriors [M, E] and noise [M, B, E]."""
-    every = Gaussian(posterior.mean.unsqueeze(1), posterior.log_stddev.unsqueeze(1))
-    return every.rsample(noise).flatten(0, 1)
+    return posterior.unsqueeze(1).rsample(noise).flatten(0, 1)
 
 
 def describe(config: Config, acts_in: str, prior: str | None) -> str:

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skillmeta.config import NonNegativeFloat, NonNegativeInt, OneOf, PositiveFloat, PositiveInt, Share, checked
-from skillmeta.data.replay import FIELDS, Transitions
+from skillmeta.data.replay import Transitions
 from skillmeta.data.trial_store import TrialStore
 from skillmeta.data.trials import Sequences, sequences
 from skillmeta.errors import ConfigError
@@ -390,7 +390,7 @@ class Learner:
         config, acting, bound = self.config, self.acting, self.network.bound
         drawn, valid = self.store.sample(config.inference_trials, self.generator)
         noise = torch.randn(len(valid), 1 + valid.shape[1], config.latent_dim, generator=self.generator)
-        raw = Transitions(*(getattr(drawn, name).to(bound.device) for name in FIELDS))
+        raw = drawn.to(bound.device)
         predicted = Transitions(
             acting.normalize(raw.observation),
             raw.action / bound,

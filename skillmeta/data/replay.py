@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,9 +11,8 @@ from torch import Tensor
 from skillmeta.types import Episodes, Growing, State
 
 
-@dataclass(frozen=True)
-class Transitions:
-    """B decisions: what was seen when each was made, and what it led to."""
+class Transitions(NamedTuple):
+    """B decisions: what was seen when each was made, and what it led to. There may be leading axes of tasks."""
 
     observation: Tensor  # [B, O] when the decision was made
     action: Tensor  # [B, A] as executed
@@ -27,21 +26,42 @@ class Transitions:
 
     def to(self, device: torch.device) -> Transitions:
         """The same on a device."""
-        return Transitions(*(getattr(self, name).to(device) for name in FIELDS))
+        return Transitions(*(part.to(device) for part in self))
 
     def flat(self) -> Transitions:
         """Of [M, B, ...] one batch, [M * B, ...]."""
-        return Transitions(*(getattr(self, name).flatten(0, 1) for name in FIELDS))
+        return Transitions(*(part.flatten(0, 1) for part in self))
+
+    def at(self, *index: Tensor) -> Transitions:
+        return Transitions(*(part[index] for part in self))
+
+
+def zeros(observation_dim: int, action_dim: int, *lead: int) -> Transitions:
+    """Decisions whose numbers are all 0, with these leading axes."""
+    shapes = (observation_dim,), (action_dim,), (), (observation_dim,), ()
+    return Transitions(*(torch.zeros(*lead, *shape) for shape in shapes))
+
+
+def decisions_of(episodes: Episodes) -> Transitions:
+    """Every decision of N episodes, [N, T, ...], of which there are those that are valid."""
+    observation, action, reward = map(torch.from_numpy, (episodes.observation, episodes.action, episodes.reward))
+    ends = torch.from_numpy(episodes.terminated).float()
+    return Transitions(observation[:, :-1], action, reward, observation[:, 1:], ends)
 
 
 def stack(batches: Sequence[Transitions]) -> Transitions:
     """Batches of several tasks as one, [M, B, ...]."""
-    return Transitions(*(torch.stack([getattr(batch, name) for batch in batches]) for name in FIELDS))
+    return Transitions(*map(torch.stack, zip(*batches, strict=True)))
 
 
 def concatenate(batches: Sequence[Transitions]) -> Transitions:
     """Batches as one, their rows below one another."""
-    return Transitions(*(torch.cat([getattr(batch, name) for batch in batches]) for name in FIELDS))
+    return Transitions(*map(torch.cat, zip(*batches, strict=True)))
+
+
+def joined(one: Transitions, other: Transitions) -> Transitions:
+    """Decisions [N, n, ...] and [N, m, ...] as one, [N, n + m, ...]."""
+    return Transitions(*(torch.cat(both, 1) for both in zip(one, other, strict=True)))
 
 
 class Replay:
@@ -51,13 +71,7 @@ class Replay:
         self.capacity, self.origin = capacity, object()
         self.added = 0  # never set back: a checkpoint takes what it has of a row for the row
         self.first = 0  # that is still needed
-        self.columns = Transitions(
-            observation=torch.zeros(capacity, observation_dim),
-            action=torch.zeros(capacity, action_dim),
-            reward=torch.zeros(capacity),
-            next_observation=torch.zeros(capacity, observation_dim),
-            terminated=torch.zeros(capacity),
-        )
+        self.columns = zeros(observation_dim, action_dim, capacity)
 
     @property
     def kept(self) -> range:
@@ -68,19 +82,12 @@ class Replay:
 
     def add(self, episodes: Episodes) -> None:
         """Append every valid decision of N episodes, in order of time within each."""
-        keep = episodes.valid
-        rows = {
-            "observation": episodes.observation[:, :-1][keep],
-            "action": episodes.action[keep],
-            "reward": episodes.reward[keep],
-            "next_observation": episodes.observation[:, 1:][keep],
-            "terminated": episodes.terminated[keep],
-        }
-        count = int(keep.sum())
+        rows = decisions_of(episodes).at(torch.from_numpy(episodes.valid))
+        count = len(rows.reward)
         at = (self.added + torch.arange(count)) % self.capacity
         newest = slice(max(0, count - self.capacity), None)  # more than fits: the last ones stay
-        for name, values in rows.items():
-            getattr(self.columns, name)[at[newest]] = torch.from_numpy(values[newest]).float()
+        for column, values in zip(self.columns, rows, strict=True):
+            column[at[newest]] = values[newest].float()
         self.added += count
 
     def sample(
@@ -103,11 +110,10 @@ class Replay:
 
     def at(self, rows: torch.Tensor) -> Transitions:
         """The decisions in given rows of the ring."""
-        return Transitions(*(getattr(self.columns, name).index_select(0, rows) for name in FIELDS))
+        return Transitions(*(column.index_select(0, rows) for column in self.columns))
 
     def rows(self, begin: int, end: int) -> dict[str, Tensor]:
-        found = self.at(torch.arange(begin, end) % self.capacity)
-        return {name: getattr(found, name) for name in FIELDS}
+        return self.at(torch.arange(begin, end) % self.capacity)._asdict()
 
     def state(self) -> State:
         return {"rows": self}
@@ -120,6 +126,3 @@ class Replay:
         at = torch.arange(kept.start, kept.stop) % self.capacity
         for name, values in saved.rows(kept.start, kept.stop).items():
             getattr(self.columns, name)[at] = values
-
-
-FIELDS = ("observation", "action", "reward", "next_observation", "terminated")

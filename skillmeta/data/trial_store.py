@@ -10,7 +10,7 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
-from skillmeta.data.replay import FIELDS, Replay, Transitions
+from skillmeta.data.replay import Replay, Transitions
 from skillmeta.errors import ConfigError
 from skillmeta.types import Episodes, State, Trials
 
@@ -54,7 +54,7 @@ class TrialStore:
             values = values.view(*valid.shape, *values.shape[1:])
             return values * valid.view(*valid.shape, *[1] * (values.dim() - 2))
 
-        return Transitions(*(masked(getattr(rows, name)) for name in FIELDS)), valid
+        return Transitions(*map(masked, rows)), valid
 
     def state(self) -> State:
         return {"replay": self.replay.state(), "begins": torch.tensor(self.begins)}

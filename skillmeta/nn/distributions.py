@@ -28,6 +28,9 @@ class Gaussian:
     def stddev(self) -> Tensor:
         return self.log_stddev.exp()
 
+    def unsqueeze(self, dim: int) -> Gaussian:
+        return Gaussian(self.mean.unsqueeze(dim), self.log_stddev.unsqueeze(dim))
+
     def rsample(self, noise: Tensor) -> Tensor:
         """The sample that standard normal `noise` [..., dim] stands for."""
         return self.mean + self.stddev * noise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
@@ -37,6 +38,16 @@ class WindowGRU(nn.Module):
 def stacked(module: ModuleT, tasks: int) -> ModuleT:
     """A copy with the same parameters for each of N tasks, [N, ...]."""
     copied = copy.deepcopy(module)
-    for parameter in copied.parameters():
-        parameter.data = parameter.data.expand(tasks, *parameter.shape).clone()
+    for parameter, each in zip(copied.parameters(), expanded(module, tasks), strict=True):
+        parameter.data = each.clone()
     return copied
+
+
+def expanded(module: nn.Module, tasks: int) -> tuple[Tensor, ...]:
+    """The parameters of `stacked` without a copy."""
+    return tuple(p.detach().expand(tasks, *p.shape) for p in module.parameters())
+
+
+def named(module: nn.Module, parameters: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Other parameters for a module, in its order, as `torch.func.functional_call` takes them."""
+    return dict(zip((name for name, _ in module.named_parameters()), parameters, strict=True))

@@ -14,7 +14,7 @@ from skillmeta.algorithms import mier
 from skillmeta.algorithms.mier import Config, ModelConfig, RelabellingConfig
 from skillmeta.collect.source import Budget, OnlineSource
 from skillmeta.collect.workers import Workers
-from skillmeta.data.rows import Rows
+from skillmeta.data.replay import Transitions, decisions_of
 from skillmeta.envs.make import EnvsFactory
 from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import Gaussian
@@ -130,9 +130,9 @@ def test_learning_adapts_on_decisions_of_one_visit_and_never_on_padding():
     learner, _ = trained(iterations=3)
     drawn = learner.draw()
     assert drawn.valid.sum(1).max() == drawn.valid.shape[1] and drawn.valid.min() == 0
-    noise = Rows(*(part + 100 * torch.randn(part.shape) for part in drawn.evidence))
+    noise = Transitions(*(part + 100 * torch.randn(part.shape) for part in drawn.evidence))
     masks = [drawn.valid.view(*drawn.valid.shape, *[1] * (part.dim() - 2)) > 0 for part in noise]
-    other = Rows(*(torch.where(m, p, n) for m, p, n in zip(masks, drawn.evidence, noise, strict=True)))
+    other = Transitions(*(torch.where(m, p, n) for m, p, n in zip(masks, drawn.evidence, noise, strict=True)))
     found, wanted = (learner.acting.inner(rows, drawn.valid, False) for rows in (other, drawn.evidence))
     torch.testing.assert_close(found, wanted)
 
@@ -185,7 +185,8 @@ def test_of_n_tasks_each_acts_with_its_own_parameters_and_context(one):
 @pytest.mark.parametrize("predicts", ["all", "reward"])
 def test_relabelled_are_rewards_and_unless_rewards_alone_are_predicted_next_observations(predicts):
     learner, source = trained(replace(SMALL, model=ModelConfig(hidden=8, predicts=predicts), reward_scale=3.0))
-    actor, rows = learner.actor(), learner.actor().carried.rows().at(torch.arange(20).view(4, 5))
+    actor = learner.actor()
+    rows = Transitions(*list(actor.carried.buffers())[:5]).at(torch.arange(20).view(4, 5))
     context, outputs = torch.randn(4, 5, generator=generator()), 1 if predicts == "reward" else 3
     noise = torch.randn(4, 5, outputs, generator=generator(1))
     found = actor.relabel(actor.networks.model, rows, context, noise)
@@ -253,9 +254,7 @@ def test_more_steps_on_phi_and_the_model_fit_the_tasks_own_decisions_better(one)
         {"model_steps": 30},
     ):
         config = relabelling(updates=0, context_lr=0.1, model_lr=1e-2, **changes)
-        rows = Rows(*(torch.from_numpy(part) for part in (
-            done.observation[:, :-1], done.action, done.reward, done.observation[:, 1:], done.terminated.astype(np.float32)
-        )))  # fmt: skip
+        rows = decisions_of(done)
         valid = torch.from_numpy(done.valid).float()
         found = replace(actor, config=config).relabelled(actor.carried, rows, valid, generator())
         losses.append(mier.model_loss(found.model, *actor.entries(rows), valid, found.context))

@@ -52,7 +52,7 @@ def played(num: int, seed: int, config: Config = SMALL) -> tuple[Any, list[Episo
         done, _ = episode(actor, envs, actor.begin(num, generator()), resets, noise, tasks=tasks)
         episodes.append(done)
         learner.store.add(done.as_trials())
-    learner.carried.take(learner.sample(torch.tensor(learner.store.begins), config.adaptation.carried))
+    learner.carried.take(*learner.sample(torch.tensor(learner.store.begins), config.adaptation.carried))
     return learner, episodes
 
 
@@ -128,7 +128,7 @@ def test_of_n_tasks_each_acts_with_its_own_parameters():
 def test_a_task_like_those_of_training_has_propensity_1_and_nothing_is_weighted_or_held():
     learner, (done, *_) = played(3, 0)
     actor = learner.actor()
-    old = actor.carried.rows()
+    old = mql.Rows(*actor.carried.buffers())
     new = mql.Rows(*(part.unsqueeze(0) for part in old))  # the same rows
     valid = torch.ones(1, len(old.reward))
     beta = actor.propensities(old, new, valid)
@@ -182,7 +182,7 @@ def test_adaptation_takes_steps_of_its_own_learning_rate(rate):
     how = adapting(new_updates=1, meta_updates=0, learning_rate=rate, proximal_coefficient=0.0)
     actor = replace(actor, config=replace(how, learning_rate=2e-3, policy_delay=1))
     rows, valid = actor.rows_of(done), torch.from_numpy(done.valid).float()
-    td3, _ = actor.adapted(actor.carried.rows(), rows, valid, generator())
+    td3, _ = actor.adapted(mql.Rows(*actor.carried.buffers()), rows, valid, generator())
     for one in ("policy", "critics"):
         own, moved = (parameters(getattr(of, one)) for of in (actor.networks, td3.networks))
         steps = [float((m - p).abs().max()) for p, m in zip(own, moved, strict=True)]
@@ -197,7 +197,7 @@ def test_what_holds_the_parameters_follows_the_effective_sample_size():
     held = []
     for done in (near, far):
         rows, valid = actor.rows_of(done), torch.from_numpy(done.valid).float()
-        size = effective_sample_size(actor.propensities(actor.carried.rows(), rows, valid))
+        size = effective_sample_size(actor.propensities(mql.Rows(*actor.carried.buffers()), rows, valid))
         pulls = []
 
         class Watched(mql.Td3):
@@ -207,7 +207,7 @@ def test_what_holds_the_parameters_follows_the_effective_sample_size():
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(mql, "Td3", Watched)
-            actor.adapted(actor.carried.rows(), rows, valid, generator())
+            actor.adapted(mql.Rows(*actor.carried.buffers()), rows, valid, generator())
         assert all(torch.equal(pull, 1 - size) for pull in pulls) and len(pulls) == 5
         held.append(float(pulls[0].mean()))
     assert held[1] > held[0] + 0.2 > 0.2
@@ -220,7 +220,7 @@ def test_parameters_that_are_held_stay_nearer():
     for coefficient in (0.0, 100.0):
         actor = replace(learner.actor(), config=adapting(meta_updates=40, proximal_coefficient=coefficient))
         rows, valid = actor.rows_of(done), torch.from_numpy(done.valid).float()
-        networks = actor.adapted(actor.carried.rows(), rows, valid, generator())[0].networks
+        networks = actor.adapted(mql.Rows(*actor.carried.buffers()), rows, valid, generator())[0].networks
         distances.append(squared_distance(networks, actor.networks))
     assert (distances[1] < 0.5 * distances[0]).all()
 

@@ -116,7 +116,7 @@ def test_the_loss_does_not_depend_on_the_number_of_trials():
     """The authors' code sums the KL over the trials of a batch and averages the rest: its weight grows with the batch."""
     learner, _, _ = acted(ENDS)
     trials, valid, noise = drawn(learner)
-    twice = Transitions(*(torch.cat([part, part]) for part in vars(trials).values()))
+    twice = Transitions(*(torch.cat([part, part]) for part in trials))
     doubled = terms(learner, twice, torch.cat([valid, valid]), torch.cat([noise, noise]))
     assert torch.allclose(doubled, terms(learner, trials, valid, noise), rtol=1e-5)
 
@@ -149,13 +149,13 @@ def test_each_belief_is_to_tell_the_past_and_the_future(which):
         terms = elbo_terms(learner.network.encoder, learner.decoders, inputs, some, valid, at)
         return torch.autograd.grad(terms[0], at)[0]
 
-    assert (pulls(trials) != pulls(replace(trials, reward=changed))).any(-1).all()
+    assert (pulls(trials) != pulls(trials._replace(reward=changed))).any(-1).all()
 
 
 def test_padding_changes_nothing():
     learner, trials, _ = acted(ENDS)
     trials, valid, noise = drawn(learner)
-    longer = Transitions(*(torch.cat([part, 7 + part[:, :2]], 1) for part in vars(trials).values()))
+    longer = Transitions(*(torch.cat([part, 7 + part[:, :2]], 1) for part in trials))
     wider = torch.cat([noise, noise[:, :2]], 1)
     padded = terms(learner, longer, torch.cat([valid, torch.zeros(5, 2)], 1), wider)
     assert torch.allclose(padded, terms(learner, trials, valid, noise), rtol=1e-4)

@@ -19,7 +19,7 @@ from skillmeta.algorithms.mier import Config, Drawn, ModelConfig, RelabellingCon
 from skillmeta.collect.source import Budget, OnlineSource
 from skillmeta.collect.trials import trial
 from skillmeta.collect.workers import Workers
-from skillmeta.data.rows import Rows
+from skillmeta.data.replay import Transitions
 from skillmeta.nn.distributions import Gaussian
 from skillmeta.objectives.regularizer import RegularizerConfig
 from skillmeta.seeds import Seeds
@@ -52,7 +52,7 @@ class Reference:
         self.log = torch.tensor([math.log(0.3)]).double().requires_grad_()
         self.log_adam = Adam([self.log], 1e-2)
 
-    def nll(self, rows: Rows, phi: Tensor) -> Tensor:
+    def nll(self, rows: Transitions, phi: Tensor) -> Tensor:
         """Mean over decisions [n, ...] of one task."""
         mean, log_variance = self.predict(rows, phi)
         y = rows.reward.unsqueeze(1)
@@ -60,7 +60,7 @@ class Reference:
             y = torch.cat([rows.next_observation - rows.observation, y], 1)
         return -log_normal(y, mean, log_variance / 2).mean()
 
-    def predict(self, rows: Rows, phi: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, rows: Transitions, phi: Tensor) -> tuple[Tensor, Tensor]:
         x = torch.cat([rows.observation, rows.action / BOUND, phi.expand(len(rows.reward), C)], 1)
         highest, lowest, *layers = self.model
         out = mlp(layers, x)
@@ -68,14 +68,14 @@ class Reference:
         low = highest - torch.log(1 + torch.exp(highest - out[:, half:]))
         return out[:, :half], lowest + torch.log(1 + torch.exp(low - lowest))
 
-    def steps(self, rows: Rows, phi: Tensor, count: int, rate: float) -> Tensor:
+    def steps(self, rows: Transitions, phi: Tensor, count: int, rate: float) -> Tensor:
         for _ in range(count):
             (g,) = torch.autograd.grad(self.nll(rows, phi), phi, create_graph=True)
             size = (g**2).sum().sqrt()
             phi = phi - rate * (g * 0.4 / size if size > 0.4 else g)
         return phi
 
-    def inner(self, rows: Rows) -> Tensor:
+    def inner(self, rows: Transitions) -> Tensor:
         return self.steps(rows, torch.zeros(C).double().requires_grad_(), 2, 0.3)
 
     def act(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,7 +95,7 @@ class Reference:
         x, half = torch.cat([x, torch.maximum(torch.minimum(action, BOUND), -BOUND)], 1), len(critics) // 2
         return mlp(critics[:half], x)[:, 0], mlp(critics[half:], x)[:, 0]
 
-    def sac(self, rows: Rows, phi: Tensor, noise: Tensor, coefficient: float) -> tuple[float, float, Tensor]:
+    def sac(self, rows: Transitions, phi: Tensor, noise: Tensor, coefficient: float) -> tuple[float, float, Tensor]:
         """One update on decisions [B, ...] with contexts [B, C]."""
         now, then = (torch.cat([seen, phi.detach()], 1) for seen in (rows.observation, rows.next_observation))
         with torch.no_grad():
@@ -123,7 +123,7 @@ class Reference:
         gradients = torch.autograd.grad(total, self.model)
         size = math.sqrt(sum(float((g**2).sum()) for g in gradients))
         self.model_adam.apply([g * min(1.0, 0.5 / size) for g in gradients])
-        every = Rows(*(part.flatten(0, 1).double() for part in drawn.rows))
+        every = Transitions(*(part.flatten(0, 1).double() for part in drawn.rows))
         phi = torch.cat([context.expand(B, C) for context in contexts])
         coefficient = self.log.exp().item()
         critic, policy, divergence = self.sac(every, phi, drawn.noise.flatten(1, 2).double(), coefficient)
@@ -141,20 +141,20 @@ def prior(observation: Tensor) -> Gaussian:
     return Gaussian(*base(observation))
 
 
-def double(rows: Rows, *index: object) -> Rows:
+def double(rows: Transitions, *index: object) -> Transitions:
     for one in index:
-        rows = Rows(*(part[one] for part in rows))
-    return Rows(*(part.double() for part in rows))
+        rows = Transitions(*(part[one] for part in rows))
+    return Transitions(*(part.double() for part in rows))
 
 
-def rows(seed: int, *lead: int) -> Rows:
+def rows(seed: int, *lead: int) -> Transitions:
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*lead, *shape, generator=generator)
 
     action = torch.clip(0.4 * normal(A), -BOUND, BOUND)
-    return Rows(normal(S), action, normal(), normal(S), (normal() > 1).float())
+    return Transitions(normal(S), action, normal(), normal(S), (normal() > 1).float())
 
 
 def learner_of(config: Config) -> mier.Learner:
@@ -202,7 +202,7 @@ def test_relabelled_training_is_that_of_the_reference(predicts, skills):
     )  # fmt: skip
     config = replace(case(predicts, skills), relabelling=how)
     learner = learner_of(config)
-    learner.acting.carried.take(rows(5, 30), torch.tensor(0.2))
+    learner.acting.carried.take(*rows(5, 30), torch.tensor(0.2))
     actor, evidence, valid = learner.actor(), rows(6, M, N), torch.ones(M, N)
     valid[0, 3:] = 0
     found = actor.relabelled(actor.carried, evidence, valid, torch.Generator().manual_seed(3))
@@ -229,7 +229,7 @@ def test_relabelled_training_is_that_of_the_reference(predicts, skills):
             if predicts == "all":
                 moved = mean + (log_variance / 2).exp() * shake[m].double()
                 one = one._replace(next_observation=one.observation + moved[:, :-1])
-            mixed = Rows(*(torch.cat(both) for both in zip(one, own, strict=True)))
+            mixed = Transitions(*(torch.cat(both) for both in zip(one, own, strict=True)))
             reference.sac(mixed, contexts[m].expand(B, C), noise[:, m].double(), 0.2)
     for m, reference in enumerate(references):
         fresh = learner_of(config).acting.networks

@@ -144,8 +144,8 @@ def test_adaptation_is_that_of_the_reference(skills):
     """Of two tasks at once, each like the reference of its own: its rows and draws, weights by propensity, and what holds it."""
     how = AdaptationConfig(new_updates=2, meta_updates=4, batch_size=B, carried=30, learning_rate=5e-3)
     learner = learner_of(skills, replace(CONFIG, adaptation=how))
-    learner.carried.take(rows(5, 30))
-    actor, old, new, valid = learner.actor(), learner.carried.rows(), rows(6, 2, 14), torch.ones(2, 14)
+    learner.carried.take(*rows(5, 30))
+    actor, old, new, valid = learner.actor(), mql.Rows(*learner.carried.buffers()), rows(6, 2, 14), torch.ones(2, 14)
     valid[0, 8:] = 0
     beta = actor.propensities(old, new, valid)
     found, updates = actor.adapted(old, new, valid, torch.Generator().manual_seed(3))

@@ -7,7 +7,6 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -102,7 +101,7 @@ class Reference:
         return bound * u.tanh(), log_prob + (2 * bound).log().sum(), mean, log_stddev
 
     def learn(self, drawn: Drawn) -> list[Tensor]:
-        config, batch = self.config, SimpleNamespace(**{k: v.double() for k, v in vars(drawn.batch).items()})
+        config, batch = self.config, Transitions(*(part.double() for part in drawn.batch))
         weight, scale = self.log_coefficient.exp(), config.reward_scale
         told, valid = drawn.context.double(), drawn.valid.bool()
         error = kl = nll = torch.zeros(()).double()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import numpy as np
 import pytest
 import torch
@@ -32,7 +30,7 @@ def episodes(lengths: list[int], tag: int) -> Episodes:
 
 
 def rows_of(batch: Transitions) -> list[tuple[float, ...]]:
-    columns = [getattr(batch, field.name).reshape(len(batch.reward), -1) for field in fields(batch)]
+    columns = [part.reshape(len(batch.reward), -1) for part in batch]
     return [tuple(row) for row in torch.cat(columns, 1).tolist()]
 
 

@@ -106,7 +106,7 @@ class Reference:
                 for b in range(B):
                     e = mean + variance.sqrt() * part.latent_noise[m, b].double()
                     held.append((k, m, b, e.detach()))
-                    row = {name: getattr(part.batch, name)[m, b].double() for name in vars(part.batch)}
+                    row = {name: values[m, b].double() for name, values in part.batch._asdict().items()}
                     with torch.no_grad():
                         skill, divergence = self.act(
                             row["next_observation"], e.detach(), part.noise[0, m * B + b].double()
