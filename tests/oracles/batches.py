@@ -93,6 +93,11 @@ def prior(observation: Tensor) -> Gaussian:
     return Gaussian(torch.tanh(observation[:, :ACTIONS]), 0.2 * observation[:, 1:] - 0.5)
 
 
+def wide_prior(observation: Tensor) -> Gaussian:
+    """Wider than the box, so that clipping decides."""
+    return Gaussian(0.5 * observation[:, :ACTIONS], -0.5 + 0.2 * observation[:, 1:])
+
+
 def data_of(
     spec: Spec, batch: Trials, k: int, stacked: list[tuple[Theta, Tensor]], discount: float, skills: bool
 ) -> list[Data]:

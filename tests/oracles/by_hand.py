@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -58,9 +58,9 @@ class Adam:
                 self.parameters[i] -= self.lr * m / (v.sqrt() + 1e-8)
 
 
-def assert_same(module: nn.Module, reference: Weights, start: Weights, atol: float) -> None:
-    """The module's parameters are the reference's, which have moved from the start by much more than the tolerance."""
+def assert_same(parameters: Iterable[Tensor], reference: Weights, start: Weights, atol: float) -> None:
+    """The parameters are the reference's, which have moved from the start by much more than the tolerance."""
     moved = max(float((r - s).detach().abs().max()) for r, s in zip(reference, start, strict=True))
     assert moved > 10 * atol
-    for parameter, wanted in zip(module.parameters(), reference, strict=True):
+    for parameter, wanted in zip(parameters, reference, strict=True):
         torch.testing.assert_close(parameter.detach().double(), wanted.detach(), rtol=0, atol=atol)

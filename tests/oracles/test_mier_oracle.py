@@ -16,19 +16,14 @@ from torch import Tensor
 
 from skillmeta.algorithms import mier
 from skillmeta.algorithms.mier import Config, Drawn, ModelConfig, RelabellingConfig
-from skillmeta.collect.source import Budget, OnlineSource
-from skillmeta.collect.trials import trial
-from skillmeta.collect.workers import Workers
 from skillmeta.data.replay import Transitions
-from skillmeta.nn.distributions import Gaussian
 from skillmeta.objectives.regularizer import RegularizerConfig
 from skillmeta.seeds import Seeds
-from skillmeta.types import EnvSpec, Step
 from tests.learners import make_learner
+from tests.oracles.adapting import BOUND, A, S, base, decisions, disturb, prior, train, tried
 from tests.oracles.by_hand import Adam, Weights, assert_same, kl_normal, log_normal, mlp, weights
 
-S, A, C, M, N, B = 3, 2, 4, 2, 5, 7
-BOUND = torch.tensor([1.0, 0.5])
+C, M, N, B = 4, 2, 5, 7
 CONFIG = Config(
     training_tasks=M, tasks=M, context_dim=C, inner_steps=2, inner_lr=0.3, inner_clip=0.4, hidden=6, batch_size=B,
     learning_rate=1e-2, tau=0.1, discount=0.8, reward_scale=1.5,
@@ -133,14 +128,6 @@ class Reference:
         return [critic, policy, float(divergence.mean()), loss.item(), length]
 
 
-def base(observation: Tensor) -> tuple[Tensor, Tensor]:
-    return 0.4 * observation[..., :A], 0.3 * observation[..., 1:] - 1
-
-
-def prior(observation: Tensor) -> Gaussian:
-    return Gaussian(*base(observation))
-
-
 def double(rows: Transitions, *index: object) -> Transitions:
     for one in index:
         rows = Transitions(*(part[one] for part in rows))
@@ -148,22 +135,13 @@ def double(rows: Transitions, *index: object) -> Transitions:
 
 
 def rows(seed: int, *lead: int) -> Transitions:
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*lead, *shape, generator=generator)
-
-    action = torch.clip(0.4 * normal(A), -BOUND, BOUND)
-    return Transitions(normal(S), action, normal(), normal(S), (normal() > 1).float())
+    return decisions(torch.Generator().manual_seed(seed), *lead)
 
 
 def learner_of(config: Config) -> mier.Learner:
     skills = config.regularizer.prior == "skill"
     learner = make_learner(mier, config, S, BOUND.numpy(), prior=prior if skills else None, seeds=Seeds(0))
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():  # slow copies of their own, and either critic the smaller one now and then
-        for p in (*learner.acting.slow.parameters(), *learner.acting.networks.parameters()):
-            p += 0.3 * torch.randn(p.shape, generator=generator)
+    disturb(learner.acting.slow, learner.acting.networks)
     return learner
 
 
@@ -188,8 +166,8 @@ def test_updates_are_those_of_the_reference(predicts, skills):
     found = networks.model, networks.policy, networks.critics
     wanted = reference.model, reference.policy, reference.critics
     for module, own, start in zip(found, wanted, reference.first, strict=True):
-        assert_same(module, own, start, 2e-4)
-    assert_same(learner.acting.slow, reference.slow, reference.first[2], 2e-4)
+        assert_same(module.parameters(), own, start, 2e-4)
+    assert_same(learner.acting.slow.parameters(), reference.slow, reference.first[2], 2e-4)
     assert float(learner.regularizer.log_coefficient) == pytest.approx(float(reference.log), abs=1e-4)
 
 
@@ -232,38 +210,13 @@ def test_relabelled_training_is_that_of_the_reference(predicts, skills):
             mixed = Transitions(*(torch.cat(both) for both in zip(one, own, strict=True)))
             reference.sac(mixed, contexts[m].expand(B, C), noise[:, m].double(), 0.2)
     for m, reference in enumerate(references):
-        fresh = learner_of(config).acting.networks
         trained = found.model, found.sac.policy, found.sac.critics
         wanted = reference.model, reference.policy, reference.critics
-        parts = zip((fresh.model, fresh.policy, fresh.critics), trained, wanted, reference.first, strict=True)
-        for module, several, own, start in parts:
-            with torch.no_grad():
-                for p, each in zip(module.parameters(), several.parameters(), strict=True):
-                    p.copy_(each[m])
-            assert_same(module, own, start, 1e-4)
+        for several, own, start in zip(trained, wanted, reference.first, strict=True):
+            assert_same([p[m] for p in several.parameters()], own, start, 1e-4)
 
 
 # -- a problem with a known solution -----------------------------------------------------------------------------------------
-class Signs:
-    """The task is a number, which nothing shows but the reward: their product with the action. Four decisions."""
-
-    def __init__(self, num: int):
-        self.num, self.spec = num, EnvSpec(1, np.ones(1, np.float32))
-
-    def reset(self, seeds, tasks):
-        self.tasks, self.t = np.array(tasks, np.float32), 0
-        return np.zeros((self.num, 1), np.float32)
-
-    def step(self, action, limit=None):
-        self.t += 1
-        last, no = np.full(self.num, self.t == 4), np.zeros(self.num, bool)
-        reward = (np.clip(action, -1, 1)[:, 0] * self.tasks).astype(np.float32)
-        return Step(np.zeros((self.num, 1), np.float32), reward, no, last, np.ones(self.num, np.int64), no)
-
-    def close(self):
-        pass
-
-
 @pytest.mark.slow
 def test_a_context_finds_the_sign_and_relabelling_keeps_it_beyond_training():
     """phi' of one episode is enough for tasks of training; tasks three times as strong are acted in as well."""
@@ -276,16 +229,8 @@ def test_a_context_finds_the_sign_and_relabelling_keeps_it_beyond_training():
     )  # fmt: skip
     learner = make_learner(mier, config, 1, np.ones(1, np.float32), seeds=Seeds(0))
     kinds = [-1.0, -0.6, 0.6, 1.0]
-    with Workers(Signs, envs_per_batch=4) as workers:
-        source = OnlineSource(workers, lambda g: kinds[int(g.integers(4))], Seeds(0), Budget(10**6))
-        for _ in range(12):
-            learner.iterate(source)
-
-    def actions(actor, tasks):
-        seeds = np.zeros((len(tasks), 2), np.int64)
-        done, _ = trial(actor, Signs(len(tasks)), tasks, seeds, torch.Generator().manual_seed(0), [True, False])
-        return done.action[:, 1, :, 0]
-
-    inner = replace(learner.actor(), carried=None)
-    assert (actions(inner, [-1.0, 1.0]) * [[-1], [1]] > 0.5).all()
-    assert (actions(learner.actor(), [-3.0, 3.0]) * [[-1], [1]] > 0.8).all()
+    train(learner, lambda g: kinds[int(g.integers(4))], iterations=12, num=4)
+    inner = tried(replace(learner.actor(), carried=None), [-1.0, 1.0])
+    relabelled = tried(learner.actor(), [-3.0, 3.0])
+    assert (inner.action[:, 1, :, 0] * [[-1], [1]] > 0.5).all()
+    assert (relabelled.action[:, 1, :, 0] * [[-1], [1]] > 0.8).all()

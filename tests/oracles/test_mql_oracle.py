@@ -15,18 +15,13 @@ from torch import Tensor
 
 from skillmeta.algorithms import mql
 from skillmeta.algorithms.mql import AdaptationConfig, Config
-from skillmeta.collect.source import Budget, OnlineSource
-from skillmeta.collect.trials import trial
-from skillmeta.collect.workers import Workers
-from skillmeta.nn.distributions import Gaussian
 from skillmeta.objectives.td3 import Batch
 from skillmeta.seeds import Seeds
-from skillmeta.types import EnvSpec, Step
 from tests.learners import make_learner
+from tests.oracles.adapting import BOUND, A, S, decisions, disturb, prior, train, tried
 from tests.oracles.by_hand import Adam, Weights, assert_same, mlp, weights
 
-S, A, T, C, B = 3, 2, 4, 5, 9
-BOUND = torch.tensor([1.0, 0.5])
+T, C, B = 4, 5, 9
 CONFIG = Config(
     context_length=T, context_dim=C, hidden=6, batch_size=B, learning_rate=1e-2, tau=0.1, target_noise=0.7, target_noise_clip=0.4,
     prior_coefficient=0.3,
@@ -100,26 +95,14 @@ class Reference:
         return [of_critics.item(), loss.item(), y.mean().item()]
 
 
-def prior(observation: Tensor) -> Gaussian:
-    return Gaussian(0.4 * observation[..., :A], 0.3 * observation[..., 1:] - 1)
-
-
 def rows(seed: int, *lead: int) -> mql.Rows:
     generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*lead, *shape, generator=generator)
-
-    action, ends = torch.clip(0.4 * normal(A), -BOUND, BOUND), (normal() > 1).float()
-    return mql.Rows(normal(S), action, normal(), normal(S), ends, normal(T + 1, S + A + 1))
+    return mql.Rows(*decisions(generator, *lead), torch.randn(*lead, T + 1, S + A + 1, generator=generator))
 
 
 def learner_of(skills: bool, config: Config = CONFIG) -> mql.Learner:
     learner = make_learner(mql, config, S, BOUND.numpy(), prior=prior if skills else None, seeds=Seeds(0))
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():  # slow copies of their own, and either critic the smaller one now and then
-        for p in (*learner.td3.slow.parameters(), *learner.td3.networks.parameters()):
-            p += 0.3 * torch.randn(p.shape, generator=generator)
+    disturb(learner.td3.slow, learner.td3.networks)
     return learner
 
 
@@ -134,9 +117,9 @@ def test_updates_are_those_of_the_reference(skills):
         critic, target, policy = learner.td3.update(batch, noise, k != 1).tolist()
         assert [critic, policy, target] == pytest.approx(reference.update(batch, noise, k != 1), rel=1e-4, abs=1e-5)
     networks, count = learner.td3.networks, len(reference.policy)
-    assert_same(networks.policy, reference.policy, start[:count], 1e-4)
-    assert_same(networks.critics, reference.critics, start[count:], 1e-4)
-    assert_same(learner.td3.slow, reference.slow, start, 1e-4)
+    assert_same(networks.policy.parameters(), reference.policy, start[:count], 1e-4)
+    assert_same(networks.critics.parameters(), reference.critics, start[count:], 1e-4)
+    assert_same(learner.td3.slow.parameters(), reference.slow, start, 1e-4)
 
 
 @pytest.mark.parametrize("skills", [False, True])
@@ -165,35 +148,11 @@ def test_adaptation_is_that_of_the_reference(skills):
     count = len(references[0].policy)
     for n, reference in enumerate(references):
         for name, wanted in (("policy", reference.policy), ("critics", reference.critics)):
-            one = getattr(learner_of(skills).td3.networks, name)
-            with torch.no_grad():
-                for p, both in zip(one.parameters(), getattr(found.networks, name).parameters(), strict=True):
-                    p.copy_(both[n])
             start = reference.first[:count] if name == "policy" else reference.first[count:]
-            assert_same(one, wanted, start, 1e-4)
+            assert_same([p[n] for p in getattr(found.networks, name).parameters()], wanted, start, 1e-4)
 
 
 # -- a problem with a known solution -----------------------------------------------------------------------------------------
-class Signs:
-    """The task is 1 or -1, which nothing shows but the reward: their product with the action. Episodes of four decisions."""
-
-    def __init__(self, num: int):
-        self.num, self.spec = num, EnvSpec(1, np.ones(1, np.float32))
-
-    def reset(self, seeds, tasks):
-        self.tasks, self.t = np.array(tasks, np.float32), 0
-        return np.zeros((self.num, 1), np.float32)
-
-    def step(self, action, limit=None):
-        self.t += 1
-        last, no = np.full(self.num, self.t == 4), np.zeros(self.num, bool)
-        reward = (np.clip(action, -1, 1)[:, 0] * self.tasks).astype(np.float32)
-        return Step(np.zeros((self.num, 1), np.float32), reward, no, last, np.ones(self.num, np.int64), no)
-
-    def close(self):
-        pass
-
-
 @pytest.mark.slow
 def test_a_context_finds_the_sign_and_adaptation_does_so_before_the_first_decision():
     """By context alone an episode earns 3 and the first reward, which is a guess: its best policy is the same in both tasks. With
@@ -206,13 +165,8 @@ def test_a_context_finds_the_sign_and_adaptation_does_so_before_the_first_decisi
         learning_rate=5e-3, adaptation=how,
     )  # fmt: skip
     learner = make_learner(mql, config, 1, np.ones(1, np.float32), seeds=Seeds(0))
-    with Workers(Signs, envs_per_batch=40) as workers:
-        source = OnlineSource(workers, lambda g: int(2 * g.integers(2) - 1), Seeds(0), Budget(10**6))
-        for _ in range(20):
-            learner.iterate(source)
-    done, _ = trial(
-        learner.actor(), Signs(2), [1, -1], np.zeros((2, 2), np.int64), torch.Generator().manual_seed(0), [True, False]
-    )
+    train(learner, lambda g: int(2 * g.integers(2) - 1), iterations=20, num=40)
+    done = tried(learner.actor(), [1, -1])
     assert done.reward[:, 0, 1:].mean() > 0.7
     assert done.reward[:, 0, 0].min() < 0  # the first decision is the same in both
     assert (done.reward[:, 1] > 0.8).all()

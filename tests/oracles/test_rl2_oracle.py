@@ -190,7 +190,7 @@ def test_updates_are_those_of_the_reference(case):
             told = learner.update(sample.rows(torch.tensor(chosen)), left)
             wanted = torch.stack(reference.update([batch[n] for n in chosen], left)).detach()
             torch.testing.assert_close(told.double(), wanted, rtol=1e-3, atol=1e-4)
-    assert_same(learner.network, reference.parameters, start, atol=5e-4)
+    assert_same(learner.network.parameters(), reference.parameters, start, atol=5e-4)
 
 
 # -- the parts of the loss ---------------------------------------------------------------------------------------------------

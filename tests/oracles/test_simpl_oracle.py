@@ -25,6 +25,7 @@ from skillmeta.objectives.regularizer import CoefficientConfig, RegularizerConfi
 from skillmeta.seeds import Seeds
 from skillmeta.types import EnvSpec, Step
 from tests.learners import make_learner
+from tests.oracles.batches import normalize, wide_prior
 from tests.oracles.by_hand import Adam, Weights, assert_same, kl_normal, mlp, weights
 
 S, A, E, B, TRAINING = 3, 2, 2, 4, 5  # state, skill, task vector; decisions of a task, training tasks
@@ -33,15 +34,6 @@ BOUND = np.array([0.4, 0.5], np.float32)
 
 
 # -- one update ------------------------------------------------------------------------------------------------------------
-def normalize(x: Tensor) -> Tensor:
-    return (x - 0.3) / 2
-
-
-def skill_prior(observation: Tensor) -> Gaussian:
-    """Wider than the box, so that clipping decides."""
-    return Gaussian(0.5 * observation[:, :A], -0.5 + 0.2 * observation[:, 1:])
-
-
 class Reference:
     """Parameters, slow critics, coefficients and optimisers in double precision; `learn` is one update."""
 
@@ -81,7 +73,7 @@ class Reference:
     def act(self, observation: Tensor, e: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The executed skill [A] and the divergence from the prior, at one observation."""
         shift, log_ratio = mlp(self.policy, torch.cat([normalize(observation), e])).chunk(2)
-        prior = skill_prior(observation[None])
+        prior = wide_prior(observation[None])
         prior_mean, prior_log = prior.mean[0], prior.log_stddev[0]
         mean, log_stddev = prior_mean + shift, prior_log + log_ratio
         bound = torch.from_numpy(BOUND).double()
@@ -217,7 +209,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def made(config: Config, generator: torch.Generator | None = None) -> Learner:
-    learner = make_learner(simpl, config, S, BOUND, prior=skill_prior, normalize=normalize, seeds=Seeds(4))
+    learner = make_learner(simpl, config, S, BOUND, prior=wide_prior, normalize=normalize, seeds=Seeds(4))
     if generator is not None:  # a policy that has left the prior
         with torch.no_grad():
             learner.policy.net.layers[-1].weight.normal_(0, 0.3, generator=generator)
@@ -234,10 +226,10 @@ def test_updates_are_those_of_the_reference(case):
         found, expected = learner.learn(*drawn), reference.learn(drawn)
         torch.testing.assert_close(found.double(), torch.stack(expected).detach(), rtol=2e-4, atol=2e-5)
     for part in ("encoder", "policy"):
-        assert_same(getattr(learner, part), getattr(reference, part), getattr(start, part), atol=5e-4)
+        assert_same(getattr(learner, part).parameters(), getattr(reference, part), getattr(start, part), atol=5e-4)
     for i in range(2):
-        assert_same(learner.critics.members[i], reference.critics[i], start.critics[i], atol=5e-4)
-        assert_same(learner.targets.members[i], reference.targets[i], start.targets[i], atol=5e-4)
+        assert_same(learner.critics.members[i].parameters(), reference.critics[i], start.critics[i], atol=5e-4)
+        assert_same(learner.targets.members[i].parameters(), reference.targets[i], start.targets[i], atol=5e-4)
         own = learner.kinds[i]
         assert float(own.regularizer.log_coefficient) == pytest.approx(float(reference.policy_logs[i]), abs=1e-4)
         torch.testing.assert_close(own.encoder.log.double().view(-1), reference.encoder_logs[i], rtol=0, atol=1e-4)
