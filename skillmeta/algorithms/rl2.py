@@ -18,7 +18,7 @@ one epoch of one minibatch, where the clipped ratio is 1 and its gradient that o
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, ClassVar, NamedTuple
 
@@ -36,7 +36,7 @@ from skillmeta.nn.memory import CORES, Core, State, make_core
 from skillmeta.nn.networks import identity
 from skillmeta.nn.optimizers import adam
 from skillmeta.nn.policies import plain_head, plain_policy, skill_prior
-from skillmeta.objectives.on_policy import PPO_METRICS, advantages, normalized, ppo_loss
+from skillmeta.objectives.on_policy import PPO_METRICS, Sample, advantages, normalized, ppo_loss
 from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
 from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Skills, Source, Step
@@ -207,23 +207,6 @@ class Actor:
 
     def parts(self) -> Parts:
         return {"network": self.network}
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Trials as PPO learns from them; all [N, L, ...]."""
-
-    inputs: Tensor
-    observation: Tensor  # normalised
-    raw: Tensor  # as the prior sees it
-    action: Tensor
-    log_prob: Tensor  # under the policy that acted
-    advantage: Tensor
-    returns: Tensor
-    valid: Tensor
-
-    def rows(self, chosen: Tensor) -> Sample:
-        return replace(self, **{name: getattr(self, name)[chosen] for name in self.__dataclass_fields__})
 
 
 class Learner:

@@ -20,7 +20,7 @@ With skills as actions a decision is a skill and its reward is summed over it; t
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Literal, NamedTuple
 
@@ -40,7 +40,7 @@ from skillmeta.nn.memory import State, make_core
 from skillmeta.nn.networks import MLP, identity, linear
 from skillmeta.nn.optimizers import adam
 from skillmeta.nn.policies import plain_head, plain_policy, skill_prior
-from skillmeta.objectives.on_policy import PPO_METRICS, advantages, normalized, ppo_loss
+from skillmeta.objectives.on_policy import PPO_METRICS, Sample, advantages, normalized, ppo_loss
 from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
 from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Skills, Source, Step
@@ -250,24 +250,6 @@ def seen_by_policy(observation: Tensor, belief: Gaussian) -> Tensor:
     return torch.cat([observation, belief.mean, 2 * belief.log_stddev], -1)
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Trials as PPO learns from them; all [N, L, ...]."""
-
-    inputs: Tensor  # of the encoder
-    features: Tensor  # of policy and value, with the beliefs that were acted on
-    observation: Tensor  # normalised
-    raw: Tensor  # as the prior sees it
-    action: Tensor
-    log_prob: Tensor  # under the policy that acted
-    advantage: Tensor
-    returns: Tensor
-    valid: Tensor
-
-    def rows(self, chosen: Tensor) -> Sample:
-        return replace(self, **{name: getattr(self, name)[chosen] for name in self.__dataclass_fields__})
-
-
 def elbo_terms(
     encoder: Encoder, decoders: Decoders, inputs: Tensor, trials: Transitions, valid: Tensor, noise: Tensor
 ) -> Tensor:
@@ -362,7 +344,8 @@ class Learner:
         returns = advantage + value
         self.network.value_head.rescale(returns, valid)
         wanted = normalized(advantage, valid, (0, 1))
-        return Sample(inputs, features, seen, raw, action, log_prob, wanted, returns, valid)
+        own = inputs if self.config.rl_loss_in_encoder else features  # fixed where PPO leaves the encoder alone
+        return Sample(own, seen, raw, action, log_prob, wanted, returns, valid)
 
     def features(self, inputs: Tensor, seen: Tensor) -> Tensor:
         """What policy and value see of each decision: with the belief before it."""
@@ -372,7 +355,7 @@ class Learner:
     def policy_loss(self, batch: Sample, left: float) -> tuple[Tensor, Tensor]:
         """PPO's loss, and its metrics."""
         config, prior = self.config, skill_prior(self.acting.skills, batch.raw)
-        features = self.features(batch.inputs, batch.observation) if config.rl_loss_in_encoder else batch.features
+        features = self.features(batch.inputs, batch.observation) if config.rl_loss_in_encoder else batch.inputs
         policy, value = self.network.policy(features, prior), self.network.value_head(features)
         settings = config.clip, config.value_coefficient, config.prior_coefficient * left
         return ppo_loss(policy, value, prior, batch, *settings, self.network.value_head.stddev)

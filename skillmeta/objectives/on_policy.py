@@ -6,7 +6,7 @@ Everything here is masked: `valid` is 1 where a decision was taken and 0 in the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -78,26 +78,27 @@ def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
     return torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
 
 
-class Taken(Protocol):
-    """Decisions as PPO learns from them, [...]."""
+class Sample(NamedTuple):
+    """Trials as PPO learns from them; all [N, L, ...]."""
 
-    @property
-    def action(self) -> Tensor: ...  # [..., A]
-    @property
-    def log_prob(self) -> Tensor: ...  # of the action, under the policy that acted
-    @property
-    def advantage(self) -> Tensor: ...
-    @property
-    def returns(self) -> Tensor: ...
-    @property
-    def valid(self) -> Tensor: ...
+    inputs: Tensor  # of the network
+    observation: Tensor  # normalised
+    raw: Tensor  # as the prior sees it
+    action: Tensor
+    log_prob: Tensor  # under the policy that acted
+    advantage: Tensor
+    returns: Tensor
+    valid: Tensor
+
+    def rows(self, chosen: Tensor) -> Sample:
+        return Sample(*(part[chosen] for part in self))
 
 
 PPO_METRICS = ("policy/surrogate", "value/error", "prior/divergence")
 
 
 def ppo_loss(
-    policy: Gaussian | Categorical, value: Tensor, prior: Gaussian | None, taken: Taken, clip: float,
+    policy: Gaussian | Categorical, value: Tensor, prior: Gaussian | None, taken: Sample, clip: float,
     value_coefficient: float, prior_coefficient: float, scale: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """PPO's clipped loss with the divergence from the prior, and PPO_METRICS.

@@ -7,7 +7,6 @@ the meta-RL literature, which never agree with v5's.
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -100,11 +99,11 @@ class LocomotionEnv(gymnasium.Env):
             ends,
         )
         self.ends_at_success, self.camera = ends_at_success, camera
-        self.body, self.drive, self.start, self.frame_skip = body, drive, start, robot.frame_skip
+        self.body = body and lru_cache(MODELS_KEPT)(body)
+        self.drive, self.start, self.frame_skip = drive, start, robot.frame_skip
         self.render_mode = "rgb_array"
-        self._bodies: OrderedDict[Any, mujoco.MjModel] = OrderedDict()
         self._pictures: dict[str, Any] = {}
-        self._enter(copy.copy(compiled(robot.xml)) if body is None else self._body_of(task))
+        self._enter(copy.copy(compiled(robot.xml)) if self.body is None else self.body(task))
         self.action_space = Box(*self.model.actuator_ctrlrange.T.astype(np.float32), dtype=np.float32)
         dim = len(robot.observe(self.model, self.data))
         self.observation_space = Box(-np.inf, np.inf, (dim,), np.float32)
@@ -113,22 +112,13 @@ class LocomotionEnv(gymnasium.Env):
         self.model, self.data = model, mujoco.MjData(model)
         self.dt = model.opt.timestep * self.frame_skip
 
-    def _body_of(self, task: Any) -> mujoco.MjModel:
-        assert self.body is not None
-        if task not in self._bodies:
-            self._bodies[task] = self.body(task)
-            if len(self._bodies) > MODELS_KEPT:
-                self._bodies.popitem(last=False)
-        self._bodies.move_to_end(task)
-        return self._bodies[task]
-
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         self.task = (options or {}).get("task") or self.task
         self._task_info, self._steps = to_plain(self.task), 0
-        if self.body is not None and (model := self._body_of(self.task)) is not self.model:
+        if self.body is not None and (model := self.body(self.task)) is not self.model:
             self._enter(model)
         model, data, noise = self.model, self.data, self.robot.reset_noise
         mujoco.mj_resetData(model, data)

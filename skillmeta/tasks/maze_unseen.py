@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -72,6 +71,12 @@ def good_layouts(config: Config, first: int, count: int) -> list[int]:
     return seeds
 
 
+def simulator_of(config: Config, seed: int) -> maze.MazeEnv:
+    layout = layout_of(config, seed)
+    assert layout is not None
+    return maze.MazeEnv(layout)
+
+
 class LayoutsEnv(gymnasium.Env):
     """A `MazeEnv` for each layout that it was asked for, the last ones kept."""
 
@@ -79,28 +84,18 @@ class LayoutsEnv(gymnasium.Env):
 
     def __init__(self, config: Config, task: LayoutTask):
         self.config, self.task, self.render_mode = config, task, "rgb_array"
-        self._mazes: OrderedDict[int, maze.MazeEnv] = OrderedDict()
-        self.inner = self._maze(task.layout)
+        self._simulator = lru_cache(LAYOUTS_KEPT)(simulator_of)
+        self.inner = self._simulator(config, task.layout)
         dim = 4 + ((2 * config.view + 1) ** 2 if config.view else 0)
         self.observation_space = Box(-np.inf, np.inf, (dim,), np.float32)
         self.action_space = Box(-1.0, 1.0, (2,), np.float32)
-
-    def _maze(self, seed: int) -> maze.MazeEnv:
-        if seed not in self._mazes:
-            layout = layout_of(self.config, seed)
-            assert layout is not None
-            self._mazes[seed] = maze.MazeEnv(layout)
-            if len(self._mazes) > LAYOUTS_KEPT:
-                self._mazes.popitem(last=False)
-        self._mazes.move_to_end(seed)
-        return self._mazes[seed]
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         self.task = (options or {}).get("task") or self.task
-        self.inner = self._maze(self.task.layout)
+        self.inner = self._simulator(self.config, self.task.layout)
         goal = maze.MazeTask(self.task.row, self.task.column)
         own = seed if seed is not None else int(self.np_random.integers(2**31))
         observation, info = self.inner.reset(seed=own, options={"task": goal})

@@ -17,6 +17,7 @@ from skillmeta.data.trials import sequences
 from skillmeta.envs.make import EnvsFactory, make_envs
 from skillmeta.nn.distributions import Gaussian
 from skillmeta.nn.heads import HeadConfig, output_of
+from skillmeta.objectives.on_policy import Sample
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, make_family
 from tests.learners import make_learner
@@ -120,14 +121,8 @@ def test_a_trial_ends_with_its_last_episode_and_not_before():
 def test_padding_changes_nothing():
     learner, trials, _ = acted(ENDS, "gru")
     sample = learner.prepare(sequences(trials))
-    longer = replace(
-        sample,
-        **{
-            name: torch.cat([getattr(sample, name), getattr(sample, name)[:, :2]], 1)  # decisions that would matter
-            for name in sample.__dataclass_fields__
-        },
-    )
-    longer = replace(longer, valid=torch.cat([sample.valid, torch.zeros(5, 2)], 1))
+    longer = Sample(*(torch.cat([part, part[:, :2]], 1) for part in sample))  # by decisions that would matter
+    longer = longer._replace(valid=torch.cat([sample.valid, torch.zeros(5, 2)], 1))
     copies = []
     for batch in (sample, longer):
         other = make_learner(rl2, Config(hidden=16), 2, np.ones(2, np.float32), seeds=Seeds(1))

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from skillmeta.algorithms import rl2
-from skillmeta.algorithms.rl2 import Config, Learner, Sample
+from skillmeta.algorithms.rl2 import Config, Learner
 from skillmeta.collect.source import Budget, OnlineSource
 from skillmeta.collect.trials import trial
 from skillmeta.collect.workers import Workers
 from skillmeta.data.trials import sequences
 from skillmeta.nn.distributions import Categorical, Gaussian
-from skillmeta.objectives.on_policy import ppo_loss
+from skillmeta.objectives.on_policy import Sample, ppo_loss
 from skillmeta.seeds import Seeds
 from skillmeta.types import EnvSpec, Step, Trials
 from tests.learners import make_learner
@@ -185,7 +185,7 @@ def test_updates_are_those_of_the_reference(case):
                 row["log_prob"] += float(shift[n, i])
         assert float(learner.network.value_head.mean) == pytest.approx(float(reference.mean), abs=1e-4)
         assert float(learner.network.value_head.deviation) == pytest.approx(float(reference.stddev), abs=1e-4)
-        sample = replace(sample, log_prob=sample.log_prob + shift)
+        sample = sample._replace(log_prob=sample.log_prob + shift)
         for chosen in ([0, 2], [3, 1]):
             told = learner.update(sample.rows(torch.tensor(chosen)), left)
             wanted = torch.stack(reference.update([batch[n] for n in chosen], left)).detach()
@@ -224,7 +224,7 @@ def test_without_advantages_the_policy_goes_to_its_prior_and_values_to_the_retur
     sample = learner.prepare(sequences(random_trials(np.random.default_rng(0), discrete)))
     wanted = 5 + 3 * sample.observation[..., 0] * sample.valid
     learner.network.value_head.rescale(wanted, sample.valid)
-    sample = replace(sample, advantage=torch.zeros_like(sample.advantage), returns=wanted)
+    sample = sample._replace(advantage=torch.zeros_like(sample.advantage), returns=wanted)
     first = learner.update(sample)
     for _ in range(200):
         last = learner.update(sample)

@@ -122,7 +122,7 @@ def test_the_layout_stays_and_comes_back():
     first = walk(one)
     assert not np.array_equal(walk(other), first) and np.array_equal(walk(one), first)
     env.reset(seed=0)
-    assert env.task == one and env.inner is env._maze(one.layout)
+    assert env.task == one and env.inner is env._simulator(env.config, one.layout)
 
 
 def test_a_view_shows_the_walls_around():
