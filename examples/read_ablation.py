@@ -27,7 +27,7 @@ def main() -> None:
     config = {
         "task": {"family": "point", "split": "test"},
         "algorithm": {"base": "sac", "hidden": 64, "regularizer": {"controller": "fixed"}},
-        "env_steps": 400 if arguments.small else 4_000,
+        "env_steps": 400 if arguments.small else 2_000,
     }
     coefficients = {"algorithm.regularizer.initial_coefficient": [0.01, 0.1, 1.0]}
     result = skillmeta.ablate(config, arguments.out, vary=coefficients, seeds=[0, 1, 2])

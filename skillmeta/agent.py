@@ -19,7 +19,7 @@ from skillmeta.envs.serial import observed_parts, prepare
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.programs.adapt import ADAPTED, load_adapted
 from skillmeta.programs.train import load_trained
-from skillmeta.programs.train_config import TrainConfig
+from skillmeta.programs.train_config import config_of_run
 from skillmeta.seeds import Seeds
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import TaskConfig, chosen_task, make_env, make_family, task_id
@@ -42,13 +42,18 @@ def load(folder: str | Path, *, sample: bool = False, seed: int = 0, trust: bool
     if (folder / ADAPTED).exists():
         actor: Actor[Any] = load_adapted(folder, trust)[0]
         about = read_yaml(folder / ADAPTED)
-        task, run = build(TaskConfig, about["task"]), build(TrainConfig, read_yaml(Path(about["run"]) / "config.yaml"))
+        made = Path(about["run"])
+        task, run = build(TaskConfig, about["task"]), config_of_run(made, read_yaml(made / "config.yaml"))
     else:
         if not (folder / "config.yaml").exists():
             raise UserError(f"{folder}: holds no run; name the --out of a finished `finetune`, `meta-train` or `adapt`")
         node = read_yaml(folder / "config.yaml")
+        if "model" in node:
+            raise UserError(
+                f"{folder}: is a skill model, which acts in no task by itself; fine-tune on it, or use SkillEnv"
+            )
         check_modules({"task": node.get("task")}, folder / "config.yaml", trust)
-        run = build(TrainConfig, node, str(folder / "config.yaml"))
+        run = config_of_run(folder, node)
         task, family = run.task, make_family(run.task)
         actor = load_trained(folder, lambda skills, sees: make_envs(family, 1, skills, sees), trust).actor
     if run.see_task:

@@ -18,7 +18,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from skillmeta.config import build, load, override, stack
-from skillmeta.errors import UserError
+from skillmeta.errors import UserError, first_line
 from skillmeta.programs.ablate import AblationConfig
 from skillmeta.programs.ablate import ablate as run_ablation
 from skillmeta.programs.evaluate import EvaluateConfig, run_evaluation
@@ -174,7 +174,10 @@ def _task_of(env: str | gymnasium.Env | None) -> dict[str, Any]:
     """The section `task` that stands for an environment, if one was named."""
     if env is None:
         return {}
-    spec = gymnasium.spec(env) if isinstance(env, str) else env.spec
+    try:
+        spec = gymnasium.spec(env) if isinstance(env, str) else env.spec
+    except gymnasium.error.Error as error:
+        raise UserError(f"env is {env!r}: {first_line(error)}") from None
     if spec is None:
         raise UserError(f"{env}: is not registered, so it cannot be made again; gymnasium.register it, and pass its id")
     options: dict[str, Any] = {"id": spec.id} | ({"kwargs": dict(spec.kwargs)} if spec.kwargs else {})

@@ -136,6 +136,35 @@ def test_wrong_use_is_one_sentence(tmp_path):
         agent.observe(np.zeros(4), 0.0, False, False)
     with pytest.raises(UserError, match="holds no run"):
         skillmeta.load(tmp_path / "nothing")
+    (tmp_path / "config.yaml").write_text("model: {horizon: 5}")
+    with pytest.raises(UserError, match="is a skill model, which acts in no task by itself"):
+        skillmeta.load(tmp_path)
+    with pytest.raises(UserError, match="env is 'Pendulm-v1': .*Did you mean"):
+        skillmeta.finetune({}, tmp_path / "run", env="Pendulm-v1")
+
+
+def test_a_run_finds_its_skills_from_another_working_folder(tmp_path, monkeypatch):
+    task = {"family": "maze", "split": "test", "index": 0, "options": {"max_episode_steps": 25}}
+    save_skills(tmp_path / "runs" / "skills")
+    monkeypatch.chdir(tmp_path)
+    config = {
+        "algorithm": SKILLS,
+        "skills": "runs/skills",
+        "task": task,
+        "env_steps": 25,
+        "evaluation": {"episodes": 1},
+    }
+    run = skillmeta.finetune(config, "runs/deep/mine")
+    observation = np.zeros(4, np.float32)
+    action = skillmeta.load(run.folder).act(observation)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert np.array_equal(skillmeta.load(tmp_path / "runs" / "deep" / "mine").act(observation), action)
+    (tmp_path / "runs" / "skills").rename(tmp_path / "lost")
+    with pytest.raises(
+        UserError, match="the skill model runs/skills is neither in this folder nor in one above the run"
+    ):
+        skillmeta.load(tmp_path / "runs" / "deep" / "mine")
 
 
 def test_samples_differ_and_the_mode_does_not(tmp_path):

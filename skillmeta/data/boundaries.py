@@ -107,7 +107,9 @@ def find_ends(marks: Marks) -> np.ndarray:
             f"(first after step {int(jumped.argmax())}); state `lengths` or time_limit if that is wrong"
         )
     if not split.any() and marks.time_limit is None and not marks.flagged().any():
-        marks.notes.append("no end of an episode is marked: read as one episode")
+        marks.notes.append(
+            "no end of an episode is marked: read as one episode; ?time_limit=200 behind the source cuts it every 200 steps"
+        )
     return np.union1d(ends, np.flatnonzero(split) + 1)
 
 

@@ -224,7 +224,8 @@ def from_episodes(
         e = int(np.searchsorted(offsets, step, side="right") - 1)
         raise DataError(
             f"{source}: episode {e}, actions: step {step - offsets[e]} is {np.round(action[step], 4).tolist()}, outside "
-            f"[{low.tolist()}, {high.tolist()}]; pass clip_actions=true to pull actions into the space"
+            f"[{low.tolist()}, {high.tolist()}]; scale by what actions span (?actions=span in place of unit), or pass "
+            "clip_actions=true to pull them into that space"
         )
     if outside > 0:
         np.clip(action, low, high, out=action)

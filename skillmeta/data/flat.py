@@ -149,7 +149,12 @@ def _find(path: Path, names: list[str], read: Callable[[str], Rows], request: Re
     found = Columns(path, keys, arrays, room, [], {})
     for name in (*keys, "actions"):
         if name not in arrays:
-            raise DataError(f"{path}: has no array {name!r} (it has {', '.join(names) or 'nothing'})")
+            also = ", ".join(ALIASES[name][1:]) if name in ALIASES else ""
+            fix = {
+                "observations": f"it may also be called {also}, or name what is the state: {path.name}?KEY,KEY",
+                "actions": f"it may also be called {also}: rename it, or save the file anew",
+            }.get(name, "names behind the question mark are of its arrays")
+            raise DataError(f"{path}: has no array {name!r} (it has {', '.join(names) or 'nothing'}); {fix}")
     if "success" in arrays and not _of_steps(arrays["success"], arrays["actions"]):
         found.notes.append(f"{held['success']} has not a number for each step: left out")
         del arrays["success"]

@@ -121,6 +121,7 @@ class SkillEnv(gym.Wrapper, gym.utils.RecordConstructorArgs):
         self.bound = np.full(self.skills.dim, bound, np.float32) if bound else self.skills.latent_bound.numpy()
         self.action_space = Box(-1.0, 1.0, (self.skills.dim,), np.float32)
         self.env_steps = 0  # primitive steps since construction
+        self._observation: Any = None  # the last one
 
     def _flat(self, observation: Any) -> np.ndarray:
         return flat(self.env.observation_space, observation)
@@ -146,7 +147,9 @@ class SkillEnv(gym.Wrapper, gym.utils.RecordConstructorArgs):
             success = any(bool(info.get(name)) for name in REPORTED)
             return single(self._flat(self._observation), reward, bool(terminated), bool(truncated), success)
 
-        z = (np.clip(action, -1, 1) * self.bound).astype(np.float32)[None]
+        if self._observation is None:
+            raise UserError("there is no observation yet; call reset before the first step")
+        z = (within(action, self.action_space) * self.bound).astype(np.float32)[None]
         start = self._flat(self._observation)[None]
         done = run_skills(self.skills, z, start, np.ones(1, bool), primitive, discount=self.discount)
         steps = int(done.steps[0])
@@ -220,7 +223,7 @@ class SkillVectorEnv(VectorEnv):
             alive[terminated | truncated] = False
             return Step(self._flat(), reward, terminated, truncated, steps, success)
 
-        z = (np.clip(actions, -1, 1) * self.bound).astype(np.float32)
+        z = (within(actions, self.action_space) * self.bound).astype(np.float32)
         done = run_skills(self.skills, z, self._flat(), running, primitive, discount=self.discount)
         self._ended = done.terminated | done.truncated
         infos: dict[str, Any] = {}
@@ -235,15 +238,23 @@ class SkillVectorEnv(VectorEnv):
             env.close()
 
 
+def within(action: np.ndarray, space: gym.Space[Any]) -> np.ndarray:
+    """An action, clipped to [-1, 1]. Raises UserError for one of another shape, which NumPy would repeat until it fits."""
+    if np.shape(action) != space.shape:
+        raise UserError(f"the action has shape {np.shape(action)}, the action space {space.shape}")
+    return np.asarray(np.clip(action, -1, 1))
+
+
 def fitted(skills: SkillModel | str, env: gym.Env) -> SkillModel:
     """Skills in an environment of Gymnasium's. Raises UserError for spaces that they do not act in, or were not trained on."""
     space, actions = env.observation_space, env.action_space
+    name = env.spec.id if env.spec else str(env)
     if not isinstance(space, Dict) and not (isinstance(space, Box) and len(space.shape) == 1):
-        raise UserError(f"{env}: observations are {space}; skills need a one-dimensional Box, or a Dict of them")
+        raise UserError(f"{name}: observations are {space}; skills need a one-dimensional Box, or a Dict of them")
     if not (isinstance(actions, Box) and len(actions.shape) == 1):
-        raise UserError(f"{env}: actions are {actions}; skills need a one-dimensional Box")
+        raise UserError(f"{name}: actions are {actions}; skills need a one-dimensional Box")
     model = SkillModel.load(skills) if isinstance(skills, str) else skills
-    return model.fitted_to(EnvSpec(flatdim(space), np.abs(actions.high), observed=observed_parts(env)), str(env))
+    return model.fitted_to(EnvSpec(flatdim(space), np.abs(actions.high), observed=observed_parts(env)), name)
 
 
 def flat(space: gym.Space[Any], observation: Any) -> np.ndarray:

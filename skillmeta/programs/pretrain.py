@@ -144,7 +144,8 @@ def check_task(logs: Logs, family: TaskFamily) -> None:
     """Raises CheckpointError if skills of the logs could not act in the family's environment."""
     envs = SerialEnvs(family.make_env, 1, unit_actions=False)
     try:
-        check_shapes((logs.observation_dim, logs.action_dim), envs.spec, "task")
+        other = f"task.family={family.name} is where the prior is tried out: name the task of these logs, or write task=null"
+        check_shapes((logs.observation_dim, logs.action_dim), envs.spec, "task", other)
         columns_of(logs.observed, logs.observation_dim, envs.spec.observed, "task")
     finally:
         envs.close()

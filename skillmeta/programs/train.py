@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,6 @@ from skillmeta.collect.failures import Failures
 from skillmeta.collect.source import Budget, OnlineSource
 from skillmeta.collect.workers import Workers
 from skillmeta.config import (
-    build,
     first_line,
     read_yaml,
     to_plain,
@@ -42,7 +42,7 @@ from skillmeta.programs.beforehand import (
 )
 from skillmeta.programs.page import write_page
 from skillmeta.programs.start import StartedLearner
-from skillmeta.programs.train_config import TrainConfig, algorithm_of, complete_config
+from skillmeta.programs.train_config import TrainConfig, algorithm_of, complete_config, config_of_run
 from skillmeta.reading import verify
 from skillmeta.run.checkpoint import load_state, save_state
 from skillmeta.run.device import CPU, device_of, move, placed
@@ -82,6 +82,8 @@ def make_learner(
             if "allocate" not in str(error) or not (need := replay_bytes(options, spec)):
                 raise
             raise ConfigError(too_large(options, spec, need, "this machine does not give them")) from None
+        if not module.__name__.startswith("skillmeta."):
+            check_learner(learner, module.__name__)
         move(learner.parts(), device)
         return learner
 
@@ -92,6 +94,26 @@ def make_learner(
     if fingerprint(config.skills) != fingerprint(agent.skills):
         raise ConfigError(f"start.run: {config.start.run}: acts by another skill model than skills: {config.skills}")
     return StartedLearner(config.start, agent.actor, make, seeds)
+
+
+def check_learner(learner: Learner[Any], module: str) -> None:
+    """Raises ConfigError for what a learner of the user's own lacks, before its budget is spent."""
+
+    def lacking(has: object, what: str, names: Sequence[str]) -> None:
+        if lacks := [name for name in names if not hasattr(has, name)]:
+            raise ConfigError(
+                f"algorithm.name is {module!r}: its {what} has no {', '.join(lacks)}; skillmeta/types.py says what is needed"
+            )
+
+    lacking(learner, "Learner", ("iterate", "actor", "parts", "updates"))
+    try:
+        actor = learner.actor()
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise ConfigError(
+            f"algorithm.name is {module!r}: its Learner's actor() raised {error!r} ({last.filename}:{last.lineno})"
+        ) from error
+    lacking(actor, "actor", ("rollouts", "exploration_episodes", "begin", "act", "observe", "adapt", "parts"))
 
 
 def train(
@@ -416,7 +438,7 @@ def load_trained(
     check_modules({"algorithm": node.get("algorithm")}, folder / "config.yaml", trust)
     state, meta = load_state(folder / ACTOR)
     check_run_format(folder / ACTOR, meta)
-    config = build(TrainConfig, node, str(folder / "config.yaml"))
+    config = config_of_run(folder, node)
     skills = SkillModel.load(config.skills) if config.skills else None
     check_inputs(folder / ACTOR, meta, inputs_of(config))
     envs = make(skills, config.see_task)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import field, replace
+from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -21,7 +22,7 @@ from skillmeta.config import (
     module_of,
     to_plain,
 )
-from skillmeta.errors import ConfigError
+from skillmeta.errors import ConfigError, UserError
 from skillmeta.programs.start import StartConfig
 from skillmeta.run.trackers import TrackerName
 from skillmeta.tasks.base import TaskConfig
@@ -98,6 +99,21 @@ def train_config(node: DictConfig | Mapping[str, Any], kind: str | None = None, 
     if kind is not None and found not in (None, kind):
         raise ConfigError(f"{at + '.' if at else ''}kind is {found!r}; use `skillmeta {found}`, or set kind={kind}")
     return build(TrainConfig, node, at, DEFAULTS.get(str(kind or found), DEFAULTS["finetune"]))
+
+
+def config_of_run(folder: Path, node: DictConfig | Mapping[str, Any]) -> TrainConfig:
+    """The config that a run has kept, its skill model where it is now: a path that is relative to the folder that the run was
+    started from may be read from another one. Raises ConfigError for an invalid config and UserError if there is no such model."""
+    config = build(TrainConfig, node, str(folder / "config.yaml"))
+    if config.skills is None or Path(config.skills).is_dir():
+        return config
+    for above in folder.resolve().parents:
+        if (above / config.skills).is_dir():
+            return replace(config, skills=str(above / config.skills))
+    raise UserError(
+        f"{folder / 'config.yaml'}: the skill model {config.skills} is neither in this folder nor in one above the run; start from "
+        "the folder that the run was started from, or put the model back"
+    )
 
 
 def algorithm_of(config: TrainConfig, at: str = "") -> tuple[ModuleType, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, Protocol, TypeVar
@@ -174,6 +174,11 @@ def run_loop(
             else:
                 found = [trainings[k].trainable.iterate(trainings[k].source) for k in live]
             for k, metrics in zip(live, found, strict=True):
+                if not isinstance(metrics, Mapping):
+                    kind = type(trainings[k].trainable)
+                    raise UserError(
+                        f"{kind.__module__}: {kind.__name__}.iterate returned {metrics!r}; return its metrics, a dict of numbers"
+                    )
                 trainings[k].after(metrics)
         for one in trainings:
             one.save()

@@ -46,11 +46,13 @@ def columns_of(seen: Sequence[Observed], size: int, observed: Sequence[Observed]
     return whole if indices == list(range(whole.start, whole.stop)) else indices
 
 
-def check_shapes(dims: tuple[int, int], spec: EnvSpec, where: str) -> None:
+def check_shapes(
+    dims: tuple[int, int], spec: EnvSpec, where: str, fix: str = "pretrain skills on logs of this environment"
+) -> None:
     """Raises CheckpointError if skills are of observations and actions of other sizes `dims` than the environment's."""
     observation_dim = dims[0] if spec.observed else spec.observation_dim  # named parts are compared by their names
     if dims != (observation_dim, spec.action_dim):
         raise CheckpointError(
             f"{where}: the skills are of observations of {dims[0]} and actions of {dims[1]} numbers, the environment has "
-            f"{spec.observation_dim} and {spec.action_dim}; pretrain skills on logs of this environment"
+            f"{spec.observation_dim} and {spec.action_dim}; {fix}"
         )

@@ -264,6 +264,10 @@ class SkillModel(nn.Module):
         Raises CheckpointError, naming the folder, if there is none, it is damaged, or it holds something else.
         """
         folder = model_folder(folder)
+        if not (folder / MANIFEST).exists() and (folder / "config.yaml").exists():
+            raise CheckpointError(
+                f"{folder}: holds a run, but no skill model; name the --out of a finished `skillmeta skills`"
+            )
         state, meta = load_state(folder)
         if meta.get("kind") != "skill_model":
             raise CheckpointError(f"{folder}: holds {meta.get('kind', 'something else')!r}, not a skill model")

@@ -223,6 +223,13 @@ def test_what_is_not_there_is_said(tmp_path, monkeypatch):
         load_source(str(tmp_path / "log.csv"))
     with pytest.raises(DataError, match="minari:some/logs-v0: not found"):
         load_source("minari:some/logs-v0")
+    np.savez(tmp_path / "own.npz", joint_states=np.zeros((9, 2)), torques=np.zeros((9, 1)))
+    with pytest.raises(
+        DataError, match=r"no array 'observations' \(it has joint_states, torques\); .*own.npz\?KEY,KEY"
+    ):
+        load_source(str(tmp_path / "own.npz"))
+    with pytest.raises(DataError, match="no array 'actions' .*; it may also be called action: rename it"):
+        load_source(f"{tmp_path / 'own.npz'}?joint_states")
 
 
 # -- Minari ------------------------------------------------------------------------------------------------------------------

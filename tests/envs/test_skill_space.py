@@ -302,6 +302,23 @@ def test_a_recorder_inside_sees_every_primitive_step(tmp_path, monkeypatch):
     assert [frame[0, 0, 0] for frame in env.render()] == list(range(51))
 
 
+def test_wrong_use_is_one_sentence(tmp_path):
+    env, many = SkillEnv(Pictured(), skill_model()), SkillVectorEnv([Pictured, Pictured], skill_model())
+    with pytest.raises(UserError, match="call reset before the first step"):
+        env.step(np.zeros(3))
+    env.reset()
+    many.reset()
+    with pytest.raises(UserError, match=r"the action has shape \(1,\), the action space \(3,\)"):
+        env.step(np.zeros(1))
+    with pytest.raises(UserError, match=r"the action has shape \(3,\), the action space \(2, 3\)"):
+        many.step(np.zeros(3))
+    (tmp_path / "config.yaml").write_text("kind: finetune")
+    with pytest.raises(
+        UserError, match="holds a run, but no skill model; name the --out of a finished `skillmeta skills`"
+    ):
+        SkillEnv(Pictured(), str(tmp_path))
+
+
 @pytest.mark.parametrize("name", ["success", "is_success"])
 def test_success_at_any_primitive_step_is_given_by_both_names_where_it_is_reported(name):
     """Stable-Baselines3 counts `is_success`."""

@@ -68,6 +68,29 @@ def test_what_is_no_algorithm_is_said(project, capsys):
     assert "the module steady has no class `Learner`" in capsys.readouterr().err
 
 
+LEARNER = "from tests.programs import scripted\nfrom tests.programs.scripted import Config\n\nclass Learner(scripted.Learner):\n"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("    def actor(self):\n        return self.nothing\n", "its Learner's actor() raised AttributeError"),
+        ("    def actor(self):\n        return self\n", "its actor has no rollouts, exploration_episodes, begin, act"),
+        ("    parts = property()\n", "its Learner has no parts; skillmeta/types.py says what is needed"),
+        (
+            "    def iterate(self, source):\n        super().iterate(source)\n",
+            "steady: Learner.iterate returned None; return",
+        ),
+    ],
+)
+def test_what_a_learner_lacks_is_said_before_its_budget_is_spent(wrong, said, project, capsys):
+    (project / "steady.py").write_text(LEARNER + wrong)
+    assert main(["finetune", str(project / "mine.yaml"), "env_steps=6000", "--out", "run"]) == 2
+    printed = capsys.readouterr().err
+    assert said in printed and "Traceback" not in printed
+    assert not Path("run/metrics.jsonl").exists() or not read_metrics(Path("run"))
+
+
 def test_a_module_that_needs_what_is_not_there_is_not_taken_for_missing(project, capsys):
     (project / "steady.py").write_text("import stead\n")
     assert main(["finetune", str(project / "mine.yaml")]) == 2
