@@ -94,6 +94,7 @@ class Sample(NamedTuple):
         return Sample(*(part[chosen] for part in self))
 
 
+LARGEST = 20.0  # logarithm of pi / pi_old, of what counts: far beyond any clip, and its exponential times any advantage is a number
 PPO_METRICS = ("policy/surrogate", "value/error", "prior/divergence")
 
 
@@ -108,7 +109,7 @@ def ppo_loss(
         scale: the deviation of returns, in units of which values err.
     """
     count = taken.valid.sum()
-    ratio = torch.exp(policy.log_prob(taken.action) - taken.log_prob)
+    ratio = torch.exp((policy.log_prob(taken.action) - taken.log_prob).clamp(max=LARGEST))
     surrogate = (clipped_surrogate(ratio, taken.advantage, clip) * taken.valid).sum() / count
     error = (((value - taken.returns) / scale) ** 2 * taken.valid).sum() / count
     if prior is not None:

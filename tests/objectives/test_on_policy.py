@@ -8,6 +8,7 @@ import torch
 
 from skillmeta.nn.distributions import Categorical, Gaussian
 from skillmeta.objectives.on_policy import (
+    Sample,
     TrustRegionStep,
     advantages,
     clipped_surrogate,
@@ -15,6 +16,7 @@ from skillmeta.objectives.on_policy import (
     discounted_sums,
     linear_values,
     normalized,
+    ppo_loss,
     trust_region_step,
 )
 
@@ -106,6 +108,19 @@ def test_the_clipped_objective_never_pays_for_going_further():
     ratio = torch.tensor([0.5, 0.9, 1.0, 1.1, 2.0])
     assert clipped_surrogate(ratio, torch.ones(5), 0.2).tolist() == pytest.approx([0.5, 0.9, 1.0, 1.1, 1.2])
     assert clipped_surrogate(ratio, -torch.ones(5), 0.2).tolist() == pytest.approx([-0.8, -0.9, -1.0, -1.1, -2.0])
+
+
+def test_an_action_that_became_far_more_likely_leaves_ppos_gradients_finite():
+    """The ratio of 100 nats is infinite in float32, and infinity times a padded row's 0 is not a number."""
+    mean = torch.zeros(1, 3, 1, requires_grad=True)
+    taken = Sample(
+        *(torch.zeros(1, 3, 1),) * 3, action=torch.ones(1, 3, 1), log_prob=torch.tensor([[-100.0, -100.0, 0.0]]),
+        advantage=torch.tensor([[-1.0, 1.0, 1.0]]), returns=torch.zeros(1, 3), valid=torch.tensor([[1.0, 0.0, 1.0]]),
+    )  # fmt: skip
+    policy = Gaussian(mean, torch.zeros(1, 3, 1))
+    total, _ = ppo_loss(policy, torch.zeros(1, 3), None, taken, 0.2, 0.5, 0.0, torch.ones(()))
+    (gradient,) = torch.autograd.grad(total, mean)
+    assert bool(total.isfinite()) and bool(gradient.isfinite().all())
 
 
 def test_choices_are_torchs_categorical():
