@@ -54,7 +54,8 @@ def curves_figure(
         for name, curve in curves.items():
             middle, low, high = curve.means()
             axes.fill_between(curve.x, low, high, color=colours[name], alpha=0.18, linewidth=0)
-            axes.plot(curve.x, middle, color=colours[name], linewidth=2, label=name)
+            alone = "o" if len(curve.x) == 1 else None  # a line of one point is not seen
+            axes.plot(curve.x, middle, marker=alone, color=colours[name], linewidth=2, label=name)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.set_xlim(left=0)

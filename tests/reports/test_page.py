@@ -162,6 +162,8 @@ def test_figures_of_one_point_and_one_seed_are_drawn(drawn):
     one = Curve(np.array([5]), np.array([[[0.5]]]))
     first, second = (plots.to_svg(plots.curves_figure({"a": one}, {"a": "#000000"}, "x", "y"), "f") for _ in range(2))
     assert first.startswith("<svg") and len(first) > 1000 and first == second
+    lines = plots.curves_figure({"a": one}, {"a": "#000000"}, "x", "y").axes[0].lines
+    assert [line.get_marker() for line in lines] == ["o"]  # a line of one point is not seen
 
 
 def test_a_page_can_be_written_while_the_reference_has_no_complete_seed(ablation):
