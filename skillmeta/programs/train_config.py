@@ -105,7 +105,7 @@ def config_of_run(folder: Path, node: DictConfig | Mapping[str, Any]) -> TrainCo
     """The config that a run has kept, its skill model where it is now: a path that is relative to the folder that the run was
     started from may be read from another one. Raises ConfigError for an invalid config and UserError if there is no such model."""
     config = build(TrainConfig, node, str(folder / "config.yaml"))
-    if config.skills is None or Path(config.skills).is_dir():
+    if config.skills is None or Path(config.skills).is_absolute() or Path(config.skills).is_dir():
         return config
     for above in folder.resolve().parents:
         if (above / config.skills).is_dir():
