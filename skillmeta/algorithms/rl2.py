@@ -34,7 +34,7 @@ from skillmeta.nn.distributions import Categorical, Gaussian
 from skillmeta.nn.heads import HeadConfig, ScaledValue, described_head, make_head
 from skillmeta.nn.memory import CORES, Core, State, make_core
 from skillmeta.nn.networks import identity
-from skillmeta.nn.optimizers import adam, set_learning_rate
+from skillmeta.nn.optimizers import adam
 from skillmeta.nn.policies import plain_head, plain_policy, skill_prior
 from skillmeta.objectives.on_policy import PPO_METRICS, Sample, advantages, normalized, ppo_loss
 from skillmeta.run.parts import Counts
@@ -292,7 +292,8 @@ class Learner:
         coefficient = self.config.prior_coefficient * left
         clip, value_coefficient, scale = self.config.clip, self.config.value_coefficient, self.network.value_head.stddev
         total, metrics = ppo_loss(policy, value, prior, batch, clip, value_coefficient, coefficient, scale)
-        set_learning_rate(self.optimizer, self.config.learning_rate * left)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * left
         self.optimizer.zero_grad()
         torch.autograd.backward(total)
         nn.utils.clip_grad_norm_(self.network.parameters(), self.config.max_grad_norm)

@@ -38,7 +38,7 @@ from skillmeta.nn.distributions import Categorical, Gaussian, gaussian
 from skillmeta.nn.heads import HeadConfig, ScaledValue, described_head, make_head
 from skillmeta.nn.memory import State, make_core
 from skillmeta.nn.networks import MLP, identity, linear
-from skillmeta.nn.optimizers import adam, set_learning_rate
+from skillmeta.nn.optimizers import adam
 from skillmeta.nn.policies import plain_head, plain_policy, skill_prior
 from skillmeta.objectives.on_policy import PPO_METRICS, Sample, advantages, normalized, ppo_loss
 from skillmeta.run.parts import Counts
@@ -70,10 +70,10 @@ class Config:
     memory: PositiveInt = 64  # its width
     embedding_size: PositiveInt = 16  # features of a decision before the memory
     decoder: DecoderConfig = field(default_factory=DecoderConfig)  # of rewards and observations
-    kl_coefficient: NonNegativeFloat = 0.05  # of KL(q_t || q_{t-1}); against the authors' code, theirs times its trials
-    inference_updates: NonNegativeInt = 30  # of encoder and decoders, of an iteration
+    kl_coefficient: NonNegativeFloat = 0.25  # of KL(q_t || q_{t-1}); against the authors' code, theirs times its trials
+    inference_updates: NonNegativeInt = 12  # of encoder and decoders, of an iteration
     inference_trials: PositiveInt = 25  # of each
-    inference_rate: PositiveFloat = 3e-3  # of their Adam
+    inference_rate: PositiveFloat = 2e-3  # of their Adam
     replay_capacity: PositiveInt = 200_000  # decisions of the last trials that encoder and decoders learn from
     rl_loss_in_encoder: bool = False  # PPO's loss changes the encoder too
     head: HeadConfig = field(default_factory=HeadConfig)  # of policy and value
@@ -90,7 +90,7 @@ class Config:
         0.01  # of the divergence from the prior; with a uniform one minus the entropy's
     )
     reward_scale: PositiveFloat = 1.0  # of what is seen, predicted and learned from
-    anneal: bool = True  # both learning rates and prior_coefficient fall to 0 over the budget
+    anneal: bool = True  # learning rate of the policy and prior_coefficient fall to 0 over the budget
     max_grad_norm: PositiveFloat = 1.0  # gradients are clipped to it, those of the policy and of the encoder apart
     initial_stddev: PositiveFloat = 1.0  # of continuous actions, in parts of their bound
 
@@ -320,7 +320,7 @@ class Learner:
         self.store.add(trials)
         of_inference = bound.new_zeros(len(METRICS))
         for _ in range(self.config.inference_updates):
-            of_inference += self.infer(left)
+            of_inference += self.infer()
         predicted = (of_inference / max(1, self.config.inference_updates)).tolist()
         means = dict(zip(PPO_METRICS, (of_policy / count).tolist(), strict=True))
         return {**means, **dict(zip(METRICS, predicted, strict=True)), "budget/left": left}
@@ -363,12 +363,13 @@ class Learner:
     def update(self, batch: Sample, left: float = 1.0) -> Tensor:
         """One step of policy and value; `left` in [0, 1] scales its length and the coefficient of the divergence."""
         total, metrics = self.policy_loss(batch, left)
-        set_learning_rate(self.optimizer, self.config.learning_rate * left)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * left
         self.step(total, [self.optimizer, *[self.inference_optimizer] * self.config.rl_loss_in_encoder])
         return metrics
 
-    def infer(self, left: float = 1.0) -> Tensor:
-        """One step of encoder and decoders on trials of the store; `left` in [0, 1] scales its length. METRICS."""
+    def infer(self) -> Tensor:
+        """One step of encoder and decoders on trials of the store; METRICS."""
         config, acting, bound = self.config, self.acting, self.network.bound
         drawn, valid = self.store.sample(config.inference_trials, self.generator)
         noise = torch.randn(len(valid), 1 + valid.shape[1], config.latent_dim, generator=self.generator)
@@ -384,7 +385,6 @@ class Learner:
         rest = predicted, valid.to(bound.device), noise.to(bound.device)
         terms = elbo_terms(self.network.encoder, self.decoders, inputs, *rest)
         coefficients = terms.new_tensor([1.0, config.decoder.observation_coefficient, config.kl_coefficient])
-        set_learning_rate(self.inference_optimizer, config.inference_rate * left)
         self.step((terms * coefficients).sum(), [self.inference_optimizer])
         return terms.detach()
 

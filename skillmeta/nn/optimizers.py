@@ -14,12 +14,6 @@ def adam(parameters: Iterable[Tensor], learning_rate: float) -> torch.optim.Adam
     return torch.optim.Adam(list(parameters), lr=learning_rate, fused=True)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """For the steps that follow."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
 def apply_gradients(optimizer: torch.optim.Adam, gradients: Sequence[Tensor]) -> None:
     """One step along gradients that were computed elsewhere, in the order of the optimiser's parameters."""
     apply_all([optimizer], [gradients])

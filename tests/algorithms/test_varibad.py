@@ -11,12 +11,10 @@ import torch
 
 from skillmeta.algorithms import varibad
 from skillmeta.algorithms.varibad import Config, elbo_terms
-from skillmeta.collect.source import Budget, OnlineSource
 from skillmeta.collect.trials import trial
-from skillmeta.collect.workers import Workers
 from skillmeta.data.replay import Transitions
 from skillmeta.data.trials import sequences
-from skillmeta.envs.make import EnvsFactory, make_envs
+from skillmeta.envs.make import make_envs
 from skillmeta.nn.distributions import Gaussian
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, make_family
@@ -161,19 +159,6 @@ def test_padding_changes_nothing():
     wider = torch.cat([noise, noise[:, :2]], 1)
     padded = terms(learner, longer, torch.cat([valid, torch.zeros(5, 2)], 1), wider)
     assert torch.allclose(padded, terms(learner, trials, valid, noise), rtol=1e-4)
-
-
-@pytest.mark.parametrize("anneal", [True, False])
-def test_steps_of_policy_and_inference_shrink_with_the_budget(anneal):
-    """An encoder that moves until the end leaves the policy no time to settle on what it reads."""
-    family, config = make_family(GRID), replace(SMALL, anneal=anneal, inference_updates=1)
-    with Workers(EnvsFactory(GRID), envs_per_batch=5) as workers:
-        source = OnlineSource(workers, lambda g: family.sample(g, "train"), Seeds(0), Budget(4 * 5 * 15))
-        learner = make_learner(varibad, config, 2, np.ones(5, np.float32), True, seeds=Seeds(0))
-        for left in (1, 0.75, 0.5, 0.25) if anneal else (1, 1):
-            learner.iterate(source)
-            rates = [one.param_groups[0]["lr"] for one in (learner.optimizer, learner.inference_optimizer)]
-            assert rates == pytest.approx([config.learning_rate * left, config.inference_rate * left])
 
 
 @pytest.mark.parametrize("wrong", [{"core": "snail"}, {"minibatches": 65}, {"latent_dim": 0}, {"inference_rate": 0.0}])
