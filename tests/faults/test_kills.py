@@ -79,6 +79,7 @@ def test_a_full_disk_is_one_sentence(references, name):
     ends_as_if_nothing_had_been(reference)
 
 
+@pytest.mark.slow
 def test_while_a_data_set_is_replaced_one_is_always_there(references, tmp_path, monkeypatch):
     command = references["collect"].command
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "there" / "logs"))

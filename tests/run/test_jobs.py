@@ -14,6 +14,8 @@ import time
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 
+import pytest
+
 from skillmeta.run.jobs import Job, run_jobs
 from skillmeta.run.run import read_metrics, read_result
 from tests.run.workers import work
@@ -82,6 +84,7 @@ def test_ctrl_c_saves_stops_and_leaves_no_process(tmp_path):
         assert [row["step"] for row in read_metrics(tmp_path / name)] == list(range(1, 21))
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_does_not_wait_for_a_worker_that_hangs(tmp_path):
     process = started(tmp_path, 1)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -101,6 +104,7 @@ def test_a_second_ctrl_c_does_not_wait_for_a_worker_that_hangs(tmp_path):
                 continue
 
 
+@pytest.mark.slow
 def test_workers_do_not_outlive_a_killed_parent(tmp_path):
     process = started(tmp_path, 1)
     process.kill()

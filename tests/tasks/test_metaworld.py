@@ -51,6 +51,7 @@ def test_training_goals_are_not_the_test_goals():
     assert test[3].vector == tuple(pickle.loads(benchmark.test_tasks[3].data)["rand_vec"])
 
 
+@pytest.mark.slow
 def test_validation_goals_are_drawn_as_meta_worlds_are_from_another_seed():
     before = np.random.get_state()[1].tolist()
     ours, classes = push(), metaworld.ML1("push-v3", seed=1).train_classes
@@ -133,6 +134,7 @@ def test_unknown_classes_are_named():
         family(Config(benchmark="ML1", name="fly-v3"))
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_is_made_anew(tmp_path, monkeypatch):
     monkeypatch.setenv("SKILLMETA_CACHE", str(tmp_path))
     before = push().tasks("train")
