@@ -36,13 +36,22 @@ def guard(parent: int, file: int, numbers: int, size: int, reset_factor: float, 
                 say(f"{where}: the process died or was killed while the environment was at work; {RESTART}")
             return
         allowed = limit * (reset_factor if step < 0 else 1.0)
-        late = bool(since and limit) and time.monotonic() - since > allowed + grace
+        late = bool(since and limit) and time.monotonic() - since > allowed + grace and not stopped(parent)
         overdue = overdue + 1 if late else 0
         if overdue == LOOKS:
             say(f"{where}: the environment took longer than {allowed:g} seconds, in a library; {RESTART}")
             os.kill(parent, signal.SIGKILL)
             return
         time.sleep(LOOK_SECONDS)
+
+
+def stopped(process: int) -> bool:
+    """Whether a process waits for SIGCONT; False where there is no /proc."""
+    try:
+        with open(f"/proc/{process}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2][:1] == b"T"
+    except OSError:
+        return False
 
 
 def say(sentence: str) -> None:

@@ -26,15 +26,16 @@ for step in range(20):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
-def test_a_run_that_was_stopped_for_longer_than_a_step_may_take_continues():
+@pytest.mark.parametrize("send", [os.killpg, os.kill], ids=["with its guardian, as by Ctrl-Z", "alone"])
+def test_a_run_that_was_stopped_for_longer_than_a_step_may_take_continues(send):
     assert guardian.LOOK_SECONDS < 0.5  # it has looked at least once at what is overdue, when all continues
     with subprocess.Popen(
         [sys.executable, "-c", STEPS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
     ) as child:
         assert child.stdout is not None and child.stdout.readline() == "begun\n"
         time.sleep(0.3)
-        os.killpg(child.pid, signal.SIGSTOP)  # its guardian, too, as Ctrl-Z does
-        time.sleep(1.0)
-        os.killpg(child.pid, signal.SIGCONT)
+        send(child.pid, signal.SIGSTOP)
+        time.sleep(2.0)
+        send(child.pid, signal.SIGCONT)
         _, said = child.communicate(timeout=30)
     assert (child.returncode, said) == (0, "")
