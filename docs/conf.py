@@ -23,6 +23,7 @@ include_patterns = [
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
 html_theme = "furo"
+html_show_copyright = False
 html_title = "skillmeta"
 autodoc_typehints = "none"  # signatures have them; classes of a seam are named there as in the code
 autodoc_member_order = "bysource"
