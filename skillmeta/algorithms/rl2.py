@@ -36,7 +36,7 @@ from skillmeta.nn.memory import CORES, Core, State, make_core
 from skillmeta.nn.networks import identity
 from skillmeta.nn.optimizers import adam
 from skillmeta.nn.policies import plain_head, plain_policy, skill_prior
-from skillmeta.objectives.on_policy import PPO_METRICS, Sample, advantages, normalized, ppo_loss
+from skillmeta.objectives.on_policy import Sample, advantages, normalized, ppo_epochs, ppo_loss
 from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
 from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Skills, Source, Step
@@ -244,12 +244,9 @@ class Learner:
         left = 1 - source.fraction if self.config.anneal else 1.0
         batch = source.trials(self.acting, self.config.tasks, self.config.episodes)
         sample = self.prepare(sequences(batch.trials))
-        sums, count = self.network.bound.new_zeros(len(PPO_METRICS)), 0
-        for _ in range(self.config.epochs):
-            for rows in torch.randperm(len(sample.valid), generator=self.generator).chunk(self.config.minibatches):
-                sums += self.update(sample.rows(rows.to(sums.device)), left)
-                count += 1
-        return {**dict(zip(PPO_METRICS, (sums / count).tolist(), strict=True)), "budget/left": left}
+        epochs, minibatches = self.config.epochs, self.config.minibatches
+        means = ppo_epochs(sample, epochs, minibatches, self.generator, lambda taken: self.update(taken, left))
+        return {**means, "budget/left": left}
 
     def prepare(self, sequences: Sequences) -> Sample:
         """What PPO needs of trials, with the policy and the values of the network that acted."""

@@ -40,7 +40,7 @@ from skillmeta.nn.memory import State, make_core
 from skillmeta.nn.networks import MLP, identity, linear
 from skillmeta.nn.optimizers import adam
 from skillmeta.nn.policies import plain_head, plain_policy, skill_prior
-from skillmeta.objectives.on_policy import PPO_METRICS, Sample, advantages, normalized, ppo_loss
+from skillmeta.objectives.on_policy import Sample, advantages, normalized, ppo_epochs, ppo_loss
 from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
 from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Skills, Source, Step
@@ -311,18 +311,15 @@ class Learner:
         """One batch of trials, some epochs of PPO on it, then encoder and decoders on trials of the store."""
         left = 1 - source.fraction if self.config.anneal else 1.0
         trials = source.trials(self.acting, self.config.tasks, self.config.episodes).trials
-        sample, bound = self.prepare(sequences(trials)), self.network.bound
-        of_policy, count = bound.new_zeros(len(PPO_METRICS)), 0
-        for _ in range(self.config.epochs):
-            for rows in torch.randperm(len(sample.valid), generator=self.generator).chunk(self.config.minibatches):
-                of_policy += self.update(sample.rows(rows.to(bound.device)), left)
-                count += 1
+        sample, config = self.prepare(sequences(trials)), self.config
+        means = ppo_epochs(
+            sample, config.epochs, config.minibatches, self.generator, lambda taken: self.update(taken, left)
+        )
         self.store.add(trials)
-        of_inference = bound.new_zeros(len(METRICS))
-        for _ in range(self.config.inference_updates):
+        of_inference = self.network.bound.new_zeros(len(METRICS))
+        for _ in range(config.inference_updates):
             of_inference += self.infer()
-        predicted = (of_inference / max(1, self.config.inference_updates)).tolist()
-        means = dict(zip(PPO_METRICS, (of_policy / count).tolist(), strict=True))
+        predicted = (of_inference / max(1, config.inference_updates)).tolist()
         return {**means, **dict(zip(METRICS, predicted, strict=True)), "budget/left": left}
 
     def prepare(self, sequences: Sequences) -> Sample:

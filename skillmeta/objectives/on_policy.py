@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from skillmeta.nn.distributions import Categorical, Gaussian
+from skillmeta.types import Metrics
 
 
 def discounted_sums(values: Tensor, factor: float | Tensor) -> Tensor:
@@ -120,6 +121,19 @@ def ppo_loss(
     mean_divergence = (divergence * taken.valid).sum() / count
     total = -surrogate + value_coefficient * error + prior_coefficient * mean_divergence
     return total, torch.stack([surrogate.detach(), error.detach(), mean_divergence.detach()])
+
+
+def ppo_epochs(
+    sample: Sample, epochs: int, minibatches: int, generator: torch.Generator, update: Callable[[Sample], Tensor]
+) -> Metrics:
+    """Some epochs over the trials, each in a new order, with an `update` for each minibatch. Means of its PPO_METRICS."""
+    device = sample.valid.device
+    sums, count = torch.zeros(len(PPO_METRICS), device=device), 0
+    for _ in range(epochs):
+        for rows in torch.randperm(len(sample.valid), generator=generator).chunk(minibatches):
+            sums += update(sample.rows(rows.to(device)))
+            count += 1
+    return dict(zip(PPO_METRICS, (sums / count).tolist(), strict=True))
 
 
 def conjugate_gradients(
