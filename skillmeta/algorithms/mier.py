@@ -34,7 +34,14 @@ from skillmeta.data.replay import Replay, Transitions, concatenate, decisions_of
 from skillmeta.errors import ConfigError
 from skillmeta.nn.networks import Critics, identity
 from skillmeta.nn.optimizers import adam, apply_gradients
-from skillmeta.nn.policies import PolicyNetwork, ResidualPolicy, SquashedPolicy, choose_action, skill_prior
+from skillmeta.nn.policies import (
+    PolicyNetwork,
+    ResidualPolicy,
+    SquashedPolicy,
+    choose_action,
+    continuous_only,
+    skill_prior,
+)
 from skillmeta.nn.task_model import TaskModel
 from skillmeta.nn.windows import expanded, named, stacked
 from skillmeta.objectives.context_step import clipped, context_steps, model_loss
@@ -300,10 +307,7 @@ class Learner:
     """The learner. Arguments as for SAC's (`skillmeta.algorithms.sac.Learner`)."""
 
     def __init__(self, config: Config, spec: EnvSpec, skills: Skills | None, seeds: Seeds):
-        if spec.discrete:
-            raise ConfigError(
-                "algorithm.name is mier, whose policy is continuous; this family's actions are discrete: use rl2"
-            )
+        continuous_only(spec, "mier")
         if (config.regularizer.prior == "skill") != (skills is not None):
             raise ConfigError("regularizer.prior: skill and a skill model under `skills:` go together")
         self.config = config

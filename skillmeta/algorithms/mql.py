@@ -33,12 +33,11 @@ from skillmeta.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, Po
 from skillmeta.data.carried import Carried
 from skillmeta.data.replay import decisions_of, zeros
 from skillmeta.data.trial_store import TrialStore
-from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import Gaussian
 from skillmeta.nn.heads import zero_output
 from skillmeta.nn.networks import MLP, Critics, identity
 from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
-from skillmeta.nn.policies import skill_prior
+from skillmeta.nn.policies import continuous_only, skill_prior
 from skillmeta.nn.windows import WindowGRU, expanded, named, stacked
 from skillmeta.objectives.propensities import PropensityConfig, effective_sample_size, propensities
 from skillmeta.objectives.td3 import Batch, critic_loss, disturbed, policy_loss, squared_distance, td3_target
@@ -339,10 +338,7 @@ class Learner:
     """The learner. Arguments as for SAC's (`skillmeta.algorithms.sac.Learner`)."""
 
     def __init__(self, config: Config, spec: EnvSpec, skills: Skills | None, seeds: Seeds):
-        if spec.discrete:
-            raise ConfigError(
-                "algorithm.name is mql, whose policy is continuous; this family's actions are discrete: use rl2"
-            )
+        continuous_only(spec, "mql")
         self.config = config
         networks = Networks(spec, skills is not None, config, seeds.stream("weights").torch())
         slow = copy.deepcopy(networks).requires_grad_(False)

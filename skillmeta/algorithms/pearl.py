@@ -43,7 +43,7 @@ from skillmeta.nn.encoders import ENCODERS, Evidence, ProductEncoder, SummaryEnc
 from skillmeta.nn.encoders import Belief as ContextBelief
 from skillmeta.nn.networks import MLP, Critics, identity
 from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
-from skillmeta.nn.policies import PolicyNetwork, ResidualPolicy, SquashedPolicy, choose_action
+from skillmeta.nn.policies import PolicyNetwork, ResidualPolicy, SquashedPolicy, choose_action, continuous_only
 from skillmeta.objectives.regularizer import Regularizer, RegularizerConfig, described
 from skillmeta.objectives.soft_q import actor_loss, min_q, soft_value, td_error, td_target
 from skillmeta.run.device import normal
@@ -253,8 +253,7 @@ class Learner:
     """The learner. Arguments as for SAC's (`skillmeta.algorithms.sac.Learner`)."""
 
     def __init__(self, config: Config, spec: EnvSpec, skills: Skills | None, seeds: Seeds):
-        if spec.discrete:
-            raise ConfigError("PEARL's policy is continuous; this family's actions are discrete")
+        continuous_only(spec, "pearl")
         if (config.regularizer.prior == "skill") != (skills is not None):
             raise ConfigError("regularizer.prior: skill and a skill model under `skills:` go together")
         if skills is not None and config.original.policy_penalty:

@@ -30,7 +30,14 @@ from skillmeta.errors import ConfigError, first_line
 from skillmeta.nn.distributions import Gaussian
 from skillmeta.nn.networks import Critics, Normalizer, promoted
 from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
-from skillmeta.nn.policies import PolicyNetwork, ResidualPolicy, SquashedPolicy, choose_action, gaussian_prior
+from skillmeta.nn.policies import (
+    PolicyNetwork,
+    ResidualPolicy,
+    SquashedPolicy,
+    choose_action,
+    continuous_only,
+    gaussian_prior,
+)
 from skillmeta.objectives.regularizer import Regularizer, RegularizerConfig, described
 from skillmeta.objectives.soft_q import actor_loss, min_q, soft_value, td_error, td_target
 from skillmeta.run.device import normal
@@ -176,11 +183,7 @@ class Learner:
     trained = ("critics", "policy")  # networks that the losses are differentiated with respect to
 
     def __init__(self, config: Config, spec: EnvSpec, skills: Skills | None, seeds: Seeds):
-        if spec.discrete:
-            raise ConfigError(
-                f"algorithm.name is sac, whose policy is continuous; the environment has {spec.action_dim} discrete "
-                "actions: use an environment with a Box of actions, or rl2 in meta-training"
-            )
+        continuous_only(spec, "sac")
         if skills is None and (config.regularizer.prior == "skill" or config.policy_start == "prior"):
             raise ConfigError("the algorithm asks for a skill prior; name a skill model under `skills:`")
         if config.regularizer.prior == "skill" and config.policy_start != "prior":

@@ -33,13 +33,12 @@ from skillmeta.config import NonNegativeFloat, NonNegativeInt, OneOf, PositiveFl
 from skillmeta.data.replay import Transitions
 from skillmeta.data.trial_store import TrialStore
 from skillmeta.data.trials import Sequences, sequences
-from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import Categorical, Gaussian, gaussian
 from skillmeta.nn.heads import HeadConfig, ScaledValue, described_head, make_head
 from skillmeta.nn.memory import State, make_core
 from skillmeta.nn.networks import MLP, identity, linear
 from skillmeta.nn.optimizers import adam
-from skillmeta.nn.policies import plain_head, plain_policy, skill_prior
+from skillmeta.nn.policies import no_skills_if_discrete, plain_head, plain_policy, skill_prior
 from skillmeta.objectives.on_policy import Sample, advantages, normalized, ppo_epochs, ppo_loss
 from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
@@ -273,8 +272,7 @@ class Learner:
     """The learner. Arguments as for SAC's (`skillmeta.algorithms.sac.Learner`); discrete actions are accepted."""
 
     def __init__(self, config: Config, spec: EnvSpec, skills: Skills | None, seeds: Seeds):
-        if spec.discrete and skills is not None:
-            raise ConfigError("skills are continuous; this family's actions are discrete")
+        no_skills_if_discrete(spec, skills)
         self.config = config
         weights = seeds.stream("weights").torch()
         self.network = Network(spec, skills is not None, config, weights)

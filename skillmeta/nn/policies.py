@@ -11,7 +11,7 @@ from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Categorical, Gaussian, Policy, TanhGaussian, gaussian
 from skillmeta.nn.heads import Head, output_of, zero_output
 from skillmeta.nn.networks import MLP, promoted
-from skillmeta.types import Prior, Skills
+from skillmeta.types import EnvSpec, Prior, Skills
 
 
 def gaussian_prior(prior: Prior) -> Gaussian:
@@ -27,6 +27,21 @@ def residual_on(prior: Gaussian, shift: Tensor, log_ratio: Tensor) -> Gaussian:
     It is the prior where both are zero. Nothing squashes it, since the decoder never saw a squashed skill.
     """
     return Gaussian(prior.mean + shift, (prior.log_stddev + log_ratio).clamp(*LOG_STDDEV_RANGE))
+
+
+def continuous_only(spec: EnvSpec, algorithm: str) -> None:
+    """Raises ConfigError for discrete actions, for which the algorithm has no policy."""
+    if spec.discrete:
+        raise ConfigError(
+            f"algorithm.name is {algorithm}, whose policy is continuous; the environment has {spec.action_dim} discrete actions: "
+            "use an environment with a Box of actions, or rl2 in meta-training"
+        )
+
+
+def no_skills_if_discrete(spec: EnvSpec, skills: Skills | None) -> None:
+    """Raises ConfigError for skills where actions are discrete."""
+    if spec.discrete and skills is not None:
+        raise ConfigError("skills are continuous; this family's actions are discrete")
 
 
 def plain_head(

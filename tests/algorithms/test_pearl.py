@@ -174,7 +174,7 @@ def test_impossible_configs_are_refused():
             replace(TAUGHT, **change)
     with pytest.raises(ValueError, match="kl_reduction is 'max'"):
         OriginalConfig(kl_reduction="max")
-    with pytest.raises(ConfigError, match="actions are discrete"):
+    with pytest.raises(ConfigError, match="2 discrete actions"):
         make_learner(pearl, SMALL, 2, np.ones(2, np.float32), discrete=True, seeds=Seeds(0))
     with Workers(EnvsFactory(POINTS)) as workers, pytest.raises(ConfigError, match="there are 80 different tasks"):
         made(replace(SMALL, training_tasks=81)).iterate(source_of(workers, budget=10))
