@@ -29,7 +29,7 @@ from tests.elsewhere import ELSEWHERE, OnTheCPU, elsewhere
 from tests.goldens.cases import FINETUNE, META, save_skills
 
 CASES = [
-    *(("finetune", name) for name in ("sac", "sac_normalized", "sac_skills", "spirl")),
+    *(("finetune", name) for name in ("sac", "sac_normalized", "sac_skills", "spirl", "best_of")),
     *(("meta-train", name) for name in (
         "pearl", "pearl_teacher", "pearl_skills", "simpl", "rl2", "rl2_lstm", "rl2_skills", "varibad",
         "varibad_point", "varibad_skills", "mql", "mql_skills", "mier", "mier_reward", "mier_skills",
@@ -39,6 +39,7 @@ CASES = [
 QUICK = (
     "sac_normalized",
     "spirl",
+    "best_of",
     "pearl_teacher",
     "simpl",
     "rl2_skills",

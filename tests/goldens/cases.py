@@ -89,6 +89,11 @@ FINETUNE: dict[str, dict[str, Any]] = {
         "algorithm": {**SPIRL, "regularizer": {"divergence": "none"}},
         "skills": True,
     },
+    "best_of": {
+        "task": {**MAZE, "index": 3},
+        "algorithm": {"name": "best_of", "candidates": 3, "hidden": 16, "batch_size": 16},
+        "skills": True,
+    },
 }
 META: dict[str, dict[str, Any]] = {
     "pearl": {"task": POINT, "algorithm": PEARL, "env_steps": 700},
