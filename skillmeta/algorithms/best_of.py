@@ -170,5 +170,5 @@ def describe(config: Config, acts_in: str, prior: str | None) -> str:
     """As SAC's `describe`."""
     if config.candidates == 1:
         return f"the prior, {prior}, acts in {acts_in}"
-    divergence = largest_divergence(config.candidates)
-    return f"the best of {config.candidates} that the prior, {prior}, draws acts in {acts_in}; at most {divergence:.2f} nats from the prior"
+    far = f"at most {largest_divergence(config.candidates):.2f} nats from it"
+    return f"the best of {config.candidates} that the prior, {prior}, draws acts in {acts_in}, {far}"
