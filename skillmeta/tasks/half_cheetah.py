@@ -1,7 +1,8 @@
 """HalfCheetah: run at a hidden velocity, in a hidden direction, or with motors that turn the wrong way.
 
 Sources: PEARL, Rakelly et al. 2019 (arXiv:1903.08254), whose fixed velocities are kept; MAML, Finn et al. 2017
-(arXiv:1703.03400), U(0, 2) drawn afresh; MetaCURE, Zhang et al. 2021 (sparse rewards); MIER, Mendonca et al. 2020
+(arXiv:1703.03400), U(0, 2) drawn afresh; MetaCURE, Zhang et al. 2021 (sparse rewards); HyperX, Zintgraf et
+al. 2021 (arXiv:2010.01062; a direction that pays only far from the start); MIER, Mendonca et al. 2020
 (arXiv:2006.07178; tasks to test on that lie outside those to train on).
 """
 
@@ -14,7 +15,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from skillmeta.config import NonNegativeInt, PositiveFloat, PositiveInt, Range, checked
+from skillmeta.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range, checked
 from skillmeta.tasks.base import TaskFamily, draw_tasks, validation_generator
 from skillmeta.tasks.locomotion import HALF_CHEETAH, LocomotionEnv, Motion, planar_with_torso
 
@@ -32,6 +33,7 @@ class Config:
     test_range: Range | None = None  # another range to test on; null: the same
     sparse: bool = False  # reward 2 - |v - v*| within `radius` and 0 outside (MetaCURE)
     radius: PositiveFloat = 0.5  # of the sparse reward, and of success
+    free_distance: NonNegativeFloat = 0.0  # metres from the start within which running in a direction pays nothing
     control_cost: float = 0.05  # coefficient of the squared actions in the reward
     observation: Literal[17, 20] = 17  # numbers: v5's 17; 20 appends the torso's place, as PEARL does
     max_episode_steps: PositiveInt = 200  # steps of an episode
@@ -71,9 +73,10 @@ def velocity_reward(motion: Motion, task: Velocity, config: Config) -> tuple[flo
 
 
 def direction_reward(motion: Motion, task: Direction, config: Config) -> tuple[float, bool]:
-    """PEARL: d v - cost |a|^2."""
+    """PEARL: d v - cost |a|^2; HyperX pays d v only from 5 m on."""
     speed = task.direction * motion.velocity[0]
-    return float(speed - config.control_cost * motion.action @ motion.action), bool(speed >= 1.0)
+    gain = speed if abs(motion.place[0]) >= config.free_distance else 0.0
+    return float(gain - config.control_cost * motion.action @ motion.action), bool(speed >= 1.0)
 
 
 def forward_reward(motion: Motion, task: Negated, config: Config) -> tuple[float, bool]:
@@ -121,7 +124,8 @@ def family(config: Config) -> TaskFamily:
         reward = direction_reward  # type: ignore[assignment]
         train = validation = test = (Direction(1), Direction(-1))
         what = "Run forward or backward; there are no other tasks, so the validation and test tasks are the training tasks."
-        paid, success = "v in the hidden direction", "1 m/s in it"
+        far = f" from {config.free_distance:g} m on, before that 0" if config.free_distance else ""
+        paid, success = f"v in the hidden direction{far}", "1 m/s in it"
     else:
         reward, drive = forward_reward, negate  # type: ignore[assignment]
         train = [Negated(m) for count in (0, 1, 2) for m in combinations(range(JOINTS), count)]

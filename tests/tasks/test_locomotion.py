@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from skillmeta.tasks import ant, half_cheetah, humanoid, random_params
-from skillmeta.tasks.locomotion import HOPPER, WALKER, LocomotionEnv
+from skillmeta.tasks.locomotion import LocomotionEnv
 from tests.tasks.golden import family_of
 
 BARE = [
@@ -42,9 +42,12 @@ def test_physics_and_observations_are_gymnasiums(preset, bare_id, kwargs):
         assert np.array_equal(ours.data.qpos, bare.data.qpos) and np.array_equal(ours.data.qvel, bare.data.qvel)
 
 
-@pytest.mark.parametrize(("robot", "bare_id"), [(WALKER, "Walker2d-v5"), (HOPPER, "Hopper-v5")])
-def test_an_unchanged_body_is_gymnasiums(robot, bare_id):
-    config = random_params.Config(robot="walker" if robot is WALKER else "hopper", timestep=0.002)
+@pytest.mark.parametrize(
+    ("robot", "bare_id", "timestep"),
+    [("walker", "Walker2d-v5", 0.002), ("hopper", "Hopper-v5", 0.002), ("half_cheetah", "HalfCheetah-v5", 0.01)],
+)
+def test_an_unchanged_body_is_gymnasiums(robot, bare_id, timestep):
+    config = random_params.Config(robot=robot, timestep=timestep)
     model = random_params.base(config)
     nobody = random_params.Body(
         (0.0,) * model.nbody, (0.0,) * 3 * model.nbody, (0.0,) * 3 * model.ngeom, (0.0,) * model.nv
@@ -54,8 +57,9 @@ def test_an_unchanged_body_is_gymnasiums(robot, bare_id):
     generator = np.random.default_rng(0)
     for _ in range(20):
         action = generator.uniform(-1, 1, bare.action_space.shape).astype(np.float32)
-        (a, _, ended, _, _), (b, _, theirs, _, _) = env.step(action), bare.step(action)
+        (a, reward, ended, _, _), (b, paid, theirs, _, _) = env.step(action), bare.step(action)
         assert np.array_equal(a, b.astype(np.float32)) and ended == theirs
+        assert reward == pytest.approx(paid, abs=1e-5)
 
 
 def test_a_standing_robot_has_the_return_that_pearls_test_set_gives_it():
@@ -94,6 +98,30 @@ def test_cheetah_rewards():
                 wanted, success = v - cost, v >= 1
             assert reward == pytest.approx(wanted, abs=1e-6) and info["success"] == success
             seen.add(success)
+
+
+def test_a_sparse_direction_pays_far_from_the_start_alone():
+    env, task = in_task("cheetah_dir_sparse", index=1)
+    paid = {}
+    for x in (-4.5, -5.2, 5.2):
+        env.reset(seed=0)
+        env.data.qpos[0] = x
+        env.data.qvel[0] = -3.0
+        _, reward, _, _, info = env.step(np.zeros(6, np.float32))
+        paid[x] = (reward, info["x_velocity"])
+    assert paid[-4.5][0] == 0
+    for x in (-5.2, 5.2):
+        reward, velocity = paid[x]
+        assert velocity < -2 and reward == pytest.approx(-velocity)
+
+
+def test_bodies_out_of_distribution_differ_further():
+    family = family_of("cheetah_params_ood")
+    largest = {
+        name: max(np.abs(family.features(task)).max() for task in family.tasks(name)) for name in ("train", "test")
+    }
+    assert 1.4 < largest["train"] <= 1.5 and 2.8 < largest["test"] <= 3.0
+    assert "(tests: U(-3, 3))" in family.definition and "never an early end" in family.definition
 
 
 def test_negated_motors_do_the_opposite():
@@ -219,7 +247,7 @@ def test_random_bodies(preset):
         (lambda: half_cheetah.Config(train_range=[3.0, 0.0]), "the lower one first"),
         (lambda: ant.Config(radius=0), "above 0"),
         (lambda: humanoid.Config(max_episode_steps=0), "at least 1"),
-        (lambda: random_params.Config(robot="snake"), "walker or hopper"),
+        (lambda: random_params.Config(robot="snake"), "walker, hopper or half_cheetah"),
     ],
 )
 def test_impossible_configs_are_refused(make, sentence):
