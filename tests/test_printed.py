@@ -21,6 +21,7 @@ LONG = {  # what is not run here, and where it is
 BEFORE = {"docs/methods.md": ["skillmeta meta-train meta/simpl_maze --out runs/simpl"]}  # what another page has made
 ALONE = ("README.md", "docs/logs.md")  # these start with nothing; the others where the README ends
 SKILLS = ("training.steps=20", "training.held_out_every=10", "quality.episodes=1")
+WITHOUT_LOGS = ("ablations/point_robot", "ablations/best_of")
 RUNNERS = ("expert.tasks=2", "expert.iterations=3")  # that are trained first
 
 
@@ -63,7 +64,7 @@ def short(line: str) -> list[str]:
             "1",
             "--workers",
             "1",
-            *(logs if config != "ablations/point_robot" else []),
+            *(logs if config not in WITHOUT_LOGS else []),
         ]
     return [command, *rest]
 
