@@ -21,6 +21,7 @@ from downstream.finetune import main as finetune_main
 from pretrain.skills import main as skills_main
 from skillmeta.cli import main
 from skillmeta.config import build
+from skillmeta.data.minari_store import VARIABLE
 from skillmeta.errors import ConfigError
 from skillmeta.programs.ablate import AblationConfig, method_config, pretraining_jobs
 from skillmeta.run.jobs import Job, Outcome
@@ -61,15 +62,15 @@ def one_after_another(jobs: Sequence[Job], target: Callable[[Job], None], worker
 def quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("skillmeta.programs.ablate.run_jobs", one_after_another)
-        patch.setenv("MINARI_DATASETS_PATH", "")  # set by the demo, and put back here
         yield
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("demo") / "out"
+    out, before = tmp_path_factory.mktemp("demo") / "out", os.environ.get(VARIABLE)
     with redirect_stdout(io.StringIO()) as printed:
         assert main(demo(out)) == 0
+    assert os.environ.get(VARIABLE) == before  # its logs are where they are for it alone
     assert "Success within 1,000 environment steps" in printed.getvalue()
     assert str(out / "report.html") in printed.getvalue()
     return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from skillmeta.types import Episodes
 
 MANIFEST = "manifest.json"  # SHA-256 of the files of a data set of ours, beside Minari's own folder `data`
 NAMESPACE = "namespace_metadata.json"
+VARIABLE = "MINARI_DATASETS_PATH"  # Minari's own: the folder that its data sets are in
 
 
 def minari_package() -> Any:
@@ -40,6 +42,19 @@ def dataset_folder(dataset_id: str) -> Path:
     from minari.storage.datasets_root_dir import get_dataset_path
 
     return Path(get_dataset_path(dataset_id))
+
+
+@contextlib.contextmanager
+def datasets_in(folder: Path | None) -> Iterator[None]:
+    """Minari's data sets are in this folder, for this process and those that it starts; None: where they are."""
+    before = os.environ.get(VARIABLE)
+    if folder is not None:
+        os.environ[VARIABLE] = str(folder.resolve())
+    try:
+        yield
+    finally:
+        os.environ.pop(VARIABLE, None)
+        os.environ.update({} if before is None else {VARIABLE: before})
 
 
 def check_id(dataset_id: str) -> None:

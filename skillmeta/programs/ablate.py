@@ -8,7 +8,6 @@ these are evaluated on test tasks. Then the page is written. `skillmeta demo` an
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import field, fields, replace
@@ -29,7 +28,7 @@ from skillmeta.config import (
     stack,
     to_plain,
 )
-from skillmeta.data.minari_store import exists
+from skillmeta.data.minari_store import datasets_in, exists
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.evaluation.records import Comparison
 from skillmeta.programs.collect import CollectConfig, collect
@@ -231,7 +230,8 @@ def ablate(config: AblationConfig, out: Path, command: str = "", cluster: str | 
     if cluster is not None:
         workers = Cluster(cluster, (out,))
         workers.connect()  # what is wrong with it is said before anything is written
-    with locked_folder(out):
+    logs = None if config.logs is None else out / "logs"  # beside the runs that they belong to
+    with locked_folder(out), datasets_in(logs):
         return _ablate(config, tasks, out, command, workers)
 
 
@@ -295,7 +295,6 @@ def prepare(config: AblationConfig, out: Path, command: str, workers: int | Clus
     Raises UserError if pretraining failed, KeyboardInterrupt if it was stopped.
     """
     if config.logs is not None:
-        os.environ["MINARI_DATASETS_PATH"] = str((out / "logs").resolve())  # beside the runs that they belong to
         print(f"1/4  logs: {config.logs.collector} -> minari:{config.logs.dataset} in {out / 'logs'}", flush=True)
         if not exists(config.logs.dataset):
             done = collect(config.logs)
