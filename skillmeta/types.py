@@ -267,10 +267,11 @@ class Start:
     """What fine-tuning on a task begins with: what is known of the task, and the networks that act and judge on it."""
 
     features: Tensor  # [F] appended to every observation
-    policy: nn.Module  # observations [B, O + F] -> actions
-    critics: nn.Module  # observations [B, O + F], actions [B, A] -> [n, B]
-    log_coefficient: Tensor  # of the divergence from the prior, a scalar
+    policy: nn.Module  # observations [B, O + F] -> actions; a residual policy's also take the prior of `skills`
+    critics: nn.Module | None  # observations [B, O + F], actions [B, A] -> [n, B]; None: they are learned anew
+    log_coefficient: Tensor | None  # of the divergence from the prior, a scalar; None: its config has the first
     normalizer: nn.Module | None = None  # of observations, where they have statistics of their own
+    skills: Skills | None = None  # whose prior a residual policy is built on
 
 
 @runtime_checkable

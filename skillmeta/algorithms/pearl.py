@@ -20,7 +20,6 @@ needs it, from the first episode on:
 
 With `latent_dim: 0` there is no z, and contexts change nothing: SAC on many tasks, which infers none (configs/meta/no_context_*).
 With the task in its observation (`see_task`) it is an oracle.
-
 `original` has habits of the authors' code; configs/meta/pearl_point_oyster uses them all, with a temperature of 1.
 """
 
@@ -49,7 +48,7 @@ from skillmeta.objectives.soft_q import actor_loss, min_q, soft_value, td_error,
 from skillmeta.run.device import normal
 from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
-from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Prior, Skills, Source, Step, Task
+from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Prior, Skills, Source, Start, Step, Task
 
 
 @checked
@@ -86,16 +85,13 @@ class Config:
     training_tasks: PositiveInt = 80  # drawn once, with a replay and a context buffer each
     tasks_per_iteration: PositiveInt = 5  # that are visited
     prior_episodes: PositiveInt = 5  # of a visit, z ~ N(0, I)
-    posterior_episodes: NonNegativeInt = (
-        5  # of the trial of a visit, after the first; z from what was seen in the trial
-    )
+    posterior_episodes: NonNegativeInt = 5  # of the trial of a visit, after the first; z from what it showed
     first_episodes: PositiveInt = 10  # of every task, before the first update
     updates: NonNegativeInt = 200  # of an iteration
     tasks: PositiveInt = 8  # of an update
     batch_size: PositiveInt = 128  # transitions of each
-    context: Literal["recent", "visit", "trial"] = (
-        "recent"  # the last visit's prior episodes, all of it, or a trial's beginning
-    )
+    # the last visit's prior episodes, all of it, or a trial's beginning
+    context: Literal["recent", "visit", "trial"] = "recent"
     context_visits: PositiveInt = 1  # of whose trials one is drawn, as far as they fit into context_capacity
     context_size: PositiveInt = 64  # transitions of each task that z is inferred from, at most
     context_capacity: PositiveInt = 5_000  # transitions of a task
@@ -162,6 +158,8 @@ class Actor:
 
     policy: PolicyNetwork
     encoder: ProductEncoder | SummaryEncoder
+    critics: Critics  # they do not act: fine-tuning starts from them, and from the coefficient
+    log_coefficient: Tensor
     config: Config
     skills: Skills | None
     adapts: bool = True  # false: z ~ N(0, I) in every episode, as the context is collected
@@ -224,8 +222,17 @@ class Actor:
         with torch.no_grad():
             return self.skills.prior(observation)
 
+    def start(self, belief: PearlBelief) -> Start:
+        """Fine-tuning holds the mean of z. Critics of other rewards than a task's own, and their coefficient, are left."""
+        with torch.no_grad():
+            z = self.encoder.posterior(belief.evidence).mean[0]
+        own = self.config.reward_scale == 1.0 and not self.config.shaped_reward
+        critics, log_coefficient = (self.critics, self.log_coefficient) if own else (None, None)
+        return Start(z, self.policy, critics, log_coefficient, skills=self.skills)
+
     def parts(self) -> Parts:
-        return {"policy": self.policy, "encoder": self.encoder}
+        networks = {"policy": self.policy, "encoder": self.encoder, "critics": self.critics}
+        return {**networks, "log_coefficient": self.log_coefficient}
 
 
 # -- losses beside those of soft Q-learning (`skillmeta.objectives.soft_q`): functions of (networks, batch) ----------------------
@@ -284,7 +291,8 @@ class Learner:
         self.values = MLP(seen, 1, config.hidden, config.depth, weights) if config.original.value_network else None
         self.targets = copy.deepcopy(self.values or self.critics).requires_grad_(False)
         self.regularizer = Regularizer(config.regularizer, bound)
-        self.acting = Actor(self.policy, self.encoder, config, skills)
+        log_coefficient = self.regularizer.log_coefficient
+        self.acting = Actor(self.policy, self.encoder, self.critics, log_coefficient, config, skills)
         rate = config.learning_rate
         self.policy_optimizer = adam(self.policy.parameters(), rate)
         self.inference = nn.ModuleList(part for part in (self.encoder, self.teacher) if part is not None)
@@ -346,7 +354,7 @@ class Learner:
         metrics = METRICS if self.teacher is None else (*METRICS, "belief/nll")
         sums = self.bound.new_zeros(len(metrics))
         for _ in range(config.updates):
-            sums += self.update()
+            sums += self.learn(self.draw())
         means = (sums / max(1, config.updates)).tolist()
         return {
             **dict(zip(metrics, means, strict=True)),
@@ -380,10 +388,6 @@ class Learner:
         if not self.config.shaped_reward:
             return episodes
         return replace(episodes, reward=source.shaped_reward(task, episodes))
-
-    def update(self) -> Tensor:
-        """One update on some tasks; returns the METRICS."""
-        return self.learn(self.draw())
 
     def draw(self) -> Drawn:
         """Transitions and contexts of some tasks, and noise."""
@@ -454,9 +458,8 @@ class Learner:
         config = self.config
         size, ordered = config.context_size, self.encoder.ordered
         if config.context == "trial":
-            drawn = [
-                self.contexts[i].beginning(size, self.generator, nothing=config.teacher is not None) for i in chosen
-            ]
+            nothing = config.teacher is not None
+            drawn = [self.contexts[i].beginning(size, self.generator, nothing) for i in chosen]
         else:
             whole = config.context == "visit"
             drawn = [self.contexts[i].recent(size, self.generator, ordered, whole) for i in chosen]

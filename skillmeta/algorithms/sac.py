@@ -127,7 +127,7 @@ class Actor:
         """Fine-tuning continues with policy, critics, coefficient and statistics of observations."""
         assert self.critics is not None and self.log_coefficient is not None  # what a learner gives has both
         nothing = self.log_coefficient.new_zeros(0)
-        return Start(nothing, self.policy, self.critics, self.log_coefficient, self.normalizer)
+        return Start(nothing, self.policy, self.critics, self.log_coefficient, self.normalizer, self.skills)
 
     def parts(self) -> Parts:
         found = {"policy": self.policy} | ({} if self.normalizer is None else {"normalizer": self.normalizer})
@@ -238,11 +238,18 @@ class Learner:
             "counts": self.counts,
         } | ({} if self.normalizer is None else {"normalizer": self.normalizer})
 
-    def start_from(self, start: Start) -> None:
+    def start_from(self, start: Start, policy: bool = True) -> None:
         """Continue with networks that were trained elsewhere, on observations with the same features appended.
 
-        Raises ConfigError if they have other sizes, or see observations normalised otherwise.
+        Args:
+            policy: continue with its policy; without, this one's is a residual on it already.
+
+        Raises ConfigError if they have other sizes, or see observations normalised otherwise, or its policy is no residual.
         """
+        if not policy and self.skills is None:
+            raise ConfigError(
+                "start.prior is agent, and this policy is no residual on it; set algorithm.policy_start to prior"
+            )
         if (start.normalizer is None) != (self.normalizer is None):
             here, there = ("false" if one is None else "true" for one in (self.normalizer, start.normalizer))
             raise ConfigError(
@@ -252,15 +259,18 @@ class Learner:
             if start.normalizer is not None and self.normalizer is not None:
                 self.normalizer.load_state_dict(start.normalizer.state_dict())
                 self.takes_statistics = False
-            self.policy.load_state_dict(start.policy.state_dict())
-            for critics in (self.critics, self.targets):
-                critics.load_state_dict(start.critics.state_dict())
+            if policy:
+                self.policy.load_state_dict(start.policy.state_dict())
+            if start.critics is not None:
+                for critics in (self.critics, self.targets):
+                    critics.load_state_dict(start.critics.state_dict())
         except RuntimeError as error:
             raise ConfigError(
                 "algorithm.hidden, policy_depth and critic_depth must be those of the run that it starts from "
                 f"({first_line(error)})"
             ) from None
-        self.regularizer.log_coefficient.copy_(start.log_coefficient)
+        if start.log_coefficient is not None:
+            self.regularizer.log_coefficient.copy_(start.log_coefficient)
 
     # -- learning: Algorithm 1 --------------------------------------------------------------------------------------------
     def iterate(self, source: Source) -> Metrics:

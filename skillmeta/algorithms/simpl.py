@@ -249,7 +249,7 @@ class Actor:
 
     def start(self, belief: SimplBelief) -> Start:
         """Fine-tuning holds e, and continues with policy, critics and the large context's coefficient."""
-        return Start(belief.e[0], self.policy, self.critics, self.log_coefficient)
+        return Start(belief.e[0], self.policy, self.critics, self.log_coefficient, skills=self.skills)
 
     def parts(self) -> Parts:
         return {

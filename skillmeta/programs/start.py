@@ -7,19 +7,22 @@ One that was fine-tuned on another task infers nothing.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from skillmeta.config import NonNegativeInt, checked
 from skillmeta.errors import ConfigError
 from skillmeta.evaluation.adapted import AdaptedAgent, pack, unpack
+from skillmeta.nn.policies import ResidualPolicy
 from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
+from skillmeta.skills.priors import WithPrior
 from skillmeta.types import Actor, Episodes, Metrics, Parts, Source, Start, State, Step, TunableActor
 
 
@@ -27,11 +30,12 @@ from skillmeta.types import Actor, Episodes, Metrics, Parts, Source, Start, Stat
 class StartConfig:
     """What is known at the beginning."""
 
-    run: str = ""  # folder of a finished run of simpl or sac whose agent fine-tuning starts from
+    run: str = ""  # folder of a finished run of simpl, pearl or sac whose agent fine-tuning starts from
     episodes: NonNegativeInt = (
         20  # in the task, from which that agent infers it; they count as the run's first episodes
     )
     keep: bool = True  # they are learned from too
+    prior: Literal["skill", "agent"] = "skill"  # what the policy is held near: the skill prior, or that agent's policy
 
     def __post_init__(self) -> None:
         if not self.run:
@@ -47,7 +51,7 @@ class StartingLearner(Protocol):
 
     @property
     def updates(self) -> int: ...
-    def start_from(self, start: Start) -> None: ...
+    def start_from(self, start: Start, policy: bool = True) -> None: ...
     def explorer(self) -> TunedActor: ...
     def learn_from(self, episodes: Episodes) -> Metrics: ...
     def actor(self) -> TunedActor: ...
@@ -60,6 +64,7 @@ class WithFeatures:
 
     actor: TunedActor
     features: Tensor  # [F]
+    prior: nn.Module | None = None  # what it is held near, where that is an agent's policy
     rollouts: int = 1
     exploration_episodes: int = 0
 
@@ -81,7 +86,8 @@ class WithFeatures:
         return replace(self.actor.start(belief), features=self.features)
 
     def parts(self) -> Parts:
-        return {"actor": self.actor.parts(), "features": self.features}
+        held = {} if self.prior is None else {"prior": self.prior}
+        return {"actor": self.actor.parts(), "features": self.features, **held}
 
 
 @dataclass
@@ -112,33 +118,41 @@ class StartedLearner:
     Args:
         config: see `StartConfig`.
         agent: the meta-trained agent.
-        make: the learner that continues, for so many features.
+        make: the learner that continues, for so many features, on skills with another prior where that is given.
         seeds: of the run.
 
     Raises ConfigError for an agent or a learner that knows no start.
     """
 
-    def __init__(self, config: StartConfig, agent: Actor[Any], make: Callable[[int], StartingLearner], seeds: Seeds):
+    def __init__(
+        self,
+        config: StartConfig,
+        agent: Actor[Any],
+        make: Callable[[int, WithPrior | None], StartingLearner],
+        seeds: Seeds,
+    ):
         if not isinstance(agent, TunableActor):
             raise ConfigError(
-                f"start.run: {config.run}: its agent is not one that fine-tuning starts from; those of simpl and sac are"
+                f"start.run: {config.run}: its agent is not one that fine-tuning starts from; those of simpl, pearl and sac are"
             )
         self.config, self.agent, self.generator = config, agent, seeds.stream("start").torch()
         start = agent.start(belief := agent.begin(1, self.generator))
         self.known, self.counts = Known(belief, start.features.clone()), Counts()
-        self.learner = make(len(start.features))
+        held = held_near(start, config)
+        self.prior = None if held is None else held.instead
+        self.learner = make(len(start.features), held)
         if not hasattr(self.learner, "start_from"):
             raise ConfigError(
                 "start is given, and algorithm.name is of a learner that cannot start from another; sac can"
             )
-        self.learner.start_from(start)
+        self.learner.start_from(start, policy=held is None)
 
     @property
     def updates(self) -> int:
         return self.learner.updates
 
     def actor(self) -> WithFeatures:
-        return WithFeatures(self.learner.actor(), self.known.features.clone())
+        return WithFeatures(self.learner.actor(), self.known.features.clone(), self.prior)
 
     def parts(self) -> Parts:
         return {
@@ -176,3 +190,22 @@ class StartedLearner:
             self.known.features.numpy(), (*episodes.observation.shape[:2], len(self.known.features))
         )
         return replace(episodes, observation=np.concatenate([episodes.observation, features], -1))
+
+
+def held_near(start: Start, config: StartConfig) -> WithPrior | None:
+    """Skills whose prior is the agent's policy, p(z | s, what it knows of the task); None where the skill prior stays.
+
+    Raises ConfigError for an agent without skills, or one that is held near another agent itself.
+    """
+    chained = isinstance(start.skills, WithPrior) and isinstance(start.skills.instead, ResidualPolicy)
+    if config.prior == "skill":
+        if chained:
+            raise ConfigError(
+                f"start.run: {config.run}: its policy is held near another agent's; set start.prior to agent"
+            )
+        return None
+    if start.skills is None or not isinstance(start.policy, ResidualPolicy):
+        raise ConfigError(
+            f"start.prior is agent, and the policy of {config.run} is no residual on a prior; set it to skill"
+        )
+    return WithPrior(start.skills, copy.deepcopy(start.policy).requires_grad_(False))

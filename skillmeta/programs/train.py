@@ -53,7 +53,8 @@ from skillmeta.run.parts import restore_parts, state_of
 from skillmeta.run.run import Run, read_metrics, read_result
 from skillmeta.run.trackers import Trackers, check_trackers
 from skillmeta.seeds import Seeds
-from skillmeta.skills.vae import MarginalPrior, SkillModel, model_folder
+from skillmeta.skills.priors import Marginal, WithPrior
+from skillmeta.skills.vae import SkillModel, model_folder
 from skillmeta.tasks.base import VALIDATION, Task, TaskFamily, chosen_task, make_family, task_id
 from skillmeta.trust import check_links, check_modules
 from skillmeta.types import Actor, Envs, EnvSpec, Episodes, Learner, Metrics, Skills, State
@@ -71,13 +72,12 @@ def make_learner(
     used: Skills | None = None
     if skills is not None:
         seen = placed(skills.seen_in(spec.observed, "skills"), device)
-        used = MarginalPrior(seen) if config.skill_prior == "marginal" else seen
+        used = WithPrior(seen, Marginal(seen.latent_stddev)) if config.skill_prior == "marginal" else seen
 
-    def make(features: int) -> Any:
+    def make(features: int, agent: WithPrior | None = None) -> Any:
         try:
-            learner = module.Learner(
-                options, replace(spec, observation_dim=spec.observation_dim + features), used, seeds
-            )
+            sees = replace(spec, observation_dim=spec.observation_dim + features)
+            learner = module.Learner(options, sees, used if agent is None else placed(agent, device), seeds)
         except (RuntimeError, MemoryError) as error:
             if "allocate" not in str(error) or not (need := replay_bytes(options, spec)):
                 raise

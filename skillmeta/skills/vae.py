@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -333,39 +333,3 @@ def model_folder(folder: str | Path) -> Path:
     folder = Path(folder)
     inside = not (folder / MANIFEST).exists() and (folder / "model").is_dir()
     return folder / "model" if inside else folder
-
-
-@dataclass(frozen=True)
-class MarginalPrior:
-    """The same skills under a prior that ignores the state: the aggregate posterior as one Gaussian, a reference for p(z | s)."""
-
-    model: SkillModel
-
-    @property
-    def horizon(self) -> int:
-        return self.model.horizon
-
-    @property
-    def dim(self) -> int:
-        return self.model.dim
-
-    @property
-    def latent_bound(self) -> Tensor:
-        return self.model.latent_bound
-
-    def normalize(self, observation: Tensor) -> Tensor:
-        return self.model.normalize(observation)
-
-    def encode(self, actions: Tensor, observations: Tensor) -> Gaussian:
-        return self.model.encode(actions, observations)
-
-    def fast_controller(self, z: np.ndarray) -> Callable[[np.ndarray, int], np.ndarray]:
-        return self.model.fast_controller(z)
-
-    def fitted_to(self, spec: EnvSpec, where: str) -> MarginalPrior:
-        return MarginalPrior(self.model.fitted_to(spec, where))
-
-    def prior(self, observation: Tensor) -> Gaussian:
-        """The same at every observation [B, O + F]; over [B, Z]."""
-        log_stddev = self.model.latent_stddev.log().expand(len(observation), -1)
-        return Gaussian(torch.zeros_like(log_stddev), log_stddev)

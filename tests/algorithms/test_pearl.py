@@ -67,7 +67,7 @@ def test_only_executed_actions_are_valued():
     valued: list[torch.Tensor] = []
     for critics in (learner.critics, learner.targets):
         critics.register_forward_hook(lambda module, inputs, output: valued.append(inputs[1].detach()))
-    learner.update()
+    learner.learn(learner.draw())
     assert len(valued) == 3 and all(float(action.abs().max()) == 1.0 for action in valued)  # target, replayed, policy
 
 
@@ -184,7 +184,7 @@ def test_impossible_configs_are_refused():
 def test_every_encoder_learns_and_acts(kind):
     learner = collected(made(replace(SMALL, encoder=kind)))
     before = [p.clone() for p in learner.encoder.parameters()]
-    learner.update()
+    learner.learn(learner.draw())
     assert any(not torch.equal(old, new) for old, new in zip(before, learner.encoder.parameters(), strict=True))
     result = evaluate(
         learner.actor(), Workers(EnvsFactory(POINTS)), FAMILY.tasks("test")[:3], episodes=2, evaluation_seed=0
@@ -253,7 +253,7 @@ def test_the_encoder_learns_from_distillation_alone_and_the_teacher_not_from_it(
         learner, found = taught(replace(TAUGHT, updates=0)), {}
         loss = pearl.posterior_distillation_loss
         monkeypatch.setattr(pearl, "posterior_distillation_loss", lambda *told: scale * loss(*told))
-        learner.update()
+        learner.learn(learner.draw())
         monkeypatch.setattr(pearl, "posterior_distillation_loss", loss)
         for part in ("encoder", "teacher", "critics"):
             state = learner.critic_optimizer.state  # after one step of Adam its mean is a tenth of the gradient

@@ -31,7 +31,7 @@ from tests.goldens.cases import FINETUNE, META, save_skills
 CASES = [
     *(("finetune", name) for name in ("sac", "sac_normalized", "sac_skills", "spirl", "best_of")),
     *(("meta-train", name) for name in (
-        "pearl", "pearl_teacher", "pearl_skills", "simpl", "rl2", "rl2_lstm", "rl2_skills", "varibad",
+        "pearl", "pearl_teacher", "pearl_skills", "simpl", "distral", "rl2", "rl2_lstm", "rl2_skills", "varibad",
         "varibad_point", "varibad_skills", "mql", "mql_skills", "mier", "mier_reward", "mier_skills",
         "maml", "maml_discrete", "cavia", "maml_skills", "promp", "promp_skills", "reptile", "reptile_skills",
     )),
@@ -42,6 +42,7 @@ QUICK = (
     "best_of",
     "pearl_teacher",
     "simpl",
+    "distral",
     "rl2_skills",
     "mql_skills",
     "mier_skills",

@@ -53,6 +53,10 @@ SIMPL: dict[str, Any] = {
     "name": "simpl", "training_tasks": 4, "tasks_per_iteration": 2, "first_episodes": 2, "reuse": 30.0, "hidden": 16,
     "batch_size": 16, "context_episodes": 2, "small_context": {"tasks": 1}, "large_context": {"tasks": 2, "context_size": 24},
 }  # fmt: skip
+DISTRAL: dict[str, Any] = {
+    "name": "distral", "training_tasks": 4, "tasks_per_iteration": 2, "episodes": 1, "reuse": 30.0, "hidden": 16, "depth": 2,
+    "tasks": 2, "batch_size": 16,
+}  # fmt: skip
 RL2: dict[str, Any] = {"name": "rl2", "tasks": 6, "hidden": 16, "minibatches": 2, "epochs": 2}
 VARIBAD: dict[str, Any] = {
     "name": "varibad", "episodes": 2, "tasks": 6, "memory": 8, "hidden": 16, "minibatches": 2, "epochs": 2,
@@ -141,6 +145,7 @@ META: dict[str, dict[str, Any]] = {
         "env_steps": 1500,
         "envs_per_batch": 3,
     },
+    "distral": {"task": MAZE, "algorithm": DISTRAL, "skills": True, "env_steps": 1500, "envs_per_batch": 3},
     "rl2": {
         "task": {"family": "bandit", "split": "train", "options": {"arms": 5}},
         "algorithm": RL2,

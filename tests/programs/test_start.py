@@ -81,7 +81,7 @@ def parts_of(made: TrainConfig) -> tuple[Any, OnlineSource]:
     """A learner, and where it learns."""
     family = make_family(made.task)
     task = chosen_task(family, made.task)
-    seeds, skills = Seeds(made.seed, task_id(task)), SkillModel.load(str(made.skills))
+    seeds, skills = Seeds(made.seed, task_id(task)), SkillModel.load(made.skills) if made.skills else None
     learner = make_learner(made, make_envs(family, 1, skills).spec, skills, seeds)
     workers = Workers(EnvsFactory(made.task, made.skills), 1, 1)
     return learner, OnlineSource(workers, lambda generator: task, seeds, Budget(1000))
@@ -193,6 +193,84 @@ def test_a_run_on_one_task_continues_on_another(folder, tmp_path, case):
     third = build(TrainConfig, {**to_plain(made), "start": {"run": str(tmp_path / "second"), "episodes": 0}})
     learner = make_learner(third, make_envs(family, 1, skills).spec, skills, Seeds(0))
     assert torch.equal(learner.learner.regularizer.log_coefficient, second["log_coefficient"])
+
+
+def test_an_agents_policy_is_the_prior_where_the_config_says_so(folder, tmp_path):
+    made = config(folder, {"prior": "agent"})
+    learner, source = parts_of(made)
+    family = make_family(made.task)
+    agent = load_trained(folder / "meta", lambda skills, sees: make_envs(family, 1, skills, sees)).actor
+    for _ in range(2):
+        learner.iterate(source)
+    observation, e = torch.randn(5, 4), learner.known.features
+    expected = agent.policy(
+        torch.cat([agent.skills.normalize(observation), e.expand(5, -1)], -1), agent.prior(observation)
+    )
+    assert bool((expected.kl(agent.prior(observation)) > 0).any())
+    sac, seen = learner.learner, torch.cat([observation, e.expand(5, -1)], -1)
+    held = sac.skills.prior(seen)
+    start = sac.policy(sac.skills.normalize(seen), held)  # the policy begins as that prior
+    for one in (held, start):
+        assert torch.equal(one.mean, expected.mean) and torch.equal(one.log_stddev, expected.log_stddev)
+    assert torch.equal(next(sac.critics.parameters()), next(agent.critics.parameters()))
+
+    def act(run):
+        generator = torch.Generator().manual_seed(0)
+        actor = load_trained(run, lambda skills, sees: make_envs(family, 1, skills, sees)).actor
+        return actor.act(observation, actor.begin(5, generator), generator, False)[0]
+
+    assert train(made, tmp_path / "run", quiet=True)
+    prior = load_state(tmp_path / "run" / "actor")[0]["actor"]["prior"]
+    assert all(torch.equal(value, prior[key]) for key, value in agent.policy.state_dict().items())
+    start = {"run": str(tmp_path / "run"), "episodes": 0, "prior": "agent"}
+    further = replace(made, start=build(TrainConfig, {"start": start}).start, env_steps=20)
+    further = replace(further, algorithm={**made.algorithm, "updates_per_decision": 0.0})
+    assert train(further, tmp_path / "further", quiet=True)  # nothing is learned: it acts as what it is held near
+    assert torch.equal(act(tmp_path / "further"), act(tmp_path / "run"))
+    for changed, message in (
+        (
+            replace(further, start=replace(further.start, prior="skill")),
+            "held near another agent's; set start.prior to agent",
+        ),
+        (replace(made, algorithm={"name": "sac", "hidden": 8}), "set algorithm.policy_start to prior"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            train(changed, tmp_path / "no", quiet=True)
+
+
+@pytest.mark.parametrize("scale", [1.0, 5.0])
+def test_pearls_agent_is_a_start_with_critics_of_the_tasks_own_rewards_alone(tmp_path, scale):
+    pearl = {"name": "pearl", "training_tasks": 2, "tasks_per_iteration": 2, "first_episodes": 1, "tasks": 2}
+    pearl |= {"prior_episodes": 1, "posterior_episodes": 0, "updates": 2, "batch_size": 4, "latent_dim": 3, "hidden": 8}
+    pearl |= {"depth": 1, "exploration_episodes": 1, "reward_scale": scale}
+    meta = {"kind": "meta-train", "task": {**MAZE, "split": "train"}, "env_steps": 200, "algorithm": pearl}
+    assert train(build(TrainConfig, meta), tmp_path / "meta", quiet=True)
+    plain = {
+        "task": {**MAZE, "split": "test", "index": 1},
+        "start": {"run": str(tmp_path / "meta"), "episodes": 2},
+        "algorithm": {"name": "sac", "hidden": 8, "policy_depth": 1, "critic_depth": 1, "batch_size": 4},
+        "env_steps": 80,
+        "evaluation": {"episodes": 2},
+    }
+    made = build(TrainConfig, plain)
+    learner, source = parts_of(made)
+    family, sac = make_family(made.task), learner.learner
+    agent = load_trained(tmp_path / "meta", lambda skills, sees: make_envs(family, 1, skills, sees)).actor
+    same = [
+        torch.equal(one, other) for one, other in zip(agent.critics.parameters(), sac.targets.parameters(), strict=True)
+    ]
+    assert all(same) if scale == 1 else not all(same)
+    assert torch.equal(sac.regularizer.log_coefficient, agent.log_coefficient) is (scale == 1)
+    for _ in range(2):
+        learner.iterate(source)
+    posterior, observation = agent.encoder.posterior(learner.known.belief.evidence), torch.randn(5, 4)
+    e = posterior.mean[0]
+    assert torch.equal(learner.known.features, e) and bool(e.abs().sum() > 0)
+    seen = torch.cat([observation, e.expand(5, -1)], -1)
+    assert torch.equal(sac.policy(seen).base.mean, agent.policy(seen).base.mean)
+    with pytest.raises(ConfigError, match="is no residual on a prior; set it to skill"):
+        parts_of(build(TrainConfig, {**plain, "start": {**plain["start"], "prior": "agent"}}))
+    assert train(made, tmp_path / "run", quiet=True)
 
 
 def test_what_does_not_go_together_is_refused_before_the_folder_is_taken(folder, tmp_path):
