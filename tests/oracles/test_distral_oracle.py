@@ -192,7 +192,7 @@ def bandits(**changes: Any) -> tuple[Learner, OnlineSource, Workers]:
     learner = make_learner(
         distral, replace(config, **changes), 1, np.ones(1, np.float32), prior=bandit_prior, seeds=Seeds(0)
     )
-    workers = Workers(Bandit, envs_per_batch=64)
+    workers = Workers(Bandit, envs_per_batch=25)  # fewer than an iteration's episodes
     return learner, OnlineSource(workers, lambda g: int(g.choice([-1, 1])), Seeds(0), Budget(10**6)), workers
 
 
@@ -215,7 +215,7 @@ def test_two_tasks_and_what_is_distilled_from_them_are_the_fixed_point():
 
 
 def test_each_task_is_visited_by_its_own_policy_and_a_new_one_by_the_distilled():
-    learner, source, workers = bandits(reuse=0.0)
+    learner, source, workers = bandits(reuse=0.0, tasks_per_iteration=1)
     with torch.no_grad():  # task 0 goes to 0.9, task 1 to -0.9, what is distilled to 0.5
         for network, shifts in ((learner.policies, (0.9, -0.9)), (learner.distilled, (0.5,))):
             for layer in network.net.layers:
@@ -228,6 +228,9 @@ def test_each_task_is_visited_by_its_own_policy_and_a_new_one_by_the_distilled()
         learner.policies.net.layers[1].bias.zero_()
     with workers:
         learner.iterate(source)
+        assert [len(replay) for replay in learner.replays] == [20, 20]  # every task at first, then one
+        learner.iterate(source)
+    assert sorted(len(replay) for replay in learner.replays) == [20, 40]
     for replay, mean in zip(learner.replays, (0.9, -0.9), strict=True):
         assert replay.columns.action[: len(replay)].mean().item() == pytest.approx(mean, abs=0.2)
     actor = learner.actor()
