@@ -16,7 +16,7 @@ HEAVY = ("torch", "gymnasium", "mujoco", "matplotlib", "scipy", "stable_baseline
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "skillmeta.cli", *arguments], capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", "skillmeta", *arguments], capture_output=True, text=True)
 
 
 def test_help_takes_less_than_half_a_second():

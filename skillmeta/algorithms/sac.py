@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from skillmeta.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share, checked
 from skillmeta.data.replay import Replay, Transitions
-from skillmeta.errors import ConfigError, first_line
+from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import Gaussian
 from skillmeta.nn.networks import Critics, Normalizer, promoted
 from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
@@ -255,20 +255,18 @@ class Learner:
             raise ConfigError(
                 f"algorithm.normalize_observations is {here}, and {there} in the run that it starts from; set it as it is there"
             )
-        try:
-            if start.normalizer is not None and self.normalizer is not None:
-                self.normalizer.load_state_dict(start.normalizer.state_dict())
-                self.takes_statistics = False
-            if policy:
-                self.policy.load_state_dict(start.policy.state_dict())
-            if start.critics is not None:
-                for critics in (self.critics, self.targets):
-                    critics.load_state_dict(start.critics.state_dict())
-        except RuntimeError as error:
+        if policy and type(start.policy) is not type(self.policy):
             raise ConfigError(
-                "algorithm.hidden, policy_depth and critic_depth must be those of the run that it starts from "
-                f"({first_line(error)})"
-            ) from None
+                f"algorithm.policy_start is {self.config.policy_start}, and the run it starts from has another; set it as there"
+            )
+        if start.normalizer is not None and self.normalizer is not None:
+            take_over(start.normalizer, self.normalizer, "normalizer")
+            self.takes_statistics = False
+        if policy:
+            take_over(start.policy, self.policy, "policy")
+        if start.critics is not None:
+            take_over(start.critics, self.critics, "critic")
+            take_over(start.critics, self.targets, "critic")
         if start.log_coefficient is not None:
             self.regularizer.log_coefficient.copy_(start.log_coefficient)
 
@@ -407,6 +405,20 @@ def describe(config: Config, acts_in: str, prior: str | None) -> str:
     if config.normalize_observations:
         said.append(f"observations are normalised by its first {config.random_decisions:,} decisions, which are random")
     return "; ".join([*said, described(config.regularizer)])
+
+
+def take_over(there: nn.Module, here: nn.Module, name: str) -> None:
+    """Give a network the parameters of another one. Raises ConfigError if that has other sizes."""
+    found, own = ([tuple(value.shape) for value in net.state_dict().values()] for net in (there, here))
+    if found != own:
+        (others, ours) = (
+            ", ".join("x".join(map(str, shape)) for shape in some if len(shape) > 1) for some in (found, own)
+        )
+        raise ConfigError(
+            f"algorithm.hidden and algorithm.{name}_depth must be those of the run that it starts from, whose {name} has layers of "
+            f"{others}; here they are {ours}"
+        )
+    here.load_state_dict(there.state_dict())
 
 
 METRICS = ("critic/loss", "actor/loss", "prior/divergence", "critic/target")

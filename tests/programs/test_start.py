@@ -274,8 +274,13 @@ def test_pearls_agent_is_a_start_with_critics_of_the_tasks_own_rewards_alone(tmp
 
 
 def test_what_does_not_go_together_is_refused_before_the_folder_is_taken(folder, tmp_path):
-    with pytest.raises(ConfigError, match="must be those of the run that it starts from"):
+    with pytest.raises(
+        ConfigError, match="critic has layers of 8x10, 1x8, 8x10, 1x8; here they are 8x10, 8x8, 1x8, 8x10"
+    ):
         train(config(folder, algorithm={"critic_depth": 2}), tmp_path / "run")
+    plain = {"policy_start": "random", "regularizer": {"prior": "uniform"}}
+    with pytest.raises(ConfigError, match="policy_start is random, and the run it starts from has another"):
+        train(config(folder, algorithm=plain), tmp_path / "run")
     with pytest.raises(ConfigError, match="learner that cannot start from another; sac can"):
         train(replace(config(folder), algorithm={"name": "rl2", "hidden": 8}), tmp_path / "run")
     save_skills(tmp_path / "others")
