@@ -134,10 +134,8 @@ class Learner:
     def iterate(self, source: Source) -> Metrics:
         """One episode, then `updates_per_decision` updates for each of its decisions. Metrics are means over them."""
         episodes = source.episode(self.acting)
-        before, rate = self.counts.decisions, self.config.updates_per_decision
         self.replay.add(episodes)
-        self.counts.decisions += int(episodes.valid.sum())
-        updates = int(rate * self.counts.decisions) - int(rate * before)
+        updates = self.counts.worth(int(episodes.valid.sum()), self.config.updates_per_decision)
         sums = self.skills.latent_bound.new_zeros(len(METRICS))
         for _ in range(updates):
             sums += self.update(self.replay.sample(self.config.batch_size, self.generator).to(sums.device))

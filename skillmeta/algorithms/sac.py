@@ -286,15 +286,15 @@ class Learner:
 
     def take(self, episodes: Episodes) -> int:
         """Take episodes into the replay. Returns how many updates their decisions are worth."""
-        before, rate = self.counts.decisions, self.config.updates_per_decision
+        before, random = self.counts.decisions, self.config.random_decisions
         self.replay.add(episodes)
-        self.counts.decisions += int(episodes.valid.sum())
-        if self.counts.decisions < self.config.random_decisions:
+        updates = self.counts.worth(int(episodes.valid.sum()), self.config.updates_per_decision)
+        if self.counts.decisions < random:
             return 0
-        if self.takes_statistics and before < self.config.random_decisions:  # before the first update
+        if self.takes_statistics and before < random:  # before the first update
             assert self.normalizer is not None
             self.normalizer.fit(self.replay.columns.observation[: len(self.replay)])
-        return int(rate * self.counts.decisions) - int(rate * before)
+        return updates
 
     def learn(self, updates: int) -> Metrics:
         """Some updates from the replay; metrics averaged over them."""
