@@ -4,10 +4,10 @@ Teh et al. 2017 (arXiv:1707.04175), whose entropy bonus is replaced by the skill
 is a skill z. The policies of the tasks are pi_i, the distilled one is pi_0. All are residuals on the prior, which they equal at
 the start. alpha is `distilled_share`; `regularizer` has the coefficient a.
 
-    D_i(s) = alpha KL(pi_i || pi_0) + (1 - alpha) KL(pi_i || p)                             eq. 1, p in place of uniform
+    D_i(s) = alpha KL(pi_i || pi_0) + (1 - alpha) KL(pi_i || p)                             eq. 1, with p for uniform; a = 1 / beta
     y = r + gamma (1 - terminated) (min_k Qbar_k(s', i, z') - a min(D_i, clip))             TD target
     critics: 1/2 sum_k (Q_k(s, i, z) - y)^2              policies of the tasks: a D_i - min_k Q_k(s, i, z~pi_i)
-    distilled policy: KL(pi_i || pi_0), pi_i a constant   eq. 7: only this term depends on it
+    distilled policy: KL(pi_i || pi_0), pi_i a constant   the only term of eq. 1 that depends on it
     a: towards the target divergence                      targets: Qbar <- (1 - tau) Qbar + tau Q
 
 It infers nothing about a task. On a new one pi_0 acts, and is what fine-tuning is held near (`start.prior: agent`): SiMPL's
@@ -29,7 +29,7 @@ from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import Gaussian
 from skillmeta.nn.networks import Critics
 from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
-from skillmeta.nn.policies import ResidualPolicy, choose_action, gaussian_prior
+from skillmeta.nn.policies import ResidualPolicy, choose_action, continuous_only, gaussian_prior
 from skillmeta.objectives.regularizer import Regularizer, RegularizerConfig, described
 from skillmeta.objectives.soft_q import actor_loss, min_q, soft_value, td_error, td_target
 from skillmeta.run.device import normal
@@ -46,7 +46,7 @@ def default_regularizer() -> RegularizerConfig:
 class Config:
     """Sizes for a laptop."""
 
-    training_tasks: PositiveInt = 40  # drawn once, with a policy and a replay each
+    training_tasks: PositiveInt = 40  # drawn once, with a replay each
     tasks_per_iteration: PositiveInt = 10  # that are visited, each by its own policy
     episodes: PositiveInt = 2  # of a visit
     reuse: NonNegativeFloat = 128.0  # how often a visit's decision is learned from, on average: it gives the updates
@@ -63,9 +63,7 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.regularizer.prior != "skill" or self.regularizer.divergence != "kl":
-            raise ValueError(
-                "regularizer.prior and regularizer.divergence are skill and kl, which the distilled policy's is too"
-            )
+            raise ValueError("regularizer.prior must be skill and regularizer.divergence must be kl; set them so")
         if self.tasks > self.training_tasks or self.tasks_per_iteration > self.training_tasks:
             raise ValueError(
                 f"tasks and tasks_per_iteration are at most training_tasks, which is {self.training_tasks}"
@@ -127,6 +125,7 @@ class Learner:
     """The learner. Arguments as for SAC's (`skillmeta.algorithms.sac.Learner`); skills are required."""
 
     def __init__(self, config: Config, spec: EnvSpec, skills: Skills | None, seeds: Seeds):
+        continuous_only(spec, "distral")
         if skills is None:
             raise ConfigError("algorithm.name is distral, whose actions are skills; name a skill model under `skills:`")
         self.config, bound = config, torch.from_numpy(spec.action_bound)
@@ -261,5 +260,9 @@ def describe(config: Config, acts_in: str, prior: str | None) -> str:
     said = [f"Distral that acts in {acts_in}: the policy distilled from those of {config.training_tasks} tasks"]
     said.append(f"all start as the prior, {prior}")
     return "; ".join(
-        [*said, f"the prior here is the distilled policy by {config.distilled_share:g}", described(config.regularizer)]
+        [
+            *said,
+            f"held near a mix: {config.distilled_share:g} the distilled policy, {1 - config.distilled_share:g} the prior",
+            described(config.regularizer),
+        ]
     )

@@ -223,7 +223,7 @@ class Actor:
             return self.skills.prior(observation)
 
     def start(self, belief: PearlBelief) -> Start:
-        """Fine-tuning holds the mean of z. Critics of other rewards than a task's own, and their coefficient, are left."""
+        """Fine-tuning holds the mean of z. Critics of other rewards than a task's own are left out, with their coefficient."""
         with torch.no_grad():
             z = self.encoder.posterior(belief.evidence).mean[0]
         own = self.config.reward_scale == 1.0 and not self.config.shaped_reward

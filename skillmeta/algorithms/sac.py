@@ -242,13 +242,13 @@ class Learner:
         """Continue with networks that were trained elsewhere, on observations with the same features appended.
 
         Args:
-            policy: continue with its policy; without, this one's is a residual on it already.
+            policy: continue with its policy and coefficient; without, the policy here is a residual on that one already.
 
         Raises ConfigError if they have other sizes, or see observations normalised otherwise, or its policy is no residual.
         """
         if not policy and self.skills is None:
             raise ConfigError(
-                "start.prior is agent, and this policy is no residual on it; set algorithm.policy_start to prior"
+                "start.prior is agent, and a policy that starts at random is no residual on it; set algorithm.policy_start to prior"
             )
         if (start.normalizer is None) != (self.normalizer is None):
             here, there = ("false" if one is None else "true" for one in (self.normalizer, start.normalizer))
@@ -257,7 +257,8 @@ class Learner:
             )
         if policy and type(start.policy) is not type(self.policy):
             raise ConfigError(
-                f"algorithm.policy_start is {self.config.policy_start}, and the run it starts from has another; set it as there"
+                "the run that it starts from has another kind of policy; set algorithm.policy_start to "
+                f"{'random' if self.config.policy_start == 'prior' else 'prior'}"
             )
         if start.normalizer is not None and self.normalizer is not None:
             take_over(start.normalizer, self.normalizer, "normalizer")
@@ -267,7 +268,7 @@ class Learner:
         if start.critics is not None:
             take_over(start.critics, self.critics, "critic")
             take_over(start.critics, self.targets, "critic")
-        if start.log_coefficient is not None:
+        if policy and start.log_coefficient is not None:  # it was learned for the divergence from the same prior
             self.regularizer.log_coefficient.copy_(start.log_coefficient)
 
     # -- learning: Algorithm 1 --------------------------------------------------------------------------------------------

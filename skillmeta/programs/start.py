@@ -1,8 +1,9 @@
 """Fine-tuning that begins with a trained agent: `start` of `skillmeta finetune`.
 
-The agent first acts for some episodes. Then its policy and critics are trained on. A meta-trained one infers what the task is, as
-in a test trial, and what it inferred is appended to every observation: SiMPL's protocol (Nam et al. 2022, section 4.3).
-One that was fine-tuned on another task infers nothing.
+The agent first acts for some episodes. Then its policy and critics, as far as it has them, are trained on; with `prior: agent` its
+policy is what a new one starts as and is held near. A meta-trained agent infers what the task is, as in a test trial, and what it
+inferred is appended to every observation: SiMPL's protocol (Nam et al. 2022, section 4.3). One that was fine-tuned on another task
+infers nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from skillmeta.config import NonNegativeInt, checked
 from skillmeta.errors import ConfigError
@@ -30,7 +31,7 @@ from skillmeta.types import Actor, Episodes, Metrics, Parts, Source, Start, Stat
 class StartConfig:
     """What is known at the beginning."""
 
-    run: str = ""  # folder of a finished run of simpl, pearl or sac whose agent fine-tuning starts from
+    run: str = ""  # folder of a finished run of simpl, pearl, distral or sac whose agent fine-tuning starts from
     episodes: NonNegativeInt = (
         20  # in the task, from which that agent infers it; they count as the run's first episodes
     )
@@ -64,7 +65,6 @@ class WithFeatures:
 
     actor: TunedActor
     features: Tensor  # [F]
-    prior: nn.Module | None = None  # what it is held near, where that is an agent's policy
     rollouts: int = 1
     exploration_episodes: int = 0
 
@@ -72,7 +72,7 @@ class WithFeatures:
         return self.actor.begin(tasks, generator)
 
     def act(self, observation: Tensor, belief: Any, generator: torch.Generator, explore: bool) -> tuple[Tensor, Any]:
-        seen = torch.cat([observation, self.features.expand(len(observation), -1)], -1)
+        seen = torch.cat([observation, self.features.expand(observation.shape[0], -1)], -1)
         return self.actor.act(seen, belief, generator, explore)
 
     def observe(self, belief: Any, action: Tensor, step: Step) -> Any:
@@ -86,8 +86,7 @@ class WithFeatures:
         return replace(self.actor.start(belief), features=self.features)
 
     def parts(self) -> Parts:
-        held = {} if self.prior is None else {"prior": self.prior}
-        return {"actor": self.actor.parts(), "features": self.features, **held}
+        return {"actor": self.actor.parts(), "features": self.features}
 
 
 @dataclass
@@ -133,13 +132,12 @@ class StartedLearner:
     ):
         if not isinstance(agent, TunableActor):
             raise ConfigError(
-                f"start.run: {config.run}: its agent is not one that fine-tuning starts from; those of simpl, pearl and sac are"
+                f"start.run: {config.run}: fine-tuning cannot start from its agent; simpl's, pearl's, distral's and sac's will do"
             )
         self.config, self.agent, self.generator = config, agent, seeds.stream("start").torch()
         start = agent.start(belief := agent.begin(1, self.generator))
         self.known, self.counts = Known(belief, start.features.clone()), Counts()
         held = held_near(start, config)
-        self.prior = None if held is None else held.instead
         self.learner = make(len(start.features), held)
         if not hasattr(self.learner, "start_from"):
             raise ConfigError(
@@ -152,7 +150,7 @@ class StartedLearner:
         return self.learner.updates
 
     def actor(self) -> WithFeatures:
-        return WithFeatures(self.learner.actor(), self.known.features.clone(), self.prior)
+        return WithFeatures(self.learner.actor(), self.known.features.clone())
 
     def parts(self) -> Parts:
         return {

@@ -90,10 +90,28 @@ def make_learner(
     if config.start is None:
         learner: Learner[Any] = make(0)
         return learner
+    check_alike(config, Path(config.start.run))
     agent = load_trained(config.start.run, lambda *unused: SpecAlone(spec))
     if fingerprint(config.skills) != fingerprint(agent.skills):
         raise ConfigError(f"start.run: {config.start.run}: acts by another skill model than skills: {config.skills}")
     return StartedLearner(config.start, agent.actor, make, seeds)
+
+
+def check_alike(config: TrainConfig, run: Path) -> None:
+    """Raises ConfigError where a run that is started from acts, or sees, otherwise than this one will."""
+    if not (run / "config.yaml").exists():
+        return  # what loads it says so
+    there = read_yaml(run / "config.yaml", limited=True)
+    for key, own, other in (
+        ("skills", config.skills, there.get("skills")),
+        ("see_task", config.see_task, there.get("see_task", False)),
+        ("skill_prior", config.skill_prior, there.get("skill_prior", "state")),
+    ):
+        if own != other and (key != "skills" or own is None or other is None):
+            wanted, has = ("null" if value is None else value for value in (other, own))
+            raise ConfigError(
+                f"{key} is {has}, and start.run: {run}: was trained with {wanted}; set {key} as it is there"
+            )
 
 
 def check_learner(learner: Learner[Any], module: str) -> None:
@@ -278,6 +296,8 @@ def inputs_of(config: TrainConfig) -> dict[str, Input]:
 
 def run_input(folder: str | Path) -> Input:
     """A finished run as what an evaluation or an adapted agent depends on. Its actor keeps the fingerprint of its skill model."""
+    if not (Path(folder) / ACTOR).is_dir():
+        raise UserError(f"{folder}: holds no finished run; put it back, or name the --out of one")
     return saved_state(str(Path(folder).resolve()), Path(folder) / ACTOR)
 
 
@@ -452,7 +472,8 @@ def load_trained(
         env_steps = int(state["env_steps"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(
-            f"{folder / ACTOR}: holds no actor of its algorithm ({error!r}); run its command again"
+            f"{folder / ACTOR}: holds no actor of its algorithm ({error!r}): an earlier version wrote it, or it is damaged; run "
+            "its command again in another --out"
         ) from None
     except RuntimeError as error:
         raise UserError(

@@ -102,17 +102,28 @@ def train_config(node: DictConfig | Mapping[str, Any], kind: str | None = None, 
 
 
 def config_of_run(folder: Path, node: DictConfig | Mapping[str, Any]) -> TrainConfig:
-    """The config that a run has kept, its skill model where it is now: a path that is relative to the folder that the run was
-    started from may be read from another one. Raises ConfigError for an invalid config and UserError if there is no such model."""
+    """The config that a run has kept, its skill model and the run that it started from where they are now: a path that is relative
+    to the folder that the run was started from may be read from another one. Raises ConfigError for an invalid config and UserError
+    if there is no such folder."""
     config = build(TrainConfig, node, str(folder / "config.yaml"))
-    if config.skills is None or Path(config.skills).is_absolute() or Path(config.skills).is_dir():
-        return config
+    if config.skills is not None:
+        config = replace(config, skills=found_again(config.skills, folder, "skill model"))
+    if config.start is not None:
+        run = found_again(config.start.run, folder, "run that it starts from,")
+        config = replace(config, start=replace(config.start, run=run))
+    return config
+
+
+def found_again(path: str, folder: Path, what: str) -> str:
+    """Where a path of a run's config is, relative to here or to a folder above the run. Raises UserError if it is in none."""
+    if Path(path).is_absolute() or Path(path).is_dir():
+        return path
     for above in folder.resolve().parents:
-        if (above / config.skills).is_dir():
-            return replace(config, skills=str(above / config.skills))
+        if (above / path).is_dir():
+            return str(above / path)
     raise UserError(
-        f"{folder / 'config.yaml'}: the skill model {config.skills} is neither in this folder nor in one above the run; start from "
-        "the folder that the run was started from, or put the model back"
+        f"{folder / 'config.yaml'}: the {what} {path} is neither in this folder nor in one above the run; start from the folder "
+        "that the run was started from, or put it back"
     )
 
 

@@ -461,7 +461,10 @@ def description(run: RunRecord) -> str:
     sees = "; it sees the task" if run.config.get("see_task") else ""
     if start := run.config.get("start"):
         other, shown = Path(str(start.get("run"))).name, start.get("episodes", 20)
-        sees += f"; it starts from {other}, which gets to know the task in {shown} episodes"
+        first = {0: "", 1: ", which acts in the first episode"}.get(
+            shown, f", which acts in the first {shown} episodes"
+        )
+        sees += f"; it starts from {other}{first}"
     if stacked := run.config.get("stack_seeds"):
         sees += f"; one process trains the seeds {', '.join(map(str, stacked))}"
     if is_builtin("algorithms", name):
@@ -470,6 +473,8 @@ def description(run: RunRecord) -> str:
         if hasattr(module, "describe"):
             of_state = run.config.get("skill_prior", "state") == "state"
             prior = ("p(z|s)" if of_state else "one Gaussian for all states") if run.config.get("skills") else None
+            if start and start.get("prior") == "agent":
+                prior = f"the policy of {other}"
             return str(module.describe(build(module.Config, options, at), acts, prior) + sees)
     values = ", ".join(f"{key} {value}" for key, value in options.items())
     return f"the algorithm {name}, acting in {acts}{sees}" + (f"; {values}" if values else "")

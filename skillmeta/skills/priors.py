@@ -69,5 +69,5 @@ class Marginal(nn.Module):
         self.register_buffer("log_stddev", latent_stddev.log())
 
     def forward(self, inputs: Tensor, prior: Prior) -> Gaussian:
-        log_stddev = self.log_stddev.expand(len(inputs), -1)
+        log_stddev = self.log_stddev.expand(inputs.shape[0], -1)
         return Gaussian(torch.zeros_like(log_stddev), log_stddev)

@@ -240,11 +240,28 @@ def test_each_task_is_visited_by_its_own_policy_and_a_new_one_by_the_distilled()
     assert start.policy is actor.distilled and start.critics is None and start.skills is actor.skills
 
 
+def test_it_acts_on_normalised_observations_and_updates_as_often_as_new_decisions_are_worth():
+    learner, seen = moved(BASE), torch.randn(6, S, generator=torch.Generator().manual_seed(2))
+    action, _ = learner.actor().act(seen, None, torch.Generator(), False)
+    mean = learner.distilled(normalize(seen), wide_prior(seen)).mean
+    torch.testing.assert_close(
+        action, torch.maximum(torch.minimum(mean, learner.distilled.bound), -learner.distilled.bound)
+    )
+
+    learner, source, workers = bandits(reuse=10.0, tasks_per_iteration=1)
+    with workers:
+        for _ in range(3):  # 40 decisions, then 20 in each; 128 in an update
+            learner.iterate(source)
+    assert learner.updates == 3 + 2 + 2
+    drawn = {tuple(learner.which(learner.drawn(1)).argmax(-1).tolist()) for _ in range(20)}
+    assert drawn == {(0,), (1,)}
+
+
 def test_what_cannot_be_is_said():
     with pytest.raises(ConfigError, match="distral, whose actions are skills"):
         make_learner(distral, BASE, S, BOUND, seeds=Seeds(0))
     with pytest.raises(ConfigError, match="at most training_tasks, which is 5"):
         build(Config, {"training_tasks": 5})
-    with pytest.raises(ConfigError, match="are skill and kl"):
+    with pytest.raises(ConfigError, match="divergence must be kl; set them so"):
         build(Config, {"regularizer": {"divergence": "none"}})
     assert "distilled from those of 40 tasks" in distral.describe(Config(), "skills", "p(z|s)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +15,18 @@ from skillmeta.collect.source import Budget, OnlineSource
 from skillmeta.collect.workers import Workers
 from skillmeta.config import build, to_plain
 from skillmeta.envs.make import EnvsFactory, make_envs
-from skillmeta.errors import ConfigError
+from skillmeta.errors import ConfigError, UserError
+from skillmeta.evaluation.records import read_run
 from skillmeta.programs.train import load_trained, make_learner, train
 from skillmeta.programs.train_config import TrainConfig
+from skillmeta.reports.content import description
 from skillmeta.run.checkpoint import load_state
+from skillmeta.run.device import CPU
 from skillmeta.run.parts import restore_parts, state_of
 from skillmeta.seeds import Seeds
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import chosen_task, make_family, task_id
+from tests.elsewhere import ELSEWHERE, OnTheCPU, elsewhere
 from tests.goldens.cases import save_skills
 
 MAZE = {"family": "maze", "options": {"max_episode_steps": 20}}
@@ -77,12 +82,12 @@ def config(folder: Path, start: dict[str, Any] | None = None, algorithm: dict[st
     return build(TrainConfig, plain)
 
 
-def parts_of(made: TrainConfig) -> tuple[Any, OnlineSource]:
+def parts_of(made: TrainConfig, device: torch.device = CPU) -> tuple[Any, OnlineSource]:
     """A learner, and where it learns."""
     family = make_family(made.task)
     task = chosen_task(family, made.task)
     seeds, skills = Seeds(made.seed, task_id(task)), SkillModel.load(made.skills) if made.skills else None
-    learner = make_learner(made, make_envs(family, 1, skills).spec, skills, seeds)
+    learner = make_learner(made, make_envs(family, 1, skills).spec, skills, seeds, device)
     workers = Workers(EnvsFactory(made.task, made.skills), 1, 1)
     return learner, OnlineSource(workers, lambda generator: task, seeds, Budget(1000))
 
@@ -213,6 +218,7 @@ def test_an_agents_policy_is_the_prior_where_the_config_says_so(folder, tmp_path
     for one in (held, start):
         assert torch.equal(one.mean, expected.mean) and torch.equal(one.log_stddev, expected.log_stddev)
     assert torch.equal(next(sac.critics.parameters()), next(agent.critics.parameters()))
+    assert float(sac.regularizer.coefficient()) == pytest.approx(0.5)  # the config's: the agent's was for another prior
 
     def act(run):
         generator = torch.Generator().manual_seed(0)
@@ -220,19 +226,29 @@ def test_an_agents_policy_is_the_prior_where_the_config_says_so(folder, tmp_path
         return actor.act(observation, actor.begin(5, generator), generator, False)[0]
 
     assert train(made, tmp_path / "run", quiet=True)
-    prior = load_state(tmp_path / "run" / "actor")[0]["actor"]["prior"]
-    assert all(torch.equal(value, prior[key]) for key, value in agent.policy.state_dict().items())
     start = {"run": str(tmp_path / "run"), "episodes": 0, "prior": "agent"}
     further = replace(made, start=build(TrainConfig, {"start": start}).start, env_steps=20)
     further = replace(further, algorithm={**made.algorithm, "updates_per_decision": 0.0})
     assert train(further, tmp_path / "further", quiet=True)  # nothing is learned: it acts as what it is held near
     assert torch.equal(act(tmp_path / "further"), act(tmp_path / "run"))
+    said = description(read_run(tmp_path / "further"))
+    assert "the policy of run, acts in skills" in said and said.endswith("it starts from run")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    with pytest.raises(UserError, match="run: holds no finished run; put it back"):
+        act(tmp_path / "further")
+    (tmp_path / "moved").rename(tmp_path / "run")
     for changed, message in (
         (
             replace(further, start=replace(further.start, prior="skill")),
             "held near another agent's; set start.prior to agent",
         ),
         (replace(made, algorithm={"name": "sac", "hidden": 8}), "set algorithm.policy_start to prior"),
+        (replace(made, skill_prior="marginal"), "skill_prior is marginal, and start.run: .* was trained with state"),
+        (
+            replace(made, skills=None),
+            "skills is null, and start.run: .* was trained with .*; set skills as it is there",
+        ),
+        (replace(made, see_task=True), "see_task is True, and start.run: .* was trained with False"),
     ):
         with pytest.raises(ConfigError, match=message):
             train(changed, tmp_path / "no", quiet=True)
@@ -266,11 +282,25 @@ def test_pearls_agent_is_a_start_with_critics_of_the_tasks_own_rewards_alone(tmp
     posterior, observation = agent.encoder.posterior(learner.known.belief.evidence), torch.randn(5, 4)
     e = posterior.mean[0]
     assert torch.equal(learner.known.features, e) and bool(e.abs().sum() > 0)
+    shaped = replace(agent, config=replace(agent.config, shaped_reward=True)).start(learner.known.belief)
+    assert shaped.critics is None and shaped.log_coefficient is None
     seen = torch.cat([observation, e.expand(5, -1)], -1)
     assert torch.equal(sac.policy(seen).base.mean, agent.policy(seen).base.mean)
     with pytest.raises(ConfigError, match="is no residual on a prior; set it to skill"):
         parts_of(build(TrainConfig, {**plain, "start": {**plain["start"], "prior": "agent"}}))
     assert train(made, tmp_path / "run", quiet=True)
+
+
+@pytest.mark.parametrize("prior", ["skill", "agent"])
+def test_it_learns_on_a_device_what_it_learns_on_the_cpu(prior, folder):
+    made, losses = config(folder, {"prior": prior}), []
+    for device in (CPU, ELSEWHERE):
+        with contextlib.nullcontext() if device == CPU else elsewhere():
+            learner, source = parts_of(made, device)
+            for _ in range(3):
+                metrics = learner.iterate(source if device == CPU else OnTheCPU(source))
+        losses.append(metrics["critic/loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_what_does_not_go_together_is_refused_before_the_folder_is_taken(folder, tmp_path):
@@ -279,7 +309,7 @@ def test_what_does_not_go_together_is_refused_before_the_folder_is_taken(folder,
     ):
         train(config(folder, algorithm={"critic_depth": 2}), tmp_path / "run")
     plain = {"policy_start": "random", "regularizer": {"prior": "uniform"}}
-    with pytest.raises(ConfigError, match="policy_start is random, and the run it starts from has another"):
+    with pytest.raises(ConfigError, match="another kind of policy; set algorithm.policy_start to prior"):
         train(config(folder, algorithm=plain), tmp_path / "run")
     with pytest.raises(ConfigError, match="learner that cannot start from another; sac can"):
         train(replace(config(folder), algorithm={"name": "rl2", "hidden": 8}), tmp_path / "run")
