@@ -244,6 +244,17 @@ def test_a_section_and_named_ones_are_distinguished_by_their_keys():
         build(AblationConfig, {"methods": {"m": "x"}, "skills": {"a": {"training": {"step": 4}}}})
 
 
+def test_named_sections_of_skills_may_be_presets_too(tmp_path):
+    (tmp_path / "a.yaml").write_text(
+        "methods: {m: x}\nskills: {one: {base: maze, model: {dim: 3}}, two: {task: maze, source: a}}\n"
+    )
+    found = load(tmp_path / "a.yaml", ["skills.one.training.steps=5", "skills.two.task.index=1"])["skills"]
+    preset = load("pretrain/maze")
+    assert found["one"]["model"] == {**preset["model"], "dim": 3} and found["one"]["source"] == preset["source"]
+    assert found["one"]["training"] == {**preset["training"], "steps": 5}
+    assert found["two"] == {"task": {**load("tasks/maze"), "index": 1}, "source": "a"}
+
+
 def test_a_method_of_an_ablation_may_name_presets():
     methods = {"m": {"config": "downstream/maze_spirl", "algorithm": {"base": "sac", "hidden": 7}}}
     config = AblationConfig(methods=methods, changes={"task": "cheetah_vel", "skills": None})

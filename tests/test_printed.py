@@ -21,7 +21,9 @@ LONG = {  # what is not run here, and where it is
 BEFORE = {"docs/methods.md": ["skillmeta meta-train meta/simpl_maze --out runs/simpl"]}  # what another page has made
 ALONE = ("README.md", "docs/logs.md")  # these start with nothing; the others where the README ends
 SKILLS = ("training.steps=20", "training.held_out_every=10", "quality.episodes=1")
-WITHOUT_LOGS = ("ablations/point_robot", "ablations/best_of")
+SECTIONS = {  # of skills, in ablations that collect logs
+    "ablations/maze_floor": [""], "ablations/maze_skills": [""], "ablations/regularizer": ["closed_loop.", "open_loop."]
+}  # fmt: skip
 RUNNERS = ("expert.tasks=2", "expert.iterations=3")  # that are trained first
 
 
@@ -57,15 +59,10 @@ def short(line: str) -> list[str]:
         rest += SKILLS if config.startswith("pretrain/") else ["env_steps=2000", "evaluation.episodes=1"]
         rest += ["--seeds", "1", "--workers", "1"]
     elif command == "ablate":
-        logs = ["logs.expert.steps=3000", *(f"skills.{one}" for one in SKILLS)]
-        rest += [
-            "changes.env_steps=2000",
-            "--seeds",
-            "1",
-            "--workers",
-            "1",
-            *(logs if config not in WITHOUT_LOGS else []),
-        ]
+        rest += ["changes.env_steps=2000", "--seeds", "1", "--workers", "1"]
+        rest += [f"skills.{section}{one}" for section in SECTIONS.get(config, []) for one in SKILLS]
+        rest += ["logs.expert.steps=3000"] if config in SECTIONS else []
+        rest += ["tasks=[0]", "changes.evaluation.episodes=1"] if config == "ablations/regularizer" else []
     return [command, *rest]
 
 

@@ -85,8 +85,8 @@ def stack(
 ) -> DictConfig:
     """`layer` on top of `config`.
 
-    A section (`task`, `algorithm`; in an ablation also `logs` and `skills`) may be the name of a preset, or a mapping
-    whose `base` is one: it then is that preset, with the mapping's other keys on top, and nothing of `config`'s section.
+    A section (`task`, `algorithm`; in an ablation also `logs`, `skills` and what is named in it) may be the name of a preset, or
+    a mapping whose `base` is one: it then is that preset, with the mapping's other keys on top, and nothing of `config`'s section.
     A section whose `name` or `family` differs from `config`'s starts from empty: other schema, other keys. So does one that is a
     list where `config` has a mapping, or the other way round.
 
@@ -96,20 +96,33 @@ def stack(
     """
     is_ablation = "methods" in config or "methods" in layer
     for key, folder in (SECTIONS | SECTIONS_OF_ABLATION if is_ablation else SECTIONS).items():
-        section = None if OmegaConf.is_interpolation(layer, key) else layer.get(key)
-        if isinstance(section, str):
-            section = OmegaConf.create({"base": section})
-        if isinstance(section, DictConfig):
-            base = section.pop("base", None)
-            if base is not None:
-                config[key] = _with_base(find_config(base, folder, beside), above)
-            below = _start_of(config, key, section)
-            config[key] = stack(OmegaConf.create() if below is None else below, section, beside, above)
-            del layer[key]
+        _stack_section(config, layer, key, folder, beside, above)
     for name in layer:
         if name in config and _start_of(config, name, layer._get_node(name)) is None:
             del config[name]
     return typing.cast(DictConfig, OmegaConf.merge(config, layer))
+
+
+def _stack_section(
+    config: DictConfig, layer: DictConfig, key: str, folder: str, beside: Path | None, above: tuple[Path, ...]
+) -> None:
+    """One section of `layer` on top of that of `config`; it is no part of `layer` any more."""
+    section = None if OmegaConf.is_interpolation(layer, key) else layer.get(key)
+    if isinstance(section, str):
+        section = OmegaConf.create({"base": section})
+    if not isinstance(section, DictConfig):
+        return
+    base = section.pop("base", None)
+    if base is not None:
+        config[key] = _with_base(find_config(base, folder, beside), above)
+    below = _start_of(config, key, section)
+    below = OmegaConf.create() if below is None else below
+    if key == "skills":  # several by name
+        for name in list(section):
+            if isinstance(section._get_node(name), DictConfig):
+                _stack_section(below, section, str(name), folder, beside, above)
+    config[key] = stack(below, section, beside, above)
+    del layer[key]
 
 
 def _start_of(config: DictConfig, key: Any, new: Any) -> Any:
