@@ -19,8 +19,9 @@ from skillmeta.nn.few_rows import FEW_ROWS
 from skillmeta.nn.networks import Normalizer
 from skillmeta.run.checkpoint import load_state, save_state, state_hash
 from skillmeta.run.run import Run, read_metrics
+from skillmeta.skills.priors import Marginal, WithPrior
 from skillmeta.skills.training import TrainingConfig, train_skills
-from skillmeta.skills.vae import MarginalPrior, SkillModel, SkillModelConfig
+from skillmeta.skills.vae import SkillModel, SkillModelConfig
 from skillmeta.types import Observed
 from tests.elsewhere import ELSEWHERE, elsewhere
 from tests.skills.fakes import skill_model
@@ -231,7 +232,7 @@ def test_cloning_has_no_horizon():
 def test_the_marginal_prior_is_one_gaussian_with_the_spread_of_the_skills():
     model = skill_model()
     model.latent_stddev.copy_(torch.tensor([0.5, 1.0, 2.0]))
-    prior = MarginalPrior(model).prior(torch.randn(4, 2))
+    prior = WithPrior(model, Marginal(model.latent_stddev)).prior(torch.randn(4, 2))
     assert prior.mean.abs().max() == 0 and prior.mean.shape == (4, 3)
     torch.testing.assert_close(prior.stddev, torch.tensor([0.5, 1.0, 2.0]).expand(4, 3))
 
