@@ -135,7 +135,7 @@ class Learner:
         """One episode, then `updates_per_decision` updates for each of its decisions. Metrics are means over them."""
         episodes = source.episode(self.acting)
         self.replay.add(episodes)
-        updates = self.counts.worth(int(episodes.valid.sum()), self.config.updates_per_decision)
+        updates = self.counts.take(int(episodes.valid.sum()), self.config.updates_per_decision)
         sums = self.skills.latent_bound.new_zeros(len(METRICS))
         for _ in range(updates):
             sums += self.update(self.replay.sample(self.config.batch_size, self.generator).to(sums.device))

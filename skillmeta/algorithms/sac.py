@@ -261,7 +261,7 @@ class Learner:
                 f"{'random' if self.config.policy_start == 'prior' else 'prior'}"
             )
         if start.normalizer is not None and self.normalizer is not None:
-            take_over(start.normalizer, self.normalizer, "normalizer")
+            self.normalizer.load_state_dict(start.normalizer.state_dict())
             self.takes_statistics = False
         if policy:
             take_over(start.policy, self.policy, "policy")
@@ -289,7 +289,7 @@ class Learner:
         """Take episodes into the replay. Returns how many updates their decisions are worth."""
         before, random = self.counts.decisions, self.config.random_decisions
         self.replay.add(episodes)
-        updates = self.counts.worth(int(episodes.valid.sum()), self.config.updates_per_decision)
+        updates = self.counts.take(int(episodes.valid.sum()), self.config.updates_per_decision)
         if self.counts.decisions < random:
             return 0
         if self.takes_statistics and before < random:  # before the first update

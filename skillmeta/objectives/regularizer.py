@@ -62,7 +62,11 @@ def described(config: RegularizerConfig) -> str:
         return "no divergence and no entropy bonus holds it"
     name = {"kl": "KL(policy || prior)", "reverse_kl": "KL(prior || policy)"}[config.divergence]
     what = "an entropy bonus" if config.prior == "uniform" else f"a coefficient times {name}"
-    target = "its usual target" if config.target_divergence is None else f"{config.target_divergence:g} nats"
+    target = (
+        "its usual target"
+        if config.target_divergence is None
+        else f"{config.target_divergence:g} nat{'' if config.target_divergence == 1 else 's'}"
+    )
     how = {
         "fixed": f"the coefficient is fixed at {config.initial_coefficient:g}",
         "two_way": f"the coefficient is controlled towards {target}",

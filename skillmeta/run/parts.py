@@ -25,7 +25,7 @@ class Counts:
     decisions: int = 0
     iterations: int = 0
 
-    def worth(self, decisions: int, rate: float) -> int:
+    def take(self, decisions: int, rate: float) -> int:
         """Count decisions. Returns how many updates they are worth at `rate` for each: over time no fraction is lost."""
         before, self.decisions = self.decisions, self.decisions + decisions
         return int(rate * self.decisions) - int(rate * before)
