@@ -29,7 +29,7 @@ from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import Gaussian
 from skillmeta.nn.networks import Critics
 from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
-from skillmeta.nn.policies import ResidualPolicy, choose_action, continuous_only, gaussian_prior
+from skillmeta.nn.policies import ResidualPolicy, check_skills, choose_action, continuous_only, gaussian_prior
 from skillmeta.objectives.regularizer import Regularizer, RegularizerConfig, described
 from skillmeta.objectives.soft_q import actor_loss, min_q, soft_value, td_error, td_target
 from skillmeta.run.device import normal
@@ -126,6 +126,7 @@ class Learner:
 
     def __init__(self, config: Config, spec: EnvSpec, skills: Skills | None, seeds: Seeds):
         continuous_only(spec, "distral")
+        check_skills(spec, skills)
         if skills is None:
             raise ConfigError("algorithm.name is distral, whose actions are skills; name a skill model under `skills:`")
         self.config, bound = config, torch.from_numpy(spec.action_bound)

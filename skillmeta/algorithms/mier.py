@@ -38,6 +38,7 @@ from skillmeta.nn.policies import (
     PolicyNetwork,
     ResidualPolicy,
     SquashedPolicy,
+    check_skills,
     choose_action,
     continuous_only,
     skill_prior,
@@ -308,6 +309,7 @@ class Learner:
 
     def __init__(self, config: Config, spec: EnvSpec, skills: Skills | None, seeds: Seeds):
         continuous_only(spec, "mier")
+        check_skills(spec, skills)
         if (config.regularizer.prior == "skill") != (skills is not None):
             raise ConfigError("regularizer.prior: skill and a skill model under `skills:` go together")
         self.config = config

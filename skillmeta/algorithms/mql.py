@@ -37,7 +37,7 @@ from skillmeta.nn.distributions import Gaussian
 from skillmeta.nn.heads import zero_output
 from skillmeta.nn.networks import MLP, Critics, identity
 from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
-from skillmeta.nn.policies import continuous_only, skill_prior
+from skillmeta.nn.policies import check_skills, continuous_only, skill_prior
 from skillmeta.nn.windows import WindowGRU, expanded, named, stacked
 from skillmeta.objectives.propensities import PropensityConfig, effective_sample_size, propensities
 from skillmeta.objectives.td3 import Batch, critic_loss, disturbed, policy_loss, squared_distance, td3_target
@@ -339,6 +339,7 @@ class Learner:
 
     def __init__(self, config: Config, spec: EnvSpec, skills: Skills | None, seeds: Seeds):
         continuous_only(spec, "mql")
+        check_skills(spec, skills)
         self.config = config
         networks = Networks(spec, skills is not None, config, seeds.stream("weights").torch())
         slow = copy.deepcopy(networks).requires_grad_(False)

@@ -178,9 +178,7 @@ class Actor:
             posterior = self.encoder.posterior(evidence)
         if self.config.deterministic:
             return PearlBelief(evidence, posterior.mean)
-        tasks, dim = posterior.mean.shape
-        numbers = dim + 1 if isinstance(posterior, Mixture) else dim
-        return PearlBelief(evidence, posterior.rsample(torch.randn(tasks, numbers, generator=generator)))
+        return PearlBelief(evidence, posterior.rsample(torch.randn(posterior.shape, generator=generator)))
 
     def act(
         self, observation: Tensor, belief: PearlBelief, generator: torch.Generator, explore: bool

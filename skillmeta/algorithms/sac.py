@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from skillmeta.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share, checked
 from skillmeta.data.replay import Replay, Transitions
 from skillmeta.errors import ConfigError
-from skillmeta.nn.distributions import Gaussian
+from skillmeta.nn.distributions import columns_of, of_columns
 from skillmeta.nn.networks import Critics, Normalizer, promoted
 from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
 from skillmeta.nn.policies import (
@@ -36,14 +36,14 @@ from skillmeta.nn.policies import (
     SquashedPolicy,
     choose_action,
     continuous_only,
-    gaussian_prior,
+    known_prior,
 )
 from skillmeta.objectives.regularizer import Regularizer, RegularizerConfig, described
 from skillmeta.objectives.soft_q import actor_loss, min_q, soft_value, td_error, td_target
 from skillmeta.run.device import normal
 from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
-from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Skills, Source, Start, Step
+from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Prior, Skills, Source, Start, Step
 
 
 @checked
@@ -155,16 +155,14 @@ class Inputs(NamedTuple):
     discount: Tensor  # [B] 0 where the MDP ended
     noise: Tensor  # [2, B, A] of actions at the observations, and at the next ones
     coefficient: Tensor  # a scalar
-    prior: tuple[
-        Tensor, ...
-    ]  # means and log standard deviations at both, [2 B, A] each; nothing where there is no prior
+    prior: tuple[Tensor, ...]  # its columns at both, [2 B, n] each; nothing where there is no prior
 
-    def priors(self) -> tuple[Gaussian | None, Gaussian | None]:
+    def priors(self) -> tuple[Prior | None, Prior | None]:
         """The prior at the observations and at the next ones."""
         if not self.prior:
             return None, None
-        (mean, next_mean), (log_stddev, next_log_stddev) = (x.chunk(2, -2) for x in self.prior)
-        return Gaussian(mean, log_stddev), Gaussian(next_mean, next_log_stddev)
+        here, there = zip(*(x.chunk(2, -2) for x in self.prior), strict=True)
+        return of_columns(here), of_columns(there)
 
 
 class Learner:
@@ -383,11 +381,10 @@ class Learner:
         metrics = torch.stack([critic_loss, policy_loss, divergence.mean(-1), target.mean(-1)], -1)
         return (critic_loss, policy_loss), divergence, metrics
 
-    def prior_at(self, observations: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation of the prior at observations [N, O], [N, A] each."""
+    def prior_at(self, observations: Tensor) -> tuple[Tensor, ...]:
+        """The columns of the prior at observations [N, O], [N, n] each."""
         assert self.skills is not None
-        prior = gaussian_prior(self.skills.prior(observations))
-        return promoted(prior.mean), promoted(prior.log_stddev)
+        return tuple(promoted(x) for x in columns_of(known_prior(self.skills.prior(observations))))
 
 
 def describe(config: Config, acts_in: str, prior: str | None) -> str:

@@ -33,7 +33,7 @@ from skillmeta.nn.distributions import Gaussian, standard_gaussian
 from skillmeta.nn.encoders import Belief, ProductEncoder, SummaryEncoder, infer, make_encoder
 from skillmeta.nn.networks import Critics
 from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
-from skillmeta.nn.policies import ResidualPolicy, choose_action, gaussian_prior
+from skillmeta.nn.policies import ResidualPolicy, check_skills, choose_action, gaussian_prior
 from skillmeta.objectives.regularizer import Coefficient, CoefficientConfig, Regularizer, RegularizerConfig, described
 from skillmeta.objectives.soft_q import actor_loss, min_q, soft_value, td_error, td_target
 from skillmeta.run.device import normal
@@ -289,6 +289,7 @@ class Learner:
     def __init__(self, config: Config, spec: EnvSpec, skills: Skills | None, seeds: Seeds):
         if skills is None:
             raise ConfigError("algorithm.name is simpl, whose actions are skills; name a skill model under `skills:`")
+        check_skills(spec, skills)
         self.config, bound = config, torch.from_numpy(spec.action_bound)
         weights = seeds.stream("weights").torch()
         observation_dim, skill_dim = spec.observation_dim, spec.action_dim

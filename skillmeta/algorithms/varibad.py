@@ -38,7 +38,7 @@ from skillmeta.nn.heads import HeadConfig, ScaledValue, described_head, make_hea
 from skillmeta.nn.memory import State, make_core
 from skillmeta.nn.networks import MLP, identity, linear
 from skillmeta.nn.optimizers import adam
-from skillmeta.nn.policies import no_skills_if_discrete, plain_head, plain_policy, skill_prior
+from skillmeta.nn.policies import check_skills, plain_head, plain_policy, skill_prior
 from skillmeta.objectives.on_policy import Sample, advantages, normalized, ppo_epochs, ppo_loss
 from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
@@ -272,7 +272,7 @@ class Learner:
     """The learner. Arguments as for SAC's (`skillmeta.algorithms.sac.Learner`); discrete actions are accepted."""
 
     def __init__(self, config: Config, spec: EnvSpec, skills: Skills | None, seeds: Seeds):
-        no_skills_if_discrete(spec, skills)
+        check_skills(spec, skills)
         self.config = config
         weights = seeds.stream("weights").torch()
         self.network = Network(spec, skills is not None, config, weights)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skillmeta.nn.distributions import Gaussian
+from skillmeta.nn.distributions import Gaussian, Mixture
 from skillmeta.types import Actor, Episodes, Parts, Step
 
 
@@ -45,12 +45,12 @@ class RandomActor(WithoutBelief):
 class PriorActor(WithoutBelief):
     """Samples every action from a prior p(z|s)."""
 
-    def __init__(self, prior: Callable[[Tensor], Gaussian]):
+    def __init__(self, prior: Callable[[Tensor], Gaussian | Mixture]):
         self.prior = prior
 
     def act(self, observation: Tensor, belief: Any, generator: torch.Generator, explore: bool) -> tuple[Tensor, Any]:
         prior = self.prior(observation)
-        return prior.rsample(torch.randn(prior.mean.shape, generator=generator)), belief
+        return prior.rsample(torch.randn(prior.shape, generator=generator)), belief
 
 
 def always_samples(actor: Actor[Any]) -> bool:

@@ -18,7 +18,7 @@ from skillmeta.data.windows import WindowSource
 from skillmeta.envs.serial import SerialEnvs
 from skillmeta.envs.skill_space import SkillEnvs
 from skillmeta.evaluation.actors import PriorActor, RandomActor
-from skillmeta.nn.distributions import standard_gaussian
+from skillmeta.nn.distributions import Gaussian, kl_estimate, standard_gaussian
 from skillmeta.seeds import Seeds
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import VALIDATION, TaskFamily
@@ -73,7 +73,7 @@ def held_out_fit(model: SkillModel, windows: WindowSource, samples: int = 4096, 
     noise = torch.randn(posterior.mean.shape, generator=generator)
     z = posterior.rsample(noise)
     whole_mean, whole_stddev = z.mean(0), z.std(0).clamp(min=1e-6)
-    whole = type(prior)(whole_mean.expand_as(z), whole_stddev.log().expand_as(z))
+    whole = Gaussian(whole_mean.expand_as(z), whole_stddev.log().expand_as(z))
 
     def error(skill: torch.Tensor) -> list[float]:
         return ((model.reconstruct(normalized, skill) - actions) ** 2).mean((0, 1)).tolist()
@@ -84,7 +84,7 @@ def held_out_fit(model: SkillModel, windows: WindowSource, samples: int = 4096, 
         error_by_action_prior=error(prior.rsample(torch.randn(noise.shape, generator=generator))),
         action_variance=actions.flatten(0, 1).var(0).tolist(),
         kl=float(posterior.kl(standard_gaussian(z)).mean()),
-        prior_kl=float(posterior.kl(prior).mean()),
+        prior_kl=float(kl_estimate(posterior, prior, noise).mean()),
         prior_nll=float(-prior.log_prob(z).mean()),
         unconditional_nll=float(-whole.log_prob(z).mean()),
         active_dimensions=int((posterior.mean.var(0) > ACTIVE_VARIANCE).sum()),

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 LOG_2PI = math.log(2 * math.pi)
 LOG_STDDEV_RANGE = (-10.0, 2.0)  # SPiRL clamps every log sigma to this
+QUANTILE = 1e-6  # of a normal, at least, that float32 tells from 0 and 1: 4.8 standard deviations
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class Gaussian:
     @property
     def stddev(self) -> Tensor:
         return self.log_stddev.exp()
+
+    def matched(self) -> Gaussian:
+        """Itself: the Gaussian of the same mean and variances."""
+        return self
 
     def unsqueeze(self, dim: int) -> Gaussian:
         return Gaussian(self.mean.unsqueeze(dim), self.log_stddev.unsqueeze(dim))
@@ -66,16 +71,35 @@ class Mixture:
     each: Gaussian
 
     @property
+    def shape(self) -> torch.Size:
+        return self.each.mean[..., 0, :].shape
+
+    @property
+    def weights(self) -> Tensor:
+        return torch.softmax(self.logits, -1)
+
+    @property
     def mean(self) -> Tensor:
-        return (torch.softmax(self.logits, -1).unsqueeze(-1) * self.each.mean).sum(-2)
+        return (self.weights.unsqueeze(-1) * self.each.mean).sum(-2)
+
+    def matched(self) -> Gaussian:
+        """The Gaussian of the same mean and variances: of all, the one with the least KL(mixture || Gaussian)."""
+        mean, weights = self.mean, self.weights.unsqueeze(-1)
+        spread = self.each.stddev**2 + (self.each.mean - mean.unsqueeze(-2)) ** 2
+        return Gaussian(mean, 0.5 * (weights * spread).sum(-2).log())
 
     def rsample(self, noise: Tensor) -> Tensor:
-        """The sample [..., dim] that standard normal noise [..., dim + 1] stands for: the last number's quantile picks a
-        Gaussian, the others a point of it."""
-        quantile = 0.5 * torch.erfc(-noise[..., -1:] / math.sqrt(2))
-        below = (torch.softmax(self.logits, -1).cumsum(-1) < quantile).sum(-1)
-        picked = F.one_hot(below.clamp(max=self.logits.shape[-1] - 1), self.logits.shape[-1]).unsqueeze(-1)
-        return (picked * self.each.rsample(noise[..., None, :-1])).sum(-2)
+        """The sample [..., dim] that standard normal noise [..., dim] stands for. The quantile of its first number picks a
+        Gaussian; where it lies within that one's share is the quantile of the point's first number."""
+        quantile = 0.5 * torch.erfc(-noise[..., :1] / math.sqrt(2))
+        above = self.weights.cumsum(-1)
+        below = above - self.weights
+        index = (above < quantile).sum(-1, keepdim=True).clamp(max=self.logits.shape[-1] - 1)
+        start, share = (x.expand(*index.shape[:-1], -1).gather(-1, index) for x in (below, self.weights))
+        within = ((quantile - start) / share).clamp(QUANTILE, 1 - QUANTILE)
+        first = math.sqrt(2) * torch.erfinv(2 * within - 1)
+        picked = F.one_hot(index.squeeze(-1), self.logits.shape[-1]).unsqueeze(-1)
+        return (picked * self.each.rsample(torch.cat([first, noise[..., 1:]], -1).unsqueeze(-2))).sum(-2)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density of x [..., dim]: [...], nats."""
@@ -156,10 +180,45 @@ def kl_divergence(one: Gaussian | Categorical, other: Gaussian | Categorical) ->
     raise TypeError(f"there is no KL of a {type(one).__name__} from a {type(other).__name__}")
 
 
+def kl_estimate(one: Gaussian, other: Gaussian | Mixture, noise: Tensor) -> Tensor:
+    """KL(one || other), [...], nats: closed form between Gaussians, else log one - log other at the sample of `one` that noise
+    [..., dim] stands for."""
+    if isinstance(other, Gaussian):
+        return one.kl(other)
+    return one.rsample_log_prob(noise) - other.log_prob(one.rsample(noise))
+
+
 def gaussian(parameters: Tensor) -> Gaussian:
     """A network's output [..., 2 * dim] as a Gaussian, its log standard deviation clamped to SPiRL's range."""
     mean, log_stddev = parameters.chunk(2, -1)
     return Gaussian(mean, log_stddev.clamp(*LOG_STDDEV_RANGE))
+
+
+def mixture(parameters: Tensor, components: int) -> Mixture:
+    """A network's output [..., K (1 + 2 * dim)] as a mixture of K Gaussians, within the same range."""
+    logits, rest = parameters.tensor_split([components], -1)
+    return Mixture(logits, gaussian(split_last(rest, components)))
+
+
+def columns_of(prior: Gaussian | Mixture) -> tuple[Tensor, ...]:
+    """The tensors of a distribution at B observations, [..., B, n] each: `of_columns` makes the distribution of them again, or of
+    some of their rows."""
+    if isinstance(prior, Gaussian):
+        return prior.mean, prior.log_stddev
+    return prior.logits, prior.each.mean.flatten(-2), prior.each.log_stddev.flatten(-2)
+
+
+def of_columns(columns: tuple[Tensor, ...]) -> Gaussian | Mixture:
+    """See `columns_of`."""
+    if len(columns) == 2:
+        return Gaussian(*columns)
+    logits, *each = columns
+    return Mixture(logits, Gaussian(*(split_last(x, logits.shape[-1]) for x in each)))
+
+
+def split_last(x: Tensor, parts: int) -> Tensor:
+    """[..., parts * n] as [..., parts, n]."""
+    return x.reshape(*x.shape[:-1], parts, -1)
 
 
 def standard_gaussian(like: Tensor) -> Gaussian:

@@ -8,16 +8,26 @@ import torch
 from torch import Tensor, nn
 
 from skillmeta.errors import ConfigError
-from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Categorical, Gaussian, Policy, TanhGaussian, gaussian
+from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Categorical, Gaussian, Mixture, Policy, TanhGaussian, gaussian
 from skillmeta.nn.heads import Head, output_of, zero_output
 from skillmeta.nn.networks import MLP, promoted
 from skillmeta.types import EnvSpec, Prior, Skills
 
 
+def known_prior(prior: Prior) -> Gaussian | Mixture:
+    """The prior, as what a policy starts as and is held near. Raises ConfigError if it is neither a Gaussian nor a mixture."""
+    if not isinstance(prior, Gaussian | Mixture):
+        raise ConfigError(f"a policy is held near a Gaussian or a mixture, and this prior is a {type(prior).__name__}")
+    return prior
+
+
 def gaussian_prior(prior: Prior) -> Gaussian:
-    """The prior, as what a residual policy is built on. Raises ConfigError if it is no Gaussian."""
+    """The prior, where a divergence is taken in closed form. Raises ConfigError if it is no Gaussian."""
     if not isinstance(prior, Gaussian):
-        raise ConfigError(f"the policy is a residual on a Gaussian prior, and this one is a {type(prior).__name__}")
+        raise ConfigError(
+            f"this algorithm needs a Gaussian skill prior, and that under `skills:` is a {type(prior).__name__.lower()}; name a "
+            "skill model of model.prior: gaussian, or use spirl, pearl or best_of"
+        )
     return prior
 
 
@@ -38,10 +48,13 @@ def continuous_only(spec: EnvSpec, algorithm: str) -> None:
         )
 
 
-def no_skills_if_discrete(spec: EnvSpec, skills: Skills | None) -> None:
-    """Raises ConfigError for skills where actions are discrete."""
-    if spec.discrete and skills is not None:
+def check_skills(spec: EnvSpec, skills: Skills | None) -> None:
+    """Raises ConfigError for skills where actions are discrete, and for those whose prior is no Gaussian."""
+    if skills is None:
+        return
+    if spec.discrete:
         raise ConfigError("skills are continuous; this family's actions are discrete")
+    gaussian_prior(skills.prior(torch.zeros(1, spec.observation_dim, device=skills.latent_bound.device)))
 
 
 def plain_head(
@@ -96,7 +109,8 @@ class SquashedPolicy(nn.Module):
 
 
 class ResidualPolicy(nn.Module):
-    """Inputs [B, I] and the prior there -> a Gaussian that starts as the prior: the residual is zero at initialisation (SPiRL)."""
+    """Inputs [B, I] and the prior there -> a Gaussian that starts as the prior: the residual is zero at initialisation (SPiRL).
+    Where the prior is a mixture it starts as the Gaussian of its mean and variances."""
 
     bound: Tensor
 
@@ -110,7 +124,7 @@ class ResidualPolicy(nn.Module):
         if prior is None:
             raise ValueError("a residual policy needs the prior at its inputs")
         shift, log_ratio = promoted(self.net(inputs)).chunk(2, -1)
-        return residual_on(gaussian_prior(prior), shift, log_ratio)
+        return residual_on(known_prior(prior).matched(), shift, log_ratio)
 
 
 PolicyNetwork = SquashedPolicy | ResidualPolicy

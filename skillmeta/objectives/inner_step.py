@@ -18,7 +18,7 @@ from torch import Tensor
 from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import Categorical, Gaussian
 from skillmeta.nn.networks import check_size, identity
-from skillmeta.nn.policies import gaussian_prior, no_skills_if_discrete, residual_on
+from skillmeta.nn.policies import check_skills, gaussian_prior, residual_on
 from skillmeta.objectives.on_policy import advantages, discounted_sums, linear_values, normalized
 from skillmeta.types import EnvSpec, Episodes, Parts, Skills, Step
 
@@ -320,7 +320,7 @@ def make_actor(
 
     Raises ConfigError for skills where actions are discrete, and for a prior coefficient without skills.
     """
-    no_skills_if_discrete(spec, skills)
+    check_skills(spec, skills)
     shape = Shape(spec.observation_dim, spec.action_dim, config.hidden, config.depth, spec.discrete, context)
     return Actor(
         shape,

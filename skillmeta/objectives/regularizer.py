@@ -18,7 +18,7 @@ from torch import Tensor
 
 from skillmeta.config import NonNegativeFloat, PositiveFloat, checked
 from skillmeta.errors import ConfigError
-from skillmeta.nn.distributions import Categorical, Gaussian, Policy
+from skillmeta.nn.distributions import Categorical, Gaussian, Mixture, Policy, kl_estimate
 from skillmeta.nn.optimizers import adam, apply_gradients
 from skillmeta.types import Parts, Prior
 
@@ -180,17 +180,23 @@ class Regularizer:
         return self.controller.value() if self.config.divergence != "none" else torch.zeros_like(self.log_coefficient)
 
     def divergence(self, policy: Policy, prior: Prior | None, noise: Tensor) -> Tensor:
-        """Divergence of each row, [B], nats. Closed form between Gaussians; against the uniform prior the one-sample
-        estimate log pi(a) + log(volume) at the action that `noise` [B, A] stands for."""
+        """Divergence of each row, [B], nats. Closed form between Gaussians; else the one-sample estimate at the point that `noise`
+        [B, A] stands for: an action of the policy, or of the mixture in the reverse direction. Against the uniform prior it is
+        log pi(a) + log(volume)."""
         if self.config.divergence == "none":
             return noise.new_zeros(noise.shape[:-1])
         if isinstance(policy, Categorical):
             raise ConfigError("the policy is over discrete actions, and the divergence is of continuous ones")
         if self.config.prior == "uniform":
             return policy.rsample_log_prob(noise) + self.log_volume
-        if not isinstance(policy, Gaussian) or not isinstance(prior, Gaussian):
+        if not isinstance(policy, Gaussian) or not isinstance(prior, Gaussian | Mixture):
             raise ConfigError("a skill prior needs an unsquashed Gaussian policy in the same latent space")
-        return policy.kl(prior) if self.config.divergence == "kl" else prior.kl(policy)
+        if self.config.divergence == "kl":
+            return kl_estimate(policy, prior, noise)
+        if isinstance(prior, Gaussian):
+            return prior.kl(policy)
+        drawn = prior.rsample(noise)
+        return prior.log_prob(drawn) - policy.log_prob(drawn)
 
     def cost(self, divergence: Tensor) -> Tensor:
         """What a decision pays for a divergence [B], before the coefficient: all of it, but log pi in the unit box for the uniform

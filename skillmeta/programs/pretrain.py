@@ -31,8 +31,6 @@ from skillmeta.skills.training import TrainingConfig, check_start, train_skills
 from skillmeta.skills.vae import SkillModel, SkillModelConfig, model_folder
 from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
 
-LENGTHS = ("training.steps",)  # what may grow in a folder
-
 
 @checked
 class QualityConfig:
@@ -160,8 +158,9 @@ def identity_of(config: PretrainConfig, logs: Logs | None) -> Identity:
         return full
 
     whole = complete(to_plain(config))
+    grows = "training.prior_steps" if config.training.prior_steps else "training.steps"
     if logs is None:
-        return Identity(whole, complete, lengths=LENGTHS)
+        return Identity(whole, complete, lengths=(grows,))
     count, inputs = len(logs.logs), {}
     for number, log in enumerate(logs.logs, 1):
         path, digest = fingerprint(log.dataset.source)
@@ -169,7 +168,7 @@ def identity_of(config: PretrainConfig, logs: Logs | None) -> Identity:
     if config.start is not None:
         inputs["skill model"] = saved_state(config.start, model_folder(config.start))
     shapes = {"observation_dim": logs.observation_dim, "action_dim": logs.action_dim}
-    return Identity(whole, complete, shapes, inputs, LENGTHS)
+    return Identity(whole, complete, shapes, inputs, (grows,))
 
 
 def logged(logs: Logs, family: Any, like: Rollouts) -> Rollouts:

@@ -18,7 +18,7 @@ from skillmeta.config import Bound, NonNegativeFloat, NonNegativeInt, PositiveFl
 from skillmeta.data.logs import Logs
 from skillmeta.data.windows import WindowBatch, WindowSource
 from skillmeta.errors import CheckpointError
-from skillmeta.nn.distributions import standard_gaussian
+from skillmeta.nn.distributions import kl_estimate, standard_gaussian
 from skillmeta.nn.optimizers import adam
 from skillmeta.run.device import CPU, normal, placed
 from skillmeta.run.loop import Evaluation, Training, run_loop
@@ -34,7 +34,8 @@ from skillmeta.types import Metrics, Parts, State
 class TrainingConfig:
     """How long and how fast."""
 
-    steps: PositiveInt = 10_000  # gradient steps
+    steps: PositiveInt = 10_000  # gradient steps of encoder, decoder and prior
+    prior_steps: NonNegativeInt = 0  # more of them of the prior alone, with the best encoder until then
     batch_size: PositiveInt = 128  # windows of a gradient step
     learning_rate: PositiveFloat = 1e-3  # of Adam, at the beginning
     final_learning_rate: NonNegativeFloat = 1e-4  # reached by a cosine
@@ -43,6 +44,10 @@ class TrainingConfig:
     held_out_every: PositiveInt = 500  # gradient steps between two looks at the held-out episodes
     held_out_windows: PositiveInt = 2_048  # windows of a look, at most
     seed: NonNegativeInt = 0  # training seed
+
+    @property
+    def all_steps(self) -> int:
+        return self.steps + self.prior_steps
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class SkillLosses:
     )
     kl: Tensor  # KL(q(z|a, s) || N(0, I)), summed over Z
     prior_nll: Tensor  # -log p(z|s), summed over Z, at a sample of q whose gradient is stopped
-    prior_kl: Tensor  # KL(q(z|a, s) || p(z|s)), summed over Z; measured, not trained
+    prior_kl: Tensor  # KL(q(z|a, s) || p(z|s)), summed over Z; measured, not trained. Of a mixture: at that sample
 
     def total(self, beta: float) -> Tensor:
         """What is minimised. The gradient of the last term reaches the prior alone."""
@@ -78,7 +83,7 @@ def skill_losses(model: SkillModel, batch: WindowBatch, noise: Tensor) -> SkillL
         reconstruction=0.5 * (errors**2).sum((1, 2)).mean(),
         kl=posterior.kl(standard_gaussian(posterior.mean)).mean(),
         prior_nll=-prior.log_prob(z.detach()).mean(),
-        prior_kl=posterior.kl(prior).detach().mean(),
+        prior_kl=kl_estimate(posterior, prior, noise).detach().mean(),
     )
 
 
@@ -158,13 +163,17 @@ class SkillTrainer:
 
     def iterate(self, source: LogSource) -> Metrics:
         """One update. Its losses are reported at the steps whose model is scored on held-out windows."""
+        if prior_alone := self.updates >= self.config.steps:
+            if self.updates == self.config.steps:
+                self.model.load_state_dict(self.ranks.from_first(dict(self.best.state_dict())))
+            self.model.requires_grad_(False).prior_network.requires_grad_()
         set_learning_rate(self.optimizer, self.config, self.updates)
         bound = self.model.action_low
         batch = placed(source.sample(self.generator, self.rows), bound.device)
         noise = normal(bound, self.generator, self.config.batch_size, self.model.dim)
         losses = skill_losses(self.model, batch, noise[self.rows])
         self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(losses.total(self.config.beta))
+        torch.autograd.backward(losses.prior_nll if prior_alone else losses.total(self.config.beta))
         self.ranks.average(parameter.grad for parameter in self.model.parameters())
         self.optimizer.step()
         self.counts.updates += 1
@@ -224,10 +233,11 @@ def train_skills(
     model.to(device)
     fixed = placed(fixed_windows(held_out, config, model.dim, seeds.stream("held_out_windows")), device)
     trainer = SkillTrainer(model, config, fixed, seeds, ranks)
-    source = LogSource(train, config.steps, config.batch_size)
+    source = LogSource(train, config.all_steps, config.batch_size)
     evaluation = Evaluation(trainer.held_out_metrics, config.held_out_every) if ranks.first else None
     health: Literal["warn", "off"] = "warn" if ranks.first else "off"
-    if not run_loop([Training(run, trainer, source, config.steps, evaluation=evaluation, quiet=quiet, health=health)]):
+    training = Training(run, trainer, source, config.all_steps, evaluation=evaluation, quiet=quiet, health=health)
+    if not run_loop([training]):
         return None
     best = placed(trainer.best, CPU)
     if not ranks.first:
@@ -286,8 +296,10 @@ def aggregate_stddev(model: SkillModel, fixed: tuple[WindowBatch, Tensor]) -> Te
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainingConfig, step: int) -> None:
+    """A cosine from the first step to the last, and another one over the steps of the prior alone."""
     low, high = config.final_learning_rate, config.learning_rate
-    optimizer.param_groups[0]["lr"] = low + (high - low) * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+    done = step / config.steps if step < config.steps else (step - config.steps) / config.prior_steps
+    optimizer.param_groups[0]["lr"] = low + (high - low) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def scalars(losses: SkillLosses) -> dict[str, float]:

@@ -14,7 +14,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from skillmeta.config import PositiveInt, build, checked
 from skillmeta.errors import CheckpointError, ConfigError
 from skillmeta.limits import largest
-from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Gaussian, gaussian
+from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Gaussian, Mixture, gaussian, mixture
 from skillmeta.nn.few_rows import FEW_ROWS, ConditionedMLP
 from skillmeta.nn.networks import MLP, Normalizer, SequenceEncoder
 from skillmeta.reading import expect
@@ -45,6 +45,9 @@ class SkillModelConfig:
     closed_loop: bool = True  # the decoder sees the state at every step, and so does the encoder
     hidden: PositiveInt = 128  # width of every hidden layer
     decoder_depth: PositiveInt = 6  # hidden layers of the decoder
+    prior: Literal["gaussian", "mixture"] = "gaussian"  # p(z|s), one Gaussian of each state or several with weights
+    prior_components: PositiveInt = 10  # Gaussians of a mixture
+    prior_hidden: PositiveInt | None = None  # units of a layer of the prior; null: those of hidden
     prior_depth: PositiveInt = 7  # hidden layers of the prior
     cloning: bool = False  # a skill is one action and only the prior is learned; needs horizon 1, dim becomes A
 
@@ -123,7 +126,9 @@ class SkillModel(nn.Module):
             self.decoder = MLP(observation_dim + self.dim, action_dim, hidden, config.decoder_depth, generator)
         else:
             self.decoder = OpenLoopDecoder(self.dim, action_dim, hidden, config.horizon, generator)
-        self.prior_network = MLP(observation_dim, 2 * self.dim, hidden, config.prior_depth, generator)
+        numbers = config.prior_components * (1 + 2 * self.dim) if config.prior == "mixture" else 2 * self.dim
+        width = config.prior_hidden or hidden
+        self.prior_network = MLP(observation_dim, numbers, width, config.prior_depth, generator)
         self.register_buffer("action_low", action_low.float().clone())
         self.register_buffer("action_high", action_high.float().clone())
         self._fast: FastDecoder | None = None  # made when it is needed
@@ -160,9 +165,10 @@ class SkillModel(nn.Module):
         actions: Tensor = self.decoder(inputs)
         return actions
 
-    def prior_of(self, normalized: Tensor) -> Gaussian:
+    def prior_of(self, normalized: Tensor) -> Gaussian | Mixture:
         """p(z | s) from normalised observations [B, O]: over [B, Z]."""
-        return gaussian(self.prior_network(normalized))
+        numbers = self.prior_network(normalized)
+        return gaussian(numbers) if self.config.prior == "gaussian" else mixture(numbers, self.config.prior_components)
 
     # -- what downstream uses: the environment's own units. F: numbers that skills do not see, a goal or features of the task ----
     def seen_in(self, observed: Sequence[Observed], where: str) -> SkillModel:
@@ -184,7 +190,7 @@ class SkillModel(nn.Module):
         """q(z | a[, s]) of windows: actions [B, H, A], observations [B, H, O + F]; over [B, Z]."""
         return self.posterior(self.unit_actions(actions), self.normalizer(self.observe(observations)))
 
-    def prior(self, observation: Tensor) -> Gaussian:
+    def prior(self, observation: Tensor) -> Gaussian | Mixture:
         """p(z | s) at observation [B, O + F]; over [B, Z]."""
         return self.prior_of(self.normalizer(self.observe(observation)))
 
@@ -319,10 +325,9 @@ def check_sizes(config: SkillModelConfig, dims: tuple[int, int], weights: Mappin
     """Raises ValueError for a model that would be larger than its weights are, before memory is taken for it."""
     held = sum(tensor.numel() for tensor in weights.values())
     depth = max(config.prior_depth, config.decoder_depth if config.closed_loop and not config.cloning else 1)
-    if min(dims) < 1 or max(*dims, config.hidden) > held or (depth - 1) * config.hidden**2 > held:
-        raise ValueError(
-            f"its sizes {dims}, {config.hidden} and {depth} are of more than the {held:,} numbers that it has"
-        )
+    width = max(config.hidden, config.prior_hidden or 0)
+    if min(dims) < 1 or max(*dims, width, config.prior_components) > held or (depth - 1) * config.hidden**2 > held:
+        raise ValueError(f"its sizes {dims}, {width} and {depth} are of more than the {held:,} numbers that it has")
     for key, value in (("horizon", config.horizon), ("dim", config.dim)):
         if value > (limit := largest(key) or value):
             raise ValueError(f"{key} is {value}; at most {limit:,} is read from a folder")

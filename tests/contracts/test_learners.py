@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from skillmeta.collect.workers import Workers
 from skillmeta.data.contexts import ContextBuffer
 from skillmeta.data.replay import Replay
 from skillmeta.envs.make import EnvsFactory, make_envs
+from skillmeta.errors import ConfigError
 from skillmeta.evaluation.adapted import pack, unpack
 from skillmeta.programs.train import make_learner, spec_of
 from skillmeta.programs.train_config import train_config
@@ -61,18 +63,26 @@ class Trained:
     observation: torch.Tensor
 
 
-def made(kind: str, name: str, folder: Path, device: torch.device = CPU) -> Trained:
+def made(
+    kind: str, name: str, folder: Path, device: torch.device = CPU, prior: Literal["gaussian", "mixture"] = "gaussian"
+) -> Trained:
     options = {**(FINETUNE if kind == "finetune" else META)[name.removesuffix("_normalized")]}
     if name == "sac_normalized":
         options["algorithm"] = {**options["algorithm"], "normalize_observations": True}
     if name == "simpl":
         options["algorithm"] = {**options["algorithm"], "reuse": 5.0}  # a few updates
-    return made_of(kind, options, folder, device)
+    return made_of(kind, options, folder, device, prior)
 
 
-def made_of(kind: str, options: dict[str, Any], folder: Path, device: torch.device = CPU) -> Trained:
+def made_of(
+    kind: str,
+    options: dict[str, Any],
+    folder: Path,
+    device: torch.device = CPU,
+    prior: Literal["gaussian", "mixture"] = "gaussian",
+) -> Trained:
     if options.pop("skills", False):
-        save_skills(folder / "skills")
+        save_skills(folder / "skills", prior)
         options["skills"] = str(folder / "skills")
     config = train_config(options, kind)
     family = make_family(config.task)
@@ -171,6 +181,30 @@ def test_what_was_learned_of_a_task_is_kept_and_acts_as_before(kind, name, tmp_p
             for known in (belief, kept)
         ]
         assert type(kept) is type(belief) and torch.equal(*acted)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("finetune", "sac_skills"), ("finetune", "spirl"), ("finetune", "best_of"), ("meta-train", "pearl_skills")],
+)
+def test_it_learns_and_acts_where_the_prior_is_a_mixture(kind, name, tmp_path):
+    one, fresh = (made(kind, name, tmp_path, prior="mixture") for _ in range(2))
+    metrics = one.learner.iterate(one.source)
+    assert one.learner.updates and all(math.isfinite(value) for value in metrics.values())
+    restore_parts(fresh.learner.parts(), state_of(one.learner.parts()))
+    acted = action_of(one.learner.actor(), one.observation)
+    assert torch.equal(action_of(fresh.learner.actor(), one.observation), acted)
+    assert not torch.allclose(acted, action_of(made(kind, name, tmp_path).learner.actor(), one.observation))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for kind, name in CASES if name.endswith("_skills") and name != "pearl_skills" and kind != "finetune"]
+    + ["simpl", "distral"],
+)
+def test_it_says_so_where_a_mixture_will_not_do(name, tmp_path):
+    with pytest.raises(ConfigError, match="needs a Gaussian skill prior, and that under `skills:` is a mixture"):
+        made("meta-train", name, tmp_path, prior="mixture")
 
 
 def reachable(value: Any, seen: set[int]) -> list[Any]:

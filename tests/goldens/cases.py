@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -216,9 +216,11 @@ PRETRAIN: dict[str, dict[str, Any]] = {
 }
 
 
-def save_skills(folder: Path) -> None:
+def save_skills(folder: Path, prior: Literal["gaussian", "mixture"] = "gaussian") -> None:
     """An untrained model of the maze's shapes: what it does is arbitrary but fixed."""
-    config = SkillModelConfig(horizon=HORIZON, dim=3, hidden=16, decoder_depth=1, prior_depth=1)
+    config = SkillModelConfig(
+        horizon=HORIZON, dim=3, hidden=16, decoder_depth=1, prior=prior, prior_components=4, prior_depth=1
+    )
     ones = torch.ones(2)
     SkillModel(config, 4, 2, -ones, ones, torch.Generator().manual_seed(7)).save(folder)
 

@@ -28,9 +28,9 @@ def double_precision():
 
 
 def make(case: str, seed: int) -> sac.Learner:
-    regularizer, start = CASES[case]
+    regularizer, start, *components = CASES[case]
     config = sac.Config(regularizer, start, hidden=8, batch_size=8, learning_rate=2e-3, tau=0.1, replay_capacity=ROWS)
-    model = skill_model().to(torch.get_default_dtype())
+    model = skill_model(components=sum(components)).to(torch.get_default_dtype())
     given = {"prior": model.prior, "normalize": model.normalizer} if start == "prior" else {}
     learner = make_learner(sac, config, 2, BOUND.numpy(), **given, seeds=Seeds(seed))
     drawn = torch.Generator().manual_seed(seed)
@@ -52,6 +52,7 @@ def numbers(learner: sac.Learner) -> list[torch.Tensor]:
     [
         ("sac", [5, 8, 3]),
         ("spirl, clipped", [8, 5, 3]),
+        ("spirl, a mixture", [8, 5, 3]),
         pytest.param("sac", [200, 150, 13], marks=pytest.mark.slow),
         pytest.param("spirl", [200, 200, 200], marks=pytest.mark.slow),
     ],

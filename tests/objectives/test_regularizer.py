@@ -11,7 +11,7 @@ from torch.distributions.transforms import AffineTransform, TanhTransform
 
 from skillmeta.config import build
 from skillmeta.errors import ConfigError
-from skillmeta.nn.distributions import Gaussian, TanhGaussian
+from skillmeta.nn.distributions import Gaussian, Mixture, TanhGaussian
 from skillmeta.objectives.regularizer import Regularizer, RegularizerConfig
 
 
@@ -88,6 +88,23 @@ def test_divergences_and_their_directions():
     torch.testing.assert_close(make("kl").divergence(p, q, noise), kl_divergence(oracle(p), oracle(q)))
     torch.testing.assert_close(make("reverse_kl").divergence(p, q, noise), kl_divergence(oracle(q), oracle(p)))
     assert make("none").divergence(p, q, noise).abs().sum() == 0 and make("none").coefficient() == 0
+
+
+def test_both_directions_to_a_mixture_have_the_integrals_for_their_means():
+    prior = Mixture(
+        torch.tensor([[0.5, -0.5]]), Gaussian(torch.tensor([[[-1.0], [1.5]]]), torch.tensor([[[-0.5], [0.0]]]))
+    )
+    policy = Gaussian(torch.tensor([[0.4]]), torch.tensor([[0.1]]))
+    grid = torch.linspace(-12, 12, 20_001).view(-1, 1, 1)
+    mine, theirs = policy.log_prob(grid), prior.log_prob(grid)
+    noise = torch.randn(40_000, 1, 1, generator=torch.Generator().manual_seed(0))
+    for kind, expected in (
+        ("kl", (mine.exp() * (mine - theirs)).sum() * (24 / 20_000)),
+        ("reverse_kl", (theirs.exp() * (theirs - mine)).sum() * (24 / 20_000)),
+    ):
+        config = RegularizerConfig(prior="skill", divergence=kind, target_divergence=1.0)
+        found = Regularizer(config, torch.ones(1)).divergence(policy, prior, noise)
+        assert float(found.mean()) == pytest.approx(float(expected), abs=5 * float(found.std()) / 200)
 
 
 def test_divergence_is_zero_and_flat_at_the_prior():

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from skillmeta.algorithms import sac
 from skillmeta.data.replay import Transitions
-from skillmeta.nn.distributions import Gaussian
+from skillmeta.nn.distributions import Gaussian, Mixture
 from skillmeta.objectives.regularizer import RegularizerConfig
 from skillmeta.seeds import Seeds
 from skillmeta.types import Episodes
@@ -40,7 +41,7 @@ ROWS = 24
 class Reference:
     """One learner, its parameters copied from an learner that has not been updated yet."""
 
-    def __init__(self, learner: sac.Learner):
+    def __init__(self, learner: sac.Learner, components: int = 0):
         self.config, self.settings = learner.config, learner.config.regularizer
         self.residual = learner.config.policy_start == "prior"
         self.policy = layers_of(learner.policy.net)
@@ -50,8 +51,9 @@ class Reference:
         self.policy_adam, self.critic_adam = Adam(self.config.learning_rate), Adam(self.config.learning_rate)
         self.coefficient_adam = Adam(self.settings.learning_rate)
         self.bound = learner.bound.double()
+        self.components = components
         if self.residual:
-            model = skill_model()
+            model = skill_model(components=components)
             self.prior_layers = layers_of(model.prior_network)
         self.mean, self.stddev = torch.tensor([0.5, -1.0]).double(), torch.tensor([2.0, 0.25]).double()
 
@@ -62,6 +64,13 @@ class Reference:
         mean, stddev = split(mlp(self.prior_layers, self.normalize(observation)))
         return mean.detach(), stddev.detach()
 
+    def mixture(self, observation: Tensor) -> MixtureSameFamily:
+        """The prior where it is one: weights, then means and log deviations of each component."""
+        out = mlp(self.prior_layers, self.normalize(observation)).detach()
+        logits, rest = out[:, : self.components], out[:, self.components :].view(len(out), self.components, 2, -1)
+        each = Independent(Normal(rest[:, :, 0], torch.exp(torch.clamp(rest[:, :, 1], -10.0, 2.0))), 1)
+        return MixtureSameFamily(Categorical(logits=logits), each)
+
     def act(self, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The action as it is executed, and the divergence in nats with its constant."""
         out = mlp(self.policy, self.normalize(observation))
@@ -70,11 +79,18 @@ class Reference:
             u = mean + stddev * noise
             log_prob = gaussian_log_density(u, mean, stddev) - torch.log(1 - torch.tanh(u) ** 2).sum(-1)  # in [-1, 1]^A
             return self.bound * torch.tanh(u), log_prob + len(self.bound) * math.log(2)
-        prior_mean, prior_stddev = self.prior(observation)
+        if self.components:
+            several = self.mixture(observation)
+            prior_mean, prior_stddev = several.mean, several.variance.sqrt()
+        else:
+            prior_mean, prior_stddev = self.prior(observation)
         shift, log_ratio = out.chunk(2, -1)
         mean = prior_mean + shift
         stddev = torch.exp(torch.clamp(torch.log(prior_stddev) + log_ratio, -10.0, 2.0))
-        if self.settings.divergence == "reverse_kl":
+        if self.components:
+            drawn = mean + stddev * noise
+            divergence = gaussian_log_density(drawn, mean, stddev) - several.log_prob(drawn)
+        elif self.settings.divergence == "reverse_kl":
             divergence = gaussian_kl(prior_mean, prior_stddev, mean, stddev)
         else:
             divergence = gaussian_kl(mean, stddev, prior_mean, prior_stddev)
@@ -147,13 +163,13 @@ def batch(seed: int) -> Transitions:
     )
 
 
-def make(regularizer: RegularizerConfig, policy_start: str, **changes: float) -> sac.Learner:
+def make(regularizer: RegularizerConfig, policy_start: str, components: int = 0, **changes: float) -> sac.Learner:
     """A learner whose policy, critics and target critics differ from one another and from their start."""
     config = sac.Config(
         regularizer, policy_start, hidden=8, policy_depth=2, critic_depth=1, learning_rate=2e-3, discount=0.9,
         tau=0.1, batch_size=ROWS, replay_capacity=8, **changes,
     )  # fmt: skip
-    model = skill_model()
+    model = skill_model(components=components)
     model.normalizer.mean.copy_(torch.tensor([0.5, -1.0]))
     model.normalizer.stddev.copy_(torch.tensor([2.0, 0.25]))
     start = {"prior": model.prior, "normalize": model.normalizer} if policy_start == "prior" else {}
@@ -185,13 +201,15 @@ CASES = {
     "spirl, no divergence": (skill(divergence="none"), "prior"),
     "spirl, at the floor": (skill(target_divergence=50.0, minimum_coefficient=0.295), "prior"),
     "spirl, at the ceiling": (skill(maximum_coefficient=0.305), "prior"),
+    "spirl, a mixture": (skill(), "prior", 4),
+    "spirl, a mixture, clipped": (skill(td_divergence_clip=0.7), "prior", 4),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_three_updates_equal_the_reference(case):
     learner = make(*CASES[case])
-    reference = Reference(learner)
+    reference = Reference(learner, *CASES[case][2:])
     for seed in range(3):
         noise = torch.randn(2, ROWS, 3, generator=torch.Generator().set_state(learner.generator.get_state()))
         expected = reference.update(batch(seed), noise)
@@ -208,10 +226,10 @@ def test_three_updates_equal_the_reference(case):
     assert learner.updates == 3
 
 
-@pytest.mark.parametrize("case", ["sac", "spirl"])
+@pytest.mark.parametrize("case", ["sac", "spirl", "spirl, a mixture"])
 def test_acting_equals_the_reference(case):
     learner = make(*CASES[case])
-    reference = Reference(learner)
+    reference = Reference(learner, *CASES[case][2:])
     observation = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
     noise = torch.randn(50, 3, generator=torch.Generator().manual_seed(1))
     for explore in (True, False):
@@ -307,6 +325,26 @@ def test_the_regularised_optimum_of_a_bandit_is_the_product_of_prior_and_exponen
     assert isinstance(policy, Gaussian)
     assert float(policy.mean) == pytest.approx(0.05, abs=0.05)
     assert float(policy.stddev) == pytest.approx(0.2 / math.sqrt(2), abs=0.03)
+
+
+def test_with_a_mixture_for_a_prior_the_policy_takes_the_mode_that_pays():
+    """Two modes at -0.5 and 0.5, a flat Gaussian between them at first. Rewards that are slightly higher on the right, by far too
+    little to leave a Gaussian of the same mean and variances for: the policy goes into the right mode and has its width."""
+
+    def prior(observation: Tensor) -> Mixture:
+        mean = torch.tensor([-0.5, 0.5]).view(1, 2, 1).expand(len(observation), 2, 1)
+        return Mixture(torch.zeros(len(observation), 2), Gaussian(mean, torch.full_like(mean, math.log(0.1))))
+
+    learner = small(skill(controller="fixed", initial_coefficient=0.1), prior)
+    action, zeros = uniform_actions(), torch.zeros(2000, 1)
+    started = learner.policy(zeros[:1], prior(zeros[:1]))
+    assert float(started.mean) == 0 and float(started.stddev) == pytest.approx(math.sqrt(0.25 + 0.01))
+    Problem(zeros, action, 0.2 * action[:, 0], zeros, torch.ones(len(action))).fill(learner)
+    learner.learn(600)
+    policy = learner.policy(zeros[:1], prior(zeros[:1]))
+    # At a coefficient of 0.1 the optimum within the mode is N(0.5 + 0.2 * 0.1^2 / 0.1, 0.1^2).
+    assert float(policy.mean) == pytest.approx(0.52, abs=0.05)
+    assert float(policy.stddev) == pytest.approx(0.1, abs=0.03)
 
 
 def test_values_of_a_chain_are_known():

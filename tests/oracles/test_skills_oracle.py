@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from skillmeta.data.episodes import EpisodeDataset, from_episodes, single_episode
 from skillmeta.data.logs import Logs
@@ -87,8 +88,10 @@ class Reference:
         return [of[id(w)] for w in self.weights.values()]
 
 
-def model(closed_loop: bool = True) -> SkillModel:
-    config = SkillModelConfig(horizon=H, dim=2, closed_loop=closed_loop, hidden=8, decoder_depth=2, prior_depth=2)
+def model(closed_loop: bool = True, **changes: Any) -> SkillModel:
+    config = SkillModelConfig(
+        horizon=H, dim=2, closed_loop=closed_loop, hidden=8, decoder_depth=2, prior_depth=2, **changes
+    )
     made = SkillModel(config, 3, 2, LOW, HIGH, torch.Generator().manual_seed(1))
     made.normalizer.fit(torch.randn(40, 3, generator=torch.Generator().manual_seed(2)) * 3 + 1)
     g = torch.Generator().manual_seed(3)
@@ -126,6 +129,28 @@ def test_losses_and_gradients_equal_the_reference(closed_loop):
     )
     gradients = torch.autograd.grad(losses.total(beta), list(made.parameters()))
     for mine, theirs in zip(gradients, reference.gradients(batch, noise, beta), strict=True):
+        torch.testing.assert_close(mine.double(), theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_the_likelihood_of_a_mixture_and_its_gradient_equal_torchs():
+    made, batch = model(prior="mixture", prior_components=3, prior_hidden=5), windows()
+    noise = torch.randn(12, 2, generator=torch.Generator().manual_seed(4))
+    losses, reference = skill_losses(made, batch, noise), Reference(made)
+    assert reference.weights["prior_network.layers.0.weight"].shape == (5, 3)
+    seen = (batch.observation[:, 0].double() - reference.mean) / reference.stddev
+    logits, rest = reference.mlp("prior_network", seen).split([3, 12], -1)
+    mean, log = rest.view(12, 3, 2, 2).unbind(2)
+    prior = MixtureSameFamily(Categorical(logits=logits), Independent(Normal(mean, log.clamp(-10, 2).exp()), 1))
+    own_mean, own_stddev = (x.detach() for x in reference.posterior(batch))
+    z = own_mean + own_stddev * noise.double()
+    nll = -prior.log_prob(z).mean()
+    assert losses.prior_nll.item() == pytest.approx(nll.item(), rel=1e-4)
+    kl = (gaussian_log_density(z, own_mean, own_stddev) - prior.log_prob(z)).mean()
+    assert losses.prior_kl.item() == pytest.approx(kl.item(), rel=1e-4)
+    names = [name for name in reference.weights if name.startswith("prior_network")]
+    expected = torch.autograd.grad(nll, [reference.weights[name] for name in names])
+    found = torch.autograd.grad(losses.total(0.3), [made.get_parameter(name) for name in names])
+    for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine.double(), theirs, rtol=1e-3, atol=1e-5)
 
 
@@ -233,6 +258,47 @@ def test_four_steps_equal_the_reference(tmp_path):
         torch.testing.assert_close(saved[name].double(), expected.detach(), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(saved["normalizer.mean"].double(), reference.mean, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(saved["normalizer.stddev"].double(), reference.stddev, rtol=1e-5, atol=1e-5)
+
+
+def test_steps_of_the_prior_alone_equal_the_reference_from_the_best_model_on(tmp_path):
+    """Held-out episodes contradict the others, so that the best model is not the last one. Then the prior alone learns: from its
+    likelihood, with a cosine of its own, with the moments that Adam had."""
+    dataset = logs(sign_held_out=-1.0)
+    settings = {"learning_rate": 2e-2, "final_learning_rate": 5e-3, "beta": 0.01, "held_out_every": 20}
+    kept, recorder = trained(tmp_path, dataset, steps=120, prior_steps=3, **settings)
+    scores = [row["score"] for row in recorder.rows if row["kind"] == "evaluation"]
+    best = scores.index(min(scores[:6]))
+    assert len(scores) == 7 and best < 5
+    before, after = recorder.models[best], recorder.models[6]
+    for name, value in before.items():
+        assert torch.equal(after[name], value) != name.startswith("prior_network"), name
+
+    start = SkillModel(MODEL, 3, 2, LOW, HIGH, torch.Generator())
+    start.load_state_dict(before)
+    reference, draws, adam = Reference(start), Seeds(0).stream("skill_updates").torch(), Adam(math.nan)
+    train, moments = dataset.windows(H, "train", held_out=0.25), SkillModel(
+        MODEL, 3, 2, LOW, HIGH, Seeds(0).stream("skill_weights").torch()
+    )  # fmt: skip
+    moments.normalizer.take(*train.moments())
+    optimizer = torch.optim.Adam(moments.parameters())
+    for step in range(120):  # the state of the optimiser, by torch's own Adam
+        batch, noise = train.sample(16, draws), torch.randn(16, 2, generator=draws)
+        optimizer.param_groups[0]["lr"] = 5e-3 + (2e-2 - 5e-3) * (1 + math.cos(math.pi * step / 120)) / 2
+        optimizer.zero_grad()
+        skill_losses(moments, batch, noise).total(0.01).backward()
+        optimizer.step()
+    priors = [w for name, w in reference.weights.items() if name.startswith("prior_network")]
+    states = [optimizer.state[p] for name, p in moments.named_parameters() if name.startswith("prior_network")]
+    adam.t, adam.m, adam.v = 120, [double(s["exp_avg"]) for s in states], [double(s["exp_avg_sq"]) for s in states]
+    for step in range(3):
+        batch, noise = train.sample(16, draws), torch.randn(16, 2, generator=draws)
+        adam.lr = 5e-3 + (2e-2 - 5e-3) * (1 + math.cos(math.pi * step / 3)) / 2
+        adam.step(priors, list(torch.autograd.grad(reference.losses(batch, noise)["prior_nll"], priors)))
+    for name, expected in reference.weights.items():
+        torch.testing.assert_close(after[name].double(), expected.detach(), rtol=1e-3, atol=1e-4)
+    winner = recorder.models[scores.index(min(scores))]
+    for name, value in kept.named_parameters():
+        assert torch.equal(value, winner[name]), name
 
 
 def test_held_out_episodes_change_their_score_and_nothing_else(tmp_path):

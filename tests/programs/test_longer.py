@@ -18,6 +18,7 @@ from skillmeta.programs.train import load_trained, train
 from skillmeta.programs.train_config import TrainConfig
 from skillmeta.run import run as run_module
 from skillmeta.run.run import Run, is_finished, read_metrics, read_result
+from skillmeta.skills.vae import SkillModel
 from tests.programs.runs import family, one_task, rows, run, saved_actor
 from tests.programs.scripted import scripted
 from tests.programs.test_identity import logs, pretraining
@@ -82,6 +83,20 @@ def test_skills_go_on_for_longer(tmp_path):
     with pytest.raises(UserError):
         pretrain(pretraining(source, steps=12), tmp_path / "run", quiet=True)
     assert read_result(tmp_path / "run") == result
+
+
+def test_the_prior_of_a_finished_skill_model_learns_on_alone(tmp_path):
+    """As many steps as it would have had from the beginning, to the bit."""
+    source = logs(tmp_path / "logs.npz")
+    assert pretrain(pretraining(source), tmp_path / "run", quiet=True)
+    longer = pretraining(source, prior_steps=6)
+    result, whole = (pretrain(longer, tmp_path / name, quiet=True) for name in ("run", "whole"))
+    assert result is not None and whole is not None
+    assert "first had training.prior_steps=0 and was made longer" in result["verdict"][-1]
+    one, other = (SkillModel.load(tmp_path / name).state_dict() for name in ("run", "whole"))
+    assert same_bits(dict(one), dict(other))
+    with pytest.raises(UserError, match="training.steps: 4 -> 8"):
+        pretrain(pretraining(source, steps=8, prior_steps=6), tmp_path / "run", quiet=True)
 
 
 @pytest.mark.parametrize("what", ["shorter", "another", "gone", "damaged"])

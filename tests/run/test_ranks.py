@@ -53,7 +53,9 @@ def _no_page():
 
 
 def config(place: Path, batch_size: int = 16) -> PretrainConfig:
-    training = TrainingConfig(steps=STEPS, batch_size=batch_size, held_out_every=10, held_out_windows=32)
+    training = TrainingConfig(
+        steps=STEPS - 10, prior_steps=10, batch_size=batch_size, held_out_every=10, held_out_windows=32
+    )
     return PretrainConfig(str(place / "log.npz"), training=training, **CONFIG)
 
 

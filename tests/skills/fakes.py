@@ -66,11 +66,13 @@ def skill_model(
     seed: int = 0,
     dim: int = 3,
     observed: tuple[Observed, ...] = (),
+    components: int = 0,
 ) -> SkillModel:
-    """An untrained, small model: what it does is arbitrary but fixed."""
+    """An untrained, small model: what it does is arbitrary but fixed. Its prior is a mixture of so many Gaussians, or one."""
     config = SkillModelConfig(
-        horizon=horizon, dim=dim, closed_loop=closed_loop, hidden=16, decoder_depth=1, prior_depth=1
-    )
+        horizon=horizon, dim=dim, closed_loop=closed_loop, hidden=16, decoder_depth=1, prior_depth=1,
+        prior="mixture" if components else "gaussian", prior_components=components or 10,
+    )  # fmt: skip
     ones = torch.ones(action_dim)
     generator = torch.Generator().manual_seed(seed)
     made = SkillModel(config, observation_dim, action_dim, -ones, ones, generator, observed)

@@ -163,6 +163,20 @@ def test_training_elsewhere_gives_the_same_skills(tmp_path):
     )
 
 
+class StopsAt(Run):
+    """A run that is asked to stop once a step is reached."""
+
+    reached, at = False, 100
+
+    def log(self, kind, **values):
+        super().log(kind, **values)
+        self.reached |= values["steps"] == self.at
+
+    @property
+    def stop_requested(self):
+        return self.reached
+
+
 def test_training_learns_skills_resumes_and_repeats_itself(tmp_path):
     dataset = two_skills()
     with Run.open(tmp_path / "whole", {}) as run:
@@ -174,19 +188,6 @@ def test_training_learns_skills_resumes_and_repeats_itself(tmp_path):
     rows = [row for row in read_metrics(tmp_path / "whole") if row["kind"] == "evaluation"]
     assert [row["steps"] for row in rows] == list(range(50, 201, 50)) and rows[-1]["score"] < rows[0]["score"]
 
-    class StopsAt(Run):
-        """A run that is asked to stop once a step is reached."""
-
-        reached = False
-
-        def log(self, kind, **values):
-            super().log(kind, **values)
-            self.reached |= values["steps"] == 100
-
-        @property
-        def stop_requested(self):
-            return self.reached
-
     with StopsAt.open(tmp_path / "cut", {}) as run:
         assert train_skills(Logs.of(dataset), MODEL, TRAINING, run) is None
     with Run.open(tmp_path / "cut", {}) as run:
@@ -196,6 +197,23 @@ def test_training_learns_skills_resumes_and_repeats_itself(tmp_path):
     assert (tmp_path / "cut" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
     about = json.loads((tmp_path / "whole" / "model" / "state.json").read_text())["meta"]["about"]
     assert about["source"] == "two skills"
+
+
+def test_a_run_that_is_stopped_among_the_steps_of_the_prior_alone_resumes_to_the_same_bits(tmp_path):
+    dataset, config = two_skills(), replace(TRAINING, steps=20, prior_steps=20, held_out_every=10)
+    model = replace(MODEL, prior="mixture", prior_components=3)
+    with Run.open(tmp_path / "whole", {}) as run:
+        whole = train_skills(Logs.of(dataset), model, config, run)
+    with StopsAt.open(tmp_path / "cut", {}) as run:
+        run.at = 30
+        assert train_skills(Logs.of(dataset), model, config, run) is None
+    with Run.open(tmp_path / "cut", {}) as run:
+        resumed = train_skills(Logs.of(dataset), model, config, run)
+    assert whole is not None and resumed is not None
+    assert state_hash(dict(resumed.state_dict())) == state_hash(dict(whole.state_dict()))
+    loaded = SkillModel.load(tmp_path / "cut")
+    seen, z = torch.randn(5, 2), torch.randn(5, 2)
+    assert torch.equal(loaded.prior(seen).log_prob(z), whole.prior(seen).log_prob(z))
 
 
 # -- behaviour cloning -------------------------------------------------------------------------------------------------------
