@@ -22,7 +22,8 @@ BEFORE = {"docs/methods.md": ["skillmeta meta-train meta/simpl_maze --out runs/s
 ALONE = ("README.md", "docs/logs.md")  # these start with nothing; the others where the README ends
 SKILLS = ("training.steps=20", "training.held_out_every=10", "quality.episodes=1")
 SECTIONS = {  # of skills, in ablations that collect logs
-    "ablations/maze_floor": [""], "ablations/maze_skills": [""], "ablations/regularizer": ["closed_loop.", "open_loop."]
+    "ablations/maze_floor": [""], "ablations/maze_skills": [""], "ablations/regularizer": ["closed_loop.", "open_loop."],
+    "ablations/priors": ["gaussian.", "longer.", "wider.", "mixture.", "longer_mixture.", "short.", "long."],
 }  # fmt: skip
 RUNNERS = ("expert.tasks=2", "expert.iterations=3")  # that are trained first
 
@@ -62,7 +63,11 @@ def short(line: str) -> list[str]:
         rest += ["changes.env_steps=2000", "--seeds", "1", "--workers", "1"]
         rest += [f"skills.{section}{one}" for section in SECTIONS.get(config, []) for one in SKILLS]
         rest += ["logs.expert.steps=3000"] if config in SECTIONS else []
-        rest += ["tasks=[0]", "changes.evaluation.episodes=1"] if config == "ablations/regularizer" else []
+        rest += (
+            ["tasks=[0]", "changes.evaluation.episodes=1"]
+            if config in ("ablations/regularizer", "ablations/priors")
+            else []
+        )
     return [command, *rest]
 
 
