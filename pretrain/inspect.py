@@ -75,10 +75,12 @@ def show(summary: dict[str, Any]) -> None:
         )
     facts.add_row("ends", f"{summary['terminated']:,} terminated, {summary['truncated']:,} truncated")
     short = summary["episodes_shorter_than_horizon"]
-    left_out = f", {short} episodes are shorter and give none" if short else ""
+    left_out = f", {short} {'episodes are' if short > 1 else 'episode is'} shorter and left out" if short else ""
     facts.add_row(f"windows of {summary['horizon']}", f"{summary['windows']:,}{left_out}")
     if summary["constant_observations"]:
         facts.add_row("constant", f"observation columns {summary['constant_observations']} never change")
+    if summary["constant_actions"]:
+        facts.add_row("constant", f"action columns {summary['constant_actions']} never change")
     if summary["observed"]:
         observed = ", ".join(f"{key} ({size})" for key, size in summary["observed"].items())
         facts.add_row("observed", escape(observed))

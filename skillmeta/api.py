@@ -181,6 +181,8 @@ def _task_of(env: str | gymnasium.Env | None) -> dict[str, Any]:
     if spec is None:
         raise UserError(f"{env}: is not registered, so it cannot be made again; gymnasium.register it, and pass its id")
     options: dict[str, Any] = {"id": spec.id} | ({"kwargs": dict(spec.kwargs)} if spec.kwargs else {})
+    if spec.max_episode_steps not in (None, gymnasium.spec(spec.id).max_episode_steps):
+        options["max_episode_steps"] = spec.max_episode_steps
     return {"task": {"family": "gym", "options": options}}
 
 

@@ -188,6 +188,11 @@ def test_skills_from_arrays_then_a_task_of_an_environment(tmp_path):
     run = skillmeta.finetune({"algorithm": SAC, "env_steps": 250}, tmp_path / "run", env=env, evaluation__episodes=1)
     saved = json.loads(json.dumps(skillmeta.load(run.folder).task.options))
     assert saved == {"id": "Pendulum-v1", "kwargs": {"g": 5.0}}
+    env = gymnasium.make("Pendulum-v1", max_episode_steps=50)
+    shorter = skillmeta.finetune(
+        {"algorithm": SAC, "env_steps": 50}, tmp_path / "less", env=env, evaluation__episodes=1
+    )
+    assert shorter.numbers["episodes"] == 1
     assert set(run.frame()["kind"]) == {"iteration"} and run.frame()["env_steps"].iloc[-1] == 250
     with pytest.raises(UserError, match="no row of the metrics has 'nonsense'"):
         run.plot("nonsense")

@@ -16,7 +16,7 @@ import numpy as np
 
 from skillmeta.data.boundaries import SHAPE, Marks, find_ends, stated_ends, taking_turns
 from skillmeta.data.episodes import NEARLY, EpisodeDataset, from_episodes, single_episode
-from skillmeta.data.hdf5 import SUFFIXES, in_pieces, opened
+from skillmeta.data.hdf5 import SUFFIXES, in_pieces, leaves, opened
 from skillmeta.data.hdf5 import array as hdf5_array
 from skillmeta.data.hdf5 import dataset as hdf5_dataset
 from skillmeta.data.layouts import REPEATED, Request, in_order, width
@@ -68,7 +68,9 @@ def _opened(path: Path, request: Request, alone: bool = False) -> Iterator[Table
         yield _npz(path, request, alone)
         return
     with opened(path) as file:
-        yield _table(path, list(file), lambda name: hdf5_dataset(file, name, path), request, alone)
+        yield _table(
+            path, list(file), lambda name: hdf5_dataset(file, name, path), request, alone, lambda: _all(file, path)
+        )
 
 
 def _whole(path: Path, request: Request) -> Table:
@@ -76,12 +78,23 @@ def _whole(path: Path, request: Request) -> Table:
     if path.suffix == ".npz":
         return _npz(path, request, alone=True)
     with opened(path) as file:
-        return _table(path, list(file), lambda name: hdf5_array(file, name, path), request, alone=True)
+        return _table(
+            path, list(file), lambda name: hdf5_array(file, name, path), request, True, lambda: _all(file, path)
+        )
+
+
+def _all(file: h5py.File, path: Path) -> Sequence[str]:
+    """The arrays of a file, those in its groups too; its own names alone where it has links."""
+    try:
+        return tuple(leaves(file, path))
+    except DataError:
+        return tuple(file)
 
 
 def _npz(path: Path, request: Request, alone: bool) -> Table:
     held = npz_arrays(path, DataError, AGAIN)
     wanted = {alias for aliases in ALIASES.values() for alias in aliases} | {*request.keys, *_following(request.keys)}
+    wanted |= {request.actions_key or "actions"}
     for name in [name for name in held if name in wanted and held[name][1].hasobject]:
         raise DataError(
             f"{path}, {name}: is an array of objects, one an episode, and loading objects can run code; save "
@@ -137,24 +150,31 @@ def _following(keys: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"next_{key}" for key in keys)
 
 
-def _find(path: Path, names: list[str], read: Callable[[str], Rows], request: Request) -> Columns:
+def _find(
+    path: Path, names: list[str], read: Callable[[str], Rows], request: Request, listed: Callable[[], Sequence[str]]
+) -> Columns:
     """The arrays that are of use, by what they are. Raises DataError for one that is missing or holds no numbers."""
     held = {name: next((alias for alias in aliases if alias in names), None) for name, aliases in ALIASES.items()}
+    asked = [key for key in (*request.keys, request.actions_key) if key is not None]
+    every = listed() if asked else names
+    if tuple(every) == tuple(names):  # without groups, or with links, which reading refuses by name
+        every = [*names, *(key for key in asked if key.partition("/")[0] in names)]
+    if request.actions_key is not None:
+        held["actions"] = request.actions_key if request.actions_key in every else None
     arrays = {name: read(key) for name, key in held.items() if key is not None}
     keys = request.keys or ("observations",)
     if request.keys:
-        arrays |= {key: read(key) for key in keys if key.partition("/")[0] in names}
+        arrays |= {key: read(key) for key in keys if key in every}
         arrays |= {key: read(key) for key in _following(keys) if key in names}
     room = request.room.beside(sum(width(values.shape) * values.dtype.itemsize for values in arrays.values()))
     found = Columns(path, keys, arrays, room, [], {})
-    for name in (*keys, "actions"):
-        if name not in arrays:
-            also = ", ".join(ALIASES[name][1:]) if name in ALIASES else ""
-            fix = {
-                "observations": f"it may also be called {also}, or name what is the state: {path.name}?KEY,KEY",
-                "actions": f"it may also be called {also}: rename it, or save the file anew",
-            }.get(name, "names behind the question mark are of its arrays")
-            raise DataError(f"{path}: has no array {name!r} (it has {', '.join(names) or 'nothing'}); {fix}")
+    if missing := [name for name in (*keys, "actions") if name not in arrays]:
+        called = [request.actions_key or name if name == "actions" else name for name in missing]
+        lacks, has = " and no array ".join(map(repr, called)), ", ".join(listed()) or "nothing"
+        raise DataError(
+            f"{path}: has no array {lacks} (it has {has}); name what is the state and what the actions are, as in "
+            f"{request.place}?KEY,KEY&actions=KEY"
+        )
     if "success" in arrays and not _of_steps(arrays["success"], arrays["actions"]):
         found.notes.append(f"{held['success']} has not a number for each step: left out")
         del arrays["success"]
@@ -299,9 +319,21 @@ def _flat(values: np.ndarray) -> np.ndarray:
     return values.reshape(len(values), -1)
 
 
-def _table(path: Path, names: list[str], read: Callable[[str], Rows], request: Request, alone: bool = False) -> Table:
-    """The rows of a file with these arrays, and where its episodes end. `alone`: it is one episode where it marks no end."""
-    columns = _find(path, names, read, request)
+def _table(
+    path: Path,
+    names: list[str],
+    read: Callable[[str], Rows],
+    request: Request,
+    alone: bool = False,
+    listed: Callable[[], Sequence[str]] | None = None,
+) -> Table:
+    """The rows of a file with these arrays, and where its episodes end.
+
+    Args:
+        alone: it is one episode where it marks no end.
+        listed: the names that a message lists, where they are more than `names`.
+    """
+    columns = _find(path, names, read, request, listed or (lambda: names))
     _unstack(columns)
     _check_rows(columns, alone)
     arrays, notes, steps = columns.arrays, columns.notes, columns.steps
@@ -390,7 +422,7 @@ def _dataset(files: Sequence[Opens], request: Request) -> EpisodeDataset:
     return from_episodes(
         episodes(),
         request.source,
-        *request.bounds(),
+        *request.bounds(named=True),
         clip_actions=request.clip_actions,
         nearly=0.0 if request.place.startswith("d4rl:") else NEARLY,  # its environments all act in [-1, 1]
         notes=tuple(notes),

@@ -56,9 +56,23 @@ class Request:
             if name not in known:
                 raise DataError(f"{self.source}: has no option {name!r}; {' and '.join(sorted(known))} can be set here")
 
-    def bounds(self, low: np.ndarray | None = None, high: np.ndarray | None = None) -> ActionBounds:
-        """The bounds of actions: those that the source states, if any, unless the request says otherwise."""
+    @property
+    def actions_key(self) -> str | None:
+        """The array that is named as the actions, `?actions=KEY`, where a layout has arrays of any name."""
         asked = self.options.get("actions", "space")
+        return None if asked in ACTIONS else asked
+
+    def bounds(
+        self, low: np.ndarray | None = None, high: np.ndarray | None = None, named: bool = False
+    ) -> ActionBounds:
+        """The bounds of actions: those that the source states, if any, unless the request says otherwise.
+
+        Args:
+            named: `?actions=KEY` may name an array instead.
+        """
+        asked = self.options.get("actions", "space")
+        if named and self.actions_key is not None:
+            return None, None
         if asked not in ACTIONS:
             raise DataError(f"{self.source}: actions is {asked!r}; choose {' or '.join(ACTIONS)}")
         if asked == "unit":

@@ -14,6 +14,7 @@ from skillmeta.config import Bound, checked
 from skillmeta.data.continuity import jumps
 from skillmeta.data.episodes import RANGE_TOLERANCE, EpisodeDataset
 from skillmeta.data.sources import load_source
+from skillmeta.data.summary import spike_notes
 from skillmeta.data.windows import Mixture, Windows, WindowSource
 from skillmeta.errors import DataError
 from skillmeta.limits import MAP_ABOVE
@@ -177,7 +178,7 @@ class Logs:
         """How the logs were chosen from, what was assumed on the way in, and which steps look as if they were none."""
         found = []
         for log in self.logs:
-            notes = [*log.dataset.notes, *jumps(log.dataset).notes()]
+            notes = [*log.dataset.notes, *jumps(log.dataset).notes(), *spike_notes(log.dataset)]
             found += notes if len(self.logs) == 1 else [f"{log.dataset.source}: {note}" for note in notes]
         return [*self.chosen(), *found]
 

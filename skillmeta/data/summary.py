@@ -12,6 +12,8 @@ from skillmeta.data.episodes import EpisodeDataset
 from skillmeta.data.room import parts
 from skillmeta.errors import UserError
 
+SPIKE = 50.0  # standard deviations from the mean, beyond which a single action is taken for an error
+
 
 def summarize(dataset: EpisodeDataset, horizon: int) -> dict[str, Any]:
     """Episodes, steps, returns, ranges, and how many windows of `horizon` steps there are. Plain values, ready for JSON."""
@@ -35,9 +37,10 @@ def summarize(dataset: EpisodeDataset, horizon: int) -> dict[str, Any]:
         "action_low": dataset.action_low.tolist(),
         "action_high": dataset.action_high.tolist(),
         "constant_observations": np.flatnonzero(np.ptp(dataset.observation, axis=0) < 1e-6).tolist(),
+        "constant_actions": np.flatnonzero(np.ptp(dataset.action, axis=0) < 1e-6).tolist(),
         "observed": {part.key: part.size for part in dataset.observed},
         "jumps": found.count,
-        "notes": [*dataset.notes, *found.notes()],
+        "notes": [*dataset.notes, *found.notes(), *spike_notes(dataset)],
     }
     if dataset.source.startswith("d4rl:"):
         try:
@@ -47,6 +50,20 @@ def summarize(dataset: EpisodeDataset, horizon: int) -> dict[str, Any]:
         except UserError as error:
             summary["notes"].append(str(error))
     return summary
+
+
+def spike_notes(dataset: EpisodeDataset) -> list[str]:
+    """A sentence on each action that is once or seldom far from all its others: by its span the action is scaled, and the others
+    become nearly constant."""
+    said = []
+    for i, (least, mean, stddev, most) in enumerate(ranges(dataset.action)):
+        far = most if most - mean > mean - least else least
+        if abs(far - mean) > SPIKE * stddev > 0:
+            said.append(
+                f"action {i} reaches {far:.4g}, {abs(far - mean) / stddev:.0f} standard deviations from its mean {mean:.4g}: if "
+                "that is no real action, drop its episode, for actions are scaled by what they span"
+            )
+    return said
 
 
 def spread(values: np.ndarray) -> dict[str, float]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import gymnasium
+import numpy as np
 
 from skillmeta.config import is_builtin
 from skillmeta.envs.serial import SerialEnvs
@@ -83,7 +84,8 @@ def episode(env: gymnasium.Env, name: str, task: Any, seed: int, length: int) ->
     try:
         env.action_space.seed(seed)
         watch.begins(0, seed, watch.RESET)
-        _, info = env.reset(seed=seed, options={"task": task})
+        observation, info = env.reset(seed=seed, options={"task": task})
+        check_shape(observation, env, name)
         for taken in range(min(length or STEPS, STEPS)):
             reported = reported or reports(info)
             watch.begins(0, seed, taken)
@@ -92,6 +94,8 @@ def episode(env: gymnasium.Env, name: str, task: Any, seed: int, length: int) ->
                 return True, reported or reports(info)
             if time.monotonic() - began > SECONDS:
                 break
+    except UserError:
+        raise
     except (Exception, watch.Overdue):
         watch.ends()
         check_returned(list(layers(env))[-1], name, seed)
@@ -99,6 +103,13 @@ def episode(env: gymnasium.Env, name: str, task: Any, seed: int, length: int) ->
     finally:
         watch.ends()
     return False, reported
+
+
+def check_shape(observation: Any, env: gymnasium.Env, name: str) -> None:
+    """Raises UserError for an observation of another shape than its space."""
+    found, stated = np.shape(observation), env.observation_space.shape
+    if found != stated:
+        raise UserError(f"{name}: reset gives an observation of shape {found}, and its observation_space has {stated}")
 
 
 def reports(info: dict[str, Any]) -> bool:

@@ -32,7 +32,7 @@ ACTIVE_VARIANCE = 0.01  # a latent dimension whose posterior mean varies more th
 class Fit:
     """How the model fits windows that it was not trained on. Errors are of actions scaled to [-1, 1]."""
 
-    windows: int
+    windows: int  # different ones, at most
     error_by_action: list[float]  # [A] mean squared error, z the posterior's mean
     error_by_action_prior: list[float]  # [A] the same for z drawn from the prior
     action_variance: list[float]  # [A] what predicting the mean would cost
@@ -79,7 +79,7 @@ def held_out_fit(model: SkillModel, windows: WindowSource, samples: int = 4096, 
         return ((model.reconstruct(normalized, skill) - actions) ** 2).mean((0, 1)).tolist()
 
     return Fit(
-        windows=len(batch.action),
+        windows=min(samples, len(windows)),
         error_by_action=error(posterior.mean),
         error_by_action_prior=error(prior.rsample(torch.randn(noise.shape, generator=generator))),
         action_variance=actions.flatten(0, 1).var(0).tolist(),

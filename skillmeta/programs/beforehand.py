@@ -21,6 +21,8 @@ NO_SUCCESS = (
 )
 FAR = 1.0  # times the span of the logs, beyond which an observation is from elsewhere
 NEAR = 0.01  # of the span of the logs; what moves less has other units
+BEYOND = 1.2  # times an environment's largest action, that an action of the logs may be without a word
+SMALL = 0.02  # of an environment's largest actions; if all of the logs are smaller, they have other units
 NOTED = 1.05  # how many times env_steps a run may take without a word
 
 
@@ -139,6 +141,26 @@ def range_notes(skills: SkillModel, seen: np.ndarray) -> list[str]:
             f"In the first episodes no observation moved by {NEAR:.0%} of what it did in the logs of the skills: {why}."
         ]
     return []
+
+
+def action_notes(skills: SkillModel, bound: np.ndarray) -> list[str]:
+    """A sentence where the actions of the skills' logs are far larger or far smaller than what an environment takes, as `bound` [A]
+    says: they are not scaled, and what is beyond its bounds is cut off."""
+    if not np.isfinite(bound).all():
+        return []
+    low, high = skills.action_low.numpy(), skills.action_high.numpy()
+    largest = np.maximum(np.abs(low), np.abs(high))
+    worst = int((largest / bound).argmax())
+    if largest[worst] > BEYOND * bound[worst]:
+        differ = "skills do not scale their actions, so what is beyond is cut off"
+    elif (largest < SMALL * bound).all():
+        differ = f"no action of the skills reaches {SMALL:.0%} of what the environment takes"
+    else:
+        return []
+    return [
+        f"Action {worst} of the skills' logs goes from {low[worst]:.4g} to {high[worst]:.4g}, and the environment takes up to "
+        f"{bound[worst]:.4g}: {differ}. Give the environment an action space in the units of the logs."
+    ]
 
 
 def training_tasks(family: TaskFamily, config: TaskConfig, task: Task | None) -> frozenset[Task]:

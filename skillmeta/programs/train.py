@@ -25,11 +25,13 @@ from skillmeta.config import (
     read_yaml,
     to_plain,
 )
-from skillmeta.envs.make import EnvsFactory, make_envs
+from skillmeta.envs.make import EnvsFactory, TaskSeen, make_envs
 from skillmeta.envs.probe import examined
+from skillmeta.envs.skill_space import SkillEnvs
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.evaluation.adaptation import final_scores, held_out_scores
 from skillmeta.programs.beforehand import (
+    action_notes,
     check_memory,
     continued_notes,
     expected_notes,
@@ -165,7 +167,7 @@ class Opened:
     identity: Identity
     learner: Learner[Any]
     seeds: Seeds
-    of_tasks: list[str]  # notes on which tasks are evaluated
+    noted: list[str]  # of its tasks and actions, before it began
     started: Started | None  # None where the run is finished
 
     def finish(self, page: bool) -> dict[str, Any]:
@@ -190,7 +192,7 @@ class Opened:
         _, options = algorithm_of(config)
         longer = continued_notes(run.continued, options)
         seen = self.started.early.notes()
-        if notes := [*self.of_tasks, *longer, *seen, *result_notes(options, family, config.env_steps, result)]:
+        if notes := [*self.noted, *longer, *seen, *result_notes(options, family, config.env_steps, result)]:
             result["notes"] = notes
         save_actor(run.folder, learner.actor(), source.env_steps, self.identity)
         return run.finish(result, pages)
@@ -227,22 +229,23 @@ def opened(config: TrainConfig, folder: Path, command: str, quiet: bool) -> Iter
     skills = SkillModel.load(config.skills) if config.skills else None
     probe = make_envs(family, 1, skills, config.see_task)
     spec = spec_of(probe, family)
+    inner = probe.envs if isinstance(probe, TaskSeen) else probe
+    noted = action_notes(skills, inner.envs.spec.action_bound) if skills and isinstance(inner, SkillEnvs) else []
     check_memory(options, spec, config.env_steps)
     learner = make_learner(config, spec, skills, seeds, device)  # before the folder is taken: it refuses
     probe.close()
     identity = identity_of(config, spec)
-    of_tasks = []
     if task is None and config.evaluation.every is not None:
         validation = family.tasks(VALIDATION)[: config.evaluation.tasks]
-        of_tasks = trained_on(validation, training_tasks(family, config.task, None), VALIDATION)
+        noted += trained_on(validation, training_tasks(family, config.task, None), VALIDATION)
     with Run.open(folder, to_plain(config), command=command, identity=identity) as run:
         if run.result is not None:
-            yield Opened(config, family, task, run, identity, learner, seeds, of_tasks, None)
+            yield Opened(config, family, task, run, identity, learner, seeds, noted, None)
             return
         run.trackers = Trackers(config.trackers, folder, to_plain(config))
         if not quiet:
             longer = continued_notes(run.continued, options)
-            for note in [*of_tasks, *longer, *expected_notes(options, family, config.env_steps)]:
+            for note in [*noted, *longer, *expected_notes(options, family, config.env_steps)]:
                 print(f"note: {note}", file=sys.stderr)
         factory = EnvsFactory(config.task, config.skills, config.see_task)
         failures = Failures(config.environment, folder)
@@ -270,7 +273,7 @@ def opened(config: TrainConfig, folder: Path, command: str, quiet: bool) -> Iter
                 config.health,
             )
             started = Started(source, workers, early, training)
-            yield Opened(config, family, task, run, identity, learner, seeds, of_tasks, started)
+            yield Opened(config, family, task, run, identity, learner, seeds, noted, started)
 
 
 def identity_of(config: TrainConfig, spec: EnvSpec) -> Identity:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import fields
@@ -14,6 +15,7 @@ import pytest
 from pretrain.inspect import main as inspect
 from skillmeta.data import d4rl_table
 from skillmeta.data.episodes import single_episode
+from skillmeta.data.logs import Logs
 from skillmeta.data.minari_store import dataset_folder, exists, write_minari
 from skillmeta.data.sources import load_source
 from skillmeta.data.summary import summarize
@@ -225,11 +227,53 @@ def test_what_is_not_there_is_said(tmp_path, monkeypatch):
         load_source("minari:some/logs-v0")
     np.savez(tmp_path / "own.npz", joint_states=np.zeros((9, 2)), torques=np.zeros((9, 1)))
     with pytest.raises(
-        DataError, match=r"no array 'observations' \(it has joint_states, torques\); .*own.npz\?KEY,KEY"
+        DataError,
+        match=r"no array 'observations' and no array 'actions' \(it has joint_states, torques\); .*own.npz\?KEY,KEY&actions=KEY",
     ):
         load_source(str(tmp_path / "own.npz"))
-    with pytest.raises(DataError, match="no array 'actions' .*; it may also be called action: rename it"):
+    with pytest.raises(DataError, match="has no array 'actions' .*; name what is the state and what the actions are"):
         load_source(f"{tmp_path / 'own.npz'}?joint_states")
+    with pytest.raises(DataError, match=r"has no array 'torque' \(it has joint_states, torques\)"):
+        load_source(f"{tmp_path / 'own.npz'}?joint_states&actions=torque")
+
+
+def test_state_and_actions_may_have_any_names(tmp_path):
+    """In an NPZ, and in a folder of HDF5 files with groups, whose arrays a message lists."""
+    rng = np.random.default_rng(0)
+    state, command = rng.normal(size=(30, 3)).astype(np.float32), rng.uniform(-2, 2, (30, 2)).astype(np.float32)
+    np.savez(tmp_path / "own.npz", q=state, cmd=command, lengths=np.array([10, 20]))
+    (tmp_path / "own").mkdir()
+    for number, rows in enumerate((slice(0, 10), slice(10, 30))):
+        with h5py.File(tmp_path / "own" / f"run_{number}.h5", "w") as file:
+            file["arm/q"], file["arm/cmd"], file["stamp"] = state[rows], command[rows], np.arange(30)[rows]
+    one = load_source(f"{tmp_path / 'own.npz'}?q&actions=cmd")
+    other = load_source(f"{tmp_path / 'own'}?arm/q&actions=arm/cmd")
+    for logs in (one, other):
+        assert logs.lengths.tolist() == [10, 20]
+        np.testing.assert_array_equal(logs.action, command)
+        np.testing.assert_array_equal(logs.episode(1).observation[0, :-1], state[10:])
+        np.testing.assert_allclose(logs.action_high, np.abs(command).max(0), rtol=0.3)
+    for asked in ("?arm", "?arm/x&actions=arm/cmd", "?arm/q&actions=arm"):
+        with pytest.raises(
+            DataError, match=r"run_0.h5: has no array '.*' \(it has arm/cmd, arm/q, stamp\); .*own\?KEY"
+        ):
+            load_source(f"{tmp_path / 'own'}{asked}")
+
+
+def test_an_action_that_is_far_from_all_others_and_one_that_never_changes_are_said(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    actions = rng.uniform(-1, 1, (4000, 3)).astype(np.float32)
+    actions[:, 1], actions[1234, 2] = 0.5, 500.0
+    flags = np.arange(4000) % 40 == 39
+    np.savez(tmp_path / "log.npz", observations=rng.normal(size=(4000, 2)), actions=actions, timeouts=flags)
+    assert inspect([str(tmp_path / "log.npz"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["constant_actions"] == [1]
+    (note,) = [note for note in found["notes"] if note.startswith("action 2")]
+    assert note.startswith("action 2 reaches 500, 63 standard deviations from its mean")
+    actions[1234, 2] = 0.0
+    np.savez(tmp_path / "log.npz", observations=rng.normal(size=(4000, 2)), actions=actions, timeouts=flags)
+    assert not [note for note in Logs.load(str(tmp_path / "log.npz")).notes() if note.startswith("action 2")]
 
 
 # -- Minari ------------------------------------------------------------------------------------------------------------------

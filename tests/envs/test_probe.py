@@ -55,6 +55,10 @@ def finetune(folder: Path, name: str, algorithm: dict[str, Any] = SAC, **options
             "FourValues.step returns 4 values; Gymnasium wants step(action) -> (observation, reward, terminated",
         ),
         (
+            "Narrow",
+            "users/Narrow-v0: reset gives an observation of shape (1,), and its observation_space has (2,)",
+        ),
+        (
             "Endless",
             "has no time limit, and 1,000 steps of random actions did not end an episode; set task.options.max_ep",
         ),

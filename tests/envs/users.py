@@ -62,6 +62,14 @@ class FourValues(Point):
         return observation, reward, terminated or truncated, info
 
 
+class Narrow(Point):
+    """Its observations have a number less than its space says."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        observation, info = super().reset(seed=seed, options=options)
+        return observation[:-1], info
+
+
 class Reports(Point):
     """Says at the end of an episode whether it succeeded."""
 
@@ -149,6 +157,7 @@ KINDS = (
     NoOptions,
     OneValue,
     FourValues,
+    Narrow,
     Reports,
     Goal,
     Whole,

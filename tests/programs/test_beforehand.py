@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from skillmeta.errors import UserError
 from skillmeta.evaluation.records import side_by_side
-from skillmeta.programs.beforehand import expected_notes
+from skillmeta.programs.beforehand import action_notes, expected_notes
 from skillmeta.programs.train import train
 from skillmeta.programs.train_config import EvaluationConfig, TrainConfig, algorithm_of, train_config
 from skillmeta.reports.content import headline, of_runs
@@ -146,6 +148,46 @@ def test_observations_that_are_far_from_those_of_the_logs_are_said(low, high, sa
     }
     result = train(train_config(plain), tmp_path / "run", quiet=True)
     assert result is not None
+    assert not [note for note in result["notes"] if note.startswith("Action")] if said else "notes" not in result
     notes = [note for note in result.get("notes", []) if "in the logs of the skills" in note]
     assert [note.startswith(str(said)) for note in notes] == [True] * (said is not None)
     assert capsys.readouterr().err.count("in the logs of the skills") == (said is not None)
+
+
+@pytest.mark.parametrize(
+    ("scale", "said"),
+    [
+        (3.0, "Action 1 of the skills' logs goes from -6 to 3, and the environment takes up to 1: skills do not scale"),
+        (
+            0.005,
+            "Action 1 of the skills' logs goes from -0.01 to 0.005, and the environment takes up to 1: no action of",
+        ),
+        (0.5, None),
+    ],
+)
+def test_actions_of_the_logs_that_are_not_in_the_units_of_the_environment_are_said(scale, said, tmp_path):
+    save_skills(tmp_path)
+    model = SkillModel.load(tmp_path)
+    model.action_high.fill_(scale)
+    model.action_low.copy_(scale * torch.tensor([-1.0, -2.0]))
+    found = action_notes(model, np.ones(2, np.float32))
+    assert [note.startswith(str(said)) for note in found] == [True] * (said is not None)
+    assert not action_notes(model, np.array([np.inf, 1.0]))
+
+
+def test_such_actions_are_said_of_a_run(tmp_path):
+    save_skills(tmp_path / "skills")
+    model = SkillModel.load(tmp_path / "skills")
+    model.action_high.fill_(3.0)
+    model.save(tmp_path / "skills")
+    spirl = {**SAC, "policy_start": "prior", "regularizer": {"prior": "skill", "target_divergence": 1.0}}
+    plain = {
+        "task": {"family": "maze", "options": {"max_episode_steps": 40}},
+        "skills": str(tmp_path / "skills"),
+        "algorithm": spirl,
+        "env_steps": 40,
+        "evaluation": {"episodes": 1},
+    }
+    for sees in (False, True):
+        result = train(train_config({**plain, "see_task": sees}), tmp_path / f"run-{sees}", quiet=True)
+        assert result is not None and result["notes"][0].startswith("Action 0 of the skills' logs goes from -1 to 3")
