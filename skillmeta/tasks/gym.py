@@ -99,7 +99,8 @@ def make(config: Config, keywords: Mapping[str, float] | None = None, spec: EnvS
         kwargs = {**config.kwargs, **(keywords or {})}
         return gymnasium.make(spec or config.id, max_episode_steps=config.max_episode_steps, **kwargs)
     except Exception as error:  # a wrong id, a missing package, a wrong keyword: the user can fix all of them
-        raise ConfigError(f"task.options: gymnasium.make({config.id!r}) failed: {first_line(error)}") from None
+        drawn = "; to be filmed it has to take render_mode='rgb_array'" if "render_mode" in str(error) else ""
+        raise ConfigError(f"task.options: gymnasium.make({config.id!r}) failed: {first_line(error)}{drawn}") from None
 
 
 @dataclass(frozen=True)
