@@ -15,6 +15,7 @@ from skillmeta.config import list_configs
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.programs.evaluate import about_new_tasks
 from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
+from tests.envs import users
 
 
 def test_every_preset_is_listed_or_says_what_it_lacks(capsys, monkeypatch):
@@ -155,3 +156,13 @@ def test_a_run_is_filmed_in_its_own_task(tmp_path, capsys):
     with Image.open(tmp_path / "run" / "film.webp") as film:
         assert film.n_frames > 3
     assert main(["film", str(tmp_path)]) == 2 and "holds no run" in capsys.readouterr().err
+
+
+def test_an_environment_that_does_not_draw_itself_is_not_filmed(tmp_path, capsys):
+    users.register()
+    arguments = ["task={family: gym, options: {id: users/Point-v0}}", "algorithm.hidden=4", "env_steps=40"]
+    arguments += ["algorithm.random_decisions=39", "evaluation.episodes=1"]
+    assert main(["finetune", "downstream/maze_sac", *arguments, "--out", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    assert main(["film", str(tmp_path / "run")]) == 2
+    assert "to be filmed it has to take render_mode='rgb_array'" in capsys.readouterr().err
