@@ -44,18 +44,12 @@ from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Skills, Source, S
 ENCODERS = ("product", "mean", "attention")  # of sets (skillmeta/nn/encoders.py)
 
 
-def regularizer(initial_coefficient: float, target_divergence: float) -> RegularizerConfig:
-    return RegularizerConfig(
-        prior="skill",
-        controller="one_way",
-        initial_coefficient=initial_coefficient,
-        target_divergence=target_divergence,
-        td_divergence_clip=5.0,
-    )
+def small_regularizer() -> RegularizerConfig:
+    return RegularizerConfig("skill", "kl", "one_way", 3e-3, 0.5, td_divergence_clip=5.0)
 
 
 def large_regularizer() -> RegularizerConfig:
-    return regularizer(1e-3, 1.0)
+    return RegularizerConfig("skill", "kl", "two_way", 1e-3, 2.0, minimum_coefficient=1e-3, td_divergence_clip=5.0)
 
 
 def large_encoder() -> CoefficientConfig:
@@ -67,8 +61,8 @@ class TaskBatchConfig:
     """One kind of task batch: how much of each task its context shows, and its own coefficients."""
 
     tasks: PositiveInt = 10  # of an update
-    context_size: PositiveInt = 256  # decisions that e is inferred from
-    rewarded_share: Share = 0.5  # of them, at most, that are chosen for their reward; 0: all are drawn by chance
+    context_size: PositiveInt = 64  # decisions that e is inferred from
+    rewarded_share: Share = 0.05  # of them, at most, that are chosen for their reward; 0: all are drawn by chance
     regularizer: RegularizerConfig = field(default_factory=large_regularizer)  # KL(pi || skill prior)
     encoder: CoefficientConfig = field(default_factory=large_encoder)  # KL(q || N(0, I))
 
@@ -79,22 +73,22 @@ class TaskBatchConfig:
 
 def small_context() -> TaskBatchConfig:
     """Where little is known the policy stays nearer to the prior, and e nearer to N(0, I)."""
-    return TaskBatchConfig(2, 4, 0.0, regularizer(3e-3, 0.5), CoefficientConfig("one_way", 1e-5, 1.0))
+    return TaskBatchConfig(2, 4, 0.0, small_regularizer(), CoefficientConfig("one_way", 1e-5, 1.0))
 
 
 @checked
 class Config:
-    """Sizes for a laptop, coefficients of the paper's maze; configs/meta/simpl_maze_published.yaml has its sizes too."""
+    """Sizes for a laptop; configs/meta/simpl_maze_published.yaml has those of the paper's maze, and its coefficients."""
 
     training_tasks: PositiveInt = 40  # drawn once, with a replay and a context buffer each
     tasks_per_iteration: PositiveInt = 10  # that are visited
     first_episodes: PositiveInt = 10  # of every task, e ~ N(0, I), before the first update
     prior_episodes: PositiveInt = 1  # of a visit, e ~ N(0, I); they alone are what contexts are drawn from
     posterior_episodes: PositiveInt = 1  # of a visit, e ~ q(e | context), with a context for each
-    reuse: NonNegativeFloat = 128.0  # how often a visit's decision is learned from, on average: it gives the updates
+    reuse: NonNegativeFloat = 256.0  # how often a visit's decision is learned from, on average: it gives the updates
     small_context: TaskBatchConfig | None = field(default_factory=small_context)  # little is known; null: none such
     large_context: TaskBatchConfig = field(default_factory=TaskBatchConfig)  # much is known of these tasks
-    batch_size: PositiveInt = 256  # decisions of each task of an update
+    batch_size: PositiveInt = 64  # decisions of each task of an update
     encoder: Annotated[str, OneOf(ENCODERS)] = "product"  # what sums a context up, which is a set
     prior_factor: bool = True  # of encoder: product: N(0, I) is a factor too, and a decision may tell nothing
     latent_dim: PositiveInt = 5  # of e
@@ -102,7 +96,7 @@ class Config:
     adaptation: Literal["mean", "sample"] = "mean"  # e* is the posterior's mean, or a sample for each episode
     discount: Share = 0.99  # of a decision
     tau: Share = 0.005  # of the slow critics
-    learning_rate: PositiveFloat = 3e-4  # of all networks
+    learning_rate: PositiveFloat = 1e-3  # of all networks
     hidden: PositiveInt = 128  # units of a layer
     depth: PositiveInt = 3  # hidden layers
     bfloat16: bool = False  # matrix products in bfloat16, where the CPU or GPU has it; parameters stay float32
