@@ -216,7 +216,7 @@ def film(config: object, arguments: argparse.Namespace) -> int:
     save_webp(films[0].frames, arguments.video)
     print(
         f"{family.name}, {config.split} task {config.index}, {who}: {int(done.lengths[0])} steps, return {done.returns[0]:.3g}, "
-        f"{'success' if done.succeeded[0] else 'no success reported'}; written: {arguments.video}"
+        f"{'success' if done.succeeded[0] else 'no success'}; written: {arguments.video}"
     )
     acting.close()
     return 0

@@ -136,7 +136,7 @@ def write_npz(folder: Path, episodes: list[Episode]) -> None:
 def main() -> None:
     if len(sys.argv) != 2:
         raise SystemExit(__doc__)
-    folder = Path(sys.argv[1])
+    folder = Path(sys.argv[1]).resolve()
     if folder.exists():
         raise SystemExit(f"{folder} exists already; name a new folder")
     folder.mkdir(parents=True)

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from skillmeta.api import pretrain as pretrain
     from skillmeta.envs.skill_space import SkillEnv as SkillEnv
     from skillmeta.envs.skill_space import SkillVectorEnv as SkillVectorEnv
+    from skillmeta.errors import UserError as UserError
     from skillmeta.exporting import export as export
 
 _PLACES = {  # imported when they are asked for: `skillmeta --help` needs no torch
     "load": "agent",
     "export": "exporting",
+    "UserError": "errors",
     **dict.fromkeys(("pretrain", "finetune", "meta_train", "evaluate", "ablate"), "api"),
     **dict.fromkeys(("SkillEnv", "SkillVectorEnv"), "envs.skill_space"),
 }

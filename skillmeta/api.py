@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from omegaconf import DictConfig, OmegaConf
 
 from skillmeta.config import build, load, override, stack
@@ -113,6 +114,10 @@ def pretrain(
     """
     out = Path(out)
     if logs is not None:
+        if not isinstance(logs, Mapping):
+            raise UserError(
+                f"logs is a {type(logs).__name__}, and arrays by name are expected; of a file it is source=FILE"
+            )
         out.mkdir(parents=True, exist_ok=True)
         write_npz(out / "logs.npz", {name: np.asarray(values) for name, values in logs.items()})
         changes["source"] = str(out / "logs.npz")
@@ -178,12 +183,25 @@ def _task_of(env: str | gymnasium.Env | None) -> dict[str, Any]:
         spec = gymnasium.spec(env) if isinstance(env, str) else env.spec
     except gymnasium.error.Error as error:
         raise UserError(f"env is {env!r}: {first_line(error)}") from None
+    if not isinstance(env, str):
+        _check_layers(env)
     if spec is None:
         raise UserError(f"{env}: is not registered, so it cannot be made again; gymnasium.register it, and pass its id")
     options: dict[str, Any] = {"id": spec.id} | ({"kwargs": dict(spec.kwargs)} if spec.kwargs else {})
     if spec.max_episode_steps not in (None, gymnasium.spec(spec.id).max_episode_steps):
         options["max_episode_steps"] = spec.max_episode_steps
     return {"task": {"family": "gym", "options": options}}
+
+
+def _check_layers(env: gymnasium.Env) -> None:
+    """Raises UserError for wrappers beyond those of `gymnasium.make`: the environment is made again from what is registered."""
+    while isinstance(env, gymnasium.Wrapper):
+        if not isinstance(env, PassiveEnvChecker | OrderEnforcing | TimeLimit):
+            raise UserError(
+                f"env has the wrapper {type(env).__name__}, and is made again from what is registered, without it; register an "
+                "entry point that wraps it, and pass its id"
+            )
+        env = env.env
 
 
 def _call(name: str, config: Config, out: str | Path, changes: Mapping[str, Any]) -> str:
@@ -198,7 +216,24 @@ def _resolved(config: Config, changes: Mapping[str, Any]) -> DictConfig:
 
 
 def _changed(node: DictConfig, changes: Mapping[str, Any]) -> DictConfig:
-    return override(node, [f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in changes.items()])
+    return override(node, [f"{name.replace('__', '.')}={_json(value)}" for name, value in changes.items()])
+
+
+def _json(value: Any) -> str:
+    """A value of a key, as text: also a path, a result, which stands for its folder, and NumPy's numbers."""
+
+    def plain(other: Any) -> Any:
+        if isinstance(other, Result):
+            return str(other.folder)
+        if isinstance(other, Path):
+            return str(other)
+        if isinstance(other, np.generic | np.ndarray):
+            return other.tolist()
+        raise UserError(
+            f"a change of the config is a {type(other).__name__}; numbers, text, lists and mappings are expected"
+        )
+
+    return json.dumps(value, default=plain)
 
 
 def _finished(result: Any) -> Any:

@@ -214,3 +214,37 @@ def test_a_wrong_key_is_the_sentence_of_the_command(tmp_path):
     with pytest.raises(ConfigError, match="envsteps"):
         skillmeta.finetune({"algorithm": SAC}, tmp_path / "run", envsteps=3)
     assert torch is not None and not (tmp_path / "run").exists()
+
+
+def test_values_of_keys_may_be_paths_results_and_numbers_of_numpy(tmp_path):
+    save_logs(tmp_path / "log.npz")
+    small = {"model": {"horizon": 5, "hidden": 8}, "training": {"steps": 6, "batch_size": 8, "held_out_every": 3}}
+    skills = skillmeta.pretrain(small, tmp_path / "skills", source=tmp_path / "log.npz", training__seed=np.int64(1))
+    again = skillmeta.pretrain(small, tmp_path / "more", source=tmp_path / "log.npz", start=skills)
+    assert again.numbers["verdict"]
+    env = skillmeta.SkillEnv(PointOfLogs(), tmp_path / "skills")
+    assert env.reset(seed=0)[0].shape == (4,) and env.step(env.action_space.sample())[0].shape == (4,)
+    with pytest.raises(skillmeta.UserError, match="a change of the config is a Generator"):
+        skillmeta.pretrain(small, tmp_path / "none", source=np.random.default_rng())
+    with pytest.raises(skillmeta.UserError, match="logs is a str, and arrays by name are expected"):
+        skillmeta.pretrain(small, tmp_path / "none", logs=str(tmp_path / "log.npz"))
+
+
+def test_an_environment_with_a_wrapper_that_would_be_lost_is_refused(tmp_path):
+    env = gymnasium.wrappers.TransformReward(gymnasium.make("Pendulum-v1"), lambda reward: reward / 10)
+    with pytest.raises(skillmeta.UserError, match="env has the wrapper TransformReward, and is made again from what"):
+        skillmeta.finetune({"algorithm": SAC, "env_steps": 250}, tmp_path / "run", env=env)
+    assert not (tmp_path / "run").exists()
+
+
+class PointOfLogs(gymnasium.Env):
+    """An environment with the observations and actions of `save_logs`."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (4,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(4, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(4, np.float32), 0.0, False, False, {}

@@ -33,7 +33,7 @@ def episode(
     while alive.any():
         with torch.inference_mode():
             action, belief = actor.act(torch.from_numpy(observation), belief, generator, explore)
-        chosen = action.numpy()
+        chosen = checked(action, (envs.num, envs.spec.action_dim))
         try:
             step = envs.step(chosen, None if max_steps is None else max_steps - taken)
         except EnvironmentFailed:
@@ -52,6 +52,14 @@ def episode(
     check_finite(columns[0], "the policy's actions")
     check_finite(columns[1], "the rewards of a decision, summed up,")
     return Episodes(np.stack(frames, 1), *columns), belief
+
+
+def checked(action: torch.Tensor, shape: tuple[int, int]) -> np.ndarray:
+    """Actions as an array. Raises UserError for what is no tensor of this shape: an algorithm of the user's own returned it."""
+    if not isinstance(action, torch.Tensor) or action.shape != shape:
+        found = f"of shape {tuple(action.shape)}" if isinstance(action, torch.Tensor) else f"a {type(action).__name__}"
+        raise UserError(f"the actor's act returned actions {found}; a tensor of shape {shape} is expected")
+    return action.numpy()
 
 
 def check_finite(values: np.ndarray, what: str) -> None:

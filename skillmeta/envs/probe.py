@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -36,6 +36,15 @@ def examined(family: TaskFamily, config: TaskConfig, step_seconds: float = 0.0, 
     or episodes without an end; and what `TaskFamily.check` raises. An environment that fails otherwise is left to the run: see
     `skillmeta.collect.failures`.
     """
+    if not any(family.splits.values()):
+        raise ConfigError(
+            f'the family {family.name} has no tasks; give `splits` some, as in {{"train": (Task(), ...)}}'
+        )
+    for split, tasks in family.splits.items():
+        if not all(isinstance(task, Hashable) for task in tasks):
+            raise ConfigError(
+                f"the family {family.name}: tasks of split {split!r} are not hashable; make their class @dataclass(frozen=True)"
+            )
     if family.native is not None or (is_builtin("tasks", config.family) and family.name != "gym"):
         return family
     envs = SerialEnvs(family.make_env, unit_actions=False)

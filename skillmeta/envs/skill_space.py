@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -113,7 +114,10 @@ class SkillEnv(gym.Wrapper, gym.utils.RecordConstructorArgs):
             logs were encoded to.
     """
 
-    def __init__(self, env: gym.Env, skills: SkillModel | str, discount: float = 1.0, bound: float | None = None):
+    def __init__(
+        self, env: gym.Env, skills: SkillModel | str | Path, discount: float = 1.0, bound: float | None = None
+    ):
+        skills = str(skills) if isinstance(skills, Path) else skills
         gym.utils.RecordConstructorArgs.__init__(self, skills=skills, discount=discount, bound=bound)
         gym.Wrapper.__init__(self, env)
         self.skills = fitted(skills, env)
@@ -166,7 +170,9 @@ class SkillVectorEnv(VectorEnv):
     there (reward 0, `env_steps` 0), and returns its first observation. Arguments as for `SkillEnv`.
     """
 
-    def __init__(self, make_envs: Sequence[Callable[[], gym.Env]], skills: SkillModel | str, discount: float = 1.0):
+    def __init__(
+        self, make_envs: Sequence[Callable[[], gym.Env]], skills: SkillModel | str | Path, discount: float = 1.0
+    ):
         self.envs = [make() for make in make_envs]
         self.num_envs, self.discount = len(self.envs), discount
         first = self.envs[0]
@@ -245,7 +251,7 @@ def within(action: np.ndarray, space: gym.Space[Any]) -> np.ndarray:
     return np.asarray(np.clip(action, -1, 1))
 
 
-def fitted(skills: SkillModel | str, env: gym.Env) -> SkillModel:
+def fitted(skills: SkillModel | str | Path, env: gym.Env) -> SkillModel:
     """Skills in an environment of Gymnasium's. Raises UserError for spaces that they do not act in, or were not trained on."""
     space, actions = env.observation_space, env.action_space
     name = env.spec.id if env.spec else str(env)
@@ -253,7 +259,7 @@ def fitted(skills: SkillModel | str, env: gym.Env) -> SkillModel:
         raise UserError(f"{name}: observations are {space}; skills need a one-dimensional Box, or a Dict of them")
     if not (isinstance(actions, Box) and len(actions.shape) == 1):
         raise UserError(f"{name}: actions are {actions}; skills need a one-dimensional Box")
-    model = SkillModel.load(skills) if isinstance(skills, str) else skills
+    model = SkillModel.load(skills) if isinstance(skills, str | Path) else skills
     return model.fitted_to(EnvSpec(flatdim(space), np.abs(actions.high), observed=observed_parts(env)), name)
 
 

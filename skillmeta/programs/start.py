@@ -9,7 +9,7 @@ infers nothing.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Protocol
 
@@ -24,7 +24,7 @@ from skillmeta.nn.policies import ResidualPolicy
 from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
 from skillmeta.skills.priors import WithPrior
-from skillmeta.types import Actor, Episodes, Metrics, Parts, Source, Start, State, Step, TunableActor
+from skillmeta.types import Actor, Batch, Episodes, Metrics, Parts, Source, Start, State, Step, Task, TunableActor
 
 
 @checked
@@ -43,19 +43,14 @@ class StartConfig:
             raise ValueError("run is missing; name the --out of a finished run")
 
 
-class TunedActor(Actor[Any], TunableActor[Any], Protocol):
-    """What such a learner acts by, from which another may start."""
-
-
 class StartingLearner(Protocol):
     """What can be trained on from a start: SAC."""
 
     @property
     def updates(self) -> int: ...
     def start_from(self, start: Start, policy: bool = True) -> None: ...
-    def explorer(self) -> TunedActor: ...
-    def learn_from(self, episodes: Episodes) -> Metrics: ...
-    def actor(self) -> TunedActor: ...
+    def iterate(self, source: Source) -> Metrics: ...
+    def actor(self) -> Actor[Any]: ...
     def parts(self) -> Parts: ...
 
 
@@ -63,7 +58,7 @@ class StartingLearner(Protocol):
 class WithFeatures:
     """An actor that sees the same features appended to every observation."""
 
-    actor: TunedActor
+    actor: Actor[Any]
     features: Tensor  # [F]
     rollouts: int = 1
     exploration_episodes: int = 0
@@ -83,6 +78,7 @@ class WithFeatures:
 
     def start(self, belief: Any) -> Start:
         """Fine-tuning continues with the same features."""
+        assert isinstance(self.actor, TunableActor)
         return replace(self.actor.start(belief), features=self.features)
 
     def parts(self) -> Parts:
@@ -165,12 +161,10 @@ class StartedLearner:
         self.counts.iterations += 1
         if self.counts.iterations <= self.config.episodes:
             return self.get_to_know(source)
-        metrics: dict[str, float] = {}
-        for shown in self.known.shown:
-            metrics = dict(self.learner.learn_from(self.appended(shown)))
-        self.known.shown = []
-        explorer = WithFeatures(self.learner.explorer(), self.known.features)
-        return self.learner.learn_from(self.appended(source.episode(explorer))) or metrics
+        appended, metrics = Appended(source, self.known), dict[str, float]()
+        while self.known.shown:  # what the agent showed is learned from before anything new is collected
+            metrics = dict(self.learner.iterate(appended))
+        return self.learner.iterate(appended) or metrics
 
     def get_to_know(self, source: Source) -> Metrics:
         known = self.known
@@ -181,6 +175,53 @@ class StartedLearner:
         if self.config.keep:
             known.shown.append(episodes)
         return {}
+
+
+class Appended:
+    """A source whose episodes show the features of the task behind every observation, to what acts in them and to what learns from
+    them (`skillmeta.types.Source`). First come the episodes in which the agent got to know the task, as far as they are kept."""
+
+    def __init__(self, source: Source, known: Known):
+        self.source, self.known = source, known
+
+    @property
+    def spent(self) -> bool:
+        return self.source.spent
+
+    @property
+    def fraction(self) -> float:
+        return self.source.fraction
+
+    def cost(self) -> Mapping[str, int]:
+        return self.source.cost()
+
+    def scores(self) -> Metrics:
+        return self.source.scores()
+
+    def state(self) -> State:
+        return self.source.state()
+
+    def restore(self, state: State) -> None:
+        self.source.restore(state)
+
+    def draw_tasks(self, count: int) -> tuple[Task, ...]:
+        return self.source.draw_tasks(count)
+
+    def episode(self, actor: Actor[Any]) -> Episodes:
+        if self.known.shown:
+            return self.appended(self.known.shown.pop(0))
+        return self.appended(self.source.episode(WithFeatures(actor, self.known.features)))
+
+    def trials(self, actor: Actor[Any], tasks: int, episodes: int) -> Batch:
+        raise ConfigError(
+            "start is given, and the algorithm asks for trials; one that asks for single episodes can start from another"
+        )
+
+    def trials_in(self, actor: Actor[Any], tasks: Sequence[Task], episodes: int) -> Batch:
+        return self.trials(actor, len(tasks), episodes)
+
+    def shaped_reward(self, task: Task, episodes: Episodes) -> np.ndarray:
+        return self.source.shaped_reward(task, episodes)
 
     def appended(self, episodes: Episodes) -> Episodes:
         """The features behind every observation, [N, T + 1, O + F]."""

@@ -58,7 +58,7 @@ from skillmeta.seeds import Seeds
 from skillmeta.skills.priors import Marginal, WithPrior
 from skillmeta.skills.vae import SkillModel, model_folder
 from skillmeta.tasks.base import VALIDATION, Task, TaskFamily, chosen_task, make_family, task_id
-from skillmeta.trust import check_links, check_modules
+from skillmeta.trust import check_links, check_modules, named_modules
 from skillmeta.types import Actor, Envs, EnvSpec, Episodes, Learner, Metrics, Skills, State
 
 ACTOR = "actor"  # the folder of a finished run that holds what acts
@@ -93,10 +93,20 @@ def make_learner(
         learner: Learner[Any] = make(0)
         return learner
     check_alike(config, Path(config.start.run))
-    agent = load_trained(config.start.run, lambda *unused: SpecAlone(spec))
+    same = own_algorithm(config.start.run) == config.algorithm["name"]  # then the user named that module here
+    agent = load_trained(config.start.run, lambda *unused: SpecAlone(spec), trust=same)
     if fingerprint(config.skills) != fingerprint(agent.skills):
         raise ConfigError(f"start.run: {config.start.run}: acts by another skill model than skills: {config.skills}")
     return StartedLearner(config.start, agent.actor, make, seeds)
+
+
+def own_algorithm(run: str) -> str | None:
+    """The module that a run names as its algorithm, where it names nothing else that is not part of skillmeta."""
+    file = Path(run) / "config.yaml"
+    named = (
+        [name for _, name in named_modules({"algorithm": read_yaml(file).get("algorithm")})] if file.exists() else []
+    )
+    return named[0] if len(named) == 1 else None
 
 
 def check_alike(config: TrainConfig, run: Path) -> None:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from skillmeta.collect.episodes import episode
 from skillmeta.collect.failures import Failures
 from skillmeta.config import build, load
 from skillmeta.envs import serial
 from skillmeta.envs.make import make_envs
 from skillmeta.envs.probe import examined
-from skillmeta.errors import UserError
+from skillmeta.errors import ConfigError, UserError
+from skillmeta.evaluation.actors import RandomActor
 from skillmeta.programs import beforehand
 from skillmeta.programs.collect import CollectConfig, Shard, run_shard
 from skillmeta.programs.train import train
@@ -175,3 +179,34 @@ def test_collected_episodes_are_as_long_as_the_family_says():
     config = CollectConfig(family="tests.envs.corridor", collector="tests.faults.wanderer", expert={"steps": 12})
     done = run_shard(Shard(config, wanderer.Config(steps=12)), lambda steps: None, Failures())
     assert [recording.episode.reward.shape[-1] for recording in done] == [5, 5, 5]
+
+
+@dataclass
+class Unhashable:
+    number: int = 0
+
+
+def test_a_family_without_tasks_or_whose_tasks_cannot_be_looked_up_is_a_sentence():
+    bare = TaskFamily("bare", 1, "", 6, {"train": ()}, users.Endless)
+    with pytest.raises(ConfigError, match="the family bare has no tasks; give `splits` some"):
+        examined(bare, TaskConfig("bare"))
+    with pytest.raises(ConfigError, match="tasks of split 'train' are not hashable; make their class @dataclass"):
+        examined(replace(bare, splits={"train": (Unhashable(),)}), TaskConfig("bare"))
+
+
+@pytest.mark.parametrize(
+    ("action", "said"),
+    [
+        (torch.zeros(2, 1), "actions of shape (2, 1); a tensor of shape (2, 2) is expected"),
+        (torch.zeros(1, 2), "actions of shape (1, 2); a tensor of shape (2, 2) is expected"),
+        (np.zeros((2, 2)), "actions a ndarray; a tensor of shape (2, 2) is expected"),
+    ],
+)
+def test_actions_of_another_shape_are_a_sentence(action, said):
+    class Wrong(RandomActor):
+        def act(self, *unused: Any) -> Any:
+            return action, None
+
+    envs = make_envs(make_family(task("Point")), 2)
+    with pytest.raises(UserError, match=re.escape(said)):
+        episode(Wrong(envs.spec.action_bound), envs, None, [0, 1], torch.Generator())

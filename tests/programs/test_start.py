@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from skillmeta.reports.content import description
 from skillmeta.run.checkpoint import load_state
 from skillmeta.run.device import CPU
 from skillmeta.run.parts import restore_parts, state_of
+from skillmeta.run.run import read_metrics
 from skillmeta.seeds import Seeds
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import chosen_task, make_family, task_id
@@ -322,3 +324,36 @@ def test_what_does_not_go_together_is_refused_before_the_folder_is_taken(folder,
     with pytest.raises(ConfigError, match="run is missing"):
         build(TrainConfig, {"skills": "x", "start": {"episodes": 3}})
     assert not (tmp_path / "run").exists()
+
+
+DOUBLED = '''
+from dataclasses import replace
+
+from skillmeta.algorithms import sac
+from skillmeta.algorithms.sac import Config
+
+
+class Learner(sac.Learner):
+    """SAC that learns from rewards of 100 a decision, whatever it was given."""
+
+    def iterate(self, source):
+        episodes = source.episode(self.explorer())
+        return self.learn_from(replace(episodes, reward=0 * episodes.reward + 100))
+'''
+
+
+def test_a_learner_of_the_users_own_learns_as_it_says_and_may_start_from_its_own_run(folder, tmp_path, monkeypatch):
+    """Its `iterate` is what runs, on episodes that show what is known of the task."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "doubled.py").write_text(DOUBLED)
+    mine = config(folder, {"keep": True}, {"name": "doubled"})
+    result = train(mine, tmp_path / "run", quiet=True)
+    assert result is not None
+    assert read_metrics(tmp_path / "run")[-1]["critic/target"] > 20 and result["updates"] > 0
+    again = replace(mine, start=replace(mine.start, run=str(tmp_path / "run"), episodes=0))
+    assert train(again, tmp_path / "again", quiet=True)
+    stranger = replace(again, algorithm={**mine.algorithm, "name": "sac"})
+    with pytest.raises(ConfigError, match="doubled"):
+        train(stranger, tmp_path / "other", quiet=True)
+    sys.modules.pop("doubled", None)
