@@ -47,7 +47,12 @@ def curves_figure(
     y_label: str,
     limits: tuple[float, float] | None = None,
 ) -> Figure:
-    """The mean of each curve over training seeds and tasks with its 95 % interval; one seed has none."""
+    """The mean of each curve over training seeds and tasks with its 95 % interval; one seed has none.
+
+    More curves than there are colours get a panel each, with the first colour's mean in grey beside them.
+    """
+    if len(curves) > len(COLOURS):
+        return curve_panels(curves, colours, x_label, y_label, limits)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.2, 3.6), layout="constrained")
         axes = figure.subplots()
@@ -63,6 +68,38 @@ def curves_figure(
             axes.set_ylim(*limits)
         axes.xaxis.set_major_formatter(lambda value, _: short(value))
         axes.legend(frameon=False, loc="best")
+    return figure
+
+
+def curve_panels(
+    curves: Mapping[str, Curve],
+    colours: Mapping[str, str],
+    x_label: str,
+    y_label: str,
+    limits: tuple[float, float] | None,
+    columns: int = 4,
+) -> Figure:
+    """`curves_figure` as small panels of the same axes."""
+    rows = -(-len(curves) // columns)
+    compared = next(name for name in curves if colours[name] == COLOURS[0])
+    with matplotlib.rc_context({**STYLE, "font.size": 8}):
+        figure = Figure(figsize=(8.4, 0.4 + 1.5 * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        for axes, (name, curve) in zip(grid.flat, curves.items(), strict=False):
+            middle, low, high = curve.means()
+            axes.fill_between(curve.x, low, high, color=colours[name], alpha=0.18, linewidth=0)
+            if name != compared:
+                axes.plot(curves[compared].x, curves[compared].means()[0], color="#999999", linewidth=1.2)
+            axes.plot(curve.x, middle, color=colours[name], linewidth=1.8)
+            axes.set_title(name, fontsize=8)
+            axes.set_xlim(left=0)
+            if limits:
+                axes.set_ylim(*limits)
+            axes.xaxis.set_major_formatter(lambda value, _: short(value))
+        for axes in grid.flat[len(curves) :]:
+            axes.set_visible(False)
+        figure.supxlabel(f"{x_label}; grey: {compared}", fontsize=8)
+        figure.supylabel(y_label, fontsize=8)
     return figure
 
 

@@ -166,6 +166,18 @@ def test_figures_of_one_point_and_one_seed_are_drawn(drawn):
     assert [line.get_marker() for line in lines] == ["o"]  # a line of one point is not seen
 
 
+def test_more_curves_than_colours_get_a_panel_each_with_the_reference_beside(drawn):
+    curve = Curve(np.array([5, 10]), np.random.default_rng(0).random((2, 1, 2)))
+    names = ["a", "b", "the reference", *"cdefgh"]
+    made = plots.curves_figure(
+        {n: curve for n in names}, plots.palette(names, "the reference"), "steps", "success", (0, 1)
+    )
+    assert [axes.get_title() for axes in made.axes[:9]] == names
+    assert [len(axes.lines) for axes in made.axes[:9]] == [2, 2, 1, *[2] * 6]
+    assert [axes.get_visible() for axes in made.axes] == [True] * 9 + [False] * 3
+    assert "grey: the reference" in plots.to_svg(made, "f")
+
+
 def test_a_page_can_be_written_while_the_reference_has_no_complete_seed(ablation):
     """The reference is often the last method of a seed when Ctrl-C comes."""
     for result in ablation.glob("methods/spirl/*/*/result.json"):
