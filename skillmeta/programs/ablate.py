@@ -8,6 +8,7 @@ these are evaluated on test tasks. Then the page is written. `skillmeta demo` an
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import field, fields, replace
@@ -267,6 +268,9 @@ def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str, w
         tested = run_jobs([test], run_one, workers, f"evaluation on {config.test.split} tasks")
         outcome.failed |= tested.failed
         outcome.stopped |= tested.stopped
+    if test is not None and outcome.failed and len(outcome.done) < len(jobs):
+        left = f"{len(jobs) - len(outcome.done)} of {len(jobs)} runs have no result"
+        print(f"note: no evaluation on {config.test.split} tasks: {left}; the same command tries them again", file=sys.stderr)
     print(f"4/4  report ({time.monotonic() - started:.0f} s so far)", flush=True)
     if outcome.done:
         try:

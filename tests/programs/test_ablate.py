@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,6 +171,18 @@ def test_methods_on_a_split_are_trained_once_a_seed_and_others_on_every_task(tmp
     assert list(evaluated.agents) == ["meta", "sees"] and evaluated.task.split == "test" and evaluated.episodes == 1
     assert evaluated.agents["meta"] == [str(tmp_path / "methods" / "meta" / f"seed-{seed}") for seed in (0, 1)]
     assert program.test_job(config(), make_jobs(config(), tmp_path, ""), tmp_path, "") is None
+
+
+def test_that_a_failed_run_keeps_the_test_evaluation_waiting_is_said(tmp_path, monkeypatch, capsys):
+    def all_but_one(jobs: Sequence[Job], *rest: Any) -> Outcome:
+        done = run_here([job for job in jobs if job.name != "sees seed 1"], *rest)
+        return replace(done, failed={"sees seed 1": "the world is flat"})
+
+    monkeypatch.setattr("skillmeta.programs.ablate.run_jobs", all_but_one)
+    ablate(mixed(), tmp_path, "skillmeta ablate mixed")
+    said = capsys.readouterr().err
+    assert "no evaluation on test tasks: 1 of 6 runs have no result; the same command tries them again" in said
+    assert not (tmp_path / "evaluation").exists()
 
 
 def test_methods_on_a_split_are_evaluated_on_test_tasks(both_kinds):
