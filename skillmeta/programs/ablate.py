@@ -270,7 +270,10 @@ def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str, w
         outcome.stopped |= tested.stopped
     if test is not None and outcome.failed and len(outcome.done) < len(jobs):
         left = f"{len(jobs) - len(outcome.done)} of {len(jobs)} runs have no result"
-        print(f"note: no evaluation on {config.test.split} tasks: {left}; the same command tries them again", file=sys.stderr)
+        print(
+            f"note: no evaluation on {config.test.split} tasks: {left}; the same command tries them again",
+            file=sys.stderr,
+        )
     print(f"4/4  report ({time.monotonic() - started:.0f} s so far)", flush=True)
     if outcome.done:
         try:

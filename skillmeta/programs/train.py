@@ -93,20 +93,11 @@ def make_learner(
         learner: Learner[Any] = make(0)
         return learner
     check_alike(config, Path(config.start.run))
-    same = own_algorithm(config.start.run) == config.algorithm["name"]  # then the user named that module here
-    agent = load_trained(config.start.run, lambda *unused: SpecAlone(spec), trust=same)
+    own = config.algorithm["name"]  # which the user has named, so that a run may name it too
+    agent = load_trained(config.start.run, lambda *unused: SpecAlone(spec), own=own)
     if fingerprint(config.skills) != fingerprint(agent.skills):
         raise ConfigError(f"start.run: {config.start.run}: acts by another skill model than skills: {config.skills}")
     return StartedLearner(config.start, agent.actor, make, seeds)
-
-
-def own_algorithm(run: str) -> str | None:
-    """The module that a run names as its algorithm, where it names nothing else that is not part of skillmeta."""
-    file = Path(run) / "config.yaml"
-    named = (
-        [name for _, name in named_modules({"algorithm": read_yaml(file).get("algorithm")})] if file.exists() else []
-    )
-    return named[0] if len(named) == 1 else None
 
 
 def check_alike(config: TrainConfig, run: Path) -> None:
@@ -444,13 +435,14 @@ class SpecAlone:
 
 
 def load_trained(
-    folder: str | Path, make: Callable[[SkillModel | None, bool], HasSpec], trust: bool = False
+    folder: str | Path, make: Callable[[SkillModel | None, bool], HasSpec], trust: bool = False, own: str = ""
 ) -> Trained:
     """The actor of a finished run of `train`.
 
     Args:
         make: the environments that it shall act in, given its skills and whether it sees the task.
         trust: import the module that the run's config names as its algorithm, where that is not part of skillmeta.
+        own: such a module that the user has named elsewhere.
 
     Raises UserError for a folder that holds no finished run, one whose actor does not fit the environments, one whose skill model
     has changed since, or one that names a module of its own without `trust`.
@@ -468,7 +460,9 @@ def load_trained(
     check_links(folder, trust)
     verify(folder)
     node = read_yaml(folder / "config.yaml", limited=not trust)
-    check_modules({"algorithm": node.get("algorithm")}, folder / "config.yaml", trust)
+    named = {"algorithm": node.get("algorithm")}
+    if [name for _, name in named_modules(named)] != [own]:
+        check_modules(named, folder / "config.yaml", trust)
     state, meta = load_state(folder / ACTOR)
     check_run_format(folder / ACTOR, meta)
     config = config_of_run(folder, node)
