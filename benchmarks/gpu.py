@@ -2,17 +2,21 @@
 
 Under eight minutes, from the root of a checkout. With `--device cpu` the CPU is compared with itself.
 
-1. Equality. Each learner of the contract tests collects and learns on the CPU, is saved, and continues from there on both devices:
-   the same episodes, batches and noise. Stated is the largest difference of a parameter, a moment of an optimiser or a metric;
-   above the tolerance the exit status is 1. And a second time on the device: whether it repeats itself to the bit.
-2. Learning. Milliseconds of an update at the sizes of the presets, without the collection of what is learned from.
+1. Learning. Milliseconds of an update at the sizes of the presets, without the collection of what is learned from: on the CPU, on
+   the device as it runs there (with CUDA graphs), and there without graphs. And the share of the latter in which a kernel runs.
+2. Seeds. Updates a second of SAC in skill space for 1, 8 and 64 seeds: alone in a plain loop, and stacked with CUDA graphs.
 3. Acting. Milliseconds of one action for 1, 32 and 256 environments, observations from NumPy and actions back to it.
-4. Where there are kernels: the share of an update in which one runs. The rest is what a CUDA graph or torch.compile could save.
+4. Equality. Each learner of the contract tests collects and learns on the CPU, is saved, and continues from there on both devices:
+   the same episodes, batches and noise. Stated is the largest difference of a parameter, a moment of an optimiser or a metric;
+   above the tolerance the exit status is 1. And twice more on the device, with graphs and without: whether each repeats the first
+   to the bit.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import json
 import os
 import statistics
@@ -20,23 +24,29 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest import mock
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import torch
 
+from skillmeta.algorithms import sac
 from skillmeta.data.windows import WindowBatch
-from skillmeta.nn.optimizers import adam
+from skillmeta.nn import cuda_graph
+from skillmeta.nn.stack import Stack
+from skillmeta.objectives.regularizer import RegularizerConfig
 from skillmeta.run.checkpoint import load_state, save_state, state_hash
-from skillmeta.run.device import CPU, device_of, normal, placed
+from skillmeta.run.device import CPU, device_of, move, placed
 from skillmeta.run.parts import restore_parts, state_of
 from skillmeta.run.run import environment
-from skillmeta.skills.training import skill_losses
+from skillmeta.seeds import Seeds
+from skillmeta.skills.training import SkillTrainer, TrainingConfig
 from skillmeta.skills.vae import SkillModel, SkillModelConfig
+from skillmeta.types import EnvSpec
 from tests.contracts.test_learners import CASES, Trained, made, made_of
 from tests.goldens.cases import MAZE, PENDULUM, POINT, SKILL_PRIOR
 
@@ -62,6 +72,22 @@ SIZES: dict[str, tuple[str, dict[str, Any]]] = {  # presets, with a few updates
 }  # fmt: skip
 
 
+ROWS = 10_000  # of a replay
+SECONDS = 3  # of a measurement, at most
+
+
+class Shape(NamedTuple):
+    """Sizes of SAC in skill space."""
+
+    observed: int
+    units: int
+    depth: int
+    batch: int
+
+
+SHAPES = {"maze, 2 x 128, batch 128": Shape(4, 128, 2, 128), "kitchen, 3 x 256, batch 256": Shape(60, 256, 3, 256)}
+
+
 # -- equality ----------------------------------------------------------------------------------------------------------------
 def difference(found: Any, wanted: Any) -> float:
     """The largest difference of two states or metrics, in parts of the tolerance: at most 1 where they agree."""
@@ -81,18 +107,28 @@ def compared(kind: str, name: str, device: torch.device, folder: Path) -> dict[s
     begun.learner.iterate(begun.source)
     save_state(folder / "state", state_of(begun.learner.parts()))
     ends = []
-    for where in (CPU, device, device):
-        one = made(kind, name, folder, where)
-        restore_parts(one.learner.parts(), load_state(folder / "state")[0])
-        one.source.restore(begun.source.state())
-        metrics = one.learner.iterate(one.source)
-        ends.append((metrics, one.learner.parts()))
-    (wanted, here), (found, there), (again, second) = ends
+    for where, graphs in ((CPU, True), (device, True), (device, True), (device, False)):
+        with contextlib.nullcontext() if graphs else eager():
+            one = made(kind, name, folder, where)
+            restore_parts(one.learner.parts(), load_state(folder / "state")[0])
+            one.source.restore(begun.source.state())
+            metrics = one.learner.iterate(one.source)
+            ends.append((metrics, state_of(one.learner.parts())))
+    (wanted, here), (found, there), *others = ends
+    repeats, graph = (found == again and state_hash(there) == state_hash(state) for again, state in others)
     return {
         "learner": name,
-        "difference": max(difference(found, wanted), difference(state_of(there), state_of(here))),
-        "repeats": found == again and state_hash(state_of(there)) == state_hash(state_of(second)),
+        "difference": max(difference(found, wanted), difference(there, here)),
+        "repeats": repeats,
+        "graph_is_eager": graph,
     }
+
+
+@contextlib.contextmanager
+def eager() -> Iterator[None]:
+    """Updates in here are not recorded as CUDA graphs."""
+    with mock.patch.object(cuda_graph, "WARM_UP", sys.maxsize):
+        yield
 
 
 # -- speed -------------------------------------------------------------------------------------------------------------------
@@ -141,23 +177,61 @@ def learning(name: str, device: torch.device, folder: Path, repeats: int) -> flo
     )
 
 
+class Fixed:
+    """A source of skill training that gives the same windows at every update."""
+
+    spent = False
+
+    def __init__(self, windows: WindowBatch):
+        self.windows = windows
+
+    def sample(self, generator: torch.Generator, rows: slice) -> WindowBatch:
+        return self.windows
+
+
 def skills(batch: int, device: torch.device, repeats: int) -> float:
     """Milliseconds of an update of the skill model at the kitchen's sizes, windows from the CPU."""
-    generator, ones = torch.Generator().manual_seed(0), torch.ones(9)
-    model = SkillModel(SkillModelConfig(), 60, 9, -ones, ones, generator).to(device)
-    optimizer, g = adam(model.parameters(), 1e-3), np.random.default_rng(0)
+    ones, g = torch.ones(9), np.random.default_rng(0)
+    model = SkillModel(SkillModelConfig(), 60, 9, -ones, ones, torch.Generator().manual_seed(0)).to(device)
     none = torch.zeros(batch, 10)
     observed, done = (torch.from_numpy(g.normal(size=s).astype(np.float32)) for s in ((batch, 11, 60), (batch, 10, 9)))
     windows = WindowBatch(observed, done.clamp(-1, 1), none, none.bool(), none.bool())
+    config = TrainingConfig(batch_size=batch, held_out_every=10**6)
+    trainer = SkillTrainer(model, config, (windows, torch.zeros(batch, model.dim)), Seeds(0))
+    source: Any = Fixed(windows)
+    return timed(lambda: trainer.iterate(source), device, 10 * repeats)
 
-    def update() -> None:
-        noise = normal(model.action_low, generator, batch, model.dim)
-        losses = skill_losses(model, placed(windows, device), noise)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(losses.total(4.5e-3))
-        optimizer.step()
 
-    return timed(update, device, repeats)
+def learner(seed: int, prior: SkillModel, device: torch.device, shape: Shape) -> sac.Learner:
+    """SPiRL with a replay that is full."""
+    guided = RegularizerConfig(prior="skill", target_divergence=1.0)
+    config = sac.Config(
+        guided, "prior", shape.units, shape.depth, shape.depth, batch_size=shape.batch, replay_capacity=ROWS
+    )
+    made = sac.Learner(config, EnvSpec(shape.observed, np.ones(prior.dim, np.float32)), prior, Seeds(seed))
+    columns = made.replay.columns
+    for values in (columns.observation, columns.action, columns.reward, columns.next_observation):
+        values.uniform_(-1, 1, generator=torch.Generator().manual_seed(seed))
+    made.replay.added = ROWS
+    move(made.parts(), device)
+    return made
+
+
+def stacked(count: int, shape: Shape, device: torch.device, repeats: int) -> float:
+    """Milliseconds of an update of each of so many seeds; 0: of one seed alone."""
+    ones, config = torch.ones(2), SkillModelConfig()
+    prior = SkillModel(config, shape.observed, 2, -ones, ones, torch.Generator().manual_seed(0)).to(device)
+    learners = [learner(seed, prior.requires_grad_(False), device, shape) for seed in range(max(1, count))]
+    stack = Stack(learners) if count else None
+    updates = 10
+
+    def learn() -> None:
+        if stack is None:
+            learners[0].learn(updates)
+        else:
+            stack.learn([updates] * count)
+
+    return timed(learn, device, 2 * repeats) / updates
 
 
 def acting(count: int, device: torch.device, folder: Path, repeats: int) -> float:
@@ -175,11 +249,12 @@ def acting(count: int, device: torch.device, folder: Path, repeats: int) -> floa
         return timed(act, device, 100 * repeats)
 
 
-def timed(function: Callable[[], None], device: torch.device, rounds: int) -> float:
-    for _ in range(3):
+def timed(function: Callable[[], object], device: torch.device, rounds: int) -> float:
+    """Milliseconds of a call, the median over rounds: all, or what fits into some seconds."""
+    for _ in range(5):  # the first ones may compile, or be recorded
         function()
-    seen = []
-    for _ in range(rounds):
+    seen: list[float] = []
+    while len(seen) < rounds and sum(seen) < 1000 * SECONDS:
         start = finished(device)
         function()
         seen.append(1000 * (finished(device) - start))
@@ -206,43 +281,72 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    warnings.filterwarnings("always", message="updates run without")
     device, only = device_of(options.device), tuple(options.only or [""])
     named = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     where = environment(" ".join(["python", "-m", "benchmarks.gpu", *sys.argv[1:]]))
     print(f"{named}; {where['machine']['cpu']}, one thread, torch {torch.__version__}", flush=True)
     equal: list[dict[str, Any]] = []
     times: list[dict[str, Any]] = []
+    seeds: list[dict[str, Any]] = []
 
-    def both(what: str, measure: Callable[[torch.device], float]) -> None:
+    def each(what: str, measure: Callable[[torch.device], float], graphs: bool = True) -> dict[str, Any]:
         row = {"what": what, "cpu": measure(CPU), "device": measure(device)}
+        line = f"{what:<34} cpu {row['cpu']:9.3f} ms   {device} {row['device']:9.3f} ms"
+        if graphs and device.type == "cuda":
+            with eager():
+                row["eager"] = measure(device)
+            line += f"   without graphs {row['eager']:9.3f} ms"
         times.append(row)
-        print(f"{what:<34} cpu {row['cpu']:9.3f} ms   {device} {row['device']:9.3f} ms", flush=True)
+        print(line, flush=True)
+        return row
+
+    def wanted(name: str) -> bool:
+        return name.startswith(only)
 
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        for kind, name in CASES:
-            if name.startswith(only):
-                equal.append(compared(kind, name, device, folder))
+        for name in filter(wanted, SIZES):
+            row = each(f"update of {name}", functools.partial(learning, name, folder=folder, repeats=options.repeats))
+            if device.type == "cuda" and "compiled" not in name:
+                with eager():
+                    row["busy"] = busy(name, device, folder)
+                print(f"{'':<34} without graphs a kernel runs in {row['busy']:.0%} of it", flush=True)
+        for batch in (128, 1024, 8192):
+            if wanted("skills"):
+                each(f"update of skills, batch {batch}", functools.partial(skills, batch, repeats=options.repeats))
+        for size, shape in SHAPES.items() if wanted("seeds") else ():
+            with eager():
+                alone = stacked(0, shape, device, options.repeats)
+            for count in (0, 1, 8, 64):
+                spent = stacked(count, shape, device, options.repeats)
+                seeds.append(
+                    {"size": size, "seeds": max(1, count), "stack": count > 0, "ms": spent, "plain_loop_ms": alone}
+                )
+                how = f"{count} stacked" if count else "1 alone"
+                rate = 1000 * max(1, count) / spent
                 print(
-                    "{learner:<34} {difference:9.4f} of the tolerance, repeats itself: {repeats}".format(**equal[-1]),
+                    f"seeds, {size:<27} {how:>10} {spent:8.3f} ms, {rate:8.0f} updates a second, {rate * alone / 1000:6.1f} times "
+                    "a plain loop",
                     flush=True,
                 )
-        for name in SIZES:
-            if name.startswith(only):
-                both(f"update of {name}", lambda at, name=name: learning(name, at, folder, options.repeats))  # type: ignore[misc]
-                if device.type == "cuda" and "compiled" not in name:
-                    times[-1]["busy"] = busy(name, device, folder)
-                    print(f"{'':<34} a kernel runs in {times[-1]['busy']:.0%} of it", flush=True)
-        for batch in (128, 1024, 8192):
-            if "skills".startswith(only):
-                both(f"update of skills, batch {batch}", lambda at, batch=batch: skills(batch, at, options.repeats))  # type: ignore[misc]
         for count in (1, 32, 256):
-            if "acting".startswith(only):
-                both(f"acting, {count}", lambda at, count=count: acting(count, at, folder, options.repeats))  # type: ignore[misc]
+            if wanted("acting"):
+                act = functools.partial(acting, count, folder=folder, repeats=options.repeats)
+                each(f"acting, {count}", act, graphs=False)
+        for kind, name in CASES:
+            if wanted(name):
+                equal.append(compared(kind, name, device, folder))
+                print(
+                    "{learner:<24} {difference:9.4f} of the tolerance, repeats itself: {repeats}, graph as without: "
+                    "{graph_is_eager}".format(**equal[-1]),
+                    flush=True,
+                )
     wrong = [row["learner"] for row in equal if not row["difference"] <= 1]
     print(f"not equal: {', '.join(wrong)}" if wrong else f"{len(equal)} learners equal within the tolerance")
     if options.json:
-        Path(options.json).write_text(json.dumps({**where, "device": named, "equal": equal, "times": times}, indent=1))
+        found = {**where, "device": named, "equal": equal, "times": times, "seeds": seeds}
+        Path(options.json).write_text(json.dumps(found, indent=1))
     return int(bool(wrong))
 
 

@@ -37,6 +37,7 @@ from skillmeta.config import NonNegativeFloat, NonNegativeInt, OneOf, PositiveFl
 from skillmeta.data.contexts import ContextBuffer
 from skillmeta.data.replay import Replay, Transitions, stack
 from skillmeta.errors import ConfigError
+from skillmeta.nn.cuda_graph import Graphed
 from skillmeta.nn.distributions import Gaussian, Mixture, TanhGaussian, standard_gaussian
 from skillmeta.nn.encoders import ENCODERS, Evidence, ProductEncoder, SummaryEncoder, infer, make_encoder
 from skillmeta.nn.encoders import Belief as ContextBelief
@@ -45,7 +46,6 @@ from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
 from skillmeta.nn.policies import PolicyNetwork, ResidualPolicy, SquashedPolicy, choose_action, continuous_only
 from skillmeta.objectives.regularizer import Regularizer, RegularizerConfig, described
 from skillmeta.objectives.soft_q import actor_loss, min_q, soft_value, td_error, td_target
-from skillmeta.run.device import normal
 from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
 from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Prior, Skills, Source, Start, Step, Task
@@ -304,6 +304,7 @@ class Learner:
             for _ in range(config.training_tasks)
         ]
         self.last_visit = torch.zeros(config.training_tasks, dtype=torch.int64)  # the iteration that it was in
+        self.step = Graphed(self.learn)
         self.generator = seeds.stream("updates").torch()
         self.counts = Counts()
 
@@ -352,7 +353,8 @@ class Learner:
         metrics = METRICS if self.teacher is None else (*METRICS, "belief/nll")
         sums = self.bound.new_zeros(len(metrics))
         for _ in range(config.updates):
-            sums += self.learn(self.draw())
+            sums += self.step(self.draw(), self.bound.device)
+        counts.updates += config.updates
         means = (sums / max(1, config.updates)).tolist()
         return {
             **dict(zip(metrics, means, strict=True)),
@@ -394,8 +396,8 @@ class Learner:
         batch = self.sampled(chosen, config.batch_size)
         context, valid = self.contexts_of(chosen)
         privileged = None if config.teacher is None else self.privileged(chosen, config.teacher.size)
-        latent_noise = normal(batch.action, self.generator, len(chosen), config.latent_dim)
-        noise = normal(batch.action, self.generator, 2, *batch.action.flatten(0, 1).shape)
+        latent_noise = torch.randn(len(chosen), config.latent_dim, generator=self.generator)
+        noise = torch.randn(2, *batch.action.flatten(0, 1).shape, generator=self.generator)
         return Drawn(batch, context, valid, privileged, latent_noise, noise)
 
     def learn(self, drawn: Drawn) -> Tensor:
@@ -448,7 +450,6 @@ class Learner:
 
         regularizer.update_coefficient(divergence.detach())
         polyak_update(self.targets, self.values or self.critics, config.tau)
-        self.counts.updates += 1
         return torch.stack([critic_loss, policy_loss, kl, divergence.mean(), *distilled]).detach()
 
     def contexts_of(self, chosen: list[int]) -> tuple[Tensor, Tensor]:
@@ -467,11 +468,11 @@ class Learner:
 
     def sampled(self, chosen: list[int], size: int) -> Transitions:
         """Transitions of each task, [M, size, ...]."""
-        return stack([self.replays[i].sample(size, self.generator) for i in chosen]).to(self.bound.device)
+        return stack([self.replays[i].sample(size, self.generator) for i in chosen])
 
     def privileged(self, chosen: list[int], size: int) -> Tensor:
         """What a teacher is shown of each task, [M, P, D]: any transitions, with the rewards that critics learn from."""
-        shown = self.sampled(chosen, size)
+        shown = self.sampled(chosen, size).to(self.bound.device)
         return self.acting.context(shown.observation, shown.action, shown.reward, shown.next_observation)
 
 

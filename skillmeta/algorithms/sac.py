@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from skillmeta.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share, checked
 from skillmeta.data.replay import Replay, Transitions
 from skillmeta.errors import ConfigError
+from skillmeta.nn.cuda_graph import Graphed
 from skillmeta.nn.distributions import columns_of, of_columns
 from skillmeta.nn.networks import Critics, Normalizer, promoted
 from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
@@ -40,7 +41,6 @@ from skillmeta.nn.policies import (
 )
 from skillmeta.objectives.regularizer import Regularizer, RegularizerConfig, described
 from skillmeta.objectives.soft_q import actor_loss, min_q, soft_value, td_error, td_target
-from skillmeta.run.device import normal
 from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
 from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Prior, Skills, Source, Start, Step
@@ -145,6 +145,13 @@ class UniformActor(Actor):
         return bound * (2 * torch.rand(len(observation), len(bound), generator=generator) - 1), None
 
 
+class Drawn(NamedTuple):
+    """What an update draws."""
+
+    batch: Transitions  # [B, ...]
+    noise: Tensor  # [2, B, A] of actions at the observations, and at the next ones
+
+
 class Inputs(NamedTuple):
     """What the losses of one update depend on beside the networks."""
 
@@ -210,6 +217,7 @@ class Learner:
         self.generator = seeds.stream("updates").torch()
         self.counts = Counts()
         self.gradients = compiled(self._gradients) if config.compile else self._gradients
+        self.step = Graphed(self._step)
 
     @property
     def updates(self) -> int:
@@ -313,17 +321,28 @@ class Learner:
         return metrics
 
     def sample(self) -> Transitions:
-        return self.replay.sample(self.config.batch_size, self.generator).to(self.bound.device)
+        """A batch from the replay, on the CPU."""
+        return self.replay.sample(self.config.batch_size, self.generator)
+
+    def drawn(self, batch: Transitions) -> Drawn:
+        """A batch with the noise of its update."""
+        return Drawn(batch, torch.randn(2, *batch.action.shape, generator=self.generator))
 
     def update(self, batch: Transitions) -> Tensor:
-        """One update of critics, policy, coefficient and targets; returns the METRICS, a vector."""
-        gradients, divergence, metrics = self.gradients(self.networks, self.inputs(batch))
+        """One update of critics, policy, coefficient and targets; returns the METRICS, a vector, until the next one."""
+        metrics = self.step(self.drawn(batch), self.bound.device)
+        self.counts.updates += 1
+        return metrics
+
+    def _step(self, drawn: Drawn) -> Tensor:
+        gradients, divergence, metrics = self.gradients(self.networks, self.inputs(drawn))
         apply_gradients(self.optimizer, gradients)
         self.finish(divergence)
         return metrics
 
-    def inputs(self, batch: Transitions) -> Inputs:
+    def inputs(self, drawn: Drawn) -> Inputs:
         """What the losses depend on beside the networks, and nothing of it changes with them."""
+        batch = drawn.batch
         with torch.no_grad(), self.autocast(batch.observation):
             both = torch.cat([batch.observation, batch.next_observation])
             prior = () if self.skills is None else self.prior_at(both)
@@ -336,7 +355,7 @@ class Learner:
             executed,
             batch.reward,
             batch.discount(self.config.discount),
-            normal(batch.action, self.generator, 2, *batch.action.shape),
+            drawn.noise,
             self.regularizer.coefficient(),
             prior,
         )
@@ -345,7 +364,6 @@ class Learner:
         """What follows a step of the optimiser, given D of each row, [B]."""
         polyak_update(self.targets, self.critics, self.config.tau)
         self.regularizer.update_coefficient(divergence)
-        self.counts.updates += 1
 
     def _gradients(self, networks: nn.ModuleDict, inputs: Inputs) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         """Gradients of both losses, each with respect to its own parameters alone; D of each row, [B]; the METRICS."""

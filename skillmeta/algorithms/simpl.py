@@ -29,6 +29,7 @@ from torch import Tensor
 from skillmeta.config import NonNegativeFloat, OneOf, PositiveFloat, PositiveInt, Share, checked
 from skillmeta.data.replay import Replay, Transitions, concatenate, stack
 from skillmeta.errors import ConfigError
+from skillmeta.nn.cuda_graph import Graphed
 from skillmeta.nn.distributions import Gaussian, standard_gaussian
 from skillmeta.nn.encoders import Belief, ProductEncoder, SummaryEncoder, infer, make_encoder
 from skillmeta.nn.networks import Critics
@@ -36,7 +37,6 @@ from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
 from skillmeta.nn.policies import ResidualPolicy, check_skills, choose_action, gaussian_prior
 from skillmeta.objectives.regularizer import Coefficient, CoefficientConfig, Regularizer, RegularizerConfig, described
 from skillmeta.objectives.soft_q import actor_loss, min_q, soft_value, td_error, td_target
-from skillmeta.run.device import normal
 from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
 from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Skills, Source, Start, Step
@@ -304,6 +304,7 @@ class Learner:
             [Replay(capacity, observation_dim, skill_dim) for _ in range(config.training_tasks)]
             for capacity in (config.replay_capacity, config.context_capacity)
         )
+        self.step = Graphed(self.learn)
         self.generator = seeds.stream("updates").torch()
         self.counts = Counts()
 
@@ -345,7 +346,8 @@ class Learner:
         updates = 0 if first else round(config.reuse * (counts.decisions - before) / each)
         sums = self.policy.bound.new_zeros(2 + 2 * len(self.kinds))
         for _ in range(updates):
-            sums += self.learn(*self.draw())
+            sums += self.step(self.draw(), self.policy.bound.device)
+        counts.updates += updates
         if not updates:
             return {}
         *losses, means = [*(sums / updates)[:2].tolist(), (sums / updates)[2:].view(-1, 2).tolist()]
@@ -379,20 +381,19 @@ class Learner:
             self.replays[number].add(posterior.rows(slice(row, row + 1)))
         self.counts.decisions += int(prior.valid.sum() + posterior.valid.sum())
 
-    def draw(self) -> list[Drawn]:
+    def draw(self) -> tuple[Drawn, ...]:
         """Decisions and contexts of some tasks, and noise, for each kind of task batch; no task is in two kinds."""
         kinds = list(self.config.kinds.values())
         chosen = iter(self.drawn(sum(kind.tasks for kind in kinds)))
-        return [self.drawn_of(list(islice(chosen, kind.tasks)), kind) for kind in kinds]
+        return tuple(self.drawn_of(list(islice(chosen, kind.tasks)), kind) for kind in kinds)
 
     def drawn_of(self, chosen: list[int], how: TaskBatchConfig) -> Drawn:
         size, generator = self.config.batch_size, self.generator
-        device = self.policy.bound.device
-        batch = stack([self.replays[i].sample(size, generator) for i in chosen]).to(device)
+        batch = stack([self.replays[i].sample(size, generator) for i in chosen])
         context = self.contexts_of(chosen, how)
-        latent_noise = normal(batch.action, generator, len(chosen), size, self.config.latent_dim)
-        noise = normal(batch.action, generator, 2, *batch.action.flatten(0, 1).shape)
-        return Drawn(torch.tensor(chosen).to(device), batch, context, latent_noise, noise)
+        latent_noise = torch.randn(len(chosen), size, self.config.latent_dim, generator=generator)
+        noise = torch.randn(2, *batch.action.flatten(0, 1).shape, generator=generator)
+        return Drawn(torch.tensor(chosen), batch, context, latent_noise, noise)
 
     def contexts_of(self, chosen: list[int], how: TaskBatchConfig) -> Tensor:
         """A context [M, C, D] of each task: decisions of its episodes with e ~ N(0, I)."""
@@ -403,7 +404,7 @@ class Learner:
         shown = stack(parts).to(self.policy.bound.device)
         return self.acting.context(shown.observation, shown.action, shown.reward, shown.next_observation)
 
-    def learn(self, *drawn: Drawn) -> Tensor:
+    def learn(self, drawn: tuple[Drawn, ...]) -> Tensor:
         """One update of encoder and critics, policy, coefficients and targets, with what is `drawn` of each kind of task batch.
 
         Returns the LOSSES, then the divergence of the policy and of the encoder for each kind.
@@ -445,7 +446,6 @@ class Learner:
         for kind, part, divergence, kl in zip(kinds, drawn, divergences, kls, strict=True):
             kind.update_coefficients(divergence.detach(), kl.detach(), part.tasks)
         polyak_update(self.targets, self.critics, config.tau)
-        self.counts.updates += 1
         means = [value.mean() for pair in zip(divergences, kls, strict=True) for value in pair]
         return torch.stack([critic_loss, policy_loss, *means]).detach()
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
 SPLITS = ("all", "train", "held_out")
 
 
-@dataclass(frozen=True)
-class WindowBatch:
+class WindowBatch(NamedTuple):
     """B windows of H steps. Ends are those of the environment: at most a window's last step has one."""
 
     observation: Tensor  # [B, H+1, O]
@@ -140,7 +138,7 @@ class Windows:
         start = index + self._shift[row]
         observation = self.observation.index_select(0, start + self.episodes[row])  # one more an episode
         batch = WindowBatch(observation, *(column.index_select(0, start) for column in self.columns))
-        return batch if self.bounds is None else replace(batch, action=batch.action.clamp(*self.bounds))
+        return batch if self.bounds is None else batch._replace(action=batch.action.clamp(*self.bounds))
 
     def sample(self, batch_size: int, generator: torch.Generator, rows: slice = slice(None)) -> WindowBatch:
         """B windows with replacement, uniformly; of these the ones in `rows`."""
@@ -177,7 +175,7 @@ class Mixture:
         log, index = log[rows], (place * self.counts[log]).long()[rows]
         order = log.argsort(stable=True)
         batches = [part.gather(index[log == k]) for k, part in enumerate(self.parts)]
-        columns = zip(*(vars(batch).values() for batch in batches), strict=True)
+        columns = zip(*batches, strict=True)
         return WindowBatch(*(torch.cat(column)[order.argsort()] for column in columns))
 
 

@@ -8,21 +8,25 @@ What a learner gets is what it gets alone, up to rounding.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from skillmeta.nn.cuda_graph import Graphed, moved, row
 from skillmeta.nn.optimizers import apply_all
+from skillmeta.run.parts import Counts
 from skillmeta.types import Actor, Episodes, Metrics
 
 BatchT = TypeVar("BatchT")
+DrawnT = TypeVar("DrawnT", bound="tuple[object, ...]")
 InputsT = TypeVar("InputsT", bound="tuple[object, ...]")
 
 
 @runtime_checkable
-class Stackable(Protocol[BatchT, InputsT]):
+class Stackable(Protocol[BatchT, DrawnT, InputsT]):
     """A learner that makes an update in pieces: inputs from its own streams, losses, Adam and slow copies, what follows."""
 
     @property
@@ -43,9 +47,15 @@ class Stackable(Protocol[BatchT, InputsT]):
     def take(self, episodes: Episodes) -> int:
         """Take what was collected. Returns how many updates it is worth."""
 
+    @property
+    def counts(self) -> Counts: ...
+
     def sample(self) -> BatchT: ...
 
-    def inputs(self, batch: BatchT) -> InputsT:
+    def drawn(self, batch: BatchT) -> DrawnT:
+        """All that an update draws, given its batch: tuples of tensors, which may lie on another device than the networks."""
+
+    def inputs(self, drawn: DrawnT) -> InputsT:
         """What the losses depend on beside the networks: tuples of tensors."""
 
     def losses(self, networks: nn.ModuleDict, inputs: InputsT) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
@@ -59,17 +69,19 @@ class Stackable(Protocol[BatchT, InputsT]):
         """Metrics of some updates, given their sums."""
 
 
-class Stack(Generic[BatchT, InputsT]):
+class Stack(Generic[BatchT, DrawnT, InputsT]):
     """S learners that are updated together.
 
     Args:
         learners: of one config and one environment; restored already, if they are to be.
     """
 
-    def __init__(self, learners: Sequence[Stackable[BatchT, InputsT]]):
+    def __init__(self, learners: Sequence[Stackable[BatchT, DrawnT, InputsT]]):
         self.learners, first = learners, learners[0]
         self.call = _Losses(first)
         self.networks = {name: StackedNetwork([one.networks[name] for one in learners]) for name in first.networks}
+        self.device = next(first.networks.parameters()).device
+        self.step: Graphed[DrawnT, Tensor] = Graphed(functools.partial(self._step, range(len(learners))))
 
     def learn(self, updates: Sequence[int]) -> list[Metrics]:
         """Some updates of each learner. Those that are owed more continue without the others."""
@@ -78,7 +90,7 @@ class Stack(Generic[BatchT, InputsT]):
             which = [k for k, owed in enumerate(updates) if owed > done]
             for k, metrics in zip(which, self.update(which), strict=True):
                 before = sums[k]
-                sums[k] = metrics if before is None else before + metrics
+                sums[k] = metrics.clone() if before is None else before + metrics
         empty = torch.zeros(0)
         return [
             one.averaged(empty if total is None else total, owed)
@@ -86,9 +98,20 @@ class Stack(Generic[BatchT, InputsT]):
         ]
 
     def update(self, which: Sequence[int]) -> Tensor:
-        """One update of some learners; returns the metrics of each, [len(which), ...]."""
+        """One update of some learners; returns the metrics of each, [len(which), ...], until the next one."""
+        chosen = [self.learners[k] for k in which]
+        drawn = stacked([one.drawn(one.sample()) for one in chosen])
+        if len(which) == len(self.learners):
+            metrics = self.step(drawn, self.device)
+        else:
+            metrics = self._step(which, moved(drawn, self.device))
+        for one in chosen:
+            one.counts.updates += 1
+        return metrics
+
+    def _step(self, which: Sequence[int], drawn: DrawnT) -> Tensor:
         first, chosen = self.learners[0], [self.learners[k] for k in which]
-        inputs = stacked([one.inputs(one.sample()) for one in chosen])
+        inputs = stacked([one.inputs(row(drawn, k)) for k, one in enumerate(chosen)])
         leaves = {name: network.rows(which) for name, network in self.networks.items()}
         for name in first.trained:
             for leaf in leaves[name].values():
@@ -105,18 +128,17 @@ class Stack(Generic[BatchT, InputsT]):
         )
         for one, each in zip(chosen, found.detach(), strict=True):
             one.finish(each)
-        result: Tensor = metrics.detach()
-        return result
+        return metrics.detach()
 
     def _losses(self, named: dict[str, Tensor], inputs: InputsT) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         found: tuple[tuple[Tensor, ...], Tensor, Tensor] = torch.func.functional_call(self.call, named, (inputs,))
         return found
 
 
-class _Losses(nn.Module, Generic[BatchT, InputsT]):
+class _Losses(nn.Module, Generic[InputsT]):
     """A learner's losses as a module's call, which is what torch calls with other parameters."""
 
-    def __init__(self, learner: Stackable[BatchT, InputsT]):
+    def __init__(self, learner: Stackable[Any, Any, InputsT]):
         super().__init__()
         self.networks, self.losses = learner.networks, learner.losses
 

@@ -35,7 +35,7 @@ def train_stack(
             every.enter_context(opened(config, folder, command, quiet or k > 0))
             for k, (config, folder) in enumerate(zip(configs, folders, strict=True))
         ]
-        left: list[tuple[Started, Stackable[Any, Any]]] = []
+        left: list[tuple[Started, Stackable[Any, Any, Any]]] = []
         for one in runs:
             if one.started is not None:
                 if not isinstance(one.learner, Stackable):

@@ -7,8 +7,9 @@ does not depend on sizes: SPiRL's 5e-4 for the kitchen (means over every element
 from __future__ import annotations
 
 import copy
+import functools
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Literal
 
 import torch
@@ -18,9 +19,10 @@ from skillmeta.config import Bound, NonNegativeFloat, NonNegativeInt, PositiveFl
 from skillmeta.data.logs import Logs
 from skillmeta.data.windows import WindowBatch, WindowSource
 from skillmeta.errors import CheckpointError
+from skillmeta.nn.cuda_graph import Graphed
 from skillmeta.nn.distributions import kl_estimate, standard_gaussian
 from skillmeta.nn.optimizers import adam
-from skillmeta.run.device import CPU, normal, placed
+from skillmeta.run.device import CPU, placed
 from skillmeta.run.loop import Evaluation, Training, run_loop
 from skillmeta.run.parts import Counts
 from skillmeta.run.ranks import ALONE, Ranks, SharedRun
@@ -146,6 +148,8 @@ class SkillTrainer:
         self.optimizer = adam(model.parameters(), config.learning_rate)
         self.generator = seeds.stream("skill_updates").torch()
         self.counts = Counts()
+        self.backward = Graphed(functools.partial(self._backward, False))
+        self.prior_backward = Graphed(functools.partial(self._backward, True))
 
     @property
     def updates(self) -> int:
@@ -168,18 +172,26 @@ class SkillTrainer:
                 self.model.load_state_dict(self.ranks.from_first(dict(self.best.state_dict())))
             self.model.requires_grad_(False).prior_network.requires_grad_()
         set_learning_rate(self.optimizer, self.config, self.updates)
-        bound = self.model.action_low
-        batch = placed(source.sample(self.generator, self.rows), bound.device)
-        noise = normal(bound, self.generator, self.config.batch_size, self.model.dim)
-        losses = skill_losses(self.model, batch, noise[self.rows])
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(losses.prior_nll if prior_alone else losses.total(self.config.beta))
+        batch = source.sample(self.generator, self.rows)
+        noise = torch.randn(self.config.batch_size, self.model.dim, generator=self.generator)[self.rows]
+        backward = self.prior_backward if prior_alone else self.backward
+        found = backward((batch, noise), self.model.action_low.device)
+        losses, gradients = SkillLosses(*found[:4]), iter(found[4:])
+        for parameter in self.model.parameters():
+            parameter.grad = next(gradients) if parameter.requires_grad else None
         self.ranks.average(parameter.grad for parameter in self.model.parameters())
         self.optimizer.step()
         self.counts.updates += 1
         if self.updates % self.config.held_out_every and not source.spent:
             return {}
-        return self.ranks.means({"score": float(losses.score(self.config.beta).detach()), **scalars(losses)})
+        return self.ranks.means({"score": float(losses.score(self.config.beta)), **scalars(losses)})
+
+    def _backward(self, prior_alone: bool, drawn: tuple[WindowBatch, Tensor]) -> tuple[Tensor, ...]:
+        """The four losses, and the gradient of what is minimised with respect to every parameter that is trained."""
+        losses = skill_losses(self.model, *drawn)
+        loss = losses.prior_nll if prior_alone else losses.total(self.config.beta)
+        gradients = torch.autograd.grad(loss, [one for one in self.model.parameters() if one.requires_grad])
+        return (*(getattr(losses, one.name).detach() for one in fields(losses)), *gradients)
 
     @torch.no_grad()
     def held_out_metrics(self) -> Metrics:

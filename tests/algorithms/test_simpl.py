@@ -289,7 +289,7 @@ def test_one_way_coefficients_never_fall_and_capped_ones_stop():
     trained(learner, 1)
     history = []
     for _ in range(40):
-        learner.learn(*learner.draw())
+        learner.learn(learner.draw())
         history.append(
             torch.cat([v.view(-1) for k in learner.kinds for v in (k.regularizer.log_coefficient, k.encoder.log)])
         )

@@ -223,7 +223,7 @@ def test_updates_are_those_of_the_reference(case):
     reference, start = Reference(learner), Reference(learner)
     for _ in range(3):
         drawn = random_draw(generator)
-        found, expected = learner.learn(*drawn), reference.learn(drawn)
+        found, expected = learner.learn(drawn), reference.learn(drawn)
         torch.testing.assert_close(found.double(), torch.stack(expected).detach(), rtol=2e-4, atol=2e-5)
     for part in ("encoder", "policy"):
         assert_same(getattr(learner, part).parameters(), getattr(reference, part), getattr(start, part), atol=5e-4)
@@ -244,7 +244,7 @@ def test_the_encoder_learns_from_critics_and_kl_alone():
         for critic in learner.critics.members:
             critic.layers[0].weight[:, S : S + E] = 0.0
     start = Reference(learner)
-    learner.learn(*random_draw(torch.Generator().manual_seed(0)))
+    learner.learn(random_draw(torch.Generator().manual_seed(0)))
     means = [learner.critic_optimizer.state[p]["exp_avg"] for p in learner.encoder.parameters()]
     assert means and max(float(mean.abs().max()) for mean in means) < 1e-25
     assert not any(torch.equal(p.double(), w) for p, w in zip(learner.policy.parameters(), start.policy, strict=True))
@@ -265,7 +265,7 @@ def test_a_clipped_target_is_finite_where_the_policy_is_the_prior():
     """SiMPL's own code scales by clamp(KL) / KL, which is 0 / 0 there."""
     learner = made(BASE)
     assert all(kind.config.regularizer.td_divergence_clip for kind in learner.kinds[:1])
-    found = learner.learn(*random_draw(torch.Generator().manual_seed(0)))
+    found = learner.learn(random_draw(torch.Generator().manual_seed(0)))
     assert torch.isfinite(found).all() and found[2] == found[4] == 0  # the divergences
     for part in (learner.policy, learner.encoder, learner.critics):
         assert all(torch.isfinite(p).all() for p in part.parameters())
