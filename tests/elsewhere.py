@@ -17,8 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from skillmeta.nn.cuda_graph import Graphed, moved
+
 ELSEWHERE = torch.device("meta")
 CROSSING = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)  # may take tensors of two devices
+READING = torch.ops.aten._local_scalar_dense.default  # a number, for Python
+recording: list[bool] = []  # not empty: a CUDA graph would be recorded
 
 
 class Elsewhere(Tensor):
@@ -36,6 +40,7 @@ class Elsewhere(Tensor):
         self.numbers = numbers
 
     def tolist(self) -> Any:
+        assert not recording
         return self.numbers.tolist()
 
     @classmethod
@@ -63,6 +68,8 @@ def run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         here += one.dim() > 0
         return one
 
+    if recording and (function is READING or (function in CROSSING and crosses(function, args, kwargs))):
+        raise RuntimeError(f"a CUDA graph cannot record {function} between devices")
     wanted = kwargs.get("device")
     plain, named = each(args, numbers), {key: each(value, numbers) for key, value in kwargs.items()}
     if away and here and function not in CROSSING:
@@ -74,6 +81,24 @@ def run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     to = stays if wanted is None else torch.device(wanted) == ELSEWHERE
     result = function(*plain, **(named if wanted is None else {**named, "device": "cpu"}))
     return each(result, lambda one: away[id(one)] if id(one) in away else Elsewhere(one)) if to else result
+
+
+def crosses(function: Any, args: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether an operation takes numbers from one device to the other."""
+    if function is torch.ops.aten.copy_.default:
+        return isinstance(args[0], Elsewhere) != isinstance(args[1], Elsewhere)
+    to = kwargs.get("device")
+    return to is not None and isinstance(args[0], Elsewhere) != (torch.device(to) == ELSEWHERE)
+
+
+def recorded(graphed: Graphed[Any, Any], inputs: Any, device: torch.device) -> Any:
+    """A call of a function that would be a CUDA graph on a device of CUDA."""
+    inputs = moved(inputs, device)
+    recording.append(True)
+    try:
+        return graphed.function(inputs)
+    finally:
+        recording.pop()
 
 
 def each(value: Any, change: Callable[[Tensor], Any]) -> Any:
@@ -101,11 +126,13 @@ def to(module: nn.Module, device: torch.device, move: Any = nn.Module.to) -> nn.
 
 @contextlib.contextmanager
 def elsewhere() -> Iterator[None]:
-    """In here `ELSEWHERE` is a device on which modules can be moved, optimised and cast."""
+    """In here `ELSEWHERE` is a device on which modules can be moved, optimised and cast. What a CUDA device records as a graph may
+    not leave it."""
     with (
         warnings.catch_warnings(),
         mock.patch.object(torch, "autocast", autocast),
         mock.patch.object(nn.Module, "to", to),
+        mock.patch.object(Graphed, "__call__", recorded),
         mock.patch("torch.optim.adam._device_dtype_check_for_fused"),
         Everywhere(),
     ):

@@ -22,10 +22,10 @@ from torch import Tensor
 from skillmeta.config import NonNegativeFloat, PositiveFloat, PositiveInt, Share, checked
 from skillmeta.data.replay import Replay, Transitions
 from skillmeta.errors import ConfigError
+from skillmeta.nn.cuda_graph import Graphed
 from skillmeta.nn.networks import Critics
 from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
 from skillmeta.objectives.soft_q import QFunction, min_q, td_error, td_target
-from skillmeta.run.device import normal
 from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
 from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Prior, Skills, Source, Step
@@ -110,6 +110,7 @@ class Learner:
         self.acting = Actor(self.critics, skills, config.candidates)
         self.optimizer = adam(self.critics.parameters(), config.learning_rate)
         self.replay = Replay(config.replay_capacity, *sizes)
+        self.step = Graphed(self._step)
         self.generator = seeds.stream("updates").torch()
         self.counts = Counts()
 
@@ -138,16 +139,21 @@ class Learner:
         updates = self.counts.take(int(episodes.valid.sum()), self.config.updates_per_decision)
         sums = self.skills.latent_bound.new_zeros(len(METRICS))
         for _ in range(updates):
-            sums += self.update(self.replay.sample(self.config.batch_size, self.generator).to(sums.device))
+            sums += self.update(self.replay.sample(self.config.batch_size, self.generator))
         return dict(zip(METRICS, (sums / updates).tolist(), strict=True)) if updates else {}
 
     def update(self, batch: Transitions) -> Tensor:
-        """One update of the critics and their slow copies; returns the METRICS, a vector."""
-        bound = self.skills.latent_bound
-        noise = normal(batch.action, self.generator, self.config.candidates, *batch.action.shape)
+        """One update of the critics and their slow copies; returns the METRICS, a vector, until the next one."""
+        noise = torch.randn(self.config.candidates, *batch.action.shape, generator=self.generator)
+        metrics = self.step((batch, noise), self.skills.latent_bound.device)
+        self.counts.updates += 1
+        return metrics
+
+    def _step(self, drawn: tuple[Transitions, Tensor]) -> Tensor:
+        (batch, noise), bound = drawn, self.skills.latent_bound
         with torch.no_grad():
-            drawn = candidates(self.skills.prior(batch.next_observation), noise)
-            found = values(self.targets, self.skills.normalize(batch.next_observation), drawn, bound)
+            tried = candidates(self.skills.prior(batch.next_observation), noise)
+            found = values(self.targets, self.skills.normalize(batch.next_observation), tried, bound)
             target = td_target(batch.reward, batch.discount(self.config.discount), found.max(0).values)
             gain = found.max(0).values - found.mean(0)
         # A skill may leave the box: what is executed is what is valued.
@@ -155,7 +161,6 @@ class Learner:
         loss = 0.5 * td_error(q, target)
         apply_gradients(self.optimizer, torch.autograd.grad(loss, list(self.critics.parameters())))
         polyak_update(self.targets, self.critics, self.config.tau)
-        self.counts.updates += 1
         return torch.stack([loss.detach(), target.mean(), gain.mean()])
 
 

@@ -26,13 +26,13 @@ from torch.nn.functional import one_hot
 from skillmeta.config import NonNegativeFloat, PositiveFloat, PositiveInt, Share, checked
 from skillmeta.data.replay import Replay, Transitions, stack
 from skillmeta.errors import ConfigError
+from skillmeta.nn.cuda_graph import Graphed
 from skillmeta.nn.distributions import Gaussian
 from skillmeta.nn.networks import Critics
 from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
 from skillmeta.nn.policies import ResidualPolicy, check_skills, choose_action, continuous_only, gaussian_prior
 from skillmeta.objectives.regularizer import Regularizer, RegularizerConfig, described
 from skillmeta.objectives.soft_q import actor_loss, min_q, soft_value, td_error, td_target
-from skillmeta.run.device import normal
 from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
 from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Skills, Source, Start, Step
@@ -143,6 +143,7 @@ class Learner:
         self.replays = [
             Replay(config.replay_capacity, spec.observation_dim, spec.action_dim) for _ in range(config.training_tasks)
         ]
+        self.step = Graphed(self.learn)
         self.generator = seeds.stream("updates").torch()
         self.counts = Counts()
 
@@ -178,7 +179,8 @@ class Learner:
         updates = round(config.reuse * (self.counts.decisions - before) / (config.tasks * config.batch_size))
         sums = self.distilled.bound.new_zeros(len(METRICS))
         for _ in range(updates):
-            sums += self.learn(*self.draw())
+            sums += self.step(self.draw(), self.distilled.bound.device)
+        self.counts.updates += updates
         if not updates:
             return {}
         means = (sums / updates).tolist()
@@ -207,15 +209,14 @@ class Learner:
     def draw(self) -> tuple[Transitions, Tensor, Tensor]:
         """What one update learns from: decisions [N, ...] of some tasks, which task each is of [N, M], noise [2, N, Z]."""
         chosen, size = self.drawn(self.config.tasks), self.config.batch_size
-        sampled = stack([self.replays[i].sample(size, self.generator) for i in chosen]).flat()
-        batch = sampled.to(self.distilled.bound.device)
+        batch = stack([self.replays[i].sample(size, self.generator) for i in chosen]).flat()
         tasks = self.which(chosen).repeat_interleave(size, 0)
-        return batch, tasks, normal(batch.action, self.generator, 2, *batch.action.shape)
+        return batch, tasks, torch.randn(2, *batch.action.shape, generator=self.generator)
 
-    def learn(self, batch: Transitions, tasks: Tensor, noise: Tensor) -> Tensor:
+    def learn(self, drawn: tuple[Transitions, Tensor, Tensor]) -> Tensor:
         """One update of critics, policies, coefficient and targets, with gradients at the same parameters; returns the METRICS."""
-        regularizer, acting, bound = self.regularizer, self.acting, self.distilled.bound
-        coefficient = regularizer.coefficient()
+        (batch, tasks, noise), regularizer, acting = drawn, self.regularizer, self.acting
+        bound, coefficient = self.distilled.bound, regularizer.coefficient()
         here, there = acting.prior(batch.observation), acting.prior(batch.next_observation)
         seen, next_seen = (acting.skills.normalize(x) for x in (batch.observation, batch.next_observation))
         now, following = torch.cat([seen, tasks], -1), torch.cat([next_seen, tasks], -1)
@@ -238,7 +239,6 @@ class Learner:
         apply_gradients(self.optimizer, gradients)
         regularizer.update_coefficient(divergence.detach())
         polyak_update(self.targets, self.critics, self.config.tau)
-        self.counts.updates += 1
         far = distilled.kl(here).mean()
         return torch.stack([critic_loss, policy_loss, distillation_loss, divergence.mean(), far]).detach()
 

@@ -22,6 +22,7 @@ units of its standard deviation, and the policy pays for the KL from it.
 from __future__ import annotations
 
 import copy
+import functools
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ from skillmeta.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, Po
 from skillmeta.data.carried import Carried
 from skillmeta.data.replay import decisions_of, zeros
 from skillmeta.data.trial_store import TrialStore
+from skillmeta.nn.cuda_graph import Graphed
 from skillmeta.nn.distributions import Gaussian
 from skillmeta.nn.heads import zero_output
 from skillmeta.nn.networks import MLP, Critics, identity
@@ -41,7 +43,6 @@ from skillmeta.nn.policies import check_skills, continuous_only, skill_prior
 from skillmeta.nn.windows import WindowGRU, expanded, named, stacked
 from skillmeta.objectives.propensities import PropensityConfig, effective_sample_size, propensities
 from skillmeta.objectives.td3 import Batch, critic_loss, disturbed, policy_loss, squared_distance, td3_target
-from skillmeta.run.device import normal
 from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
 from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Skills, Source, Step
@@ -348,6 +349,7 @@ class Learner:
         self.acting = Actor(networks, slow, self.carried, skills, config)
         self.td3 = Td3(networks, slow, config, config.learning_rate)
         self.store = TrialStore(config.replay_capacity, spec.observation_dim, spec.action_dim)
+        self.steps = [Graphed(functools.partial(self._step, of_policy)) for of_policy in (False, True)]
         self.generator = seeds.stream("updates").torch()
         self.counts = Counts()
 
@@ -383,14 +385,18 @@ class Learner:
         for _ in range(updates):
             rows = self.sample(begins, config.batch_size)
             turn = (counts.updates + 1) % config.policy_delay == 0
-            noise = normal(rows.action, self.generator, *rows.action.shape)
-            sums += self.td3.update(self.acting.batch(rows, torch.ones_like(rows.reward)), noise, turn)
+            noise = torch.randn(rows.action.shape, generator=self.generator)
+            sums += self.steps[turn]((rows, noise), sums.device)
             counts.updates, of_policy = counts.updates + 1, of_policy + turn
         self.carried.take(*self.sample(begins, config.adaptation.carried))
         if not updates:
             return {}
         counted = zip(METRICS, sums.tolist(), (updates, updates, max(1, of_policy)), strict=True)
         return {name: total / count for name, total, count in counted}
+
+    def _step(self, of_policy: bool, drawn: tuple[Rows, Tensor]) -> Tensor:
+        rows, noise = drawn
+        return self.td3.update(self.acting.batch(rows, torch.ones_like(rows.reward)), noise, of_policy)
 
     def sample(self, begins: Tensor, count: int) -> Rows:
         """Decisions of the store with their windows, [B, ...], uniformly with replacement; `begins` of its episodes."""

@@ -379,7 +379,9 @@ class Learner:
         inputs = acting.inputs(raw.action, raw.reward, raw.next_observation)
         rest = predicted, valid.to(bound.device), noise.to(bound.device)
         terms = elbo_terms(self.network.encoder, self.decoders, inputs, *rest)
-        coefficients = terms.new_tensor([1.0, config.decoder.observation_coefficient, config.kl_coefficient])
+        coefficients = torch.tensor([1.0, config.decoder.observation_coefficient, config.kl_coefficient]).to(
+            terms.device
+        )
         self.step((terms * coefficients).sum(), [self.inference_optimizer])
         return terms.detach()
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 InputsT = TypeVar("InputsT", bound="tuple[object, ...]")
 ResultT = TypeVar("ResultT")
+RECORDS = "cuda"  # kind of device that has graphs
 WARM_UP = 3  # calls that run as they are written: libraries choose their kernels, an optimiser makes its state
 
 
@@ -47,7 +48,7 @@ class Graphed(Generic[InputsT, ResultT]):
 
     def __call__(self, inputs: InputsT, device: torch.device) -> ResultT:
         """Call it with inputs that lie anywhere. The next call may overwrite what it returns."""
-        if device.type != "cuda":
+        if device.type != RECORDS:
             return self.function(moved(inputs, device))
         shapes = tuple(x.shape for x in tensors(inputs))
         if shapes not in self.recorded:

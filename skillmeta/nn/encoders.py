@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from skillmeta.nn.distributions import Gaussian, Mixture
 from skillmeta.nn.networks import MLP, linear, recurrent
+from skillmeta.run.device import CPU
 
 HEADS = 4  # of attention: as many weighted means, read together
 # Log standard deviations of a mixture's Gaussians. Around a single point they would narrow without end, and the steps explode.
@@ -35,7 +36,7 @@ class Evidence(NamedTuple):
 class ContextEncoder(Protocol):
     """q(z | context), whose evidence can be accumulated."""
 
-    def nothing(self, tasks: int) -> Evidence:
+    def nothing(self, tasks: int, device: torch.device = CPU) -> Evidence:
         """Of M tasks of which nothing was seen."""
 
     def accumulate(self, evidence: Evidence, context: Tensor, valid: Tensor) -> Evidence:
@@ -48,7 +49,7 @@ class ContextEncoder(Protocol):
 def infer(encoder: ContextEncoder, context: Tensor, valid: Tensor | None = None) -> Belief:
     """q(z | c) of contexts [M, C, D], on their device."""
     every = context.new_ones(context.shape[:2]) if valid is None else valid
-    nothing = Evidence(*(part.to(context.device) for part in encoder.nothing(len(context))))
+    nothing = encoder.nothing(len(context), context.device)
     return encoder.posterior(encoder.accumulate(nothing, context, every))
 
 
@@ -77,9 +78,9 @@ class ProductEncoder(nn.Module):
         self.latent_dim, self.prior_factor = latent_dim, prior_factor
         self.net = MLP(inputs, 2 * latent_dim, hidden, depth, generator)
 
-    def nothing(self, tasks: int) -> Evidence:
-        zeros = torch.zeros(tasks, self.latent_dim)
-        return Evidence(zeros, zeros, torch.zeros(tasks))
+    def nothing(self, tasks: int, device: torch.device = CPU) -> Evidence:
+        zeros = torch.zeros(tasks, self.latent_dim, device=device)
+        return Evidence(zeros, zeros, torch.zeros(tasks, device=device))
 
     def accumulate(self, evidence: Evidence, context: Tensor, valid: Tensor) -> Evidence:
         keep, features = valid.unsqueeze(-1), self.net(context).float()
@@ -116,7 +117,7 @@ class Summary(Protocol):
     width: int  # numbers of a summary
     ordered: bool  # whether it is to be shown transitions as they followed each other
 
-    def nothing(self, tasks: int) -> Evidence: ...
+    def nothing(self, tasks: int, device: torch.device = CPU) -> Evidence: ...
     def accumulate(self, evidence: Evidence, features: Tensor, valid: Tensor) -> Evidence: ...
     def summary(self, evidence: Evidence) -> Tensor:
         """What was seen, in as many numbers however much that was, [M, width]."""
@@ -131,8 +132,8 @@ class MeanSummary(nn.Module):
         super().__init__()
         self.width = hidden
 
-    def nothing(self, tasks: int) -> Evidence:
-        return Evidence(torch.zeros(tasks, self.width), torch.zeros(tasks, 1), torch.zeros(tasks))
+    def nothing(self, tasks: int, device: torch.device = CPU) -> Evidence:
+        return Evidence(*(torch.zeros(tasks, *size, device=device) for size in ((self.width,), (1,), ())))
 
     def accumulate(self, evidence: Evidence, features: Tensor, valid: Tensor) -> Evidence:
         total = evidence.total + (valid.unsqueeze(-1) * F.leaky_relu(features, 0.2)).sum(1)
@@ -173,8 +174,8 @@ class AttentionSummary(nn.Module):
         self.width = HEADS * hidden
         self.ask = linear(hidden, HEADS, generator)  # the logit of each transition's weight, for each head
 
-    def nothing(self, tasks: int) -> Evidence:
-        return Evidence(torch.zeros(tasks, self.width), torch.zeros(tasks, 2 * HEADS), torch.zeros(tasks))
+    def nothing(self, tasks: int, device: torch.device = CPU) -> Evidence:
+        return Evidence(*(torch.zeros(tasks, *size, device=device) for size in ((self.width,), (2 * HEADS,), ())))
 
     def accumulate(self, evidence: Evidence, features: Tensor, valid: Tensor) -> Evidence:
         features = F.leaky_relu(features, 0.2)
@@ -206,8 +207,8 @@ class GruSummary(nn.Module):
         self.width = hidden
         self.cell = recurrent(nn.GRU, hidden, hidden, generator)
 
-    def nothing(self, tasks: int) -> Evidence:
-        return Evidence(torch.zeros(tasks, self.width), torch.zeros(tasks, 1), torch.zeros(tasks))
+    def nothing(self, tasks: int, device: torch.device = CPU) -> Evidence:
+        return Evidence(*(torch.zeros(tasks, *size, device=device) for size in ((self.width,), (1,), ())))
 
     def accumulate(self, evidence: Evidence, features: Tensor, valid: Tensor) -> Evidence:
         state = self.cell(F.leaky_relu(features, 0.2), evidence.total.unsqueeze(0).contiguous())[0].float()
@@ -252,8 +253,8 @@ class SummaryEncoder(nn.Module):
                 means = bias[components:].view(components, 2, latent_dim)[:, 0]
                 means.copy_(torch.randn(means.shape, generator=generator))
 
-    def nothing(self, tasks: int) -> Evidence:
-        return self.summary.nothing(tasks)
+    def nothing(self, tasks: int, device: torch.device = CPU) -> Evidence:
+        return self.summary.nothing(tasks, device)
 
     def accumulate(self, evidence: Evidence, context: Tensor, valid: Tensor) -> Evidence:
         return self.summary.accumulate(evidence, self.net(context).float(), valid)

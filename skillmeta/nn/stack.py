@@ -85,17 +85,14 @@ class Stack(Generic[BatchT, DrawnT, InputsT]):
 
     def learn(self, updates: Sequence[int]) -> list[Metrics]:
         """Some updates of each learner. Those that are owed more continue without the others."""
-        sums: list[Tensor | None] = [None] * len(self.learners)
+        sums = torch.zeros(len(self.learners), 0)
         for done in range(max(updates)):
             which = [k for k, owed in enumerate(updates) if owed > done]
-            for k, metrics in zip(which, self.update(which), strict=True):
-                before = sums[k]
-                sums[k] = metrics.clone() if before is None else before + metrics
-        empty = torch.zeros(0)
-        return [
-            one.averaged(empty if total is None else total, owed)
-            for one, total, owed in zip(self.learners, sums, updates, strict=True)
-        ]
+            metrics = self.update(which)
+            if not done:
+                sums = metrics.new_zeros(len(self.learners), metrics.shape[-1])
+            sums.index_add_(0, torch.tensor(which).to(sums.device), metrics)
+        return [one.averaged(*each) for one, *each in zip(self.learners, sums, updates, strict=True)]
 
     def update(self, which: Sequence[int]) -> Tensor:
         """One update of some learners; returns the metrics of each, [len(which), ...], until the next one."""

@@ -46,6 +46,7 @@ QUICK = (
     "simpl",
     "distral",
     "rl2_skills",
+    "varibad",
     "mql_skills",
     "mier_skills",
     "maml_skills",

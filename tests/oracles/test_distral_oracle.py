@@ -148,7 +148,7 @@ def test_updates_are_those_of_the_reference(case):
     reference, start = Reference(learner), Reference(learner)
     for _ in range(3):
         drawn = draw(generator)
-        found, expected = learner.learn(*drawn), reference.learn(*drawn)
+        found, expected = learner.learn(drawn), reference.learn(*drawn)
         torch.testing.assert_close(found.double(), torch.stack(expected).detach(), rtol=2e-4, atol=2e-5)
     for part in ("policies", "distilled"):
         assert_same(getattr(learner, part).parameters(), getattr(reference, part), getattr(start, part), atol=5e-4)
@@ -162,7 +162,7 @@ def test_updates_are_those_of_the_reference(case):
 
 def test_all_policies_start_as_the_prior():
     learner = make_learner(distral, BASE, S, BOUND, prior=wide_prior, normalize=normalize, seeds=Seeds(4))
-    found = learner.learn(*draw(torch.Generator().manual_seed(0)))
+    found = learner.learn(draw(torch.Generator().manual_seed(0)))
     assert found[2] == found[3] == found[4] == 0
 
 
