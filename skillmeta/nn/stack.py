@@ -91,7 +91,10 @@ class Stack(Generic[BatchT, DrawnT, InputsT]):
             metrics = self.update(which)
             if not done:
                 sums = metrics.new_zeros(len(self.learners), metrics.shape[-1])
-            sums.index_add_(0, torch.tensor(which).to(sums.device), metrics)
+            if len(which) == len(sums):
+                sums += metrics
+            else:
+                sums.index_add_(0, torch.tensor(which).to(sums.device), metrics)
         return [one.averaged(*each) for one, *each in zip(self.learners, sums, updates, strict=True)]
 
     def update(self, which: Sequence[int]) -> Tensor:
