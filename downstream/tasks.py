@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from skillmeta.config import build, load
     from skillmeta.tasks.base import TaskConfig
 
-    config = build(TaskConfig, load(arguments.preset, arguments.overrides, "tasks"), "task")
+    overrides = [change.removeprefix("task.") for change in arguments.overrides]  # as other commands say it
+    config = build(TaskConfig, load(arguments.preset, overrides, "tasks"), "task")
     config = replace(config, split=arguments.split or config.split, index=arguments.task)
     if arguments.video is not None:
         return film(config, arguments)
@@ -146,7 +147,10 @@ def describe(config: object) -> int:
     print(f"{family.name}, version {family.version}: {observed} observed, {acted} actions, {length}")
     print(textwrap.fill(family.definition, 100))
     for split, tasks in family.splits.items():
-        print(f"\n{split}: {len(tasks)} tasks{', to train on' if split in family.training_splits else ''}")
+        use = ", to train on" if split in family.training_splits else ""
+        if shared := family.shared(split):
+            use += f"; but {len(shared)} are held out for tests too, or too near to those, so meta-training refuses it"
+        print(f"\n{split}: {len(tasks)} tasks{use}")
         for task in tasks[:3]:
             facts = "".join(f"  {name} {value}" for name, value in family.facts(task).items())
             print(f"  {task_id(task)}  {cut(to_json(task))}{facts}")

@@ -1,6 +1,7 @@
 """What can be wrong on the user's side. Each message is one sentence: where, what was found, what was expected, what to do."""
 
 import errno
+import traceback
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
@@ -50,6 +51,16 @@ def disk_sentence(error: OSError) -> str | None:
         f"{place}{error.strerror}; free some space or name a place that can be written, then run the same command again, which "
         "continues from what is complete"
     )
+
+
+def raised(error: Exception) -> str:
+    """An error in code of the user's own, and where in it."""
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [one for one in frames if "site-packages" not in one.filename and not one.filename.startswith("<")]
+    last = (own or frames)[-1]
+    return f"{error!r} ({last.filename}:{last.lineno})"
 
 
 def first_line(error: Exception) -> str:

@@ -13,7 +13,7 @@ import sys
 import types
 from pathlib import Path
 
-from skillmeta.errors import ConfigError
+from skillmeta.errors import ConfigError, raised
 
 PACKAGE = Path(__file__).parents[1]
 FORMER = {
@@ -78,3 +78,7 @@ def import_module(path: str, name: str, what: str, room: str = "") -> types.Modu
         raise ConfigError(
             f"{what} is {name!r}; there is no module {path} {places} or in the working folder{hint}"
         ) from None
+    except Exception as error:
+        if path.startswith("skillmeta."):
+            raise
+        raise ConfigError(f"{what} is {name!r}; importing that module raised {raised(error)}") from error

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,6 +41,7 @@ from skillmeta.programs.beforehand import (
     trained_on,
     training_tasks,
 )
+from skillmeta.programs.own_learner import check_learner, check_signature
 from skillmeta.programs.page import write_page
 from skillmeta.programs.start import StartedLearner
 from skillmeta.programs.train_config import TrainConfig, algorithm_of, complete_config, config_of_run
@@ -77,6 +77,7 @@ def make_learner(
         used = WithPrior(seen, Marginal(seen.latent_stddev)) if config.skill_prior == "marginal" else seen
 
     def make(features: int, agent: WithPrior | None = None) -> Any:
+        check_signature(module)
         try:
             sees = replace(spec, observation_dim=spec.observation_dim + features)
             learner = module.Learner(options, sees, used if agent is None else placed(agent, device), seeds)
@@ -115,26 +116,6 @@ def check_alike(config: TrainConfig, run: Path) -> None:
             raise ConfigError(
                 f"{key} is {has}, and start.run: {run}: was trained with {wanted}; set {key} as it is there"
             )
-
-
-def check_learner(learner: Learner[Any], module: str) -> None:
-    """Raises ConfigError for what a learner of the user's own lacks, before its budget is spent."""
-
-    def lacking(has: object, what: str, names: Sequence[str]) -> None:
-        if lacks := [name for name in names if not hasattr(has, name)]:
-            raise ConfigError(
-                f"algorithm.name is {module!r}: its {what} has no {', '.join(lacks)}; skillmeta/types.py says what is needed"
-            )
-
-    lacking(learner, "Learner", ("iterate", "actor", "parts", "updates"))
-    try:
-        actor = learner.actor()
-    except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        raise ConfigError(
-            f"algorithm.name is {module!r}: its Learner's actor() raised {error!r} ({last.filename}:{last.lineno})"
-        ) from error
-    lacking(actor, "actor", ("rollouts", "exploration_episodes", "begin", "act", "observe", "adapt", "parts"))
 
 
 def train(

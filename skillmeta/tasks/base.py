@@ -141,7 +141,7 @@ class TaskFamily:
         )
 
     def require_training_split(self, split: str) -> None:
-        """Raises UserError, naming the splits that may be trained on, if this is none of them."""
+        """Raises UserError, naming the splits that may be trained on, if this is none of them, or if it shares tasks with those."""
         trainable = [s for s in self.training_splits if s in self.splits or (s == ANY and self.draw_task is not None)]
         if split not in trainable:
             self.tasks(split)  # a split that does not exist is another error
@@ -149,6 +149,18 @@ class TaskFamily:
                 f"task.split is {split!r}, whose tasks are held out from training; choose {' or '.join(trainable)} "
                 f"of {self.name}"
             )
+        if shared := self.shared(split):
+            raise UserError(
+                f"task.split is {split!r}, of whose {len(self.tasks(split))} tasks {len(shared)} are held out from training or "
+                f"nearer to those than {self.margin:g}, as {to_json(shared[0])}; give the splits of {self.name} different tasks, "
+                "or say same_tasks=True where they are meant to be the same"
+            )
+
+    def shared(self, split: str) -> list[Task]:
+        """Tasks of a training split that are no further than the margin from held-out ones."""
+        if split not in self.training_splits:
+            return []
+        return [task for task in self.splits.get(split, ()) if not self.apart(task, self.held_out)]
 
 
 def draw_tasks(

@@ -76,6 +76,10 @@ LEARNER = "from tests.programs import scripted\nfrom tests.programs.scripted imp
     [
         ("    def actor(self):\n        return self.nothing\n", "its Learner's actor() raised AttributeError"),
         ("    def actor(self):\n        return self\n", "its actor has no rollouts, exploration_episodes, begin, act"),
+        (
+            "    def __init__(self, config, spec): ...\n",
+            "its Learner takes (config, spec); it is made as Learner(config,",
+        ),
         ("    parts = property()\n", "its Learner has no parts; skillmeta/types.py says what is needed"),
         (
             "    def iterate(self, source):\n        super().iterate(source)\n",
@@ -95,6 +99,20 @@ def test_a_module_that_needs_what_is_not_there_is_not_taken_for_missing(project,
     (project / "steady.py").write_text("import stead\n")
     assert main(["finetune", str(project / "mine.yaml")]) == 2
     assert "algorithm.name 'steady' needs the package 'stead'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def f(:\n", "importing that module raised SyntaxError: invalid syntax ("),
+        ("import numpy\n\nx = numpy.nope\n", "raised AttributeError(\"module 'numpy' has no attribute 'nope'\") ("),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_said_with_its_line(text, said, project, capsys):
+    (project / "steady.py").write_text(text)
+    assert main(["finetune", str(project / "mine.yaml")]) == 2
+    printed = capsys.readouterr().err
+    assert said in printed and f"steady.py:{text.count(chr(10))})" in printed and "Traceback" not in printed
 
 
 def test_an_ablation_finds_it_in_its_workers(project):

@@ -9,6 +9,7 @@ import pickle
 import random
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from itertools import combinations
 from typing import Any
@@ -20,11 +21,12 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 from downstream.tasks import row_of
+from skillmeta.cli import main
 from skillmeta.config import load, to_plain
 from skillmeta.errors import UserError
 from skillmeta.programs.train import train
 from skillmeta.programs.train_config import TrainConfig
-from skillmeta.tasks.base import TaskConfig, TaskFamily, from_json, task_id, to_json
+from skillmeta.tasks.base import TaskConfig, TaskFamily, from_json, make_family, task_id, to_json
 from tests.tasks.golden import FILE, LISTED, PRESETS, actions, family_of, observed
 
 
@@ -120,6 +122,7 @@ def test_training_validation_and_test_tasks_are_apart(family, tmp_path, monkeypa
         if split not in family.training_splits:
             with pytest.raises(UserError, match=f"{split!r}, whose tasks are held out from training; choose train"):
                 train(TrainConfig("meta-train", TaskConfig(split=split)), tmp_path / "run")
+    assert not any(map(family.shared, family.splits))
     if family.same_tasks:
         assert roles["train"] == roles["validation"] == roles["test"] and "training task" in family.definition
         return
@@ -214,3 +217,15 @@ def test_another_process_sees_the_same():
         assert pickle.loads(pickled) == tasks, preset
         assert ids == [task_id(task) for task in tasks]
         assert rewards == observed_here(preset)["rewards"]
+
+
+def test_a_training_split_that_shares_tasks_with_tests_is_refused_and_shown(tmp_path, monkeypatch, capsys):
+    """The family's author forgot to keep them apart, and an agent would be judged on what it was trained on."""
+    whole = make_family(TaskConfig("point"))
+    mixed = replace(whole, splits={**whole.splits, "train": (*whole.tasks("train")[:3], *whole.tasks("test")[:2])})
+    for module in ("skillmeta.programs.train", "skillmeta.tasks.base"):
+        monkeypatch.setattr(f"{module}.make_family", lambda config: mixed)
+    with pytest.raises(UserError, match="of whose 5 tasks 2 are held out from training"):
+        train(TrainConfig("meta-train", TaskConfig("point", split="train")), tmp_path / "run")
+    assert main(["tasks", "point_robot", "task.options.goals=square"]) == 0
+    assert "train: 5 tasks, to train on; but 2 are held out" in capsys.readouterr().out
