@@ -73,6 +73,7 @@ class Config:
     inference_updates: NonNegativeInt = 12  # of encoder and decoders, of an iteration
     inference_trials: PositiveInt = 25  # of each
     inference_rate: PositiveFloat = 2e-3  # of their Adam
+    inference_anneal_from: Share = 1.0  # of the budget; from there on inference_rate falls to 0 at its end. 1: it stays
     replay_capacity: PositiveInt = 200_000  # decisions of the last trials that encoder and decoders learn from
     rl_loss_in_encoder: bool = False  # PPO's loss changes the encoder too
     head: HeadConfig = field(default_factory=HeadConfig)  # of policy and value
@@ -314,6 +315,8 @@ class Learner:
             sample, config.epochs, config.minibatches, self.generator, lambda taken: self.update(taken, left)
         )
         self.store.add(trials)
+        for group in self.inference_optimizer.param_groups:
+            group["lr"] = config.inference_rate * falling(source.fraction, config.inference_anneal_from)
         of_inference = self.network.bound.new_zeros(len(METRICS))
         for _ in range(config.inference_updates):
             of_inference += self.infer()
@@ -394,6 +397,11 @@ class Learner:
             nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], self.config.max_grad_norm)
             optimizer.step()
         self.counts.updates += 1
+
+
+def falling(spent: float, begin: float) -> float:
+    """1 until a share of the budget is spent, then linearly down to 0 at its end."""
+    return min(1.0, (1 - spent) / (1 - begin)) if begin < 1 else 1.0
 
 
 METRICS = ("decoder/reward", "decoder/observation", "belief/kl")

@@ -18,7 +18,7 @@ from skillmeta.envs.make import make_envs
 from skillmeta.nn.distributions import Gaussian
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, make_family
-from skillmeta.types import Trials
+from skillmeta.types import Batch, Trials
 from tests.learners import make_learner
 
 GRID = TaskConfig("gridworld", split="train", options={"max_episode_steps": 5})
@@ -165,3 +165,19 @@ def test_padding_changes_nothing():
 def test_impossible_options_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Config(**wrong)
+
+
+@pytest.mark.parametrize(("begin", "left"), [(0.5, 0.5), (0.0, 0.25), (1.0, 1.0)])
+def test_the_rate_of_inference_stays_and_then_falls_to_zero(begin, left):
+    assert [varibad.falling(spent, 0.5) for spent in (0.0, 0.5, 0.75, 1.0)] == [1.0, 1.0, 0.5, 0.0]
+    learner, trials, _ = acted(GRID, replace(SMALL, inference_anneal_from=begin, inference_updates=1))
+
+    class ThreeQuarters:
+        fraction = 0.75
+
+        def trials(self, actor, tasks, episodes):
+            return Batch(trials, ())
+
+    learner.iterate(ThreeQuarters())
+    (group,) = learner.inference_optimizer.param_groups
+    assert group["lr"] == pytest.approx(left * SMALL.inference_rate)
