@@ -23,8 +23,10 @@ ALONE = ("README.md", "docs/logs.md")  # these start with nothing; the others wh
 SKILLS = ("training.steps=20", "training.held_out_every=10", "quality.episodes=1")
 SECTIONS = {  # of skills, in ablations that collect logs
     "ablations/maze_floor": [""], "ablations/maze_skills": [""], "ablations/regularizer": ["closed_loop.", "open_loop."],
+    "ablations/simpl": [""], "ablations/simpl_factors": [""],
     "ablations/priors": ["gaussian.", "longer.", "wider.", "mixture.", "longer_mixture.", "short.", "long."],
 }  # fmt: skip
+STARTS = {"ablations/simpl": ["simpl"], "ablations/simpl_factors": ["default", "ten_goals", "one_way", "capped"]}
 RUNNERS = ("expert.tasks=2", "expert.iterations=3")  # that are trained first
 
 
@@ -62,12 +64,10 @@ def short(line: str) -> list[str]:
     elif command == "ablate":
         rest += ["changes.env_steps=2000", "--seeds", "1", "--workers", "1"]
         rest += [f"skills.{section}{one}" for section in SECTIONS.get(config, []) for one in SKILLS]
+        rest += [f"starts.{name}.env_steps=3000" for name in STARTS.get(config, [])]
         rest += ["logs.expert.steps=3000"] if config in SECTIONS else []
-        rest += (
-            ["tasks=[0]", "changes.evaluation.episodes=1"]
-            if config in ("ablations/regularizer", "ablations/priors")
-            else []
-        )
+        few = config in ("ablations/regularizer", "ablations/priors", *STARTS)
+        rest += ["tasks=[0]", "changes.evaluation.episodes=1"] if few else []
     return [command, *rest]
 
 

@@ -1,8 +1,9 @@
 """Methods x tasks x seeds on equal environment steps, resumable, and the page that compares them.
 
-One config is the whole path: logs are collected if it says how, skills are pretrained if it says from what, then every method
-is trained with every seed: one of kind `finetune` on every task, one of kind `meta-train` on the training tasks of its split, and
-these are evaluated on test tasks. Then the page is written. `skillmeta demo` and `skillmeta reproduce` are such configs.
+One config is the whole path. If it says how, logs are collected, skills are pretrained and agents to start from are meta-trained.
+Then every method is trained with every seed: one of kind `finetune` on every task, one of kind `meta-train` on the training tasks
+of its split, and these are evaluated on test tasks. Then the page is written. `skillmeta demo` and `skillmeta reproduce` are such
+configs.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ class AblationConfig(Comparison):
     """What is compared with what, and where the logs and the skills come from.
 
     `skills` says how skills are pretrained, a model a training seed in OUT/skills: one section, for all methods that act in skills,
-    or a mapping of named ones, of which a method's `skills` names one.
+    or a mapping of named ones, of which a method's `skills` names one. `starts` are runs of kind meta-train by name, one a training
+    seed in OUT/starts, that methods of kind finetune start from: `start: {run: NAME}`.
     """
 
     FORMER_KEYS: ClassVar[dict[str, str]] = {
@@ -73,6 +75,9 @@ class AblationConfig(Comparison):
 
     logs: CollectConfig | None = None  # collected into OUT/logs first; null: skills.source exists already
     skills: PretrainConfig | dict[str, PretrainConfig] | None = None  # or named ones; null: methods name folders
+    starts: dict[str, Any] = field(
+        default_factory=dict
+    )  # runs of kind meta-train by name, a seed each, for methods to start from
     changes: dict[str, Any] = field(default_factory=dict)  # to every method: env_steps, task, evaluation, ...
     test: TestingConfig = field(default_factory=TestingConfig)  # how methods of kind meta-train are evaluated
     stack_seeds: bool = False  # a method's runs, of all seeds and tasks, in one process, their updates as one
@@ -84,6 +89,8 @@ class AblationConfig(Comparison):
             raise ValueError("methods is empty; at least one is needed, or several sections of skills")
         for name in self.skills if isinstance(self.skills, dict) else ():
             check_file_name(name, "skills: a name")
+        for name in self.starts:
+            check_file_name(name, "starts: a name")
 
     @property
     def skill_sections(self) -> dict[str, PretrainConfig]:
@@ -95,25 +102,35 @@ class AblationConfig(Comparison):
 
 def method_config(config: AblationConfig, name: str, out: Path, seed: int) -> TrainConfig:
     """The complete config of a method for a training seed, before the task is filled in."""
-    wanted = config.methods[name]
+    return run_config(config, f"methods.{name}", config.methods[name], config.changes, out, seed)
+
+
+def run_config(
+    config: AblationConfig, at: str, wanted: Any, changes: Mapping[str, Any], out: Path, seed: int
+) -> TrainConfig:
+    """The complete config of a method or a start, which stands `at` a key, for a training seed."""
     if not isinstance(wanted, (str, Mapping)):
-        raise ConfigError(f"methods.{name} is {wanted!r}; the name of a config, or a mapping of keys is expected")
+        raise ConfigError(f"{at} is {wanted!r}; the name of a config, or a mapping of keys is expected")
     wanted = {"config": wanted} if isinstance(wanted, str) else dict(wanted)
     base = load(wanted.pop("config")) if "config" in wanted else OmegaConf.create()
-    merged = stack(stack(base, OmegaConf.create(config.changes)), OmegaConf.create(wanted))
+    merged = stack(stack(base, OmegaConf.create(dict(changes))), OmegaConf.create(wanted))
     sections, skills = config.skill_sections, merged.get("skills")
     if sections and skills is not None:
         section = "" if "" in sections else skills
         if section not in sections:
-            raise ConfigError(
-                f"methods.{name}.skills is {skills!r}; it must name a section of skills: {', '.join(sections)}"
-            )
+            raise ConfigError(f"{at}.skills is {skills!r}; it must name a section of skills: {', '.join(sections)}")
         merged["skills"] = str(out / "skills" / section / f"seed-{seed}")
+    if config.starts and merged.get("start") is not None:
+        if merged["start"].get("run") not in config.starts:
+            raise ConfigError(
+                f"{at}.start.run is {merged['start'].get('run')!r}; it must name a section of starts: {', '.join(config.starts)}"
+            )
+        merged["start"]["run"] = str(out / "starts" / merged["start"]["run"] / f"seed-{seed}")
     merged["seed"] = seed
     if config.stack_seeds and merged.get("kind") != "meta-train":
         merged["stack_seeds"] = list(config.seeds)
-    made = train_config(merged, at=f"methods.{name}")
-    algorithm_of(made, f"methods.{name}")  # imported here, its folder is on the path of the workers
+    made = train_config(merged, at=at)
+    algorithm_of(made, at)  # imported here, its folder is on the path of the workers
     return made
 
 
@@ -186,6 +203,18 @@ def pretraining_jobs(config: AblationConfig, out: Path, command: str) -> list[Jo
     return jobs
 
 
+def starting_jobs(config: AblationConfig, out: Path, command: str) -> list[Job]:
+    """The agents that methods start from, one of each a training seed. Raises ConfigError for one of another kind."""
+    jobs = []
+    for name, wanted in config.starts.items():
+        for seed in config.seeds:
+            one = run_config(config, f"starts.{name}", wanted, {}, out, seed)
+            if one.kind != "meta-train":
+                raise ConfigError(f"starts.{name}.kind is {one.kind!r}; set it to meta-train")
+            jobs.append(Job(f"{name} seed {seed}", out / "starts" / name / f"seed-{seed}", (one, command)))
+    return jobs
+
+
 def test_job(config: AblationConfig, jobs: Sequence[Job], out: Path, command: str) -> Job | None:
     """The evaluation of the methods that are trained on tasks of a split; None where there are none.
 
@@ -248,6 +277,7 @@ def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str, w
             f"{out}: holds an ablation with another config ({'; '.join(changed[:5])}); use another --out or delete the folder"
         )
     jobs = make_jobs(config, out, command)  # before anything is written: a wrong method must not take the folder
+    starts = starting_jobs(config, out, command)
     test = test_job(config, jobs, out, command)
     if isinstance(workers, Cluster) and any(first_config(job).processes == "ray" for job in jobs):
         raise ConfigError(
@@ -260,6 +290,9 @@ def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str, w
     seal(out, ("config.yaml", "environment.json"))
     started = time.monotonic()
     models = prepare(config, out, command, workers)
+    if starts:
+        print(f"     agents to start from, one a seed -> {out / 'starts'}", flush=True)
+        completed(run_jobs(starts, run_one, workers, "meta-training"))
     if jobs:
         runs = sum(len(job.payload[0]) if isinstance(job.payload[0], list) else 1 for job in jobs)
         print(f"3/4  {len(config.methods)} methods x {len(config.seeds)} seeds: {runs} runs", flush=True)
@@ -311,12 +344,17 @@ def prepare(config: AblationConfig, out: Path, command: str, workers: int | Clus
         return []
     print(f"2/4  skills and their prior, a model a seed -> {out / 'skills'}", flush=True)
     outcome = run_jobs(jobs, run_one, workers, "skills")
-    if outcome.failed:
-        raise UserError("; ".join(f"{name}: {why}" for name, why in outcome.failed.items()))
-    if outcome.stopped:
-        raise KeyboardInterrupt
+    completed(outcome)
     for job in jobs:
         result = read_result(job.folder)
         assert result is not None  # it is done
         print("\n".join(f"     {job.name}: {sentence}" for sentence in result["verdict"][:1]), flush=True)
     return outcome.done
+
+
+def completed(outcome: Outcome) -> None:
+    """Raises UserError if a run that others need failed, KeyboardInterrupt if it was stopped."""
+    if outcome.failed:
+        raise UserError("; ".join(f"{name}: {why}" for name, why in outcome.failed.items()))
+    if outcome.stopped:
+        raise KeyboardInterrupt

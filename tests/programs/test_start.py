@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,22 +15,24 @@ import torch
 
 from skillmeta.collect.source import Budget, OnlineSource
 from skillmeta.collect.workers import Workers
-from skillmeta.config import build, to_plain
+from skillmeta.config import build, read_yaml, to_plain
 from skillmeta.envs.make import EnvsFactory, make_envs
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.evaluation.records import read_run
+from skillmeta.programs.ablate import AblationConfig, ablate
 from skillmeta.programs.train import load_trained, make_learner, train
 from skillmeta.programs.train_config import TrainConfig
 from skillmeta.reports.content import description
 from skillmeta.run.checkpoint import load_state
 from skillmeta.run.device import CPU
 from skillmeta.run.parts import restore_parts, state_of
-from skillmeta.run.run import read_metrics
+from skillmeta.run.run import is_finished, read_metrics
 from skillmeta.seeds import Seeds
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import chosen_task, make_family, task_id
 from tests.elsewhere import ELSEWHERE, OnTheCPU, elsewhere
 from tests.goldens.cases import save_skills
+from tests.programs.test_ablate import run_here
 
 MAZE = {"family": "maze", "options": {"max_episode_steps": 20}}
 KIND = {"tasks": 1, "context_size": 4}
@@ -357,3 +360,59 @@ def test_a_learner_of_the_users_own_learns_as_it_says_and_may_start_from_its_own
     with pytest.raises(ConfigError, match="doubled"):
         train(stranger, tmp_path / "other", quiet=True)
     sys.modules.pop("doubled", None)
+
+
+def compared(folder: Path, **options: Any) -> AblationConfig:
+    skills = {"skills": str(folder / "skills")}
+    meta = {"kind": "meta-train", "task": {**MAZE, "split": "train"}, **skills, "env_steps": 150, "algorithm": SIMPL}
+    methods = {
+        "simpl": {**skills, "algorithm": SAC, "start": {"run": "known", "episodes": 2}},
+        "spirl": {**skills, "algorithm": SAC},
+    }
+    changes = {"task": {**MAZE, "split": "test"}, "env_steps": 80, "evaluation": {"episodes": 2}}
+    plain = {
+        "starts": {"known": meta},
+        "methods": methods,
+        "changes": changes,
+        "tasks": [1],
+        "seeds": [0, 1],
+        **options,
+    }
+    return build(AblationConfig, {"title": "SiMPL", **plain})
+
+
+def test_an_ablation_trains_what_its_methods_start_from_one_a_seed(folder, tmp_path, monkeypatch):
+    made: list[str] = []
+
+    def run_noted(jobs, *rest):
+        made.extend(job.name for job in jobs if not is_finished(job.folder))
+        return run_here(jobs, *rest)
+
+    monkeypatch.setattr("skillmeta.programs.ablate.run_jobs", run_noted)
+    ablate(compared(folder), tmp_path)
+    assert made[:2] == ["known seed 0", "known seed 1"] and len(made) == 6
+    for seed in (0, 1):
+        start = read_yaml(tmp_path / "methods/simpl/task-1" / f"seed-{seed}" / "config.yaml")["start"]
+        assert start["run"] == str(tmp_path / "starts/known" / f"seed-{seed}")
+        assert read_yaml(tmp_path / "starts/known" / f"seed-{seed}" / "config.yaml")["seed"] == seed
+    made.clear()
+    ablate(compared(folder), tmp_path)
+    assert not made
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"starts": {"other": "meta/simpl_maze"}},
+            "methods.simpl.start.run is 'known'; it must name a section of starts: other",
+        ),
+        ({"starts": {"known": "downstream/maze_spirl"}}, "starts.known.kind is 'finetune'; set it to meta-train"),
+        ({"starts": {"known": 3}}, "starts.known is 3; the name of a config, or a mapping"),
+        ({"starts": {"a/b": "meta/simpl_maze"}}, "starts: a name"),
+    ],
+)
+def test_wrong_starts_of_an_ablation_are_refused_before_anything_is_written(options, said, folder, tmp_path):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        ablate(compared(folder, **options), tmp_path / "out")
+    assert not (tmp_path / "out" / "config.yaml").exists()
