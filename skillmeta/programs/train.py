@@ -163,6 +163,7 @@ class Opened:
         device = device_of(config.device)
         result |= {"device": str(device)} if device != CPU else {}
         result |= {"dropped": source.dropped} if source.dropped else {}
+        result |= steps_before(config)
         if self.task is None:
             # Read, not kept: after its last checkpoint a run resumes with nothing left to do.
             last = [row for row in read_metrics(run.folder) if row["kind"] == "iteration"][-1]
@@ -178,6 +179,12 @@ class Opened:
             result["notes"] = notes
         save_actor(run.folder, learner.actor(), source.env_steps, self.identity)
         return run.finish(result, pages)
+
+
+def steps_before(config: TrainConfig) -> dict[str, int]:
+    """The environment steps that the run had learned from, and those before it, from which this one starts."""
+    before = None if config.start is None else read_result(config.start.run)
+    return {} if before is None else {"env_steps_before": before["env_steps"] + before.get("env_steps_before", 0)}
 
 
 REPORTED = {  # numbers of a result that its command prints

@@ -460,11 +460,11 @@ def description(run: RunRecord) -> str:
     acts = acts_in(run.config.get("skills"))
     sees = "; it sees the task" if run.config.get("see_task") else ""
     if start := run.config.get("start"):
-        other, shown = Path(str(start.get("run"))).name, start.get("episodes", 20)
-        first = {0: "", 1: ", which acts in the first episode"}.get(
-            shown, f", which acts in the first {shown} episodes"
-        )
-        sees += f"; it starts from {other}{first}"
+        other, shown = named(Path(str(start.get("run")))), start.get("episodes", 20)
+        before = (run.result or {}).get("env_steps_before")
+        learned = f", which learned in {before:,} environment steps" if isinstance(before, int) else ""
+        first = {0: "", 1: "; that acts in the first episode"}.get(shown, f"; that acts in the first {shown} episodes")
+        sees += f"; it starts from {other}{learned}{first}"
     if stacked := run.config.get("stack_seeds"):
         sees += f"; one process trains the seeds {', '.join(map(str, stacked))}"
     if is_builtin("algorithms", name):
@@ -478,6 +478,11 @@ def description(run: RunRecord) -> str:
             return str(module.describe(build(module.Config, options, at), acts, prior) + sees)
     values = ", ".join(f"{key} {value}" for key, value in options.items())
     return f"the algorithm {name}, acting in {acts}{sees}" + (f"; {values}" if values else "")
+
+
+def named(folder: Path) -> str:
+    """A run by its folder, where that is called by its seed by the one around it."""
+    return f"{folder.parent.name}/{folder.name}" if folder.name.startswith("seed-") else folder.name
 
 
 def acts_in(skills: object) -> str:

@@ -26,7 +26,7 @@ from skillmeta.reports.content import description
 from skillmeta.run.checkpoint import load_state
 from skillmeta.run.device import CPU
 from skillmeta.run.parts import restore_parts, state_of
-from skillmeta.run.run import is_finished, read_metrics
+from skillmeta.run.run import is_finished, read_metrics, read_result
 from skillmeta.seeds import Seeds
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import chosen_task, make_family, task_id
@@ -237,7 +237,10 @@ def test_an_agents_policy_is_the_prior_where_the_config_says_so(folder, tmp_path
     assert train(further, tmp_path / "further", quiet=True)  # nothing is learned: it acts as what it is held near
     assert torch.equal(act(tmp_path / "further"), act(tmp_path / "run"))
     said = description(read_run(tmp_path / "further"))
-    assert "the policy of run, acts in skills" in said and said.endswith("it starts from run")
+    before = sum(read_result(run)["env_steps"] for run in (tmp_path / "run", folder / "meta"))
+    assert read_result(tmp_path / "further")["env_steps_before"] == before
+    assert "the policy of run, acts in skills" in said
+    assert said.endswith(f"it starts from run, which learned in {before:,} environment steps")
     (tmp_path / "run").rename(tmp_path / "moved")
     with pytest.raises(UserError, match="run: holds no finished run; put it back"):
         act(tmp_path / "further")
@@ -395,6 +398,7 @@ def test_an_ablation_trains_what_its_methods_start_from_one_a_seed(folder, tmp_p
         start = read_yaml(tmp_path / "methods/simpl/task-1" / f"seed-{seed}" / "config.yaml")["start"]
         assert start["run"] == str(tmp_path / "starts/known" / f"seed-{seed}")
         assert read_yaml(tmp_path / "starts/known" / f"seed-{seed}" / "config.yaml")["seed"] == seed
+    assert "starts from known/seed-0, which learned in" in (tmp_path / "report.html").read_text()
     made.clear()
     ablate(compared(folder), tmp_path)
     assert not made
