@@ -42,7 +42,7 @@ class Config:
     critic_depth: PositiveInt = 2  # hidden layers
     learning_rate: PositiveFloat = 1e-3  # of the critics
     discount: Share = 0.99  # of a decision, not of a primitive step
-    tau: Share = 0.005  # of the slow critics
+    tau: Share = 0.005  # of the target critics
     batch_size: PositiveInt = 128  # decisions of an update
     updates_per_decision: NonNegativeFloat = 1.0  # 0: nothing is learned
     replay_capacity: PositiveInt = 1_000_000  # decisions
@@ -143,7 +143,7 @@ class Learner:
         return dict(zip(METRICS, (sums / updates).tolist(), strict=True)) if updates else {}
 
     def update(self, batch: Transitions) -> Tensor:
-        """One update of the critics and their slow copies; returns the METRICS, a vector, until the next one."""
+        """One update of the critics and their target networks; returns the METRICS, a vector, until the next one."""
         noise = torch.randn(self.config.candidates, *batch.action.shape, generator=self.generator)
         metrics = self.step((batch, noise), self.skills.latent_bound.device)
         self.counts.updates += 1

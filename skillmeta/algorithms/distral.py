@@ -55,7 +55,7 @@ class Config:
     distilled_share: Share = 0.5  # alpha, of the divergence from the distilled policy; the rest is from the prior
     regularizer: RegularizerConfig = field(default_factory=default_regularizer)  # of both together
     discount: Share = 0.99  # of a decision
-    tau: Share = 0.005  # of the slow critics
+    tau: Share = 0.005  # of the target critics
     learning_rate: PositiveFloat = 3e-4  # of all networks
     hidden: PositiveInt = 128  # units of a layer
     depth: PositiveInt = 3  # hidden layers

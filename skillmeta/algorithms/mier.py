@@ -106,7 +106,7 @@ class Config:
     reward_scale: PositiveFloat = 1.0  # of what critics learn from; the model predicts rewards as they are
     regularizer: RegularizerConfig = field(default_factory=lambda: RegularizerConfig(initial_coefficient=0.2))
     discount: Share = 0.99  # of a decision
-    tau: Share = 0.005  # of the slow critics
+    tau: Share = 0.005  # of the target critics
     learning_rate: PositiveFloat = 1e-3  # of policy and critics
     hidden: PositiveInt = 128  # units of a layer of theirs
     depth: PositiveInt = 2  # hidden layers
@@ -120,7 +120,7 @@ class Config:
 
 
 class Networks(nn.Module):
-    """What is learned. The slow critics are no part of it."""
+    """What is learned. The target critics are no part of it."""
 
     def __init__(self, spec: EnvSpec, residual: bool, config: Config, generator: torch.Generator):
         super().__init__()

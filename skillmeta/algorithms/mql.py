@@ -80,7 +80,7 @@ class Config:
     exploration_episodes: PositiveInt = 1  # of a test trial; after the last of them parameters are adapted, then held
     reward_scale: PositiveFloat = 1.0  # of what is seen and learned from
     discount: Share = 0.99  # of a decision
-    tau: Share = 0.005  # of the slow copies
+    tau: Share = 0.005  # of the target networks
     learning_rate: PositiveFloat = 1e-3  # of all networks
     hidden: PositiveInt = 128  # units of a layer
     depth: PositiveInt = 2  # hidden layers
@@ -158,7 +158,7 @@ def zero_rows(seen: int, actions: int, length: int, *lead: int) -> Rows:
 
 
 class Td3:
-    """Networks and what an update changes with them: slow copies, and an optimiser each of policy and critics."""
+    """Networks and what an update changes with them: target networks, and an optimiser each of policy and critics."""
 
     def __init__(self, networks: Networks, slow: Networks, config: Config, learning_rate: float):
         self.networks, self.slow, self.config = networks, slow, config
@@ -168,7 +168,7 @@ class Td3:
     def update(
         self, batch: Batch, noise: Tensor, of_policy: bool, anchor: Networks | None = None, pull: Tensor | None = None
     ) -> Tensor:
-        """One update of the critics, and of policy and slow copies if it is their turn; returns the METRICS.
+        """One update of the critics, and of policy and target networks if it is their turn; returns the METRICS.
 
         Args:
             noise: standard normal, [..., B, A], of actions in the targets.

@@ -65,7 +65,7 @@ class OriginalConfig:
 
     kl_reduction: Literal["mean", "sum"] = "mean"  # over the tasks of a batch
     replacement: bool = False  # tasks are drawn with replacement
-    value_network: bool = False  # SAC with V and its slow copy instead of slow critics
+    value_network: bool = False  # SAC with V and a target network of it, instead of target critics
     policy_penalty: NonNegativeFloat = 0.0  # on the squares of the policy's means and log deviations; theirs is 0.001
 
 
@@ -108,7 +108,7 @@ class Config:
     reward_scale: PositiveFloat = 5.0  # of what critics learn from
     regularizer: RegularizerConfig = field(default_factory=lambda: RegularizerConfig(initial_coefficient=0.2))
     discount: Share = 0.99  # of a decision
-    tau: Share = 0.005  # of the slow critics
+    tau: Share = 0.005  # of the target critics
     learning_rate: PositiveFloat = 1e-3  # of all networks
     hidden: PositiveInt = 128  # units of a layer
     depth: PositiveInt = 2  # hidden layers

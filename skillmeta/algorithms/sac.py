@@ -62,7 +62,7 @@ class Config:
     critic_depth: PositiveInt = 2  # hidden layers
     learning_rate: PositiveFloat = 3e-4  # of policy and critics
     discount: Share = 0.99  # of a decision, as in SPiRL, not of a primitive step
-    tau: Share = 0.005  # of the slow critics
+    tau: Share = 0.005  # of the target critics
     batch_size: PositiveInt = 256  # decisions of an update
     updates_per_decision: NonNegativeFloat = 1.0  # 0: nothing is learned
     random_decisions: NonNegativeInt = 0  # uniform actions at first; a policy that starts at the prior needs none

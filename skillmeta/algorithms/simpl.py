@@ -62,7 +62,7 @@ class TaskBatchConfig:
 
     tasks: PositiveInt = 10  # of an update
     context_size: PositiveInt = 64  # decisions that e is inferred from
-    rewarded_share: Share = 0.05  # of them, at most, that are chosen for their reward; 0: all are drawn by chance
+    rewarded_share: Share = 0.05  # of them, at most, that are chosen for their reward; 0: all are drawn at random
     regularizer: RegularizerConfig = field(default_factory=large_regularizer)  # KL(pi || skill prior)
     encoder: CoefficientConfig = field(default_factory=large_encoder)  # KL(q || N(0, I))
 
@@ -95,7 +95,7 @@ class Config:
     context_episodes: PositiveInt = 20  # of a test trial, e ~ N(0, I); then e* is inferred from them
     adaptation: Literal["mean", "sample"] = "mean"  # e* is the posterior's mean, or a sample for each episode
     discount: Share = 0.99  # of a decision
-    tau: Share = 0.005  # of the slow critics
+    tau: Share = 0.005  # of the target critics
     learning_rate: PositiveFloat = 1e-3  # of all networks
     hidden: PositiveInt = 128  # units of a layer
     depth: PositiveInt = 3  # hidden layers

@@ -27,7 +27,7 @@ InputsT = TypeVar("InputsT", bound="tuple[object, ...]")
 
 @runtime_checkable
 class Stackable(Protocol[BatchT, DrawnT, InputsT]):
-    """A learner that makes an update in pieces: inputs from its own streams, losses, Adam and slow copies, what follows."""
+    """A learner that makes an update in pieces: inputs from its own streams, losses, a step of Adam, what follows."""
 
     @property
     def networks(self) -> nn.ModuleDict:
