@@ -24,6 +24,9 @@ def named_modules(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     algorithm = config.get("algorithm")
     if isinstance(algorithm, Mapping) and "name" in algorithm and not is_builtin("algorithms", algorithm["name"]):
         yield "algorithm.name", str(algorithm["name"])
+    start = config.get("start")
+    if isinstance(start, Mapping) and start.get("algorithm") and not is_builtin("algorithms", start["algorithm"]):
+        yield "start.algorithm", str(start["algorithm"])
     task = config.get("task")
     if isinstance(task, Mapping) and "family" in task and not is_builtin("tasks", task["family"]):
         yield "task.family", str(task["family"])

@@ -311,12 +311,12 @@ class Learner:
         left = 1 - source.fraction if self.config.anneal else 1.0
         trials = source.trials(self.acting, self.config.tasks, self.config.episodes).trials
         sample, config = self.prepare(sequences(trials)), self.config
+        for group in self.inference_optimizer.param_groups:
+            group["lr"] = config.inference_rate * falling(source.fraction, config.inference_anneal_from)
         means = ppo_epochs(
             sample, config.epochs, config.minibatches, self.generator, lambda taken: self.update(taken, left)
         )
         self.store.add(trials)
-        for group in self.inference_optimizer.param_groups:
-            group["lr"] = config.inference_rate * falling(source.fraction, config.inference_anneal_from)
         of_inference = self.network.bound.new_zeros(len(METRICS))
         for _ in range(config.inference_updates):
             of_inference += self.infer()

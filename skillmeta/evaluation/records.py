@@ -156,6 +156,7 @@ class Study:
     planned: int = 0  # runs of an ablation, finished or not
     config: Mapping[str, Any] | None = None  # of an ablation
     environment: Mapping[str, Any] | None = None
+    starts: Sequence[RunRecord] = ()  # that methods of an ablation start from, as far as they have finished
     apart: Sequence[str] = ()  # sentences on runs that may have been taken for training seeds of one method
 
     def runs(self, method: str) -> list[RunRecord]:
@@ -169,12 +170,14 @@ class Study:
     def notes(self) -> list[str]:
         """`apart`, and what results say of themselves: each sentence once, with the methods that it is about if not about all."""
         said: dict[str, dict[str, None]] = {}
-        for name in self.methods:
-            for run in self.runs(name):
-                for note in (run.result or {}).get("notes", ()):
-                    said.setdefault(str(note), {})[name] = None
-        every = len(self.methods)
-        return [*self.apart, *(note if len(of) == every else f"{', '.join(of)}: {note}" for note, of in said.items())]
+        named = [(name, run) for name in self.methods for run in self.runs(name)]
+        for name, run in [*named, *((f"the start {run.folder.parent.name}", run) for run in self.starts)]:
+            for note in (run.result or {}).get("notes", ()):
+                said.setdefault(str(note), {})[name] = None
+        return [
+            *self.apart,
+            *(note if [*of] == [*self.methods] else f"{', '.join(of)}: {note}" for note, of in said.items()),
+        ]
 
     def seeds(self, method: str) -> list[int]:
         """Training seeds that a method has finished on every task."""
@@ -228,6 +231,7 @@ def read_run(folder: Path) -> RunRecord:
     with as_expected(folder / "result.json"):
         stated = dict(result or {})
         expect(stated.pop("notes", []), [str], "notes")
+        expect(stated.pop("device", ""), str, "device")
         expect(stated, MapOf(NUMBER), "")
     iterations = [row for row in rows if row["kind"] == "iteration"]
     held_out = [row for row in rows if row["kind"] == "evaluation"]
@@ -301,6 +305,7 @@ def read_study(folder: Path) -> Study:
         if complete:
             methods[method] = complete
     environment = read_environment(folder)
+    starts = [read_run(one) for one in sorted(folder.glob("starts/*/seed-*")) if (one / "config.yaml").exists()]
     return Study(
         methods,
         comparison.title,
@@ -311,6 +316,7 @@ def read_study(folder: Path) -> Study:
         planned,
         {**config, **to_plain(comparison)},
         environment,
+        [run for run in starts if run.result is not None],
     )
 
 

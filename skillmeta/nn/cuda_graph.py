@@ -50,6 +50,10 @@ class Graphed(Generic[InputsT, ResultT]):
         """Call it with inputs that lie anywhere. The next call may overwrite what it returns."""
         if device.type != RECORDS:
             return self.function(moved(inputs, device))
+        with torch.cuda.device(device):  # where graphs are recorded and launched
+            return self._call(inputs, device)
+
+    def _call(self, inputs: InputsT, device: torch.device) -> ResultT:
         shapes = tuple(x.shape for x in tensors(inputs))
         if shapes not in self.recorded:
             self.recorded[shapes] = Recorded(_mapped(inputs, functools.partial(torch.empty_like, device=device)))
@@ -57,7 +61,7 @@ class Graphed(Generic[InputsT, ResultT]):
         for there, here in zip(tensors(one.inputs), tensors(inputs), strict=True):
             there.copy_(here)
         if one.graph is None and one.calls >= WARM_UP and not one.refused:
-            self._record(one)
+            self._record(one, device)
         one.calls += 1
         if one.graph is None:
             return self.function(one.inputs)
@@ -65,15 +69,18 @@ class Graphed(Generic[InputsT, ResultT]):
         assert one.result is not None
         return one.result
 
-    def _record(self, one: Recorded[InputsT, ResultT]) -> None:
+    def _record(self, one: Recorded[InputsT, ResultT], device: torch.device) -> None:
         """Record what the function does, which does nothing yet."""
-        graph = torch.cuda.CUDAGraph()
+        graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            own = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            with torch.cuda.graph(graph, stream=own, capture_error_mode="thread_local"):
                 one.result = self.function(one.inputs)
         except RuntimeError as error:
+            torch.cuda.set_stream(before)  # which a failed recording does not go back to
             one.refused = True
-            warnings.warn(f"updates run without a CUDA graph: {str(error).splitlines()[0]}", stacklevel=3)
+            why = error.__context__ or error  # the end of a recording raises too, of less use
+            warnings.warn(f"updates run without a CUDA graph: {str(why).splitlines()[0]}", stacklevel=4)
         else:
             one.graph = graph
 

@@ -25,6 +25,7 @@ from skillmeta.config import (
     check_file_name,
     checked,
     dump_yaml,
+    is_builtin,
     load,
     read_yaml,
     stack,
@@ -37,7 +38,7 @@ from skillmeta.programs.collect import CollectConfig, collect
 from skillmeta.programs.evaluate import EvaluateConfig, run_evaluation
 from skillmeta.programs.page import write_page
 from skillmeta.programs.pretrain import PretrainConfig, pretrain
-from skillmeta.programs.train import train
+from skillmeta.programs.train import check_same, train
 from skillmeta.programs.train_config import TrainConfig, algorithm_of, train_config
 from skillmeta.programs.train_stack import check_stackable, train_stack
 from skillmeta.run.cluster import Cluster
@@ -120,18 +121,52 @@ def run_config(
         if section not in sections:
             raise ConfigError(f"{at}.skills is {skills!r}; it must name a section of skills: {', '.join(sections)}")
         merged["skills"] = str(out / "skills" / section / f"seed-{seed}")
-    if config.starts and merged.get("start") is not None:
-        if merged["start"].get("run") not in config.starts:
+    named = merged.get("start") if config.starts else None
+    if named is not None:
+        name = named.get("run") if isinstance(named, Mapping) else named
+        if not isinstance(named, Mapping) or not isinstance(name, str) or name not in config.starts:
             raise ConfigError(
-                f"{at}.start.run is {merged['start'].get('run')!r}; it must name a section of starts: {', '.join(config.starts)}"
+                f"{at}.start is {to_plain(named)!r}; its run must name a section of starts: {', '.join(config.starts)}"
             )
-        merged["start"]["run"] = str(out / "starts" / merged["start"]["run"] / f"seed-{seed}")
+        start = run_config(config, f"starts.{name}", config.starts[name], {}, out, seed)
+        merged["start"]["run"], merged["start"]["algorithm"] = (
+            str(start_folder(out, name, seed)),
+            start.algorithm["name"],
+        )
     merged["seed"] = seed
     if config.stack_seeds and merged.get("kind") != "meta-train":
         merged["stack_seeds"] = list(config.seeds)
     made = train_config(merged, at=at)
     algorithm_of(made, at)  # imported here, its folder is on the path of the workers
+    if named is not None:
+        check_start(made, start, at, str(name))
     return made
+
+
+def start_folder(out: Path, name: str, seed: int) -> Path:
+    return out / "starts" / name / f"seed-{seed}"
+
+
+def check_start(made: TrainConfig, start: TrainConfig, at: str, name: str) -> None:
+    """Raises ConfigError for a method that will not be able to start from the agent that it names."""
+    if start.kind != "meta-train":
+        raise ConfigError(f"starts.{name}.kind is {start.kind!r}; set it to meta-train")
+    check_same(made, to_plain(start), f"{at}: starts.{name}")
+    if made.skills != start.skills:
+        raise ConfigError(f"{at}.skills and starts.{name}.skills are not the same section; set one as the other is")
+    (module, own), (agents, others) = (algorithm_of(one, at) for one in (made, start))
+    for what, where, has in (
+        ("can start from another agent", made, hasattr(module.Learner, "start_from")),
+        ("gives an agent to start from", start, hasattr(getattr(agents, "Actor", None), "start")),
+    ):
+        if is_builtin("algorithms", where.algorithm["name"]) and not has:
+            raise ConfigError(f"{at}.start.run is {name!r}: no learner of {where.algorithm['name']!r} {what}")
+    ours, theirs = ([getattr(one, key, None) for key in ("hidden", "policy_depth")] for one in (own, others))
+    theirs[1] = getattr(others, "depth", theirs[1])
+    if made.start is not None and made.start.prior == "skill" and None not in theirs and ours != theirs:
+        raise ConfigError(
+            f"{at}.algorithm has hidden and policy_depth {ours}, and the policy of starts.{name} has {theirs}; set them as there"
+        )
 
 
 def on_one_task(config: AblationConfig, out: Path) -> dict[str, TrainConfig]:
@@ -204,14 +239,17 @@ def pretraining_jobs(config: AblationConfig, out: Path, command: str) -> list[Jo
 
 
 def starting_jobs(config: AblationConfig, out: Path, command: str) -> list[Job]:
-    """The agents that methods start from, one of each a training seed. Raises ConfigError for one of another kind."""
+    """The agents that methods start from, one of each a training seed. Raises ConfigError for one that no method starts from."""
     jobs = []
+    used = {one.start.run for one in on_one_task(config, out).values() if one.start is not None}
     for name, wanted in config.starts.items():
+        if str(start_folder(out, name, config.seeds[0])) not in used:
+            raise ConfigError(
+                f"starts.{name}: no method starts from it; name it in start: {{run: {name}}}, or leave it out"
+            )
         for seed in config.seeds:
             one = run_config(config, f"starts.{name}", wanted, {}, out, seed)
-            if one.kind != "meta-train":
-                raise ConfigError(f"starts.{name}.kind is {one.kind!r}; set it to meta-train")
-            jobs.append(Job(f"{name} seed {seed}", out / "starts" / name / f"seed-{seed}", (one, command)))
+            jobs.append(Job(f"{name} seed {seed}", start_folder(out, name, seed), (one, command)))
     return jobs
 
 
@@ -279,7 +317,7 @@ def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str, w
     jobs = make_jobs(config, out, command)  # before anything is written: a wrong method must not take the folder
     starts = starting_jobs(config, out, command)
     test = test_job(config, jobs, out, command)
-    if isinstance(workers, Cluster) and any(first_config(job).processes == "ray" for job in jobs):
+    if isinstance(workers, Cluster) and any(first_config(job).processes == "ray" for job in [*jobs, *starts]):
         raise ConfigError(
             "processes: ray: the runs of an ablation on a cluster would wait for one another's CPUs; set a number"
         )
@@ -290,13 +328,17 @@ def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str, w
     seal(out, ("config.yaml", "environment.json"))
     started = time.monotonic()
     models = prepare(config, out, command, workers)
+    begun, ready = Outcome(), jobs
     if starts:
         print(f"     agents to start from, one a seed -> {out / 'starts'}", flush=True)
-        completed(run_jobs(starts, run_one, workers, "meta-training"))
-    if jobs:
-        runs = sum(len(job.payload[0]) if isinstance(job.payload[0], list) else 1 for job in jobs)
+        begun = run_jobs(starts, run_one, workers, "meta-training")
+        ready = [] if begun.stopped else [job for job in jobs if has_start(job)]
+    if ready:
+        runs = sum(len(job.payload[0]) if isinstance(job.payload[0], list) else 1 for job in ready)
         print(f"3/4  {len(config.methods)} methods x {len(config.seeds)} seeds: {runs} runs", flush=True)
-    outcome = run_jobs(jobs, run_one, workers, "learning") if jobs else Outcome(done=models)
+    outcome = run_jobs(ready, run_one, workers, "learning") if ready else Outcome(done=[] if jobs else models)
+    outcome.failed |= begun.failed
+    outcome.stopped |= begun.stopped
     if test is not None and len(outcome.done) == len(jobs):
         tested = run_jobs([test], run_one, workers, f"evaluation on {config.test.split} tasks")
         outcome.failed |= tested.failed
@@ -315,6 +357,12 @@ def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str, w
             if not outcome.stopped:  # stopped so early that no method is complete: nothing to show yet
                 raise
     return outcome
+
+
+def has_start(job: Job) -> bool:
+    """Whether what a run starts from is there, if it starts from anything."""
+    start = first_config(job).start
+    return start is None or read_result(start.run) is not None
 
 
 def seeds_grew(before: Any, now: Sequence[int]) -> bool:
@@ -344,17 +392,12 @@ def prepare(config: AblationConfig, out: Path, command: str, workers: int | Clus
         return []
     print(f"2/4  skills and their prior, a model a seed -> {out / 'skills'}", flush=True)
     outcome = run_jobs(jobs, run_one, workers, "skills")
-    completed(outcome)
+    if outcome.failed:
+        raise UserError("; ".join(f"{name}: {why}" for name, why in outcome.failed.items()))
+    if outcome.stopped:
+        raise KeyboardInterrupt
     for job in jobs:
         result = read_result(job.folder)
         assert result is not None  # it is done
         print("\n".join(f"     {job.name}: {sentence}" for sentence in result["verdict"][:1]), flush=True)
     return outcome.done
-
-
-def completed(outcome: Outcome) -> None:
-    """Raises UserError if a run that others need failed, KeyboardInterrupt if it was stopped."""
-    if outcome.failed:
-        raise UserError("; ".join(f"{name}: {why}" for name, why in outcome.failed.items()))
-    if outcome.stopped:
-        raise KeyboardInterrupt

@@ -36,6 +36,7 @@ class StartConfig:
         20  # in the task, from which that agent infers it; they count as the run's first episodes
     )
     keep: bool = True  # they are learned from too
+    algorithm: str = ""  # of that run, where it is a module of your own; it is imported
     prior: Literal["skill", "agent"] = "skill"  # what the policy is held near: the skill prior, or that agent's policy
 
     def __post_init__(self) -> None:

@@ -94,7 +94,7 @@ def make_learner(
         learner: Learner[Any] = make(0)
         return learner
     check_alike(config, Path(config.start.run))
-    own = config.algorithm["name"]  # which the user has named, so that a run may name it too
+    own = (config.algorithm["name"], config.start.algorithm)  # which the user has named, so that a run may name it too
     agent = load_trained(config.start.run, lambda *unused: SpecAlone(spec), own=own)
     if fingerprint(config.skills) != fingerprint(agent.skills):
         raise ConfigError(f"start.run: {config.start.run}: acts by another skill model than skills: {config.skills}")
@@ -103,9 +103,12 @@ def make_learner(
 
 def check_alike(config: TrainConfig, run: Path) -> None:
     """Raises ConfigError where a run that is started from acts, or sees, otherwise than this one will."""
-    if not (run / "config.yaml").exists():
-        return  # what loads it says so
-    there = read_yaml(run / "config.yaml", limited=True)
+    if (run / "config.yaml").exists():  # else what loads it says so
+        check_same(config, read_yaml(run / "config.yaml", limited=True), f"start.run: {run}")
+
+
+def check_same(config: TrainConfig, there: Mapping[str, Any], start: str) -> None:
+    """Raises ConfigError where the config of what is started from differs in what an agent acts by, or sees."""
     for key, own, other in (
         ("skills", config.skills, there.get("skills")),
         ("see_task", config.see_task, there.get("see_task", False)),
@@ -113,9 +116,7 @@ def check_alike(config: TrainConfig, run: Path) -> None:
     ):
         if own != other and (key != "skills" or own is None or other is None):
             wanted, has = ("null" if value is None else value for value in (other, own))
-            raise ConfigError(
-                f"{key} is {has}, and start.run: {run}: was trained with {wanted}; set {key} as it is there"
-            )
+            raise ConfigError(f"{key} is {has}, and {start}: was trained with {wanted}; set {key} as it is there")
 
 
 def train(
@@ -423,14 +424,14 @@ class SpecAlone:
 
 
 def load_trained(
-    folder: str | Path, make: Callable[[SkillModel | None, bool], HasSpec], trust: bool = False, own: str = ""
+    folder: str | Path, make: Callable[[SkillModel | None, bool], HasSpec], trust: bool = False, own: Sequence[str] = ()
 ) -> Trained:
     """The actor of a finished run of `train`.
 
     Args:
         make: the environments that it shall act in, given its skills and whether it sees the task.
         trust: import the module that the run's config names as its algorithm, where that is not part of skillmeta.
-        own: such a module that the user has named elsewhere.
+        own: such modules that the user has named elsewhere.
 
     Raises UserError for a folder that holds no finished run, one whose actor does not fit the environments, one whose skill model
     has changed since, or one that names a module of its own without `trust`.
@@ -448,8 +449,8 @@ def load_trained(
     check_links(folder, trust)
     verify(folder)
     node = read_yaml(folder / "config.yaml", limited=not trust)
-    named = {"algorithm": node.get("algorithm")}
-    if [name for _, name in named_modules(named)] != [own]:
+    named = {"algorithm": node.get("algorithm"), "start": node.get("start")}
+    if not all(name in own for _, name in named_modules(named)):
         check_modules(named, folder / "config.yaml", trust)
     state, meta = load_state(folder / ACTOR)
     check_run_format(folder / ACTOR, meta)

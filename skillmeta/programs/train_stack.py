@@ -61,8 +61,9 @@ def check_stackable(config: TrainConfig) -> None:
     """Raises ConfigError for what goes with one seed alone, as far as the config says."""
     if config.kind != "finetune" or config.start is not None:
         raise ConfigError("stack_seeds is of kind: finetune, without start; leave it out")
-    if config.algorithm.get("compile"):
-        raise ConfigError("algorithm.compile is of one seed; set it to false, or leave out stack_seeds")
+    for key in ("compile", "bfloat16"):
+        if config.algorithm.get(key):
+            raise ConfigError(f"algorithm.{key} is of one seed; set it to false, or leave out stack_seeds")
 
 
 def refused(config: TrainConfig) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from skillmeta.collect.failures import note_on, read_failures
-from skillmeta.config import build, dump_yaml, is_builtin, module_of, read_yaml
+from skillmeta.config import build, dump_yaml, read_yaml
 from skillmeta.errors import UserError
 from skillmeta.evaluation import settings
 from skillmeta.evaluation.adaptation import Evaluation
@@ -32,7 +32,6 @@ from skillmeta.evaluation.records import (
 from skillmeta.evaluation.statistics import Estimate, Scores, estimate, paired_difference
 from skillmeta.run.files import write_whole
 from skillmeta.run.health import Health
-from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family
 from skillmeta.trust import check_links, check_modules
 
@@ -234,8 +233,9 @@ def of_models(study: Study, models: Mapping[str, ModelRecord]) -> Content:
 
 def failed(study: Study) -> list[str]:
     """Sentences on what went wrong in training: environments that failed, losses beyond reason."""
-    ill = [f"{run.folder.name}: {said}." for run in study.every if (said := Health(run.rows).said)]
-    return [*note_on(sum(len(read_failures(run.folder)) for run in study.every)), *ill]
+    runs = [*study.every, *study.starts]
+    ill = [f"{run.folder.name}: {said}." for run in runs if (said := Health(run.rows).said)]
+    return [*note_on(sum(len(read_failures(run.folder)) for run in runs)), *ill]
 
 
 def one_seed(study: Study) -> list[str]:
@@ -449,48 +449,3 @@ def episodes_csv(evaluation: Evaluation) -> str:
             succeeded = [int(result.success[at]), int(result.success_at_end[at])]
             writer.writerow([*where, *how, f"{result.returns[at]:.6g}", *succeeded, result.env_steps[at]])
     return out.getvalue()
-
-
-# -- methods in words --------------------------------------------------------------------------------------------------------
-def description(run: RunRecord) -> str:
-    """What a run's config makes of it, in the words of its algorithm's `describe(config, acts_in, prior)` where the module is part
-    of skillmeta and has one; else the config's values. No other module is imported."""
-    options = dict(run.config.get("algorithm") or {})
-    name = options.pop("name", None)
-    acts = acts_in(run.config.get("skills"))
-    sees = "; it sees the task" if run.config.get("see_task") else ""
-    if start := run.config.get("start"):
-        other, shown = named(Path(str(start.get("run")))), start.get("episodes", 20)
-        before = (run.result or {}).get("env_steps_before")
-        learned = f", which learned in {before:,} environment steps" if isinstance(before, int) else ""
-        first = {0: "", 1: "; that acts in the first episode"}.get(shown, f"; that acts in the first {shown} episodes")
-        sees += f"; it starts from {other}{learned}{first}"
-    if stacked := run.config.get("stack_seeds"):
-        sees += f"; one process trains the seeds {', '.join(map(str, stacked))}"
-    if is_builtin("algorithms", name):
-        at = f"{run.folder / 'config.yaml'}: algorithm"
-        module = module_of("algorithms", name, f"{at}.name")
-        if hasattr(module, "describe"):
-            of_state = run.config.get("skill_prior", "state") == "state"
-            prior = ("p(z|s)" if of_state else "one Gaussian for all states") if run.config.get("skills") else None
-            if start and start.get("prior") == "agent":
-                prior = f"the policy of {other}"
-            return str(module.describe(build(module.Config, options, at), acts, prior) + sees)
-    values = ", ".join(f"{key} {value}" for key, value in options.items())
-    return f"the algorithm {name}, acting in {acts}{sees}" + (f"; {values}" if values else "")
-
-
-def named(folder: Path) -> str:
-    """A run by its folder, where that is called by its seed by the one around it."""
-    return f"{folder.parent.name}/{folder.name}" if folder.name.startswith("seed-") else folder.name
-
-
-def acts_in(skills: object) -> str:
-    """What an action is, by the folder of the run's skill model."""
-    if not isinstance(skills, str):
-        return "the environment's own actions"
-    try:
-        cloned = SkillModel.load(skills).config.cloning
-    except UserError:  # the model is not beside the run any more
-        return f"the actions of the model {Path(skills).name}"
-    return "the environment's own actions, with a prior cloned from logs" if cloned else "skills"

@@ -20,13 +20,13 @@ from skillmeta.reports.content import (
     Content,
     at_the_end,
     curves,
-    description,
     differences,
     finals,
     given,
     spent,
     stated,
 )
+from skillmeta.reports.description import description
 from skillmeta.reports.html import Picture, Section, Table
 from skillmeta.tasks.base import TaskFamily
 
@@ -121,7 +121,9 @@ def end_of_training(study: Study) -> Section | None:
 
 def methods(study: Study) -> Section:
     """Each method in the words of its config."""
-    return Section("Methods", [f"{name}: {description(study.runs(name)[0])}." for name in study.methods])
+    return Section(
+        "Methods", [f"{name}: {description(study.runs(name)[0], study.runs(name))}." for name in study.methods]
+    )
 
 
 def differences_section(study: Study) -> Section | None:

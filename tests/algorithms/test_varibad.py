@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import Any
 
@@ -181,3 +182,24 @@ def test_the_rate_of_inference_stays_and_then_falls_to_zero(begin, left):
     learner.iterate(ThreeQuarters())
     (group,) = learner.inference_optimizer.param_groups
     assert group["lr"] == pytest.approx(left * SMALL.inference_rate)
+
+
+def test_the_falling_rate_is_that_of_ppo_too_where_its_loss_changes_the_encoder(monkeypatch):
+    """Else a resumed run, which knows no rate before its first iteration, would make other updates."""
+    learner, trials, _ = acted(GRID, replace(SMALL, inference_anneal_from=0.0, rl_loss_in_encoder=True))
+    rates = []
+    monkeypatch.setattr(
+        learner,
+        "update",
+        lambda *taken: rates.append(learner.inference_optimizer.param_groups[0]["lr"]) or torch.zeros(3),
+    )
+
+    class Half:
+        fraction = 0.5
+
+        def trials(self, actor, tasks, episodes):
+            return Batch(trials, ())
+
+    with contextlib.suppress(Exception):
+        learner.iterate(Half())
+    assert rates and set(rates) == {0.5 * SMALL.inference_rate}

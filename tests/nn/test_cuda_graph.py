@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, NamedTuple
 
 import pytest
@@ -36,11 +37,12 @@ def graphs(monkeypatch):
     """Those that were recorded."""
     made = []
 
-    def record(self, one):
+    def record(self, one, device):
         one.graph, one.result = Graph(self.function, one), torch.empty(())
         made.append(one.graph)
 
     monkeypatch.setattr(cuda_graph, "RECORDS", "cpu")
+    monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
     monkeypatch.setattr(Graphed, "_record", record)
     return made
 
@@ -70,19 +72,31 @@ def test_inputs_of_another_shape_have_a_graph_of_their_own(graphs):
 
 def test_what_cannot_be_recorded_runs_as_it_is_and_says_so_once(monkeypatch):
     class Refuses:
+        """What torch does: the end of a recording that broke raises too, and leaves another stream behind."""
+
         def __init__(self, *given: Any, **named: Any):
             pass
 
         def __enter__(self):
+            streams.append("of the graph")
+
+        def __exit__(self, kind: Any, error: Any, trace: Any):
+            raise RuntimeError("the recording is no longer valid")
+
+    def read(inputs: Inputs) -> Tensor:
+        if streams[-1] == "of the graph":
             raise RuntimeError("operation not permitted\nwhile capturing")
+        return total(inputs)
 
-        def __exit__(self, *error: object):
-            pass
-
+    streams = ["the usual one"]
     monkeypatch.setattr(cuda_graph, "RECORDS", "cpu")
+    monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Refuses)
+    monkeypatch.setattr(torch.cuda, "Stream", Refuses)
     monkeypatch.setattr(torch.cuda, "graph", Refuses)
-    call = Graphed(total)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: streams[-1])
+    monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
+    call = Graphed(read)
     with pytest.warns(UserWarning, match="run without a CUDA graph: operation not permitted$") as said:
         assert [float(call(given(k), CPU)) for k in range(6)] == [3 + 2 * k for k in range(6)]
     assert len(said) == 1

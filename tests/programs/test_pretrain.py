@@ -12,12 +12,16 @@ import torch
 from skillmeta.config import build
 from skillmeta.data.logs import Logs
 from skillmeta.errors import UserError
+from skillmeta.evaluation.records import read_model
 from skillmeta.evaluation.skill_quality import Rollouts
+from skillmeta.programs.page import write_page
 from skillmeta.programs.pretrain import PretrainConfig, logged, pretrain
 from skillmeta.reports.content import read_content
 from skillmeta.run.checkpoint import load_state
+from skillmeta.run.device import CPU
 from skillmeta.run.run import read_metrics, read_result
 from skillmeta.skills.vae import SkillModel
+from skillmeta.tasks.base import TaskConfig, make_family
 from tests.programs.telltale import SCALE, VALIDATION, codes
 
 EPISODES, LENGTH = 20, 40
@@ -184,3 +188,11 @@ def test_the_paths_of_the_logs_are_of_one_episode_each(logs):
     assert len(shown.paths) == 4 and shown.env_steps == 130
     for number, path in enumerate(shown.paths):
         assert np.allclose(path[:, 0] * SCALE, number, atol=1e-3)
+
+
+def test_a_model_that_learned_on_another_device_says_so_and_has_its_page(logs, tmp_path, monkeypatch):
+    monkeypatch.setattr("skillmeta.programs.pretrain.device_of", lambda name: CPU)
+    monkeypatch.setattr("skillmeta.programs.pretrain.CPU", torch.device("cuda:0"))
+    assert trained(logs, tmp_path / "run")["device"] == "cpu"
+    assert read_model(tmp_path / "run") is not None
+    write_page([tmp_path / "run"], family=make_family(TaskConfig("tests.programs.telltale")))

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from skillmeta.collect.source import Budget, OnlineSource
 from skillmeta.collect.workers import Workers
@@ -22,7 +23,7 @@ from skillmeta.evaluation.records import read_run
 from skillmeta.programs.ablate import AblationConfig, ablate
 from skillmeta.programs.train import load_trained, make_learner, train
 from skillmeta.programs.train_config import TrainConfig
-from skillmeta.reports.content import description
+from skillmeta.reports.description import description
 from skillmeta.run.checkpoint import load_state
 from skillmeta.run.device import CPU
 from skillmeta.run.parts import restore_parts, state_of
@@ -365,23 +366,38 @@ def test_a_learner_of_the_users_own_learns_as_it_says_and_may_start_from_its_own
     sys.modules.pop("doubled", None)
 
 
+META = {
+    "kind": "meta-train",
+    "task": {**MAZE, "split": "train"},
+    "skills": "model",
+    "env_steps": 150,
+    "algorithm": SIMPL,
+}
+RL2 = {**META, "algorithm": {"name": "rl2"}}
+
+
+def start(wanted: Any, **changes: Any) -> dict[str, Any]:
+    """Options of an ablation with one method that starts so."""
+    return {"methods": {"simpl": {"skills": "model", "algorithm": SAC, "start": wanted, **changes}}}
+
+
 def compared(folder: Path, **options: Any) -> AblationConfig:
-    skills = {"skills": str(folder / "skills")}
-    meta = {"kind": "meta-train", "task": {**MAZE, "split": "train"}, **skills, "env_steps": 150, "algorithm": SIMPL}
+    """Of methods that start from an agent, or from nothing; their skills are one model, which is there already."""
     methods = {
-        "simpl": {**skills, "algorithm": SAC, "start": {"run": "known", "episodes": 2}},
-        "spirl": {**skills, "algorithm": SAC},
+        "simpl": {"skills": "model", "algorithm": SAC, "start": {"run": "known", "episodes": 2}},
+        "spirl": {"skills": "model", "algorithm": SAC},
     }
     changes = {"task": {**MAZE, "split": "test"}, "env_steps": 80, "evaluation": {"episodes": 2}}
     plain = {
-        "starts": {"known": meta},
+        "starts": {"known": META},
         "methods": methods,
         "changes": changes,
         "tasks": [1],
         "seeds": [0, 1],
         **options,
     }
-    return build(AblationConfig, {"title": "SiMPL", **plain})
+    there = yaml.safe_load(yaml.safe_dump(plain).replace(": model\n", f": {folder / 'skills'}\n"))
+    return build(AblationConfig, {"title": "SiMPL", **there})
 
 
 def test_an_ablation_trains_what_its_methods_start_from_one_a_seed(folder, tmp_path, monkeypatch):
@@ -398,7 +414,8 @@ def test_an_ablation_trains_what_its_methods_start_from_one_a_seed(folder, tmp_p
         start = read_yaml(tmp_path / "methods/simpl/task-1" / f"seed-{seed}" / "config.yaml")["start"]
         assert start["run"] == str(tmp_path / "starts/known" / f"seed-{seed}")
         assert read_yaml(tmp_path / "starts/known" / f"seed-{seed}" / "config.yaml")["seed"] == seed
-    assert "starts from known/seed-0, which learned in" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "starts from known, a run each training seed, which learned in" in page
     made.clear()
     ablate(compared(folder), tmp_path)
     assert not made
@@ -409,14 +426,62 @@ def test_an_ablation_trains_what_its_methods_start_from_one_a_seed(folder, tmp_p
     [
         (
             {"starts": {"other": "meta/simpl_maze"}},
-            "methods.simpl.start.run is 'known'; it must name a section of starts: other",
+            "its run must name a section of starts: other",
         ),
         ({"starts": {"known": "downstream/maze_spirl"}}, "starts.known.kind is 'finetune'; set it to meta-train"),
         ({"starts": {"known": 3}}, "starts.known is 3; the name of a config, or a mapping"),
         ({"starts": {"a/b": "meta/simpl_maze"}}, "starts: a name"),
+        (start("known"), "methods.simpl.start is 'known'; its run must name a section of starts: known"),
+        (start({"run": ["known"]}), "methods.simpl.start is {'run': ['known']}; its run must name"),
+        (
+            start({"run": "known"}, see_task=True),
+            "see_task is True, and methods.simpl: starts.known: was trained with False",
+        ),
+        (
+            start({"run": "known"}, skills="elsewhere"),
+            "methods.simpl.skills and starts.known.skills are not the same section",
+        ),
+        (
+            start({"run": "known"}, algorithm={**SAC, "hidden": 9}),
+            "has hidden and policy_depth [9, 1], and the policy of starts.known has [8, 1]",
+        ),
+        (
+            start({"run": "known"}, algorithm={"name": "best_of"}),
+            "no learner of 'best_of' can start from another agent",
+        ),
+        ({"starts": {"known": RL2}}, "no learner of 'rl2' gives an agent to start from"),
+        ({"starts": {"known": META, "unused": META}}, "starts.unused: no method starts from it; name it in"),
     ],
 )
 def test_wrong_starts_of_an_ablation_are_refused_before_anything_is_written(options, said, folder, tmp_path):
     with pytest.raises(ConfigError, match=re.escape(said)):
         ablate(compared(folder, **options), tmp_path / "out")
     assert not (tmp_path / "out" / "config.yaml").exists()
+
+
+def test_runs_whose_start_failed_wait_and_the_others_are_made(folder, tmp_path, monkeypatch):
+    def all_but_one(jobs, *rest):
+        done = run_here([job for job in jobs if job.name != "known seed 1"], *rest)
+        lost = {job.name: "the world is flat" for job in jobs if job.name == "known seed 1"}
+        return replace(done, failed=lost)
+
+    monkeypatch.setattr("skillmeta.programs.ablate.run_jobs", all_but_one)
+    outcome = ablate(compared(folder), tmp_path)
+    assert outcome.failed == {"known seed 1": "the world is flat"}
+    finished = {str(path.parent.relative_to(tmp_path)) for path in tmp_path.rglob("methods/**/result.json")}
+    assert finished == {
+        f"methods/{run}" for run in ("simpl/task-1/seed-0", "spirl/task-1/seed-0", "spirl/task-1/seed-1")
+    }
+    assert "starts from seed-0, which learned in" in (tmp_path / "report.html").read_text()
+
+
+def test_a_start_of_a_users_own_module_is_imported_as_its_ablation_names_it(folder, tmp_path, monkeypatch):
+    (tmp_path / "mymeta.py").write_text(
+        "from skillmeta.algorithms.simpl import *\nfrom skillmeta.algorithms.simpl import Config, Learner\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("skillmeta.programs.ablate.run_jobs", run_here)
+    own = {**META, "algorithm": {**SIMPL, "name": "mymeta"}}
+    assert not ablate(compared(folder, starts={"known": own}, seeds=[0]), tmp_path / "out").failed
+    with pytest.raises(UserError, match="start.algorithm names the module 'mymeta'"):
+        load_trained(tmp_path / "out/methods/simpl/task-1/seed-0", lambda *unused: None)

@@ -6,11 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from skillmeta.evaluation.records import read_run
+from skillmeta.programs.page import write_page
 from skillmeta.programs.train import train
 from skillmeta.programs.train_config import EvaluationConfig, TrainConfig
 from skillmeta.run.checkpoint import load_state
-from skillmeta.tasks.base import TaskConfig
+from skillmeta.run.device import CPU
+from skillmeta.tasks.base import TaskConfig, make_family
 from tests.programs.runs import one_task, paths, rows, saved_actor
 from tests.programs.runs import run as run_config
 from tests.programs.scripted import scripted
@@ -110,3 +114,17 @@ def test_the_same_seed_on_two_tasks_gives_different_draws(tmp_path):
     assert drawn["a"] == drawn["again"]
     assert not set(drawn["a"]) & set(drawn["task"]) and not set(drawn["a"]) & set(drawn["seed"])
     assert len(set(drawn["a"])) == len(drawn["a"])
+
+
+@pytest.mark.parametrize("kind", ["finetune", "meta-train"])
+def test_a_run_that_learned_on_another_device_says_so_and_has_its_page(kind, tmp_path, monkeypatch):
+    """As on a GPU: what is not the CPU is named in the result, which every reader of runs takes."""
+    monkeypatch.setattr("skillmeta.programs.train.device_of", lambda name: CPU)
+    monkeypatch.setattr("skillmeta.programs.train.CPU", torch.device("cuda:0"))
+    split = "test" if kind == "finetune" else "train"
+    task = TaskConfig("tests.programs.telltale", split=split)
+    config = TrainConfig(kind, task, algorithm=scripted(action=0.25), env_steps=6, evaluation=EvaluationConfig(2))
+    assert train(config, tmp_path, quiet=True)
+    assert read_run(tmp_path).result["device"] == "cpu"
+    write_page([tmp_path], family=make_family(task))
+    assert train(config, tmp_path, quiet=True)

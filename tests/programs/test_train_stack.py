@@ -14,7 +14,7 @@ from skillmeta.programs.ablate import AblationConfig, make_jobs, run_one
 from skillmeta.programs.train import train
 from skillmeta.programs.train_config import EvaluationConfig, TrainConfig
 from skillmeta.programs.train_stack import train_stack
-from skillmeta.reports.content import description
+from skillmeta.reports.description import description
 from skillmeta.run.run import Run, read_metrics, read_result
 from skillmeta.tasks.base import TaskConfig
 from tests.programs.runs import saved_actor, untimed

@@ -13,7 +13,8 @@ from skillmeta.config import dump_yaml
 from skillmeta.evaluation.adaptation import Adaptation, BenchmarkTable, Evaluation
 from skillmeta.evaluation.records import read_model, side_by_side
 from skillmeta.reports import adaptation, sections, skills
-from skillmeta.reports.content import Content, at_the_end, description, finals, stated, summarize
+from skillmeta.reports.content import Content, at_the_end, finals, stated, summarize
+from skillmeta.reports.description import description
 from skillmeta.reports.html import Section
 from skillmeta.reports.page import sections_of
 from skillmeta.tasks.base import TaskConfig, make_family
@@ -124,7 +125,7 @@ def test_a_method_is_described_by_its_algorithm_or_by_its_values(tmp_path):
 
 
 def test_a_strangers_algorithm_is_described_by_its_values_and_not_imported(tmp_path, monkeypatch):
-    monkeypatch.setattr("skillmeta.reports.content.module_of", lambda *arguments: pytest.fail("it was imported"))
+    monkeypatch.setattr("skillmeta.reports.description.module_of", lambda *arguments: pytest.fail("it was imported"))
     told = described(tmp_path, algorithm={"name": "theirs.algorithm", "width": 7}, skills="nowhere/model")
     assert told == "the algorithm theirs.algorithm, acting in the actions of the model model; width 7"
 
