@@ -11,6 +11,7 @@ Under eight minutes, from the root of a checkout. With `--device cpu` the CPU is
    the one that rounding alone makes: on the CPU, from numbers that were changed in their last digits. Above the tolerance, and
    above three times what rounding makes, the exit status is 1. And twice more on the device, with graphs and without: whether each
    repeats the first to the bit.
+5. Whole runs. Skills, fine-tuning, a stack and meta-training from the command line on the device, each to its page.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ import numpy as np
 import torch
 
 from skillmeta.algorithms import sac
+from skillmeta.cli import main as skillmeta_main
 from skillmeta.data.windows import WindowBatch
 from skillmeta.nn import cuda_graph
 from skillmeta.nn.stack import Stack
@@ -49,7 +51,7 @@ from skillmeta.skills.training import SkillTrainer, TrainingConfig
 from skillmeta.skills.vae import SkillModel, SkillModelConfig
 from skillmeta.types import EnvSpec
 from tests.contracts.test_learners import CASES, Trained, made, made_of
-from tests.goldens.cases import MAZE, PENDULUM, POINT, SKILL_PRIOR
+from tests.goldens.cases import MAZE, PENDULUM, POINT, SKILL_PRIOR, save_logs
 
 LAST_DIGITS = 1e-7  # of a float32
 RELATIVE, ABSOLUTE = 1e-3, 1e-4  # float rounding, which an optimiser's moments near 0 enlarge
@@ -158,6 +160,26 @@ def eager() -> Iterator[None]:
     """Updates in here are not recorded as CUDA graphs."""
     with mock.patch.object(cuda_graph, "WARM_UP", sys.maxsize):
         yield
+
+
+def whole(device: torch.device, folder: Path) -> None:
+    """Commands on the device, each to its page. Raises SystemExit where one fails."""
+    save_logs(folder / "log.npz")
+    skills = ("skills", "pretrain/maze", f"source={folder / 'log.npz'}", "task=null", "training.steps=20")
+    maze = (
+        "finetune",
+        "downstream/maze_sac",
+        "task.options.max_episode_steps=50",
+        "env_steps=200",
+        "algorithm.random_decisions=50",
+    )
+    small = "algorithm={training_tasks: 2, tasks: 2, tasks_per_iteration: 1, first_episodes: 1}"
+    pearl = ("meta-train", "meta/pearl_point", "env_steps=4000", small)
+    for number, command in enumerate((skills, maze, (*maze, "stack_seeds=[0,1]"), pearl)):
+        out = folder / f"whole-{number}"
+        if status := skillmeta_main([*command, f"device={device}", "--out", str(out)]):
+            raise SystemExit(f"skillmeta {' '.join(command)} ended with {status}")
+        assert list(out.rglob("report.html"))
 
 
 # -- speed -------------------------------------------------------------------------------------------------------------------
@@ -363,6 +385,8 @@ def main(argv: list[str] | None = None) -> int:
             if wanted("acting"):
                 act = functools.partial(acting, count, folder=folder, repeats=options.repeats)
                 each(f"acting, {count}", act, graphs=False)
+        if wanted("whole"):
+            whole(device, folder)
         for kind, name in CASES:
             if wanted(name):
                 equal.append(compared(kind, name, device, folder))
