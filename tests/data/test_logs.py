@@ -55,7 +55,7 @@ def test_weights_are_shares_of_the_drawn_windows_and_windows_of_a_log_are_drawn_
 def test_rows_of_a_batch_are_those_of_the_whole_one(two):
     windows = two.windows(4)
     whole, some = (windows.sample(64, torch.Generator().manual_seed(3), rows) for rows in (slice(None), slice(16, 48)))
-    for name, values in vars(whole).items():
+    for name, values in whole._asdict().items():
         assert torch.equal(values[16:48], getattr(some, name))
 
 

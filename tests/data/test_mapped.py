@@ -114,7 +114,7 @@ def assert_same(mapped: EpisodeDataset, held: EpisodeDataset) -> None:
             warnings.simplefilter("error")
             windows, others = (dataset.windows(10, split, 0.4) for dataset in (mapped, held))
         batch, other = (w.sample(200, torch.Generator().manual_seed(0)) for w in (windows, others))
-        for name in vars(batch):
+        for name in batch._fields:
             assert torch.equal(getattr(batch, name), getattr(other, name))
         assert torch.equal(torch.cat([*windows.frames()]), torch.cat([*others.frames()]))
         for moment, expected in zip(windows.moments(), others.moments(), strict=True):

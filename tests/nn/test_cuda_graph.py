@@ -80,7 +80,7 @@ def test_what_cannot_be_recorded_runs_as_it_is_and_says_so_once(monkeypatch):
         def __enter__(self):
             streams.append("of the graph")
 
-        def __exit__(self, kind: Any, error: Any, trace: Any):
+        def __exit__(self, *error: object):
             raise RuntimeError("the recording is no longer valid")
 
     def read(inputs: Inputs) -> Tensor:

@@ -220,7 +220,7 @@ def test_another_process_sees_the_same():
 
 
 def test_a_training_split_that_shares_tasks_with_tests_is_refused_and_shown(tmp_path, monkeypatch, capsys):
-    """The family's author forgot to keep them apart, and an agent would be judged on what it was trained on."""
+    """The family's author forgot to keep them apart, and an agent would be evaluated on what it was trained on."""
     whole = make_family(TaskConfig("point"))
     mixed = replace(whole, splits={**whole.splits, "train": (*whole.tasks("train")[:3], *whole.tasks("test")[:2])})
     for module in ("skillmeta.programs.train", "skillmeta.tasks.base"):
