@@ -94,6 +94,14 @@ def test_rows_of_stated_episodes_that_take_turns_are_put_in_order(tmp_path):
     assert noted(dataset, "rows of 12 episodes take turns")
 
 
+@pytest.mark.parametrize("name", [np.int64, lambda number: number % 2, np.str_], ids=["fall", "again", "text"])
+def test_rows_of_episodes_that_follow_each_other_stay_in_their_order(tmp_path, name):
+    """By numbers that fall, by numbers that come again, and by names."""
+    dataset = load(tmp_path, episode=np.array([name(number) for number in walk()["episode"][::-1]]))
+    assert dataset.lengths.tolist() == [STEPS] * EPISODES and not noted(dataset, "take turns")
+    np.testing.assert_array_equal(dataset.action, walk()["actions"])
+
+
 def swings(steps: int, environments: int) -> np.ndarray:
     """Pendulums of their own phases, [steps, environments, 4]."""
     phases = np.random.default_rng(0).uniform(0, 7, (environments, 4))
@@ -148,6 +156,9 @@ def test_terminals_without_timeouts_are_never_silent(tmp_path):
     dataset = load(tmp_path, "terminals")
     assert noted(dataset, "terminals without timeouts") and noted(dataset, "log.npz?time_limit=STEPS")
     assert noted(dataset, f"{EPISODES - len(FOURTH)} ends are not marked") and impossible(dataset) == 0
+    assert noted(load(tmp_path, "terminals", query="?observations"), "log.npz?observations&time_limit=STEPS")
+    for names in (("terminals", "timeouts"), ("terminals", "next_observations"), ("timeouts",), ()):
+        assert not noted(load(tmp_path, *names), "terminals without timeouts")
     limited = load(tmp_path, "terminals", query=f"?time_limit={STEPS}")
     assert limited.lengths.tolist() == [STEPS] * EPISODES and not noted(limited, "terminals without timeouts")
     assert limited.terminated.sum() == len(FOURTH)
@@ -169,13 +180,15 @@ def test_flags_that_are_a_step_off_are_refused(tmp_path, by, word, following):
         load(tmp_path, *following, **off)
 
 
-def test_a_jump_inside_an_episode_whose_ends_are_all_marked_is_reported_and_kept(tmp_path):
+@pytest.mark.parametrize("block", [16, 2_048])
+def test_jumps_inside_episodes_whose_ends_are_all_marked_are_reported_and_kept(tmp_path, monkeypatch, block):
+    monkeypatch.setattr("skillmeta.data.continuity.BLOCK", block)
     timeouts = walk()["timeouts"]
-    timeouts[STEPS - 1] = False  # two episodes become one
+    timeouts[[2 * STEPS - 1, 6 * STEPS - 1]] = False  # twice two episodes become one
     dataset = load(tmp_path, "terminals", timeouts=timeouts)
     found = jumps(dataset)
-    assert dataset.num_episodes == EPISODES - 1 and (found.count, found.episode, found.step) == (1, 0, STEPS - 1)
-    assert "1 of 300 steps (0.33%)" in found.notes()[0] and jumps(load(tmp_path, "lengths")).count == 0
+    assert dataset.num_episodes == EPISODES - 2 and (found.count, found.episode, found.step) == (2, 1, STEPS - 1)
+    assert "2 of 300 steps (0.67%)" in found.notes()[0] and jumps(load(tmp_path, "lengths")).count == 0
 
 
 def test_smooth_standing_and_heavy_tailed_movements_have_no_jumps():
