@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from skillmeta.collect.trials import trial
@@ -58,12 +59,17 @@ def test_an_episode_comes_out_of_a_stack_as_it_went_in():
 
 
 def test_trials_of_different_lengths_are_joined():
-    short, long = run([[0, 0]]), run([[2, 1]])
+    short, long = run([[0, 0]]), run([[2, 1], [0, 2]])
     both = join([short, long])
-    assert both.reward.shape == (2, 2, 4)
-    assert both.lengths.tolist() == [[2, 2], [4, 3]]
+    assert both.reward.shape == (3, 2, 4)
+    assert both.lengths.tolist() == [[2, 2], [4, 3], [2, 4]]
     assert np.array_equal(both.returns, np.concatenate([short.returns, long.returns]))
     assert np.array_equal(both.observation[0, 0, 2:], np.repeat(short.observation[0, 0, 2:3], 3, 0))  # it holds still
+
+
+def test_trials_of_different_numbers_of_episodes_are_not_joined():
+    with pytest.raises(ValueError, match="different numbers of episodes"):
+        join([run([[0, 0]]), run([[0, 0, 0]])])
 
 
 def test_success_at_any_step_and_at_the_end_are_distinguished():
