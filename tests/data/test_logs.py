@@ -98,6 +98,15 @@ def test_a_filter_keeps_episodes_by_return_and_success_and_says_how_many(tmp_pat
     assert train | held_out == {2, 3, 4, 5} and not train & held_out and len(held_out) == 1
 
 
+@pytest.mark.parametrize("rows", [0, 1, 11, 12, 33, 50])
+def test_the_first_observations_are_as_many_as_are_asked_for(tmp_path, rows):
+    """Of the episodes that are kept, which have eleven each."""
+    found = load({"source": log(tmp_path / "a.npz", 4, 1.0), "min_return": 10}).logs[0].first(rows)
+    expected = np.repeat([1, 2, 3], STEPS + 1)[:rows]
+    assert np.concatenate([np.zeros((0, 2)), *found])[:, 1].tolist() == expected.tolist()
+    assert all(len(np.unique(some[:, 1])) == 1 for some in found) and len(found) == len(np.unique(expected))
+
+
 def test_success_of_a_flat_file_is_read_where_it_is_of_steps(tmp_path):
     stacked = np.zeros((3, STEPS, 1))
     stacked[1, 4] = 1
@@ -128,6 +137,21 @@ def test_the_action_space_is_what_one_log_states_or_what_all_span_together(tmp_p
     batch = pulled.windows(4).sample(400, torch.Generator().manual_seed(0))
     of_beyond = batch.action[batch.observation[:, 0, 0] == 5]
     assert of_beyond.abs().max() == 1 and of_beyond.min() == -1 and len(of_beyond)
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "fits"), [(-3, 0.5, False), (-0.5, 3, False), (0.5, 0.75, True), (-1.0001, 1.0001, True)]
+)
+def test_actions_beyond_either_edge_of_the_stated_space_are_refused(tmp_path, least, most, fits):
+    actions = np.linspace((-0.5, least), (0.5, most), 2 * STEPS, dtype=np.float32)
+    one = {"source": log(tmp_path / "one.npz", 2, 1.0, actions=actions)}
+    other = {"source": f"{log(tmp_path / 'other.npz', 2, 1.0, actions=actions / 4)}?actions=unit"}
+    if fits:
+        assert load(one, other).action_high.tolist() == [1, 1]
+        return
+    said = rf"one.npz: actions span \[-0.5, {least:.1f}\] to \[0.5, {most:.1f}\], beyond"
+    with pytest.raises(DataError, match=said):
+        load(one, other)
 
 
 @pytest.mark.parametrize(
