@@ -47,6 +47,32 @@ def test_arrays_of_episodes_may_be_padded_and_have_the_last_observation(tmp_path
         np.testing.assert_array_equal(dataset.episode(e).observation[0], seen[e, : steps + 1])
 
 
+@pytest.mark.parametrize("column", [(), (1,)])
+def test_arrays_of_episodes_may_have_an_action_of_one_number(tmp_path, column):
+    """[episodes, steps], as the rewards say, which may be a column; columns alone are no episodes."""
+    actions, rewards = numbers(4, 6), numbers(4, 6, *column, seed=1)
+    np.savez(tmp_path / "log.npz", observations=numbers(4, 6, 3), actions=actions, rewards=rewards)
+    dataset = load_source(str(tmp_path / "log.npz"))
+    assert dataset.lengths.tolist() == [6] * 4 and dataset.action.tolist() == actions.reshape(-1, 1).tolist()
+    assert dataset.reward.tolist() == rewards.reshape(-1).tolist()
+    np.savez(tmp_path / "log.npz", observations=numbers(24, 3), actions=numbers(24, 1), rewards=numbers(24, *column))
+    assert load_source(str(tmp_path / "log.npz")).lengths.tolist() == [24]
+
+
+@pytest.mark.parametrize("mark", ["terminals", "timeouts", "lengths", "starts", "episode"])
+def test_one_observation_more_than_actions_is_the_last_of_a_single_episode(tmp_path, mark):
+    """Which a file is that marks none, or one of a folder."""
+    arrays, flags = {"observations": numbers(13, 2), "actions": numbers(12, 1)}, np.arange(12) == 11
+    marks = {"lengths": np.array([12]), "starts": np.array([0]), "episode": np.zeros(12, int)}
+    np.savez(tmp_path / "log.npz", **arrays)
+    dataset = load_source(str(tmp_path / "log.npz"))
+    np.testing.assert_array_equal(dataset.observation, arrays["observations"])
+    np.savez(tmp_path / "log.npz", **arrays, **{mark: marks.get(mark, flags)})
+    with pytest.raises(DataError, match="log.npz, observations: has 13 rows, actions have 12"):
+        load_source(str(tmp_path / "log.npz"))
+    np.testing.assert_array_equal(load_source(str(tmp_path)).observation, arrays["observations"])
+
+
 @pytest.mark.parametrize("kind", [np.int32, np.uint8, bool])
 def test_integers_flags_and_single_columns_are_numbers(tmp_path, kind):
     values = (np.arange(20) % 2).astype(kind)
@@ -122,10 +148,19 @@ def test_units_of_actions_do_not_matter(tmp_path, scale):
     assert np.abs(unit[:, 2]).max() == pytest.approx(0, abs=1e-4)
 
 
-def test_actions_that_nearly_fill_the_unit_box_are_of_it(tmp_path):
-    np.savez(tmp_path / "log.npz", observations=numbers(50, 2), actions=np.linspace(-0.95, 0.97, 50)[:, None])
+@pytest.mark.parametrize(
+    ("least", "most", "unit"),
+    [
+        (-0.95, 0.97, True), (-1, 0.9, True), (-0.9, 1, True), (-1.00005, 1.00005, True),
+        (-1.01, 1, False), (-1, 1.01, False), (-0.5, 1, False),
+    ],
+)  # fmt: skip
+def test_actions_that_nearly_fill_the_unit_box_are_of_it(tmp_path, least, most, unit):
+    actions = np.linspace((least, -0.2), (most, 0.1), 50)
+    np.savez(tmp_path / "log.npz", observations=numbers(50, 2), actions=actions)
     dataset = load_source(str(tmp_path / "log.npz"))
-    assert (dataset.action_low, dataset.action_high) == (-1, 1)
+    low, high = (-1, 1) if unit else (least, most)
+    np.testing.assert_allclose([dataset.action_low, dataset.action_high], [[low, -0.2], [high, 0.1]], rtol=1e-6)
 
 
 # -- mappings of observations --------------------------------------------------------------------------------------------------
@@ -212,13 +247,13 @@ def test_aloha_has_an_episode_a_file(tmp_path, whole_folder):
     assert any("images are left out: images/top" in note for note in dataset.notes)
 
 
-def lerobot(folder: Path, version: str, episodes: tuple[int, ...] = (4, 3)) -> None:
+def lerobot(folder: Path, version: str, episodes: tuple[int, ...] = (4, 3), size: int = 3) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     import pyarrow.parquet as parquet
 
     number = {"dtype": "float32", "shape": [2]}
     features = {
-        "observation.state": {"dtype": "float32", "shape": [3]},
+        "observation.state": {"dtype": "float32", "shape": [size]},
         "observation.environment_state": number,
         "observation.images.top": {"dtype": "video", "shape": [4, 4, 3]},
         "action": number,
@@ -232,7 +267,7 @@ def lerobot(folder: Path, version: str, episodes: tuple[int, ...] = (4, 3)) -> N
     for index, steps in enumerate(episodes):
         columns = {
             "observation.state": pyarrow.array(
-                list(numbers(steps, 3, seed=index)), pyarrow.list_(pyarrow.float32(), 3)
+                list(numbers(steps, size, seed=index)), pyarrow.list_(pyarrow.float32(), size)
             ),
             "observation.environment_state": list(numbers(steps, 2, seed=10 + index)),
             "action": list(numbers(steps, 2, seed=20 + index)),
@@ -248,17 +283,43 @@ def lerobot(folder: Path, version: str, episodes: tuple[int, ...] = (4, 3)) -> N
         parquet.write_table(pyarrow.concat_tables(tables), folder / "data" / "chunk-000" / "file-000.parquet")
 
 
-@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
-def test_both_lerobot_layouts_are_read_alike(tmp_path, version):
-    lerobot(tmp_path / "set", version)
+@pytest.mark.parametrize(("version", "size"), [("v2.1", 3), ("v3.0", 3), ("v3.0", 64)])
+def test_both_lerobot_layouts_are_read_alike(tmp_path, version, size):
+    lerobot(tmp_path / "set", version, size=size)
     dataset = load_source(str(tmp_path / "set"))
     assert dataset.lengths.tolist() == [4, 3] and dataset.reward.tolist() == [0.0] * 4 + [1.0] * 3
-    np.testing.assert_array_equal(dataset.episode(1).observation[0, :-1], numbers(3, 3, seed=1))
+    np.testing.assert_array_equal(dataset.episode(1).observation[0, :-1], numbers(3, size, seed=1))
     np.testing.assert_array_equal(dataset.episode(1).action[0], numbers(3, 2, seed=21))
     assert any("video and images are left out: observation.images.top" in note for note in dataset.notes)
     wide = load_source(f"{tmp_path / 'set'}?observation.environment_state,observation.state")
     np.testing.assert_array_equal(wide.episode(0).observation[0, :-1, :2], numbers(4, 2, seed=10))
-    assert [part.size for part in wide.observed] == [2, 3]
+    assert [part.size for part in wide.observed] == [2, size]
+
+
+@pytest.mark.parametrize("shape", [3, None, "3", ["3"], [3.0], [0], [3, -1], [2**20]])
+def test_a_lerobot_feature_whose_shape_is_no_list_of_sizes_is_refused(tmp_path, shape):
+    lerobot(tmp_path / "set", "v3.0")
+    info = tmp_path / "set" / "meta" / "info.json"
+    about = json.loads(info.read_text())
+    about["features"]["observation.state"]["shape"] = shape
+    info.write_text(json.dumps(about))
+    with pytest.raises(DataError, match="the shape of observation.state is .*; a list of sizes is expected"):
+        load_source(str(tmp_path / "set"))
+
+
+def test_a_lerobot_table_that_promises_more_than_its_file_can_have_is_refused(tmp_path, monkeypatch):
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    lerobot(tmp_path / "set", "v3.0")
+    (path,) = (tmp_path / "set" / "data").rglob("*.parquet")
+    sizes = {"observation.state": 3, "action": 2, "next.reward": 1, "episode_index": 1}
+    zeros = {name: list(np.zeros((10_000, size), np.float32)) for name, size in sizes.items()}
+    parquet.write_table(pyarrow.table(zeros), path)
+    monkeypatch.setattr("skillmeta.reading.ARRAY_BYTES", 0)
+    monkeypatch.setattr("skillmeta.reading.SHRUNK", 10)
+    with pytest.raises(DataError, match="file-000.parquet, the table: promises 280,000 bytes"):
+        load_source(str(tmp_path / "set"))
 
 
 def test_damaged_and_older_lerobot_folders_are_a_sentence(tmp_path):
