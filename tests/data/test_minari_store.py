@@ -87,6 +87,13 @@ def test_the_files_are_those_of_minaris_own_storage():
     assert sorted(minari.list_local_datasets()) == ["test/other-v0", NAME]
 
 
+def test_nothing_is_written_beside_the_data_sets(tmp_path_factory, monkeypatch):
+    here = tmp_path_factory.mktemp("here")
+    monkeypatch.chdir(here)
+    write()
+    assert not list(here.iterdir())
+
+
 @pytest.mark.parametrize("name", ["data/main_data.hdf5", "data/metadata.json", "manifest.json"])
 def test_damage_is_found_and_the_file_is_named(name):
     write()
