@@ -262,8 +262,9 @@ def test_state_and_actions_may_have_any_names(tmp_path):
 
 def test_an_action_that_is_far_from_all_others_and_one_that_never_changes_are_said(tmp_path, capsys):
     rng = np.random.default_rng(0)
-    actions = rng.uniform(-1, 1, (4000, 3)).astype(np.float32)
-    actions[:, 1], actions[1234, 2] = 0.5, 500.0
+    actions = (rng.uniform(-1, 1, (4000, 6)) + [0, 0, 0, 100, 100, 0]).astype(np.float32)
+    actions[:, 1], actions[1234, 2], actions[1234, 4] = 0.5, 500.0, 0.0
+    actions[:, 5] = np.where(np.arange(4000) == 1234, 1e-5, 0)  # of a deviation that is printed as 0
     flags = np.arange(4000) % 40 == 39
     np.savez(tmp_path / "log.npz", observations=rng.normal(size=(4000, 2)), actions=actions, timeouts=flags)
     assert inspect([str(tmp_path / "log.npz"), "--json"]) == 0
@@ -271,6 +272,9 @@ def test_an_action_that_is_far_from_all_others_and_one_that_never_changes_are_sa
     assert found["constant_actions"] == [1]
     (note,) = [note for note in found["notes"] if note.startswith("action 2")]
     assert note.startswith("action 2 reaches 500, 63 standard deviations from its mean")
+    (note,) = [note for note in found["notes"] if note.startswith("action 4")]
+    assert note.startswith("action 4 reaches 0, 59 standard deviations from its mean 99.9")
+    assert not [note for note in found["notes"] if note.startswith(("action 0", "action 1", "action 3"))]
     actions[1234, 2] = 0.0
     np.savez(tmp_path / "log.npz", observations=rng.normal(size=(4000, 2)), actions=actions, timeouts=flags)
     assert not [note for note in Logs.load(str(tmp_path / "log.npz")).notes() if note.startswith("action 2")]
@@ -385,6 +389,16 @@ def test_a_failed_download_leaves_nothing(fake_d4rl):
     with pytest.raises(DataError, match="could not be fetched"):
         load_source("d4rl:kitchen-mixed-v0", download=True)
     assert not list((fake_d4rl / "cache").iterdir())
+
+
+def test_a_download_makes_the_cache_folder_and_leaves_the_file_there(fake_d4rl, monkeypatch):
+    theirs, infos = write(fake_d4rl / "mini.hdf5", arrays()), fake_d4rl / "packages" / "d4rl" / "infos.py"
+    infos.write_text(infos.read_text().replace("http://example.invalid/kitchen/mini.hdf5", Path(theirs).as_uri()))
+    cache = fake_d4rl / "not" / "there"
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(cache))
+    for download in (True, False):
+        assert load_source("d4rl:kitchen-mixed-v0", download=download).num_steps == 30
+        assert [path.name for path in cache.iterdir()] == ["mini.hdf5"]
 
 
 def test_the_real_table_is_read_without_importing_d4rl_or_gym():
