@@ -102,6 +102,12 @@ def test_rows_of_episodes_that_follow_each_other_stay_in_their_order(tmp_path, n
     np.testing.assert_array_equal(dataset.action, walk()["actions"])
 
 
+def test_episodes_of_one_step_stay_in_their_order(tmp_path):
+    dataset = load(tmp_path, episode=np.arange(EPISODES * STEPS)[::-1])
+    assert set(dataset.lengths.tolist()) == {1} and not noted(dataset, "take turns")
+    np.testing.assert_array_equal(dataset.action, walk()["actions"])
+
+
 def swings(steps: int, environments: int) -> np.ndarray:
     """Pendulums of their own phases, [steps, environments, 4]."""
     phases = np.random.default_rng(0).uniform(0, 7, (environments, 4))

@@ -48,14 +48,17 @@ def test_arrays_of_episodes_may_be_padded_and_have_the_last_observation(tmp_path
 
 
 @pytest.mark.parametrize("column", [(), (1,)])
-def test_arrays_of_episodes_may_have_an_action_of_one_number(tmp_path, column):
-    """[episodes, steps], as the rewards say, which may be a column; columns alone are no episodes."""
-    actions, rewards = numbers(4, 6), numbers(4, 6, *column, seed=1)
-    np.savez(tmp_path / "log.npz", observations=numbers(4, 6, 3), actions=actions, rewards=rewards)
+@pytest.mark.parametrize("name", ["rewards", "terminals", "timeouts"])
+def test_arrays_of_episodes_may_have_an_action_of_one_number(tmp_path, name, column):
+    """[episodes, steps], as rewards or flags say, which may be a column; columns alone are no episodes."""
+    actions, marks = numbers(4, 6), (np.arange(24) % 6 == 5).reshape(4, 6, *column)
+    np.savez(tmp_path / "log.npz", observations=numbers(4, 6, 3), actions=actions, **{name: marks})
     dataset = load_source(str(tmp_path / "log.npz"))
     assert dataset.lengths.tolist() == [6] * 4 and dataset.action.tolist() == actions.reshape(-1, 1).tolist()
-    assert dataset.reward.tolist() == rewards.reshape(-1).tolist()
-    np.savez(tmp_path / "log.npz", observations=numbers(24, 3), actions=numbers(24, 1), rewards=numbers(24, *column))
+    found = {"rewards": dataset.reward, "terminals": dataset.terminated, "timeouts": dataset.truncated}[name]
+    assert found.tolist() == marks.reshape(-1).tolist()
+    marks = (np.arange(24) == 23).reshape(24, *column)
+    np.savez(tmp_path / "log.npz", observations=numbers(24, 3), actions=numbers(24, 1), **{name: marks})
     assert load_source(str(tmp_path / "log.npz")).lengths.tolist() == [24]
 
 

@@ -140,7 +140,7 @@ def test_the_action_space_is_what_one_log_states_or_what_all_span_together(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("least", "most", "fits"), [(-3, 0.5, False), (-0.5, 3, False), (0.5, 0.75, True), (-1.0001, 1.0001, True)]
+    ("least", "most", "fits"), [(-3, 0.5, False), (-0.5, 3, False), (-1.0001, -0.5, True), (0.5, 1.0001, True)]
 )
 def test_actions_beyond_either_edge_of_the_stated_space_are_refused(tmp_path, least, most, fits):
     actions = np.linspace((-0.5, least), (0.5, most), 2 * STEPS, dtype=np.float32)

@@ -385,8 +385,13 @@ def test_a_d4rl_id_is_read_from_its_cache_and_scored(fake_d4rl):
         load_source("d4rl:kitchen-mixd-v0")
 
 
-def test_a_failed_download_leaves_nothing(fake_d4rl):
-    with pytest.raises(DataError, match="could not be fetched"):
+def test_a_failed_download_leaves_nothing(fake_d4rl, monkeypatch):
+    def half(url: str, path: Path) -> None:
+        path.write_bytes(b"half of it")
+        raise OSError("the connection was lost")
+
+    monkeypatch.setattr("urllib.request.urlretrieve", half)
+    with pytest.raises(DataError, match=r"mini.hdf5 could not be fetched \(the connection was lost\)"):
         load_source("d4rl:kitchen-mixed-v0", download=True)
     assert not list((fake_d4rl / "cache").iterdir())
 
