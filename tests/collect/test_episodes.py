@@ -8,9 +8,11 @@ import torch
 
 from skillmeta.collect.episodes import episode
 from skillmeta.envs.serial import SerialEnvs
+from skillmeta.envs.skill_space import SkillEnvs
 from skillmeta.errors import UserError
+from skillmeta.evaluation.actors import RandomActor
 from tests.actors import Still
-from tests.skills.fakes import CounterEnv
+from tests.skills.fakes import CounterEnv, skill_model
 
 
 def test_episodes_are_padded_and_masked():
@@ -36,3 +38,15 @@ def test_an_observation_that_is_not_finite_is_stopped():
     envs = SerialEnvs(Broken)
     with pytest.raises(UserError, match="observation that is not finite"):
         episode(Still(), envs, None, [0], torch.Generator())
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_rewards_whose_sum_over_a_decision_is_not_finite_are_stopped():
+    class Rich(CounterEnv):
+        def step(self, action):
+            observation, _, *rest = super().step(action)
+            return observation, 3e38, *rest
+
+    envs = SkillEnvs(SerialEnvs(Rich, unit_actions=False), skill_model(horizon=2))
+    with pytest.raises(UserError, match="the rewards of a decision, summed up, are not finite"):
+        episode(RandomActor(np.ones(3)), envs, None, [0], torch.Generator())

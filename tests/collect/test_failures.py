@@ -10,19 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from skillmeta.collect.failures import EnvironmentConfig, Failures, read_failures
+from skillmeta.collect.failures import EnvironmentConfig, Failures, read_failures, watched
 from skillmeta.collect.source import Budget, OnlineSource
 from skillmeta.collect.workers import Workers
 from skillmeta.envs.batched import BatchedEnvs
 from skillmeta.envs.make import EnvsFactory
-from skillmeta.errors import UserError
+from skillmeta.envs.serial import SerialEnvs
+from skillmeta.errors import EnvironmentFailed, UserError
 from skillmeta.evaluation.actors import RandomActor
 from skillmeta.run import watch
 from skillmeta.seeds import Seeds
 from skillmeta.tasks.base import TaskConfig, make_family, task_id
 from skillmeta.types import Trials
 from tests.evaluation.test_adaptation import Doors, Number
-from tests.faults.failing import ENDS_ITS_PROCESS, FAILS_AT, SAYS, STEPS
+from tests.faults.failing import ENDS_ITS_PROCESS, FAILS_AT, SAYS, STEPS, Config, Failing
 
 TASKS = make_family(TaskConfig("tests.faults.failing")).tasks("train")
 HERE = [kind for kind in SAYS if kind not in ENDS_ITS_PROCESS]  # what a process survives
@@ -103,7 +104,8 @@ def test_what_was_dropped_is_counted_the_same_in_a_resumed_run(tmp_path):
     first = source()
     for _ in range(4):
         first.episode(RandomActor(np.ones(1)))
-    assert first.scores()["dropped"] == first.dropped > 1 and first.env_steps == 8 * STEPS
+    assert first.scores()["dropped"] == first.dropped == first.workers.failures.replaced > 1
+    assert first.env_steps == 8 * STEPS
     assert source().scores() == {}
     again = source()
     for _ in range(4):
@@ -159,3 +161,55 @@ def test_a_step_that_ends_in_time_is_left_alone():
         time.sleep(1)
     watch.ends()
     assert watch.doing() is None
+
+
+class Telling(Failing):
+    """Tells what is known of it, from outside, while it is at work."""
+
+    def __init__(self, told: list[str], every: int = 2):
+        super().__init__(Config("raises", every))
+        self.told = told
+
+    def reset(self, **options):
+        self.told.append(str(watch.doing()))
+        return super().reset(**options)
+
+    def step(self, action):
+        self.told.append(str(watch.doing()))
+        return super().step(action)
+
+
+def named(number: int) -> str:
+    return f"task {task_id(TASKS[number])} (Number(number={number}))"
+
+
+def test_of_a_collectors_environment_it_is_known_in_which_episode_and_step_it_is():
+    """And its episodes end after as many steps as are asked for, unless they end by themselves."""
+    told: list[str] = []
+    env, action = watched(Telling(told, every=4), 3), np.zeros(1)
+    for number, seed in enumerate((5, 7)):
+        env.reset(seed=seed, options={"task": TASKS[number]})
+        assert [env.step(action)[3] for _ in range(3)] == [False, False, True]
+        where = f"{named(number)}, episode {number}, reset seed {seed}"
+        assert told == [f"{where}, {moment}" for moment in ("reset", "step 0", "step 1", "step 2")]
+        told.clear()
+    env.reset(seed=8)
+    env.step(action)
+    env.step(action)
+    with pytest.raises(EnvironmentFailed) as caught:
+        env.step(action)
+    assert (caught.value.seed, caught.value.moment, caught.value.task) == (8, f"step {FAILS_AT}", named(1))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"), [([1], named(1)), ([1, 1], named(1)), ([0, 1], f"one of 2 tasks, {named(0)} and others")]
+)
+def test_where_nobody_is_left_to_say_which_environment_it_was_the_tasks_and_the_episode_are_known(numbers, said):
+    told: list[str] = []
+    resets, acting = np.array([[1]] * len(numbers)), Seeds(0).stream("acting")
+    with Workers(lambda num: SerialEnvs(lambda: Telling(told), num)) as some:
+        some.trials(RandomActor(np.ones(1)), [TASKS[i] for i in numbers], resets, acting)
+        assert {one.partition(", reset seed")[0] for one in told} == {f"{said}, an episode of its trial"}
+        told.clear()
+        some.episodes(RandomActor(np.ones(1)), [TASKS[i] for i in numbers], resets[:, 0].tolist(), acting, 9, first=7)
+    assert {one.partition(", reset seed")[0] for one in told} == {f"{said}, episode 7"}
