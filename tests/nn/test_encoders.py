@@ -78,6 +78,20 @@ def test_a_mean_of_an_episode_that_was_seen_twice_is_that_of_once(kind):
     assert same(encoder.posterior(twice), infer(encoder, context))
 
 
+def test_convolutions_look_back_on_seven_transitions_and_never_ahead():
+    """Three layers, which reach 1, 2 and 4 back. What the n-th transition adds depends on those that it looks back on."""
+    encoder, context = encoder_of("convolution"), contexts(14)[:1]
+    other = context.clone()
+    other[0, 3] += 1
+
+    def added(context: torch.Tensor) -> torch.Tensor:
+        first = (torch.arange(14) < torch.arange(15)[:, None]).float()  # of the first 0, 1, ... 14 transitions
+        return encoder.accumulate(encoder.nothing(15), context.repeat(15, 1, 1), first).total.diff(dim=0)
+
+    touched = (added(context) - added(other)).abs().amax(-1) > 1e-5
+    assert touched.tolist() == [False] * 3 + [True] * 8 + [False] * 3
+
+
 def test_attention_is_a_softmax_over_everything_seen():
     """Against one that is computed at once, also where logits are far apart."""
     encoder, context = encoder_of("attention"), contexts()

@@ -48,3 +48,22 @@ def test_following_the_scale_of_returns_changes_no_value_and_zero_is_zero(kind):
     assert value.deviation > 10 and torch.allclose(value(inputs), before, atol=1e-4)
     zero_output(value.head)
     assert torch.equal(value.head(inputs), torch.zeros(7, 1))
+
+
+def test_the_scale_is_the_mean_and_the_deviation_of_valid_returns_and_follows_later_ones_slowly():
+    value = ScaledValue(made("mlp", 1))
+    assert (value.mean, value.stddev) == (0, 1)
+    generator = torch.Generator().manual_seed(1)
+    returns = 100 + 30 * torch.randn(6, 9, generator=generator)
+    valid = (torch.rand(6, 9, generator=generator) < 0.7).float()
+    kept = returns[valid > 0]
+    value.rescale(returns, valid)
+    torch.testing.assert_close(
+        torch.stack([value.mean, value.stddev]), torch.stack([kept.mean(), kept.std(correction=0)])
+    )
+    value.rescale(torch.tensor([-1.0, 3.0]), torch.ones(2), rate=0.25)
+    wanted = [0.75 * kept.mean() + 0.25 * 1, 0.75 * kept.std(correction=0) + 0.25 * 2]
+    torch.testing.assert_close(torch.stack([value.mean, value.stddev]), torch.stack(wanted))
+    same = ScaledValue(made("mlp", 1))
+    same.rescale(torch.ones(4), torch.ones(4))
+    assert same.stddev > 0 and same(torch.randn(7, C + S)).isfinite().all()

@@ -1,0 +1,38 @@
+"""Perceptrons no larger than they are, how the sequence encoder begins, and statistics that are taken over."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from skillmeta.errors import ConfigError
+from skillmeta.limits import NETWORK
+from skillmeta.nn.networks import MLP, Normalizer, SequenceEncoder
+
+
+def mlp(hidden: int, depth: int) -> MLP:
+    return MLP(2, 1, hidden, depth, torch.Generator().manual_seed(0))
+
+
+def test_a_network_is_refused_for_the_weights_of_all_its_layers():
+    wide = 8192  # one layer between two of them would be too large
+    assert wide**2 > NETWORK > sum(one.numel() for one in mlp(wide, 1).parameters())
+    with pytest.raises(ConfigError, match=f"a network of {wide * (3 + wide):,} parameters is asked for"):
+        mlp(wide, 2)
+    deep = NETWORK // 1024**2 + 2  # no layer is too large alone
+    with pytest.raises(ConfigError, match="a network of .* parameters is asked for"):
+        mlp(1024, deep)
+
+
+def test_the_sequence_encoder_begins_with_open_forget_gates():
+    """Of the four gates one has biases of about 1 in sum, the others of about 0: it remembers what it saw first."""
+    hidden = 256
+    lstm = SequenceEncoder(2, 3, hidden, torch.Generator().manual_seed(0)).lstm
+    gates = (lstm.bias_ih_l0 + lstm.bias_hh_l0).detach().view(4, hidden)
+    assert (gates - torch.tensor([0.0, 1.0, 0.0, 0.0])[:, None]).abs().max() <= 2 * hidden**-0.5
+
+
+def test_statistics_are_taken_over_and_a_constant_observation_is_only_centred():
+    normalizer = Normalizer(3)
+    normalizer.take(torch.tensor([1.0, -2.0, 5.0]), torch.tensor([0.5, 20.0, 0.0]))
+    assert normalizer(torch.tensor([2.0, -42.0, 5.5])).tolist() == [2.0, -2.0, 0.5]
