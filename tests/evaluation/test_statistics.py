@@ -37,6 +37,20 @@ def test_tasks_that_differ_matter_only_where_new_ones_are_meant():
     assert new is not None and new[0] <= by_task.low and new[1] >= by_task.high
 
 
+@pytest.mark.parametrize("shape", [(4, 6), (2, 6), (4, 2), (2, 2)])
+def test_for_new_tasks_squared_distances_of_seeds_and_of_tasks_add_up_but_for_what_both_count(shape):
+    cells = np.random.default_rng(3).normal(size=shape) + np.arange(shape[1])
+
+    def squared(variance: float, units: int, freedom: int) -> float:
+        return float(stats.t.ppf(0.975, freedom)) ** 2 * variance / units
+
+    seeds, tasks = (squared(cells.mean(1 - i).var(ddof=1), n, n - 1) for i, n in enumerate(shape))
+    rest = cells - cells.mean(1, keepdims=True) - cells.mean(0) + cells.mean()
+    freedom = (shape[0] - 1) * (shape[1] - 1)
+    half = max(seeds, tasks, seeds + tasks - squared((rest**2).sum() / freedom, cells.size, freedom)) ** 0.5
+    assert estimate(Scores(cells), new_tasks=True).ci95 == pytest.approx((cells.mean() - half, cells.mean() + half))
+
+
 def test_whole_seeds_are_resampled_not_cells():
     """Cells of a seed that agree are one observation: ten times as many of them say nothing new."""
     one = RETURNS.mean(1, keepdims=True)
@@ -57,6 +71,17 @@ def test_shares_of_seeds_that_agree_have_an_interval_inside_0_and_1(share, new_t
     assert 0 <= low <= share <= high <= 1 and high - low > 0.05
     if share != 0.5:  # three seeds that all work do not show that four in five do
         assert high - low > 0.2
+
+
+@pytest.mark.parametrize(("hits", "seeds"), [(0, 3), (13, 3), (20, 5), (39, 3), (40, 10)])
+def test_the_interval_of_shares_of_seeds_that_agree_is_of_a_beta_binomial_posterior(hits, seeds):
+    """Integrated over a fine grid: the mean is uniform a priori, the odds of the seeds' correlation log-uniform."""
+    means = (np.arange(4000)[:, None] + 0.5) / 4000
+    odds = np.geomspace(1e-7, 1e7, 22)
+    density = np.exp(seeds * stats.betabinom.logpmf(hits, 40, means / odds, (1 - means) / odds)).sum(1)
+    below = np.interp([0.03, 0.97], density.cumsum() / density.sum(), means[:, 0] + 0.5 / 4000)
+    wanted = min(below[0], hits / 40), max(below[1], hits / 40)
+    assert estimate(Scores(np.full((seeds, 4), hits / 40), 10)).ci95 == pytest.approx(wanted, abs=5e-4)
 
 
 def test_more_seeds_that_agree_say_more():
@@ -105,8 +130,12 @@ def test_the_place_between_references_scales_with_them():
 def test_there_is_no_place_between_references_that_are_one():
     same = Scores(np.zeros((1, 6)))
     assert np.isnan(normalized(Scores(RETURNS), same, same).value)
-    unsure = Scores(np.array([[-9.0, 9.0, -9.0, 9.0, -9.0, 9.5]]))  # differs from 0 by chance of the tasks
-    assert normalized(Scores(RETURNS), same, unsure, new_tasks=True).ci95 is None
+    for scale in (1.0, 0.01):
+        unsure = Scores(scale * np.array([[-9.0, 9.0, -9.0, 9.0, -9.0, 9.5]]))  # differs from 0 by chance of the tasks
+        assert normalized(Scores(RETURNS), same, unsure, new_tasks=True).ci95 is None
+        assert normalized(Scores(RETURNS), unsure, same, new_tasks=True).ci95 is None
+        sure = Scores(scale * np.arange(8.0, 14.0)[None])
+        assert normalized(Scores(RETURNS), same, sure, new_tasks=True).ci95 is not None
 
 
 def test_many_points_at_once_are_the_single_ones():
