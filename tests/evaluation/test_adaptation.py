@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -95,6 +95,9 @@ def table(success) -> Adaptation:
 def test_solved_is_to_have_succeeded_once():
     reported = table([[[[0.0, 1, 0, 0], [0, 0, 1, 0]]]])
     assert reported.solved[0, 0, 0].tolist() == [[0, 1, 1, 1], [0, 0, 1, 1]]
+    success = np.array([[[[0, 1, 0]], [[1, 0, 0]]], [[[0, 0, 1]], [[0, 0, 1]]]])[None]  # two repeats of two rollouts
+    of_rollouts = Adaptation(*[success] * 5, *np.zeros((2, 3), bool)).solved
+    assert of_rollouts.tolist() == [[[[[0.5, 0.5, 0.5]]], [[[0, 0, 1]]]]]
 
 
 def test_repeats_are_averaged_within_a_seed_and_counted_as_trials():
@@ -308,7 +311,10 @@ def test_every_number_says_whether_actions_were_sampled():
     reported = both(np.ones((3, 1, 6, 2)), new_tasks=False)
     reported.results["ours"].sampled[0] = True
     assert [reported.how("ours", k) for k in (0, 1)] == ["sampled", "mode"]
+    assert [reported.how("no adaptation", k) for k in (0, 1)] == ["mode", "mode"]
     assert reported.how("random", 0) == ""
+    skills = replace(reported, training_seeds={**reported.training_seeds, "random": (3, 4, 5)})  # a skill model a seed
+    assert skills.how("random", 0) == ""
     assert reported.summary()["results"]["ours"]["actions"] == ["sampled", "mode"]
 
 

@@ -92,6 +92,19 @@ def test_advice_on_an_unused_latent_names_beta_or_the_scale_of_actions(variance,
     assert words in said and ("No latent dimension" in said) == (active == 0)
 
 
+@pytest.mark.parametrize("cloned", [False, True])
+@pytest.mark.parametrize(
+    ("gain", "fits", "words"),
+    [(2.0, True, "2.00 nats likelier"), (-0.05, True, "0.05 nats less likely"), (-0.3, False, "0.30 nats less likely")],
+)
+def test_a_prior_that_fits_worse_than_one_gaussian_is_said_first(gain, fits, words, cloned):
+    found = Fit(9, [0.1], [0.1], [0.4], 0.0, 0.0, 1.0, 1.0 + gain, 2, 3, [1.0] * 3)
+    said = verdict(found, [], cloned)
+    assert said[0].startswith("The prior fits held-out skills worse than one Gaussian") != fits
+    assert words in said[-1] and ("2 of 3 latent dimensions" in said[-1]) != cloned
+    assert any("explain 75% of the variance" in one for one in said) != cloned
+
+
 def test_rollouts_end_after_the_familys_length_and_state_no_success_that_is_not_reported():
     users.register()
     config = TaskConfig("gym", options={"id": "users/Endless-v0", "max_episode_steps": 5})

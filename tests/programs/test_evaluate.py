@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from skillmeta.errors import UserError
+from skillmeta.evaluation.adaptation import Adaptation
 from skillmeta.programs.beforehand import NO_SUCCESS
-from skillmeta.programs.evaluate import EvaluateConfig, run_evaluation
+from skillmeta.programs.evaluate import EvaluateConfig, benchmark_table, run_evaluation
 from skillmeta.programs.train import train
 from skillmeta.programs.train_config import TrainConfig
-from skillmeta.tasks.base import TaskConfig, task_id
+from skillmeta.tasks.base import BenchmarkScore, TaskConfig, make_family, task_id
 from tests.envs import users
 from tests.programs.runs import one_task
 from tests.programs.scripted import PER_EPISODE, scripted
 from tests.programs.telltale import SPLITS, TEST, codes, episode_return
+from tests.skills.fakes import skill_model
 
 MODULE = "tests.programs.telltale"
 
 
-def trained(folder: Path, see_task: bool = False, seed: int = 0, env_steps: int = 12, **options) -> str:
+def trained(
+    folder: Path, see_task: bool = False, seed: int = 0, env_steps: int = 12, skills: Path | None = None, **options
+) -> str:
     config = TrainConfig(
         "meta-train",
         TaskConfig(MODULE, split="train"),
@@ -29,6 +35,7 @@ def trained(folder: Path, see_task: bool = False, seed: int = 0, env_steps: int 
         env_steps=env_steps,
         see_task=see_task,
         seed=seed,
+        skills=None if skills is None else str(skills),
     )
     assert train(config, folder, quiet=True, page=False)
     return str(folder)
@@ -160,6 +167,51 @@ def test_runs_of_different_methods_are_no_seeds_of_one(tmp_path):
         with pytest.raises(UserError, match=f"a and .* are no training seeds of one method \\({named}\\)"):
             evaluated(tmp_path / "page", agents=[runs[0], other])
     assert not (tmp_path / "page").exists()
+
+
+def test_random_actions_are_drawn_where_each_agent_acts_and_have_seeds_where_each_run_has_its_own_skills(tmp_path):
+    skills = [tmp_path / "skills" / str(seed) for seed in (0, 1)]
+    for seed, folder in enumerate(skills):
+        skill_model(seed=seed, dim=1).save(folder)
+    first = trained(tmp_path / "first", skills=skills[0])
+    agents = {
+        "own": [first, trained(tmp_path / "own", seed=1, skills=skills[1])],
+        "shared": [first, trained(tmp_path / "shared", seed=1, skills=skills[0])],
+        "without": [trained(tmp_path / "without")],
+    }
+    config = EvaluateConfig(TaskConfig(MODULE, split="test"), agents=agents, episodes=0, tasks=1)
+    done = run_evaluation(config, tmp_path / "page", quiet=True, trust=True, page=False)
+    assert done is not None
+    random = {name: roles["random"] for name, roles in done.references.items()}
+    assert random == {"own": "random skills", "shared": "random skills of shared", "without": "random"}
+    for name, seeds in (("own", (0, 1)), ("shared", ()), ("without", ())):
+        assert done.training_seeds[name] == (0, 1)[: len(agents[name])] and done.training_seeds[random[name]] == seeds
+        assert len(done.results[random[name]].returns) == max(1, len(seeds))
+    with pytest.raises(UserError, match="agents.agent: some act by skills, or see the task, and others do not"):
+        evaluated(tmp_path / "mixed", agents=[agents["without"][0], agents["shared"][1]])
+
+
+def test_a_benchmarks_own_score_is_a_mean_over_rollouts_of_the_episodes_after_exploration():
+    rng = np.random.default_rng(0)
+    success = rng.random((2, 1, 1, 2, 3, 4)) < 0.5  # [parts, seed, repeat, rollouts, tasks, rounds]
+    steps = rng.integers(1, 100, success.shape)
+    told = []
+
+    def score(steps: np.ndarray, success: np.ndarray, groups: Sequence[str]) -> float:
+        told.append((steps.tolist(), success.tolist(), groups))
+        return float(success.mean())
+
+    made = make_family(TaskConfig(MODULE))
+    family = replace(made, benchmark_score=BenchmarkScore("title", "text", "label", score))
+    explored = np.array([True, False, False, False])
+    parts = [
+        Adaptation(one, one, one, took, took, explored, explored) for one, took in zip(success, steps, strict=True)
+    ]
+    table = benchmark_table(family, {"agent": parts}, ["a", "a", "b"])
+    assert (table.title, table.text, table.label) == ("title", "text", "label")
+    assert table.values == {"agent": pytest.approx(success[..., 1:].mean())}
+    wanted = [(steps[i, 0, 0, b, :, 1:], success[i, 0, 0, b, :, 1:]) for i in (0, 1) for b in (0, 1)]
+    assert told == [(took.tolist(), one.tolist(), ["a", "a", "b"]) for took, one in wanted]
 
 
 def test_success_that_is_not_reported_is_said(tmp_path):
