@@ -21,7 +21,7 @@ from skillmeta.data.episodes import single_episode
 from skillmeta.data.minari_store import write_minari
 from skillmeta.data.sources import load_source
 from skillmeta.errors import UserError
-from skillmeta.evaluation.records import paths, read_study
+from skillmeta.evaluation.records import paths, read_run, read_study
 from skillmeta.programs.ablate import AblationConfig, ablate
 from skillmeta.programs.adapt import load_adapted
 from skillmeta.programs.page import write_page
@@ -150,6 +150,16 @@ def test_tasks_and_seeds_of_an_ablation_are_numbers(place, changes):
     ablation(place.theirs, **changes)
     sentence = watched(place, lambda: read_study(place.theirs))
     assert "config.yaml" in sentence and next(iter(changes)) in sentence
+
+
+def test_what_pages_say_of_a_runs_config_is_of_its_kind(place):
+    config = read_yaml(meta_run(place.theirs) / "config.yaml")
+    for key, value in (("seed", "x"), ("env_steps", "many"), ("task", [1]), ("algorithm", "x"), ("algorithm", [1])):
+        (place.theirs / "config.yaml").write_text(dump_yaml({**config, key: value}))
+        assert f"config.yaml: is damaged ({key} is {str(value)!r}" in watched(place, lambda: read_run(place.theirs))
+    for key in ("task", "algorithm"):  # which it may leave out
+        (place.theirs / "config.yaml").write_text(dump_yaml({**config, key: None}))
+        assert watched(place, lambda: read_run(place.theirs)) == ""
 
 
 @pytest.mark.parametrize("name", ["../x", "no_adaptation", "random", "a b", ""])

@@ -206,13 +206,14 @@ def test_the_page_has_what_fits_each_kind(both_kinds):
         assert f"<h2>{title}</h2>" in page
 
 
-def test_a_finished_ablation_is_not_run_again(both_kinds, monkeypatch):
+def test_a_finished_ablation_is_not_run_again(both_kinds, monkeypatch, capsys):
     monkeypatch.setattr("skillmeta.programs.ablate.train", lambda *arguments, **options: pytest.fail("trained again"))
     monkeypatch.setattr("skillmeta.programs.ablate.run_evaluation", lambda *arguments, **options: pytest.fail("again"))
     before = (both_kinds / "report.html").read_bytes()
     (both_kinds / "report.html").unlink()
     assert len(ablate(mixed(), both_kinds, "skillmeta ablate mixed").done) == 6
     assert (both_kinds / "report.html").read_bytes() == before
+    assert "3/4  3 methods x 2 seeds: 6 runs\n" in capsys.readouterr().out
 
 
 def test_methods_that_are_evaluated_together_share_a_family(tmp_path):

@@ -39,10 +39,9 @@ def logs(tmp_path_factory):
     return folder / "log.npz"
 
 
-def skills(logs, folder, keys="step,a_sum"):
-    return pretrain(
-        build(PretrainConfig, {"source": f"{logs}?{keys}", "task": TASK, "quality": {"episodes": 1}, **SMALL}), folder
-    )
+def skills(logs, folder, keys="step,a_sum", **options):
+    plain = {"source": f"{logs}?{keys}", "task": TASK, "quality": {"episodes": 1}, **SMALL, **options}
+    return pretrain(build(PretrainConfig, plain), folder)
 
 
 def test_pretraining_keeps_the_keys_and_says_what_was_assumed(logs, tmp_path, capsys):
@@ -66,6 +65,20 @@ def test_a_mismatch_is_said_before_training(logs, tmp_path):
     ):
         skills(logs, tmp_path / "skills", "step,other")
     assert not (tmp_path / "skills").exists()
+
+
+def test_training_continues_from_skills_that_see_the_same_keys_in_the_same_order(logs, tmp_path):
+    skills(logs, tmp_path / "skills", task=None)
+    start = str(tmp_path / "skills")
+    assert skills(logs, tmp_path / "more", task=None, start=start)["verdict"][-1].startswith("Training continued from")
+    with pytest.raises(
+        CheckpointError, match=r"sees step \(1\), a_sum \(1\), the logs .* have a_sum \(1\), step \(1\); name the same"
+    ):
+        skills(logs, tmp_path / "other", "a_sum,step", task=None, start=start)
+    with np.load(logs) as parts:  # logs of one array, whose parts nobody knows
+        observations = np.concatenate([parts["step"], parts["a_sum"]], 1)
+        np.savez(tmp_path / "plain.npz", observations=observations, actions=parts["actions"], lengths=[20, 20])
+    assert skills(tmp_path / "plain.npz", tmp_path / "last", "", task=None, start=start)
 
 
 def test_fine_tuning_acts_on_such_skills_and_its_actor_comes_back(logs, tmp_path):

@@ -98,7 +98,7 @@ def test_what_cannot_vary_is_one_sentence(config, vary, sentence):
         plan(config, vary)
 
 
-def test_settings_of_skills_alone_are_compared(tmp_path, monkeypatch):
+def test_settings_of_skills_alone_are_compared(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("skillmeta.programs.ablate.run_jobs", run_here)
     save_logs(tmp_path / "log.npz")
     logs = {**SKILLS, "source": str(tmp_path / "log.npz")}
@@ -109,6 +109,7 @@ def test_settings_of_skills_alone_are_compared(tmp_path, monkeypatch):
     page = done.page.read_text()
     assert "Settings of skills" in page and "<h2>Skill models</h2>" in page and "seed-1" in page
     assert "skillmeta.ablate(" in json.loads((done.folder / "environment.json").read_text())["command"]
+    assert [line[:3] for line in capsys.readouterr().out.splitlines() if line[1:3] == "/4"] == ["2/4", "4/4"]
 
 
 def test_the_estimate_is_what_is_left_times_what_a_piece_takes(tmp_path, monkeypatch):

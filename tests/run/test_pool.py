@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 import torch
 
-from skillmeta.collect.failures import Failures
+from skillmeta.collect.failures import EnvironmentConfig, Failures
 from skillmeta.errors import DataError, UserError
 from skillmeta.programs import collect
 from skillmeta.programs.collect import CollectConfig
+from skillmeta.run import watch
 from skillmeta.run.pool import Pool, TaskFailed, WorkerDied
 from skillmeta.run.progress import Progress
 from tests.run.tasks import remember, task
@@ -141,3 +142,46 @@ def test_a_collection_depends_on_its_shards_and_not_on_the_processes(monkeypatch
     for one, other in zip(found, expected, strict=True):
         assert one.outcomes == other.outcomes
         np.testing.assert_array_equal(one.episode.observation, other.episode.observation)
+
+
+class Dying:
+    """A pool in which the worker of each shard dies a few times and then has recorded nothing."""
+
+    def __init__(self, task, processes):
+        self.processes, self.begun = processes, []
+        Dying.last = self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused):
+        pass
+
+    def results(self, parts, told, again):
+        lost = WorkerDied("died", watch.Act(0, 7, 2, 1.0, 0.0, "task a"))
+        for part in parts:
+            tries = [part]
+            for _ in range(2):
+                tries.append(again(tries[-1], lost))
+            self.begun.append(tries)
+            yield [], 0
+
+
+@pytest.mark.parametrize(("cores", "at_once"), [(1, 1), (2, 2), (16, 3), (None, 1)])
+def test_shards_are_collected_at_once_as_cores_allow_and_begin_again_with_seeds_of_their_own(
+    cores, at_once, monkeypatch, capsys
+):
+    monkeypatch.setattr(collect, "Pool", Dying)
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    config = CollectConfig(shards=3, environment=EnvironmentConfig("restart_worker"))
+    expert = collect.module_of("experts", config.collector, "collector").Config(steps=600)
+    failures = Failures(config.environment)
+    with Progress(600, "collecting", "steps", quiet=True) as progress:
+        assert list(collect.recorded(config, expert, progress, failures)) == []
+    assert Dying.last.processes == at_once and failures.count == 6
+    assert [[one.attempt for one in tries] for tries in Dying.last.begun] == [[0, 1, 2]] * 3
+    assert len({one.seed for tries in Dying.last.begun for one in tries}) == 9
+    assert (
+        "dropped: shard 2, task a, reset seed 7, step 2: the environment died (6 of at most 10)"
+        in capsys.readouterr().err
+    )

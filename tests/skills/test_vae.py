@@ -129,6 +129,26 @@ def test_what_is_no_skill_model_is_refused(tmp_path):
         SkillModel.load(tmp_path / "m")
 
 
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"hidden": 8192}, {"prior_hidden": 8192}, {"prior_depth": 60}, {"decoder_depth": 60}, {"observation_dim": 10**9},
+        {"prior": "mixture", "prior_components": 10**6},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_skill_model_of_more_numbers_than_its_file_has_is_refused_before_memory_is_taken(
+    sizes, tmp_path, monkeypatch
+):
+    skill_model().save(tmp_path / "m")
+    weights, meta = load_state(tmp_path / "m")
+    changed = {**meta, "config": {**meta["config"], **{key: v for key, v in sizes.items() if key in meta["config"]}}}
+    save_state(tmp_path / "m", weights, changed | {key: v for key, v in sizes.items() if key in meta})
+    monkeypatch.setattr(SkillModel, "__init__", lambda *unused: pytest.fail("it was made"))
+    with pytest.raises(CheckpointError, match="are of more than the [0-9,]+ numbers that it has"):
+        SkillModel.load(tmp_path / "m")
+
+
 # -- training ----------------------------------------------------------------------------------------------------------------
 def two_skills(episodes: int = 24, steps: int = 40, seed: int = 0):
     """Logs in which every stretch of ten steps pushes one way, up or down, at random."""
@@ -253,6 +273,19 @@ def test_the_marginal_prior_is_one_gaussian_with_the_spread_of_the_skills():
     prior = WithPrior(model, Marginal(model.latent_stddev)).prior(torch.randn(4, 2))
     assert prior.mean.abs().max() == 0 and prior.mean.shape == (4, 3)
     torch.testing.assert_close(prior.stddev, torch.tensor([0.5, 1.0, 2.0]).expand(4, 3))
+
+
+def test_skills_with_another_prior_are_otherwise_the_same():
+    model = skill_model()
+    model.normalizer.fit(3 + 2 * torch.randn(50, 2))
+    other, seen, actions = WithPrior(model, Marginal(model.latent_stddev)), torch.randn(4, 10, 2), torch.rand(4, 10, 1)
+    assert (other.dim, other.horizon) == (model.dim, model.horizon)
+    assert torch.equal(other.latent_bound, model.latent_bound)
+    assert torch.equal(other.normalize(seen), model.normalize(seen))
+    assert torch.equal(other.encode(actions, seen).mean, model.encode(actions, seen).mean)
+    z, first = np.ones((4, model.dim), np.float32), seen[:, 0].numpy()
+    assert np.array_equal(other.fast_controller(z)(first, 0), model.fast_controller(z)(first, 0))
+    assert not torch.equal(other.prior(seen[:, 0]).mean, model.prior(seen[:, 0]).mean)
 
 
 @pytest.mark.parametrize("rows", [1, 3, FEW_ROWS, FEW_ROWS + 1])

@@ -263,12 +263,15 @@ def test_the_picture_is_drawn_without_a_graphics_library(family, maze):
     )
 
 
-def test_collect_writes_a_data_set_and_does_not_overwrite(tmp_path, monkeypatch, capsys):
+def test_collect_writes_a_data_set_and_does_not_overwrite(family, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     arguments = ["pretrain/maze_logs", "expert.steps=2000", "dataset=test/maze-v0"]
     assert collect_main(arguments) == 0
-    assert "next:    skillmeta inspect minari:test/maze-v0" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "next:    skillmeta inspect minari:test/maze-v0" in printed
     dataset = load_source("minari:test/maze-v0")
+    visited = family.coverage(family.positions(np.asarray(dataset.observation)))
+    assert 0 < visited < 1 and f"{visited:.0%} of the world visited" in printed
     assert dataset.num_steps >= 2000 and dataset.action_high.tolist() == [1, 1]
     with pytest.raises(UserError, match="exists already"):
         collect_main(arguments)
