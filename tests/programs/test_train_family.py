@@ -21,13 +21,13 @@ LEARNERS = [
     {"name": "promp", "tasks": 2, "rollouts": 2, "hidden": 4, "steps": 1},
     {"name": "reptile", "tasks": 2, "rollouts": 2, "hidden": 4},
     {
-        "name": "pearl", "training_tasks": 2, "tasks_per_iteration": 2, "prior_episodes": 1, "posterior_episodes": 1,
-        "first_episodes": 1, "updates": 1, "tasks": 2, "batch_size": 4, "context_size": 3, "hidden": 4, "latent_dim": 2,
+        "name": "pearl", "training_tasks": 2, "tasks_per_iteration": 1, "prior_episodes": 1, "posterior_episodes": 1,
+        "first_episodes": 2, "updates": 1, "tasks": 2, "batch_size": 4, "context_size": 3, "hidden": 4, "latent_dim": 2,
         "replay_capacity": 40, "context_capacity": 40,
     },
     {"name": "mql", "tasks": 2, "random_decisions": 0, "updates": 1, "batch_size": 4, "hidden": 4, "replay_capacity": 40},
     {
-        "name": "mier", "training_tasks": 2, "tasks_per_iteration": 2, "tasks": 2, "updates": 1, "batch_size": 4, "hidden": 4,
+        "name": "mier", "training_tasks": 2, "tasks_per_iteration": 1, "tasks": 2, "updates": 1, "batch_size": 4, "hidden": 4,
         "model": {"hidden": 4}, "replay_capacity": 40, "context_capacity": 40,
     },
 ]  # fmt: skip
