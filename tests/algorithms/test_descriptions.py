@@ -34,11 +34,17 @@ def test_the_skill_prior_is_named_where_there_is_one(name):
         ("pearl", {"latent_dim": 0}, "infers nothing of a task"),
         ("pearl", {"deterministic": True, "latent_dim": 3}, "the mean of what is inferred of a task (3 numbers"),
         ("pearl", {"shaped_reward": True}, "learn from the dense reward"),
+        (
+            "pearl",
+            {"teacher": {}, "shaped_reward": True, "context": "trial", "encoder": "gru"},
+            "a teacher that sees the dense reward shows the encoder what to infer",
+        ),
         ("pearl", {"original": {"replacement": True}}, "habits of the authors' code"),
         ("rl2", {"core": "lstm", "episodes": 3}, "a memory (lstm) over trials of 3 episodes"),
         ("rl2", {"episodes": 2, "free_episodes": 1}, "E-RL2"),
         ("rl2", {"head": {"kind": "hyper"}}, "by which policy and value are emitted"),
-        ("varibad", {"rl_loss_in_encoder": True, "episodes": 2}, "a belief (5 numbers and their variances)"),
+        ("varibad", {"latent_dim": 3, "episodes": 2}, "trials of 2 episodes; a belief (3 numbers and their variances)"),
+        ("varibad", {"rl_loss_in_encoder": True}, "that PPO changes too"),
         (
             "mql",
             {"adaptation": {"new_updates": 7}},
@@ -57,8 +63,9 @@ def test_the_skill_prior_is_named_where_there_is_one(name):
         ("promp", {}, "pays 0.1 times KL(policy || prior)"),
         ("reptile", {"inner_steps": 4}, "4 gradient steps"),
         ("simpl", {"context_episodes": 7}, "after 7 episodes"),
-        ("simpl", {"small_context": None}, "with a large context, a coefficient times KL(policy || prior)"),
+        ("simpl", {}, "with a small context, a coefficient times KL(policy || prior)"),
+        ("simpl", {"small_context": None}, "(encoder product) after 20 episodes; with a large context, a coefficient times"),
     ],
 )
-def test_what_the_config_says_is_in_the_phrase(name, changes, says):
-    assert says in described(name, changes)
+def test_what_the_config_says_is_in_the_phrase_and_nothing_more(name, changes, says):
+    assert says in described(name, changes) and (says in described(name, {})) == (not changes)
