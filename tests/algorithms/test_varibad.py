@@ -168,20 +168,39 @@ def test_impossible_options_are_refused(wrong):
         Config(**wrong)
 
 
+class Spent:
+    """A source whose budget is spent to a share."""
+
+    def __init__(self, fraction: float, trials: Trials):
+        self.fraction, self.batch = fraction, Batch(trials, ())
+
+    def trials(self, actor: Any, tasks: int, episodes: int) -> Batch:
+        return self.batch
+
+
 @pytest.mark.parametrize(("begin", "left"), [(0.5, 0.5), (0.0, 0.25), (1.0, 1.0)])
 def test_the_rate_of_inference_stays_and_then_falls_to_zero(begin, left):
     assert [varibad.falling(spent, 0.5) for spent in (0.0, 0.5, 0.75, 1.0)] == [1.0, 1.0, 0.5, 0.0]
     learner, trials, _ = acted(GRID, replace(SMALL, inference_anneal_from=begin, inference_updates=1))
-
-    class ThreeQuarters:
-        fraction = 0.75
-
-        def trials(self, actor, tasks, episodes):
-            return Batch(trials, ())
-
-    learner.iterate(ThreeQuarters())
+    learner.iterate(Spent(0.75, trials))
     (group,) = learner.inference_optimizer.param_groups
     assert group["lr"] == pytest.approx(left * SMALL.inference_rate)
+
+
+@pytest.mark.parametrize(("anneal", "left"), [(True, 0.25), (False, 1.0)])
+def test_steps_of_the_policy_shrink_with_the_budget(anneal, left):
+    learner, trials, _ = acted(GRID, replace(SMALL, anneal=anneal))
+    assert learner.iterate(Spent(0.75, trials))["budget/left"] == left
+    (group,) = learner.optimizer.param_groups
+    assert group["lr"] == pytest.approx(left * SMALL.learning_rate)
+
+
+def test_what_a_policy_pays_for_its_divergence_shrinks_with_the_budget():
+    learner, trials, _ = acted(GRID, replace(SMALL, prior_coefficient=0.5))
+    sample = learner.prepare(sequences(trials))
+    (whole, metrics), (part, _), (none, _) = (learner.policy_loss(sample, left) for left in (1.0, 0.25, 0.0))
+    assert float((whole - none).detach()) == pytest.approx(0.5 * float(metrics[2]), rel=1e-4)
+    assert float((part - none).detach()) == pytest.approx(0.25 * 0.5 * float(metrics[2]), rel=1e-4)
 
 
 def test_the_falling_rate_is_that_of_ppo_too_where_its_loss_changes_the_encoder(monkeypatch):
@@ -194,12 +213,6 @@ def test_the_falling_rate_is_that_of_ppo_too_where_its_loss_changes_the_encoder(
         lambda *taken: rates.append(learner.inference_optimizer.param_groups[0]["lr"]) or torch.zeros(3),
     )
 
-    class Half:
-        fraction = 0.5
-
-        def trials(self, actor, tasks, episodes):
-            return Batch(trials, ())
-
     with contextlib.suppress(Exception):
-        learner.iterate(Half())
+        learner.iterate(Spent(0.5, trials))
     assert rates and set(rates) == {0.5 * SMALL.inference_rate}

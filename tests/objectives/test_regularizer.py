@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.distributions.transforms import AffineTransform, TanhTransform
 
 from skillmeta.config import build
 from skillmeta.errors import ConfigError
-from skillmeta.nn.distributions import Gaussian, Mixture, TanhGaussian
+from skillmeta.nn.distributions import Categorical, Gaussian, Mixture, TanhGaussian
 from skillmeta.objectives.regularizer import Regularizer, RegularizerConfig
 
 
@@ -88,6 +89,20 @@ def test_divergences_and_their_directions():
     torch.testing.assert_close(make("kl").divergence(p, q, noise), kl_divergence(oracle(p), oracle(q)))
     torch.testing.assert_close(make("reverse_kl").divergence(p, q, noise), kl_divergence(oracle(q), oracle(p)))
     assert make("none").divergence(p, q, noise).abs().sum() == 0 and make("none").coefficient() == 0
+
+
+def test_a_divergence_from_a_skill_prior_needs_two_densities_in_its_space():
+    p, q = pair(torch.Generator().manual_seed(5))
+    squashed, noise = TanhGaussian(p, torch.ones(4)), torch.zeros(32, 4, dtype=torch.float64)
+    config = RegularizerConfig(prior="skill", target_divergence=1.0)
+    for kind in ("kl", "reverse_kl"):
+        regularizer = Regularizer(replace(config, divergence=kind), torch.ones(4))
+        for policy, prior in ((squashed, q), (p, None), (squashed, None)):
+            with pytest.raises(ConfigError, match="needs an unsquashed Gaussian policy in the same latent space"):
+                regularizer.divergence(policy, prior, noise)
+    for regularizer in (Regularizer(config, torch.ones(4)), Regularizer(RegularizerConfig(), torch.ones(4))):
+        with pytest.raises(ConfigError, match="over discrete actions, and the divergence is of continuous ones"):
+            regularizer.divergence(Categorical(p.mean), q, noise)
 
 
 def test_both_directions_to_a_mixture_have_the_integrals_for_their_means():

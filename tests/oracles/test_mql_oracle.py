@@ -24,7 +24,7 @@ from tests.oracles.by_hand import Adam, Weights, assert_same, mlp, weights
 T, C, B = 4, 5, 9
 CONFIG = Config(
     context_length=T, context_dim=C, hidden=6, batch_size=B, learning_rate=1e-2, tau=0.1, target_noise=0.7, target_noise_clip=0.4,
-    prior_coefficient=0.3,
+    prior_coefficient=0.3, discount=0.8, reward_scale=1.5,
 )  # fmt: skip
 
 
@@ -106,6 +106,16 @@ def learner_of(skills: bool, config: Config = CONFIG) -> mql.Learner:
     return learner
 
 
+def batch_of(drawn: mql.Rows, weight: Tensor, skills: bool) -> Batch:
+    """Rows as the paper's losses see them, by their definitions."""
+    priors = [prior(seen) if skills else None for seen in (drawn.observation, drawn.next_observation)]
+    return Batch(
+        now=drawn.observation, following=drawn.next_observation, before=drawn.window[:, :T], after=drawn.window[:, -T:],
+        action=drawn.action, reward=1.5 * drawn.reward, discount=torch.where(drawn.terminated > 0, 0.0, 0.8),
+        prior=priors[0], next_prior=priors[1], weight=weight,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("skills", [False, True])
 def test_updates_are_those_of_the_reference(skills):
     learner = learner_of(skills)
@@ -113,9 +123,10 @@ def test_updates_are_those_of_the_reference(skills):
     start = reference.first
     for k in range(3):
         drawn, noise = rows(k, B), torch.randn(B, A, generator=torch.Generator().manual_seed(9 + k))
-        batch = learner.acting.batch(drawn, torch.rand(B, generator=torch.Generator().manual_seed(k)))
-        critic, target, policy = learner.td3.update(batch, noise, k != 1).tolist()
-        assert [critic, policy, target] == pytest.approx(reference.update(batch, noise, k != 1), rel=1e-4, abs=1e-5)
+        weight = torch.rand(B, generator=torch.Generator().manual_seed(k))
+        critic, target, policy = learner.td3.update(learner.acting.batch(drawn, weight), noise, k != 1).tolist()
+        wanted = reference.update(batch_of(drawn, weight, skills), noise, k != 1)
+        assert [critic, policy, target] == pytest.approx(wanted, rel=1e-4, abs=1e-5)
     networks, count = learner.td3.networks, len(reference.policy)
     assert_same(networks.policy.parameters(), reference.policy, start[:count], 1e-4)
     assert_same(networks.critics.parameters(), reference.critics, start[count:], 1e-4)
@@ -142,7 +153,7 @@ def test_adaptation_is_that_of_the_reference(skills):
         for n, reference in enumerate(references):
             own = float(beta[n].sum()) ** 2 / (30 * float((beta[n] ** 2).sum()))
             one = mql.Rows(*((part[n] if k < 2 else part)[at[n]] for part in (new if k < 2 else old)))
-            batch = actor.batch(one, torch.ones(B) if k < 2 else beta[n, at[n]])
+            batch = batch_of(one, torch.ones(B) if k < 2 else beta[n, at[n]], skills)
             reference.update(batch, noise[n], k % 2 == 1, 1 - own)
     assert updates == 6 and 0.05 < float(beta.std())
     count = len(references[0].policy)
