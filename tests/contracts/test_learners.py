@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
+from skillmeta.algorithms import best_of, distral, mier, mql, pearl, sac, simpl, varibad
 from skillmeta.collect.source import Budget, OnlineSource
 from skillmeta.collect.trials import trial
 from skillmeta.collect.workers import Workers
@@ -19,6 +21,7 @@ from skillmeta.data.replay import Replay
 from skillmeta.envs.make import EnvsFactory, make_envs
 from skillmeta.errors import ConfigError
 from skillmeta.evaluation.adapted import pack, unpack
+from skillmeta.objectives import on_policy
 from skillmeta.programs.train import make_learner, spec_of
 from skillmeta.programs.train_config import train_config
 from skillmeta.run.checkpoint import load_state, save_state, state_hash
@@ -206,6 +209,35 @@ def test_it_learns_and_acts_where_the_prior_is_a_mixture(kind, name, tmp_path):
 def test_it_says_so_where_a_mixture_will_not_do(name, tmp_path):
     with pytest.raises(ConfigError, match="needs a Gaussian skill prior, and that under `skills:` is a mixture"):
         made("meta-train", name, tmp_path, prior="mixture")
+
+
+KINDS = [f"{at}{what}" for at in ("small_context_", "") for what in ("prior/divergence", "posterior/kl")]
+UPDATES: dict[str, tuple[str, Sequence[str]]] = {  # what makes an update of each algorithm, and what that returns
+    "sac_normalized": ("update", sac.METRICS), "best_of": ("update", best_of.METRICS), "mier": ("update", mier.METRICS),
+    "pearl_teacher": ("step", (*pearl.METRICS, "belief/nll")), "simpl": ("step", (*simpl.LOSSES, *KINDS)),
+    "distral": ("step", distral.METRICS), "mql": ("update", mql.METRICS), "rl2": ("update", on_policy.PPO_METRICS),
+    "varibad_point": ("update", on_policy.PPO_METRICS), "varibad_skills": ("infer", varibad.METRICS),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_what_an_iteration_reports_are_means_over_its_updates(name, tmp_path):
+    one = made("finetune" if ("finetune", name) in CASES else "meta-train", name, tmp_path)
+    part, names = UPDATES[name]
+    learner = one.learner.td3 if name == "mql" else one.learner
+    update, told = getattr(learner, part), list[torch.Tensor]()
+
+    def watched(*inputs: Any) -> torch.Tensor:
+        told.append(update(*inputs).clone())
+        return told[-1]
+
+    setattr(learner, part, watched)
+    one.learner.iterate(one.source)  # in which some learn nothing
+    told.clear()
+    metrics, every = one.learner.iterate(one.source), torch.stack(told)
+    # MQL's policy has a loss in every other update alone.
+    count = (every != 0).sum(0) if name == "mql" else len(every)
+    assert len(every) > 1 and [metrics[key] for key in names] == pytest.approx((every.sum(0) / count).tolist(), rel=1e-4)
 
 
 def reachable(value: Any, seen: set[int]) -> list[Any]:
