@@ -64,7 +64,11 @@ def test_the_skill_prior_is_named_where_there_is_one(name):
         ("reptile", {"inner_steps": 4}, "4 gradient steps"),
         ("simpl", {"context_episodes": 7}, "after 7 episodes"),
         ("simpl", {}, "with a small context, a coefficient times KL(policy || prior)"),
-        ("simpl", {"small_context": None}, "(encoder product) after 20 episodes; with a large context, a coefficient times"),
+        (
+            "simpl",
+            {"small_context": None},
+            "(encoder product) after 20 episodes; with a large context, a coefficient times",
+        ),
     ],
 )
 def test_what_the_config_says_is_in_the_phrase_and_nothing_more(name, changes, says):

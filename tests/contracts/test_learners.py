@@ -237,7 +237,9 @@ def test_what_an_iteration_reports_are_means_over_its_updates(name, tmp_path):
     metrics, every = one.learner.iterate(one.source), torch.stack(told)
     # MQL's policy has a loss in every other update alone.
     count = (every != 0).sum(0) if name == "mql" else len(every)
-    assert len(every) > 1 and [metrics[key] for key in names] == pytest.approx((every.sum(0) / count).tolist(), rel=1e-4)
+    assert len(every) > 1 and [metrics[key] for key in names] == pytest.approx(
+        (every.sum(0) / count).tolist(), rel=1e-4
+    )
 
 
 def reachable(value: Any, seen: set[int]) -> list[Any]:

@@ -44,5 +44,5 @@ def test_a_policy_without_an_output_is_what_it_is_a_residual_on_until_a_context_
     (slope,) = torch.autograd.grad(found.mean.sum(), stacked[-1])
     assert (slope != 0).all()
     moved = policy(shape, (*stacked[:-1], torch.ones(2, context)), seen, mean, log_stddev)
-    shift = moved.mean - mean
-    assert (shift != 0).all() and torch.allclose(shift, shift[:, :1].expand_as(shift), atol=1e-6)  # whatever is observed
+    shift = moved.mean - mean  # the same whatever is observed
+    assert (shift != 0).all() and torch.allclose(shift, shift[:, :1].expand_as(shift), atol=1e-6)
