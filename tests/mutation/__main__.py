@@ -1,8 +1,8 @@
 """Mutation testing: `python -m tests.mutation`; see docs/testing.md.
 
 cosmic-ray finds the places where code can be mutated and mutates it. Here are the sample, which is stratified by folder, and the
-runs: one process imports the large packages once and forks a child for each mutant, which runs the tests of the mutated module in
-a copy of the working tree.
+runs: one process imports the large packages once and forks a child for each mutant, which runs the tests that execute the mutated
+line in a copy of the working tree.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ import types
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -35,10 +34,13 @@ from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
-from tests.mutation.scope import covering_tests, left_out, modules
+from tests.mutation.executed import Executed
+from tests.mutation.scope import left_out, modules
+from tests.mutation.watch import Watch
 
 ROOT = Path(__file__).parents[2]
 CPU_SECONDS = 60  # of a mutant's tests; those are chosen to need half of it on the code as it is
+WATCHED_SECONDS = 600  # of the tests of a file, while their lines are watched
 WALL_SECONDS = 300
 NO_TESTS = int(pytest.ExitCode.NO_TESTS_COLLECTED)  # of a file whose tests are all slow
 PRELOADED = ("torch", "torch._dynamo", "scipy.stats", "mujoco", "gymnasium", "stable_baselines3", "matplotlib.pyplot",
@@ -141,8 +143,8 @@ class End:
 class Tree:
     """A copy of the working tree, for one run of tests at a time."""
 
-    def __init__(self, folder: Path):
-        self.folder, self.pid = folder, 0
+    def __init__(self, folder: Path, results: Path):
+        self.folder, self.results, self.pid = folder, results, 0
         listed = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
         for name in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")[
             :-1
@@ -151,6 +153,10 @@ class Tree:
             shutil.copy2(ROOT / name, folder / name)
         for path in (folder / "skillmeta").rglob("*.py"):  # valid for exactly this content, whatever its time and size
             py_compile.compile(str(path), invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH)
+
+    def watched(self, key: str) -> Path:
+        """What the tests of a file execute."""
+        return self.results / f"{key.replace('/', '.')}.json"
 
     def start(self, key: str, tests: list[str], mutant: Mutant | None = None) -> None:
         self.key, self.mutant, self.began = key, mutant, time.monotonic()
@@ -165,11 +171,11 @@ class Tree:
 
     def _test(self, tests: list[str]) -> None:
         """In the child."""
-        code = 99
+        code, limit = 99, CPU_SECONDS if self.mutant else WATCHED_SECONDS
         try:
             os.setsid()
             os.chdir(self.folder)
-            resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
+            resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
             output = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             for stream in (1, 2):
                 os.dup2(output, stream)
@@ -182,14 +188,20 @@ class Tree:
             )
             os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = f"{self.folder}.tmp/hypothesis"
             options = ["-x", "-q", "-p", "no:cacheprovider", "--basetemp", f"{self.folder}.tmp/pytest", "--tb=line"]
-            code = int(pytest.main([*options, *tests]))
+            if self.mutant:
+                code = int(pytest.main([*options, *tests]))
+            else:
+                watch = Watch(self.folder)
+                with watch.coverage.collect():
+                    code = int(pytest.main([*options, *tests], plugins=[watch]))
+                watch.write(self.watched(self.key))
         finally:
             os._exit(code)
 
     def ended(self) -> End | None:
         """Whether the run has ended, and how."""
         pid, status, used = os.wait4(self.pid, os.WNOHANG)
-        late = time.monotonic() - self.began > WALL_SECONDS
+        late = time.monotonic() - self.began > (WALL_SECONDS if self.mutant else 2 * WATCHED_SECONDS)
         if not pid and not late:
             return None
         with suppress(ProcessLookupError):
@@ -227,6 +239,7 @@ def resumed(path: Path, trees: list[Tree], work: list[tuple[str, list[str], Muta
     """Results of all work by key; those that the file has are not run again, new ones are appended to it."""
     lines = path.read_text().splitlines() if path.exists() else []
     done = {end.key: end for end in (End(**json.loads(line)) for line in lines)}
+    done |= {key: End(key, "survived", 0.0, "no test") for key, tests, _ in work if not tests}
     left = [one for one in work if one[0] not in done]
     with path.open("a") as file:
         for number, end in enumerate(run_all(trees, left), 1):
@@ -269,18 +282,15 @@ def main() -> None:
         importlib.import_module(name)
     sys.modules["torch"].set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        trees = [Tree(Path(folder) / str(i)) for i in range(arguments.processes)]
-        tests = {m.module: sorted(map(str, covering_tests(ROOT, Path(m.module)))) for m in mutants}
-        files = sorted({test for names in tests.values() for test in names})
+        trees = [Tree(Path(folder) / str(i), out) for i in range(arguments.processes)]
+        files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py"))
         print(f"{len(files)} test files on the code as it is")
         cost = resumed(out / "tests.jsonl", trees, [(test, [test], None) for test in files])
         for test in [test for test in files if cost[test].outcome != "survived"]:
             print(f"{test} fails on the code as it is, and is not used: {cost[test].caught_by}")
-        for module, names in tests.items():
-            usable = sorted((n for n in names if cost[n].outcome == "survived"), key=lambda n: cost[n].seconds)
-            spent = list(accumulate(cost[n].seconds for n in usable))  # the fastest first, for half of the time limit
-            tests[module] = usable[: max(1, sum(seconds < CPU_SECONDS / 2 for seconds in spent))]
-        ends = resumed(out / "mutants.jsonl", trees, [(m.key, tests[m.module], m) for m in mutants])
+        tests = Executed.read(trees[0].watched(test) for test in files if cost[test].outcome == "survived")
+        chosen = {m.key: tests.of(ROOT, m.module, m.line, CPU_SECONDS / 2) for m in mutants}
+        ends = resumed(out / "mutants.jsonl", trees, [(m.key, chosen[m.key], m) for m in mutants])
     (out / "report.md").write_text(report(mutants, ends))
     print(f"{report(mutants, ends).partition('###')[0]}\nSurvivors: {out / 'report.md'}")
 

@@ -1,4 +1,4 @@
-"""What is mutated, and which tests are there to notice."""
+"""What is mutated."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ast
 import io
 import tokenize
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 FOLDERS = ("algorithms", "objectives", "collect", "data", "skills", "nn", "evaluation")
@@ -52,35 +51,3 @@ def left_out(source: str) -> list[tuple[Position, Position]]:
             found.append((token.start, token.end))
         before = token.string.strip() or before
     return found
-
-
-@cache
-def imports(path: Path) -> set[str]:
-    """The modules, and the names in them, that a file imports."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
-
-
-def covering_tests(root: Path, module: Path) -> set[Path]:
-    """The test files of a module, relative to the root.
-
-    By name: tests/ROOM/test_MODULE*.py, tests/programs/test_MODULE.py, tests/oracles/test_*MODULE*.py. By import: every test
-    file that imports the module. A module that has none of both is tested by the tests of the modules that import it.
-    """
-    name, patterns = module.stem, list[str]()
-    if module.parts[0] == "skillmeta":
-        room = module.parent.relative_to("skillmeta")
-        patterns = [f"{room}/test_{name}*.py", f"programs/test_{name}.py", f"oracles/test_*{name}*.py"]
-    found = {path for pattern in patterns for path in (root / "tests").glob(pattern)}
-    dotted = ".".join(module.with_suffix("").parts)
-    found |= {path for path in (root / "tests").rglob("test_*.py") if dotted in imports(path)}
-    if found:
-        return {path.relative_to(root) for path in found}
-    packages = ("skillmeta", "pretrain", "downstream")
-    users = (path for package in packages for path in (root / package).rglob("*.py") if dotted in imports(path))
-    return {test for user in users for test in covering_tests(root, user.relative_to(root))}

@@ -1,10 +1,12 @@
-"""Every module that is mutated has tests, and what is left out of mutation is what the documentation says."""
+"""What is mutated, and what a mutant is tested with, is what the documentation says."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from tests.mutation.scope import covering_tests, left_out, modules
+from tests.mutation.executed import Executed
+from tests.mutation.scope import left_out, modules
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,9 +44,43 @@ def test_defaults_bounds_messages_and_annotations_are_left_out_and_nothing_else(
         assert not is_left_out(piece), piece
 
 
-def test_every_module_has_tests():
-    found = {module: covering_tests(ROOT, module) for _, module in modules(ROOT)}
-    assert len(found) > 30 and all(found.values())
-    assert Path("tests/algorithms/test_sac.py") in found[Path("skillmeta/algorithms/sac.py")]  # by its name
-    assert Path("tests/envs/test_skill_space.py") in found[Path("skillmeta/algorithms/sac.py")]  # it imports the module
-    assert all((ROOT / test).exists() for tests in found.values() for test in tests)
+SUM = """
+@cache
+def total(values,
+          start=0):
+    for value in values:
+        start = (start
+                 + value)
+    return start
+"""
+
+
+def test_a_mutant_is_tested_by_the_tests_that_execute_its_statement_the_fastest_first_then_by_others(tmp_path):
+    (tmp_path / "sum.py").write_text(SUM)
+    (tmp_path / "sum.txt").write_text("")
+    (tmp_path / "watched.json").write_text(
+        json.dumps({
+            "seconds": {"a.py::slow": 9.0, "a.py::quick": 1.0, "b.py::empty": 0.5, "c.py::elsewhere": 0.1},
+            "lines": {"sum.py": {"5": [0, 1, 2], "6": [0], "7": [1], "8": [2, 3]}, "other.py": {"1": [3]}},
+        })
+    )  # fmt: skip
+    tests = Executed.read([tmp_path / "watched.json"])
+
+    def of(line: int, limit: float = 100.0, module: str = "sum.py") -> list[str]:
+        return tests.of(tmp_path, module, line, limit)
+
+    everything = ["c.py::elsewhere", "b.py::empty", "a.py::quick", "a.py::slow"]
+    assert of(4) == of(2) == everything  # of a function's head, all that execute its body
+    assert of(7) == of(6) == ["a.py::quick", "a.py::slow", "c.py::elsewhere", "b.py::empty"]  # a statement of two lines
+    assert of(5) == ["b.py::empty", "a.py::quick", "a.py::slow", "c.py::elsewhere"]  # a loop's head without its body
+    assert of(7, limit=5.0) == ["a.py::quick"] and of(8, limit=0.0) == ["c.py::elsewhere"]  # at least one
+    assert of(1, module="sum.txt") == []
+
+
+def test_every_module_is_found():
+    found = {path for _, path in modules(ROOT)}
+    assert (
+        len(found) > 60
+        and Path("skillmeta/algorithms/sac.py") in found
+        and Path("skillmeta/programs/train.py") in found
+    )
