@@ -404,7 +404,7 @@ class Learner:
         """One update of encoder and critics, policy, values, coefficient and targets; returns the METRICS."""
         config, acting, regularizer = self.config, self.acting, self.regularizer
         bound, noise, coefficient = self.bound, drawn.noise, self.regularizer.coefficient()
-        # Without autocast's cache: two losses would share cast weights, and each gradient frees what it went through.
+        # Without autocast's cache: the policy's loss would be of the critics' weights before their step.
         with torch.autocast(noise.device.type, torch.bfloat16, enabled=config.bfloat16, cache_enabled=False):
             belief = infer(self.encoder, drawn.context, drawn.valid)
             posterior = belief

@@ -376,8 +376,7 @@ class Learner:
         return tuple(itertools.chain(*gradients)), divergence.detach(), metrics.detach()
 
     def autocast(self, like: Tensor) -> torch.autocast:
-        """Products in bfloat16, where the config says so. Without its cache of cast weights: the two losses would share the casts,
-        and each gradient frees what it went through."""
+        """Products in bfloat16, where the config says so. Without its cache: it keeps casts of weights that a step has changed."""
         return torch.autocast(like.device.type, torch.bfloat16, enabled=self.config.bfloat16, cache_enabled=False)
 
     def losses(self, networks: nn.ModuleDict, inputs: Inputs) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
