@@ -19,6 +19,7 @@ def summarize(dataset: EpisodeDataset, horizon: int) -> dict[str, Any]:
     """Episodes, steps, returns, ranges, and how many windows of `horizon` steps there are. Plain values, ready for JSON."""
     lengths, returns = dataset.lengths, dataset.returns
     usable, found = lengths >= horizon, jumps(dataset)
+    observation, action = ranges(dataset.observation), ranges(dataset.action)
     summary: dict[str, Any] = {
         "source": dataset.source,
         "episodes": dataset.num_episodes,
@@ -32,12 +33,12 @@ def summarize(dataset: EpisodeDataset, horizon: int) -> dict[str, Any]:
         "episodes_shorter_than_horizon": int((~usable).sum()),
         "observation_dim": dataset.observation_dim,
         "action_dim": dataset.action_dim,
-        "observation_range": ranges(dataset.observation),
-        "action_range": ranges(dataset.action),
+        "observation_range": rounded(observation),
+        "action_range": rounded(action),
         "action_low": dataset.action_low.tolist(),
         "action_high": dataset.action_high.tolist(),
-        "constant_observations": np.flatnonzero(np.ptp(dataset.observation, axis=0) < 1e-6).tolist(),
-        "constant_actions": np.flatnonzero(np.ptp(dataset.action, axis=0) < 1e-6).tolist(),
+        "constant_observations": constant(observation),
+        "constant_actions": constant(action),
         "observed": {part.key: part.size for part in dataset.observed},
         "jumps": found.count,
         "notes": [*dataset.notes, *found.notes(), *spike_notes(dataset)],
@@ -70,11 +71,20 @@ def spread(values: np.ndarray) -> dict[str, float]:
     return {"min": float(values.min()), "median": float(np.median(values)), "max": float(values.max())}
 
 
-def ranges(values: np.ndarray) -> list[list[float]]:
-    """[min, mean, standard deviation, max] of each column, summed in double precision."""
+def ranges(values: np.ndarray) -> np.ndarray:
+    """[min, mean, standard deviation, max] of each column, [C, 4]; summed in double precision."""
     pieces = [*parts(len(values), values[:1].nbytes)]
     mean = sum(values[begin:end].sum(0, dtype=np.float64) for begin, end in pieces) / len(values)
     square = sum(((values[begin:end] - mean) ** 2).sum(0) for begin, end in pieces) / len(values)
-    columns = (values.min(0), mean, np.sqrt(square), values.max(0))
-    result: list[list[float]] = np.stack(columns, 1).astype(float).round(6).tolist()
-    return result
+    return np.stack((values.min(0), mean, np.sqrt(square), values.max(0)), 1).astype(float)
+
+
+def rounded(values: np.ndarray) -> list[list[float]]:
+    """To seven significant digits."""
+    return [[float(f"{value:.7g}") for value in row] for row in values]
+
+
+def constant(values: np.ndarray) -> list[int]:
+    """The columns of these ranges that never change, up to rounding."""
+    least, _, _, most = values.T
+    return np.flatnonzero(most - least <= 1e-6 * np.maximum(abs(least), abs(most))).tolist()

@@ -153,9 +153,9 @@ class Normalizer(nn.Module):
         self.stddev.copy_(torch.where(stddev > ROUNDING * data.abs().amax(0), stddev, 1.0))
 
     def take(self, mean: Tensor, stddev: Tensor) -> None:
-        """Take statistics [dim]. A constant dimension is only centred."""
+        """Take statistics [dim], whatever their units. A dimension that is constant up to rounding is only centred."""
         self.mean.copy_(mean)
-        self.stddev.copy_(torch.where(stddev > 1e-4, stddev, torch.ones_like(stddev)))
+        self.stddev.copy_(torch.where(stddev > ROUNDING * mean.abs(), stddev, 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
         dim = len(self.mean)

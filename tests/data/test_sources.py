@@ -264,7 +264,7 @@ def test_an_action_that_is_far_from_all_others_and_one_that_never_changes_are_sa
     rng = np.random.default_rng(0)
     actions = (rng.uniform(-1, 1, (4000, 6)) + [0, 0, 0, 100, 100, 0]).astype(np.float32)
     actions[:, 1], actions[1234, 2], actions[1234, 4] = 0.5, 500.0, 0.0
-    actions[:, 5] = np.where(np.arange(4000) == 1234, 1e-5, 0)  # of a deviation that is printed as 0
+    actions[:, 5] = np.where(np.arange(4000) == 1234, 1e-5, 0)  # whatever its units
     flags = np.arange(4000) % 40 == 39
     np.savez(tmp_path / "log.npz", observations=rng.normal(size=(4000, 2)), actions=actions, timeouts=flags)
     assert inspect([str(tmp_path / "log.npz"), "--json"]) == 0
@@ -274,6 +274,7 @@ def test_an_action_that_is_far_from_all_others_and_one_that_never_changes_are_sa
     assert note.startswith("action 2 reaches 500, 63 standard deviations from its mean")
     (note,) = [note for note in found["notes"] if note.startswith("action 4")]
     assert note.startswith("action 4 reaches 0, 59 standard deviations from its mean 99.9")
+    assert [note for note in found["notes"] if note.startswith("action 5 reaches 1e-05, 63 standard deviations")]
     assert not [note for note in found["notes"] if note.startswith(("action 0", "action 1", "action 3"))]
     actions[1234, 2] = 0.0
     np.savez(tmp_path / "log.npz", observations=rng.normal(size=(4000, 2)), actions=actions, timeouts=flags)

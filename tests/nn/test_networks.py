@@ -33,6 +33,6 @@ def test_the_sequence_encoder_begins_with_open_forget_gates():
 
 
 def test_statistics_are_taken_over_and_a_constant_observation_is_only_centred():
-    normalizer = Normalizer(3)
-    normalizer.take(torch.tensor([1.0, -2.0, 5.0]), torch.tensor([0.5, 20.0, 0.0]))
-    assert normalizer(torch.tensor([2.0, -42.0, 5.5])).tolist() == [2.0, -2.0, 0.5]
+    normalizer = Normalizer(5)  # the last: 1e-3 is what float32 makes of a thousand times 12345.678
+    normalizer.take(torch.tensor([1.0, -2.0, 5.0, 0.0, 12345.0]), torch.tensor([0.5, 20.0, 0.0, 2.0**-20, 1e-3]))
+    assert normalizer(torch.tensor([2.0, -42.0, 5.5, 2.0**-19, 12347.0])).tolist() == [2.0, -2.0, 0.5, 2.0, 2.0]
