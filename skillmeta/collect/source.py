@@ -70,7 +70,9 @@ class OnlineSource:
             found[self.draw(generator)] = None
             if len(found) == count:
                 return tuple(found)
-        raise ConfigError(f"algorithm.training_tasks is {count}; there are {len(found)} different tasks to train on")
+        raise ConfigError(
+            f"algorithm.training_tasks is {count}; there are {len(found)} different tasks to train on: ask for so many or fewer"
+        )
 
     def episode(self, actor: Actor[BeliefT]) -> Episodes:
         """An exploring episode in each environment, each in a drawn task. The budget cuts off the last one, so that all methods use

@@ -1,4 +1,4 @@
-"""What an environment of the user's own turns out to be, in one episode of random actions before a command takes its folder."""
+"""What an environment of the user's own turns out to be, in episodes of random actions before a command takes its folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 import time
 from collections.abc import Hashable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -21,16 +21,18 @@ from skillmeta.tasks.gym import VariedEnv
 STEPS = 1000  # of the episode, at most
 SECONDS = 5.0  # the same
 SEEDS = range(1, 4)  # of its reset: the next one where the environment fails
+OTHERS = 3  # tasks that the first one is compared with
 RESET = "reset(*, seed=None, options=None) -> (observation, info)"
 STEP = "step(action) -> (observation, reward, terminated, truncated, info)"
 
 
 def examined(family: TaskFamily, config: TaskConfig, step_seconds: float = 0.0, act: bool = True) -> TaskFamily:
-    """The family, and whether it reports success. Of those that are part of skillmeta only the family `gym` is looked at.
+    """The family, whether it reports success, and whether its tasks differ. Of those that are part of skillmeta only the family
+    `gym` is looked at.
 
     Args:
         step_seconds: that a step may take, as in `skillmeta.run.watch`; 0: any.
-        act: run the episode; without it, only what can be seen without is looked at, and a time limit has to be stated.
+        act: run episodes; without it, only what can be seen without is looked at, and a time limit has to be stated.
 
     Raises UserError for an environment that nothing here can act in, with the methods of the old Gym, or spaces that do not fit,
     or episodes without an end; and what `TaskFamily.check` raises. An environment that fails otherwise is left to the run: see
@@ -48,23 +50,28 @@ def examined(family: TaskFamily, config: TaskConfig, step_seconds: float = 0.0, 
     if family.native is not None or (is_builtin("tasks", config.family) and family.name != "gym"):
         return family
     envs = SerialEnvs(family.make_env, unit_actions=False)
-    env, found = envs.envs[0], None
+    env, found, differ = envs.envs[0], None, True
     name = next((str(layer) for layer in layers(env) if isinstance(layer, VariedEnv)), family.name)
     for layer in layers(env):
         check_reset(layer, name)
     if act:
         watch.start(step_seconds)
-        task = next(iter(family.splits.values()))[0]
+        task, *others = dict.fromkeys(task for tasks in family.splits.values() for task in tasks)
         for seed in SEEDS:
             found = episode(env, name, task, seed, family.max_episode_steps)
             if found is not None:
+                differ = not others or any(
+                    episode(env, name, other, seed, family.max_episode_steps) != found for other in others[:OTHERS]
+                )
                 break
     envs.close()
     family.check()
-    if family.max_episode_steps == 0 and (not act or (found is not None and not found[0])):
+    if family.max_episode_steps == 0 and (not act or (found is not None and not found.ended)):
         tried = f", and {STEPS:,} steps of random actions did not end an episode" if act else ""
         raise ConfigError(f"{name} has no time limit{tried}; set task.options.max_episode_steps")
-    return family if found is None else replace(family, reports_success=found[1] or not found[0])
+    if found is None:
+        return family
+    return replace(family, reports_success=found.success or not found.ended, tasks_differ=differ)
 
 
 def layers(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
@@ -86,10 +93,19 @@ def check_reset(env: gymnasium.Env, name: str) -> None:
         )
 
 
-def episode(env: gymnasium.Env, name: str, task: Any, seed: int, length: int) -> tuple[bool, bool] | None:
-    """Whether an episode of random actions came to its end, after `length` steps unless that is 0, and whether it reported success;
-    None if the environment failed."""
-    began, reported = time.monotonic(), False
+class Shown(NamedTuple):
+    """What an episode showed."""
+
+    ended: bool
+    success: bool  # whether it was reported
+    task: str  # what `info` said of it
+    numbers: bytes  # observations and rewards
+
+
+def episode(env: gymnasium.Env, name: str, task: Any, seed: int, length: int) -> Shown | None:
+    """An episode of random actions, the same ones for a seed, of `length` steps at most unless that is 0; None if the environment
+    failed."""
+    began, reported, ended, numbers = time.monotonic(), False, False, bytearray()
     try:
         env.action_space.seed(seed)
         watch.begins(0, seed, watch.RESET)
@@ -98,10 +114,10 @@ def episode(env: gymnasium.Env, name: str, task: Any, seed: int, length: int) ->
         for taken in range(min(length or STEPS, STEPS)):
             reported = reported or reports(info)
             watch.begins(0, seed, taken)
-            _, _, terminated, truncated, info = env.step(env.action_space.sample())
-            if terminated or truncated or taken + 1 == length:
-                return True, reported or reports(info)
-            if time.monotonic() - began > SECONDS:
+            observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
+            numbers += np.asarray(observation, np.float64).tobytes() + np.asarray(reward, np.float64).tobytes()
+            ended = bool(terminated or truncated or taken + 1 == length)
+            if ended or time.monotonic() - began > SECONDS:
                 break
     except UserError:
         raise
@@ -111,7 +127,7 @@ def episode(env: gymnasium.Env, name: str, task: Any, seed: int, length: int) ->
         return None
     finally:
         watch.ends()
-    return False, reported
+    return Shown(ended, reported or (ended and reports(info)), repr(info.get("task")), bytes(numbers))
 
 
 def check_shape(observation: Any, env: gymnasium.Env, name: str) -> None:

@@ -19,6 +19,10 @@ NO_SUCCESS = (
     "The environment reports no success, so none is stated; put `success`, true or false, into the info of its steps to have it "
     "counted."
 )
+SAME_TASKS = (
+    "Equal actions gave equal observations and rewards in several tasks, and `task` in the info does not differ: see that `reset` "
+    'uses options["task"]. Where rewards are sparse, put the task into the info.'
+)
 FAR = 1.0  # times the span of the logs, beyond which an observation is from elsewhere
 NEAR = 0.01  # of the span of the logs; what moves less has other units
 BEYOND = 1.2  # times an environment's largest action, that an action of the logs may be without a word
@@ -74,6 +78,11 @@ def memory() -> int | None:
     return min(found, default=None)
 
 
+def notes_on(family: TaskFamily) -> list[str]:
+    """What an environment was found to lack."""
+    return [*([] if family.reports_success else [NO_SUCCESS]), *([] if family.tasks_differ else [SAME_TASKS])]
+
+
 def expected_notes(options: Any, family: TaskFamily, env_steps: int) -> list[str]:
     """What is worth knowing of a run before it begins.
 
@@ -81,7 +90,7 @@ def expected_notes(options: Any, family: TaskFamily, env_steps: int) -> list[str
         options: the algorithm's `Config`. Its `iteration_episodes`, where it has them, are how many episodes the first iteration
             and each later one take.
     """
-    said = [] if family.reports_success else [NO_SUCCESS]
+    said = notes_on(family)
     at_random = getattr(options, "random_decisions", 0)
     if at_random >= env_steps and learns(options):
         said.append(
@@ -104,7 +113,7 @@ def expected_notes(options: Any, family: TaskFamily, env_steps: int) -> list[str
 
 def result_notes(options: Any, family: TaskFamily, env_steps: int, result: Mapping[str, Any]) -> list[str]:
     """What a reader of a run's result has to know."""
-    said = [] if family.reports_success else [NO_SUCCESS]
+    said = notes_on(family)
     taken = int(result["env_steps"])
     if result["updates"] == 0 and learns(options):
         at_random = getattr(options, "random_decisions", 0)

@@ -31,7 +31,7 @@ from skillmeta.errors import ConfigError
 from skillmeta.evaluation.actors import NoAdaptation, RandomActor
 from skillmeta.evaluation.adaptation import Adaptation, BenchmarkTable, Evaluation, evaluate
 from skillmeta.evaluation.records import part, paths_part, read_evaluation, read_part
-from skillmeta.programs.beforehand import NO_SUCCESS, trained_on, training_tasks
+from skillmeta.programs.beforehand import notes_on, trained_on, training_tasks
 from skillmeta.programs.page import write_page
 from skillmeta.programs.train import Trained, load_trained, paths, run_input
 from skillmeta.programs.train_config import TrainConfig
@@ -260,9 +260,7 @@ def notes(
 ) -> list[str]:
     """What a reader has to know about the split, the success and the oracle."""
     seen = frozenset[Task]().union(*(tasks_of(one, config.task, family) for runs in trained.values() for one in runs))
-    said = trained_on(tasks, seen, config.task.split)
-    if not family.reports_success:
-        said.append(NO_SUCCESS)
+    said = [*trained_on(tasks, seen, config.task.split), *notes_on(family)]
     if family.same_tasks:
         said.append(f"{family.name}, as it is configured, trains and tests on the same tasks, by definition.")
     elif config.task.split in family.training_splits and not seen:

@@ -65,6 +65,7 @@ class TaskFamily:
             has `task` (plain values) and `success`.
         check: raises ConfigError for what is wrong with the environment that takes time to find; called once before a command runs.
         reports_success: whether `success` means anything; without it, nothing is said of it.
+        tasks_differ: whether tasks were seen to differ; without it, that is said.
         draw_task: a fresh task; the split "any". A family without it has only its fixed ones.
         training_splits: the splits that may be trained on. Of the others, `validation` is for tuning and all the rest are test
             splits, which may share tasks with each other.
@@ -96,6 +97,7 @@ class TaskFamily:
     make_env: Callable[[], gymnasium.Env]
     check: Callable[[], None] = field(default=lambda: None)
     reports_success: bool = True
+    tasks_differ: bool = True
     draw_task: Callable[[np.random.Generator], Task] | None = None
     training_splits: Sequence[str] = ("train", ANY)
     distance: Callable[[Task, Task], float] = field(default=lambda task, other: float(task != other))

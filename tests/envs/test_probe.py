@@ -140,6 +140,31 @@ def test_whether_success_is_reported_is_seen_and_said(name, reports, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("rewards", "told", "differ"), [(True, False, True), (False, True, True), (False, False, False)]
+)
+def test_tasks_that_give_the_same_are_seen_and_said(rewards, told, differ):
+    """The fourth of five tasks rewards otherwise, or is told apart by the info."""
+
+    class Asked(users.Point):
+        def reset(self, *, seed=None, options=None):
+            self.fourth = (options or {})["task"] == 4
+            return super().reset(seed=seed)
+
+        def step(self, action):
+            observation, reward, terminated, truncated, info = super().step(action)
+            told_task = {"task": {"fourth": self.fourth}} if told else {}
+            return observation, reward - float(rewards and self.fourth), terminated, truncated, {**info, **told_task}
+
+    family = TaskFamily("asked", 1, "", 6, {"train": (1, 1, 2), "test": (3, 4, 5)}, Asked)
+    found = examined(family, TaskConfig("asked"))
+    assert found.tasks_differ == differ
+    for notes in (beforehand.notes_on(found), beforehand.expected_notes(None, found, 1)):
+        assert (beforehand.SAME_TASKS in notes) == (not differ)
+    one = replace(family, splits={"train": (1,), "test": (1,)})
+    assert examined(one, TaskConfig("asked")).tasks_differ
+
+
 def test_dict_observations_are_flattened_in_the_order_of_their_space():
     envs = make_envs(make_family(task("Goal")), 1)
     (first,) = envs.reset([3], make_family(task("Goal")).tasks("test"))
