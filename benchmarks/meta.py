@@ -119,7 +119,7 @@ def pearl_speed(bfloat16: bool, bar: float, theirs: Callable[[], None] | None, r
         buffer.added = 2000
     for visits in learner.contexts:
         visits.marks = [[0, 2000]]  # one, all of which is shown
-    own, its = in_turn(learner.update, theirs, rounds)
+    own, its = in_turn(lambda: learner.step(learner.draw(), learner.bound.device), theirs, rounds)
     ratio = statistics.median(b / a for a, b in zip(own, its or [0.503] * rounds, strict=True))
     source = f"{1000 * statistics.median(its):.0f} in turn" if its else "503 on an EPYC"
     detail = f"{1000 * statistics.median(own):.0f} ms of CPU time, oyster {source}"

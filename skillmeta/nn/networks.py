@@ -36,6 +36,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         *hidden, last = self.in_order
+        if x.dim() > 2 and last.weight.dim() == 2:  # of rows the sum is no view, whose gradient would be copied
+            return self.forward(x.flatten(0, -2)).view(*x.shape[:-1], -1)
         for layer in hidden:
             x = F.leaky_relu_(affine(x, layer), NEGATIVE_SLOPE)  # in place: nothing else needs the sum
         return affine(x, last)
