@@ -291,9 +291,20 @@ def test_skills_with_another_prior_are_otherwise_the_same():
 @pytest.mark.parametrize("rows", [1, 3, FEW_ROWS, FEW_ROWS + 1])
 @pytest.mark.parametrize("closed_loop", [True, False])
 def test_the_fast_controller_acts_as_the_controller_does(rows, closed_loop):
-    model = skill_model(closed_loop=closed_loop, observation_dim=4, action_dim=2)
-    model.normalizer.fit(3 + 2 * torch.randn(50, 4))
-    z, observation = torch.randn(rows, model.dim), 3 + 2 * torch.randn(rows, 4)
-    slow, fast = model.controller(4 * z), model.fast_controller(4 * z.numpy())
-    for step in range(3):
-        assert np.allclose(slow(observation, step).numpy(), fast(observation.numpy(), step), atol=1e-5)
+    """Also where the decoder leaves the box of actions, here in every row, on either side."""
+    model, generator = (
+        skill_model(closed_loop=closed_loop, observation_dim=4, action_dim=2),
+        torch.Generator().manual_seed(0),
+    )
+    model.normalizer.fit(3 + 2 * torch.randn(50, 4, generator=generator))
+    z, observation = (
+        torch.randn(rows, model.dim, generator=generator),
+        3 + 2 * torch.randn(rows, 4, generator=generator),
+    )
+    for bias in (0.0, 9.0, -9.0):
+        last = model.decoder.layers[-1] if closed_loop else model.decoder.sequence.read
+        last.bias.data.fill_(bias)
+        model._fast = None
+        slow, fast = model.controller(4 * z), model.fast_controller(4 * z.numpy())
+        for step in range(3):
+            assert np.allclose(slow(observation, step).numpy(), fast(observation.numpy(), step), atol=1e-5)
