@@ -90,6 +90,7 @@ class Config:
     large_context: TaskBatchConfig = field(default_factory=TaskBatchConfig)  # much is known of these tasks
     batch_size: PositiveInt = 64  # decisions of each task of an update
     encoder: Annotated[str, OneOf(ENCODERS)] = "product"  # what sums a context up, which is a set
+    encoder_hidden: PositiveInt | None = None  # its width; null: as wide as the others
     prior_factor: bool = True  # of encoder: product: N(0, I) is a factor too, and a decision may tell nothing
     latent_dim: PositiveInt = 5  # of e
     context_episodes: PositiveInt = 20  # of a test trial, e ~ N(0, I); then e* is inferred from them
@@ -289,8 +290,9 @@ class Learner:
         observation_dim, skill_dim = spec.observation_dim, spec.action_dim
         inputs, seen = 2 * observation_dim + skill_dim + 1, observation_dim + config.latent_dim
         hidden, depth = config.hidden, config.depth
+        width = config.encoder_hidden or hidden
         self.encoder = make_encoder(
-            config.encoder, inputs, config.latent_dim, hidden, depth, weights, config.prior_factor
+            config.encoder, inputs, config.latent_dim, width, depth, weights, config.prior_factor
         )
         self.policy = ResidualPolicy(seen, bound, hidden, depth, weights)
         self.critics = Critics(seen, skill_dim, hidden, depth, weights)

@@ -81,6 +81,12 @@ def made(config: Config = SMALL, seed: int = 0) -> Learner:
     )
 
 
+def test_the_encoder_may_have_a_width_of_its_own():
+    learner = made(replace(SMALL, encoder_hidden=5))
+    assert {layer.out_features for layer in learner.encoder.net.layers[:-1]} == {5}
+    assert {layer.out_features for layer in learner.policy.net.layers[:-1]} == {16}
+
+
 def source_of(workers: Workers) -> OnlineSource:
     return OnlineSource(workers, lambda g: int(g.integers(1, 7)), Seeds(0), Budget(10**6))
 
