@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,19 @@ import pytest
 from skillmeta.collect.failures import EnvironmentConfig, Failures, read_failures, watched
 from skillmeta.collect.source import Budget, OnlineSource
 from skillmeta.collect.workers import Workers
+from skillmeta.data.episodes import Recording
 from skillmeta.envs.batched import BatchedEnvs
 from skillmeta.envs.make import EnvsFactory
 from skillmeta.envs.serial import SerialEnvs
 from skillmeta.errors import EnvironmentFailed, UserError
 from skillmeta.evaluation.actors import RandomActor
+from skillmeta.programs.collect import CollectConfig, Shard, run_shard
 from skillmeta.run import watch
 from skillmeta.seeds import Seeds
-from skillmeta.tasks.base import TaskConfig, make_family, task_id
+from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family, task_id
 from skillmeta.types import Trials
 from tests.evaluation.test_adaptation import Doors, Number
+from tests.faults import wanderer
 from tests.faults.failing import ENDS_ITS_PROCESS, FAILS_AT, SAYS, STEPS, Config, Failing
 
 TASKS = make_family(TaskConfig("tests.faults.failing")).tasks("train")
@@ -161,6 +166,35 @@ def test_a_step_that_ends_in_time_is_left_alone():
         time.sleep(1)
     watch.ends()
     assert watch.doing() is None
+
+
+@pytest.mark.parametrize("kind", ["raises", "looked past"])
+def test_a_collector_begins_again_with_another_seed_for_the_steps_that_are_left(kind, monkeypatch, capsys):
+    """Also where it finds what is not finite behind the environment's back, and nobody knows in which task."""
+    collect, begun, seen = wanderer.collect, [], []
+
+    def collecting(family: TaskFamily, config: wanderer.Config, progress: Callable[[int], None]) -> Iterator[Recording]:
+        begun.append(config)
+        for k, recording in enumerate(collect(family, config, progress)):
+            if kind == "looked past" and k == 2:
+                recording.episode.reward[:] = np.nan
+            yield recording
+
+    monkeypatch.setattr(wanderer, "collect", collecting)
+    options = {"kind": "raises", "every": 2 if kind == "raises" else 2**40}
+    config = CollectConfig(family="tests.faults.failing", options=options, collector="tests.faults.wanderer")
+    failures = Failures(EnvironmentConfig("drop_episode", max_errors=100))
+    done = list(run_shard(Shard(config, wanderer.Config(steps=10 * STEPS), number=3), seen.append, failures))
+    drawn = {tuple(recording.episode.action.ravel().tolist()) for recording in done}
+    assert len(drawn) == len(done) == 10 and seen == sorted(seen) and seen[-1] == 10 * STEPS
+    assert len({one.seed for one in begun}) == len(begun) == failures.count + 1 > 2
+    left = [one.steps for one in begun]
+    assert left == sorted(left, reverse=True) and left[0] == 10 * STEPS > left[-1]
+    task, moment = (f"{named(0)}, ", f"step {FAILS_AT}") if kind == "raises" else ("", "end")
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == failures.count
+    for line in said:
+        assert re.match(rf"dropped: {re.escape(task)}reset seed \d+, episode \d+ of shard 3, {moment}: the env", line)
 
 
 class Telling(Failing):
