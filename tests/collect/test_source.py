@@ -55,6 +55,14 @@ def test_a_budget_of_episodes_ends_it_too():
     assert source.fraction == 1 and source.spent and source.env_steps == 100
 
 
+def test_trials_beyond_the_budget_are_made_whole_and_spend_no_more_than_all_of_it():
+    for budget in (Budget(60), Budget(1000, max_episodes=3)):
+        source = source_of(budget=budget)
+        source.trials(Still(), 2, 2)
+        assert source.env_steps == 100 and source.episodes == 4
+        assert source.fraction == 1 and source.spent
+
+
 def test_trials_are_of_each_drawn_task_as_often_as_the_actor_asks():
     source = source_of(iter([2, 3, 4, 5, 6, 7]))
     batch = source.trials(Still(rollouts=2), 3, 2)
