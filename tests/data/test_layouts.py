@@ -47,6 +47,13 @@ def test_arrays_of_episodes_may_be_padded_and_have_the_last_observation(tmp_path
         np.testing.assert_array_equal(dataset.episode(e).observation[0], seen[e, : steps + 1])
 
 
+@pytest.mark.parametrize("lengths", [[6, -1, 4], [6, 7, 4], [6, 2], [6, 2, 4, 1], [6.0, 2.0, 4.0]], ids=str)
+def test_lengths_that_episodes_cannot_have_are_refused(tmp_path, lengths):
+    np.savez(tmp_path / "log.npz", observations=numbers(3, 6, 2), actions=numbers(3, 6, 1), lengths=np.array(lengths))
+    with pytest.raises(DataError, match="log.npz, lengths: 0 to 6 steps for each of 3 episodes are expected"):
+        load_source(str(tmp_path / "log.npz"))
+
+
 @pytest.mark.parametrize("column", [(), (1,)])
 @pytest.mark.parametrize("name", ["rewards", "terminals", "timeouts"])
 def test_arrays_of_episodes_may_have_an_action_of_one_number(tmp_path, name, column):
