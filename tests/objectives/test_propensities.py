@@ -51,6 +51,15 @@ def test_rows_that_are_not_valid_change_nothing_and_tasks_are_apart():
     assert not torch.allclose(both[0], both[1], atol=0.1)
 
 
+def test_the_units_of_the_context_do_not_matter():
+    old, new = drawn(0, 30, 3), 0.5 + drawn(1, 1, 12, 3)
+    beta = propensities(old, new, torch.ones(1, 12), PropensityConfig())
+    factor, shift = torch.tensor([0.01, 3.0, 500.0]), torch.tensor([0.0, -4.0, 50.0])
+    scaled = propensities(factor * old + shift, factor * new + shift, torch.ones(1, 12), PropensityConfig())
+    torch.testing.assert_close(scaled, beta, rtol=1e-4, atol=1e-4)
+    assert float(beta.std()) > 0.1
+
+
 def test_they_are_cut_on_both_sides():
     old, new = drawn(0, 300, 1), 3 + drawn(1, 1, 300, 1)
     beta = propensities(old, new, torch.ones(1, 300), PropensityConfig(largest_log=0.5, smallest=0.2))
@@ -91,11 +100,17 @@ def test_the_fit_is_stationary_also_where_whole_newton_steps_overshoot(ridge):
     assert np.abs(slope).max() < 1e-6
 
 
-def test_the_loss_never_rises_where_whole_newton_steps_overshoot():
-    """Found by a search: the seventh whole step leads from a loss of 0.015 to 0.167."""
-    x = torch.tensor([[[0.3, 1.0], [0.8, 1.0], [46.7, 1.0], [-32.1, 1.0]]]).double()
-    label = torch.tensor([[-1.0, 1.0, 1.0, -1.0]]).double()
-    weight = torch.tensor([[0.041, 0.958, 0.012, 0.016]]).double()
+@pytest.mark.parametrize(
+    ("features", "labels", "weights"),
+    [
+        ([0.3, 0.8, 46.7, -32.1], [-1, 1, 1, -1], [0.041, 0.958, 0.012, 0.016]),
+        ([48.7, -0.6, -0.3, -1364.3], [1, 1, -1, -1], [0.017, 0.003, 0.833, 0.147]),
+    ],
+)
+def test_the_loss_never_rises_where_whole_newton_steps_overshoot(features, labels, weights):
+    """Found by a search: the seventh whole step leads from a loss of 0.015 to 0.167; of the eighth even 1/128 is too long."""
+    x = torch.tensor([[[feature, 1.0] for feature in features]]).double()
+    label, weight = torch.tensor([labels]).double(), torch.tensor([weights]).double()
 
     def loss(steps: int) -> float:
         w = logistic_regression(x, label, weight, 1e-6, steps)
@@ -104,7 +119,7 @@ def test_the_loss_never_rises_where_whole_newton_steps_overshoot():
 
     losses = [loss(steps) for steps in range(12)]
     assert all(later <= before + 1e-12 for before, later in zip(losses, losses[1:], strict=False))
-    assert losses[-1] < 0.02
+    assert losses[-1] < 0.03
 
 
 @pytest.mark.parametrize(
