@@ -7,6 +7,8 @@ from itertools import pairwise
 import pytest
 import torch
 
+from skillmeta.errors import ConfigError
+from skillmeta.limits import NETWORK
 from skillmeta.nn.distributions import Gaussian
 from skillmeta.objectives.inner_step import Shape, policy, stack
 
@@ -28,6 +30,13 @@ def test_weights_start_uniform_in_glorots_interval_and_all_else_at_zero(hidden, 
         assert float(weight.std()) == pytest.approx(limit / 3**0.5, rel=0.1)
         assert abs(float(weight.mean())) < 0.15 * limit
     assert log_stddev.tolist() == [0.0] * ACTIONS
+
+
+@pytest.mark.parametrize(("hidden", "depth"), [(8192, 2), (1024, NETWORK // 1024**2 + 2)])
+def test_a_policy_is_refused_for_the_weights_of_all_its_layers(hidden, depth):
+    weights = hidden * (OBSERVED + (depth - 1) * hidden + ACTIONS)
+    with pytest.raises(ConfigError, match=f"a network of {weights:,} parameters is asked for"):
+        Shape(OBSERVED, ACTIONS, hidden, depth).start(generator())
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
