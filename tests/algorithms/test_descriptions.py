@@ -46,6 +46,11 @@ def test_the_skill_prior_is_named_where_there_is_one(name):
         ("varibad", {"latent_dim": 3, "episodes": 2}, "trials of 2 episodes; a belief (3 numbers and their variances)"),
         ("varibad", {"rl_loss_in_encoder": True}, "that PPO changes too"),
         (
+            "varibad",
+            {"decoder": {"observation_coefficient": 1.0}},
+            "that predicts the rewards and next observations of a whole trial",
+        ),
+        (
             "mql",
             {"adaptation": {"new_updates": 7}},
             "after 1 episode of a new task 7 updates on it and 50 on rows of meta-training",

@@ -52,6 +52,9 @@ def test_a_run_without_an_update_says_so(tmp_path):
 
 
 @pytest.mark.parametrize("algorithm", [*LEARNERS, {
+    "name": "varibad", "tasks": 2, "episodes": 2, "memory": 4, "hidden": 4, "epochs": 1, "minibatches": 1,
+    "inference_updates": 1, "replay_capacity": 40,
+}, {
     "name": "simpl", "training_tasks": 2, "tasks_per_iteration": 1, "first_episodes": 2, "small_context": None,
     "large_context": {"tasks": 1, "context_size": 3},
 }], ids=lambda algorithm: algorithm["name"])  # fmt: skip
