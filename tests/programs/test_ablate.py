@@ -102,6 +102,7 @@ def test_the_summary_is_about_the_runs(finished):
     assert [(task["index"], task["split"], task["code"]) for task in summary["tasks"]] == [
         (index, "test", TEST[index].code) for index in (0, 1)
     ]
+    assert list(finished.rglob("*.html")) == [finished / "report.html"]  # runs have no pages of their own
     page = (finished / "report.html").read_text()
     assert "Telltale" in page and "skillmeta ablate this" in page
 
@@ -201,6 +202,7 @@ def test_the_page_has_what_fits_each_kind(both_kinds):
     summary = json.loads((both_kinds / "summary.json").read_text())
     assert summary["methods"]["single"]["success"] == 1 and "success" not in summary["methods"]["meta"]
     assert len(summary["headline"]) == 2 and "single 1.00" in summary["headline"][0]
+    assert list(both_kinds.rglob("*.html")) == [both_kinds / "report.html"]
     page = (both_kinds / "report.html").read_text()
     for title in ("Scores", "At the end of training", "Episode by episode", "sees minus each other agent", "Learning"):
         assert f"<h2>{title}</h2>" in page
