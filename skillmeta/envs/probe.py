@@ -111,6 +111,7 @@ def episode(env: gymnasium.Env, name: str, task: Any, seed: int, length: int) ->
         watch.begins(0, seed, watch.RESET)
         observation, info = env.reset(seed=seed, options={"task": task})
         check_shape(observation, env, name)
+        numbers += np.asarray(observation, np.float64).tobytes()
         for taken in range(min(length or STEPS, STEPS)):
             reported = reported or reports(info)
             watch.begins(0, seed, taken)

@@ -16,6 +16,7 @@ from skillmeta.limits import NETWORK
 
 NEGATIVE_SLOPE = 0.2  # of LeakyReLU
 ROUNDING = 1e-6  # of float32 numbers, relative to the largest of them
+STILL = 1e-4  # of the largest deviation of an observation, or of 1
 
 
 class MLP(nn.Module):
@@ -155,9 +156,11 @@ class Normalizer(nn.Module):
         self.stddev.copy_(torch.where(stddev > ROUNDING * data.abs().amax(0), stddev, 1.0))
 
     def take(self, mean: Tensor, stddev: Tensor) -> None:
-        """Take statistics [dim], whatever their units. A dimension that is constant up to rounding is only centred."""
+        """Take statistics [dim] of logs. A dimension that is constant, up to rounding or beside the others, is only centred: an
+        object that no log moves may move later."""
+        still = STILL * stddev.max().clamp(max=1.0)
         self.mean.copy_(mean)
-        self.stddev.copy_(torch.where(stddev > ROUNDING * mean.abs(), stddev, 1.0))
+        self.stddev.copy_(torch.where(stddev > torch.maximum(ROUNDING * mean.abs(), still), stddev, 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
         dim = len(self.mean)

@@ -33,6 +33,11 @@ def test_the_sequence_encoder_begins_with_open_forget_gates():
 
 
 def test_statistics_are_taken_over_and_a_constant_observation_is_only_centred():
-    normalizer = Normalizer(5)  # the last: 1e-3 is what float32 makes of a thousand times 12345.678
-    normalizer.take(torch.tensor([1.0, -2.0, 5.0, 0.0, 12345.0]), torch.tensor([0.5, 20.0, 0.0, 2.0**-20, 1e-3]))
-    assert normalizer(torch.tensor([2.0, -42.0, 5.5, 2.0**-19, 12347.0])).tolist() == [2.0, -2.0, 0.5, 2.0, 2.0]
+    normalizer = Normalizer(
+        5
+    )  # the last ones: noise of what nobody moves; what float32 makes of a thousand times 12345.678
+    normalizer.take(torch.tensor([1.0, -2.0, 5.0, 0.0, 12345.0]), torch.tensor([0.5, 20.0, 0.0, 1e-6, 1e-3]))
+    assert normalizer(torch.tensor([2.0, -42.0, 5.5, 0.25, 12347.0])).tolist() == [2.0, -2.0, 0.5, 0.25, 2.0]
+    small = Normalizer(3)
+    small.take(torch.zeros(3), torch.tensor([2.0**-20, 2.0**-22, 2.0**-40]))
+    assert small(torch.tensor([2.0**-20, 2.0**-20, 2.0**-20])).tolist() == [1.0, 4.0, 2.0**-20]
