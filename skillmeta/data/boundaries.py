@@ -108,7 +108,8 @@ def find_ends(marks: Marks) -> np.ndarray:
         )
     if not split.any() and marks.time_limit is None and not marks.flagged().any():
         marks.notes.append(
-            "no end of an episode is marked: read as one episode; ?time_limit=200 behind the source cuts it every 200 steps"
+            "no end of an episode is marked: read as one episode; ?time_limit=200 behind the source cuts it every 200 steps, if "
+            "every episode has so many"
         )
     return np.union1d(ends, np.flatnonzero(split) + 1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -42,11 +42,6 @@ def examined(family: TaskFamily, config: TaskConfig, step_seconds: float = 0.0, 
         raise ConfigError(
             f'the family {family.name} has no tasks; give `splits` some, as in {{"train": (Task(), ...)}}'
         )
-    for split, tasks in family.splits.items():
-        if not all(isinstance(task, Hashable) for task in tasks):
-            raise ConfigError(
-                f"the family {family.name}: tasks of split {split!r} are not hashable; make their class @dataclass(frozen=True)"
-            )
     if family.native is not None or (is_builtin("tasks", config.family) and family.name != "gym"):
         return family
     envs = SerialEnvs(family.make_env, unit_actions=False)

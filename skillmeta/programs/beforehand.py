@@ -132,20 +132,22 @@ def range_notes(skills: SkillModel, seen: np.ndarray) -> list[str]:
         return []
     (least, most), (low, high) = (skills.observe(torch.from_numpy(seen))).numpy(), skills.observation_range
     span = high - low
-    moved = span > 1e-6 * np.maximum(
-        1, np.maximum(np.abs(low), np.abs(high))
-    )  # what was constant in the logs says nothing
-    if not moved.any():
-        return []
-    beyond = np.where(moved, np.maximum(low - least, most - high) - FAR * span, -np.inf)
-    worst = int(beyond.argmax())
+    moved = span > 1e-6 * np.maximum(1, np.maximum(np.abs(low), np.abs(high)))
+    beyond, outside = (
+        np.maximum(low - least, most - high),
+        np.maximum(low - most, least - high),
+    )  # some of it, all of it
+    still = (outside > NEAR * span) & (most - least < NEAR * span)
+    # What was constant in the logs has no units that are known: only another constant, 1 or more away, is far.
+    far = np.where(moved, (beyond > FAR * span) | still, outside > FAR)
+    worst = int((far * beyond).argmax())
     why = "the environment and the logs may differ in units, or in the order of their numbers"
-    if beyond[worst] > 0:
+    if far[worst]:
         return [
             f"Observation {worst} went from {least[worst]:.4g} to {most[worst]:.4g} in the first episodes, and from "
             f"{low[worst]:.4g} to {high[worst]:.4g} in the logs of the skills: {why}."
         ]
-    if (most - least < NEAR * span)[moved].all():
+    if moved.any() and (most - least < NEAR * span)[moved].all():
         return [
             f"In the first episodes no observation moved by {NEAR:.0%} of what it did in the logs of the skills: {why}."
         ]

@@ -26,7 +26,8 @@ from skillmeta.programs.pretrain import PretrainConfig
 from skillmeta.programs.train_config import TrainConfig, complete_config, train_config
 from skillmeta.reading import read_json
 from skillmeta.run.jobs import Job
-from skillmeta.run.run import STOP_FILE, is_finished, read_metrics, read_result
+from skillmeta.run.run import STOP_FILE, is_finished, read_metrics
+from skillmeta.run.signals import times_asked
 from skillmeta.trust import check_modules
 
 PIECE_SECONDS = 10.0  # of training that is timed, a run
@@ -264,7 +265,7 @@ def time_piece(job: Job, seconds: float = PIECE_SECONDS) -> Piece:
                     asked.set()
                     (place / STOP_FILE).touch()
 
-        began = time.monotonic()
+        began, before = time.monotonic(), times_asked()
         watch = threading.Thread(target=look, daemon=True)
         watch.start()
         try:
@@ -272,7 +273,7 @@ def time_piece(job: Job, seconds: float = PIECE_SECONDS) -> Piece:
         finally:
             over.set()
             watch.join()
-        if read_result(place) is None and not asked.is_set():
+        if times_asked() > before:
             raise KeyboardInterrupt
         return measured(began, time.monotonic(), seen)
 

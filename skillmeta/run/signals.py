@@ -15,11 +15,17 @@ GRACE_SECONDS = (
 )
 
 _last = int(signal.SIGINT)  # what this process was stopped by
+_times = 0  # that it was asked to stop
 
 
 def exit_status() -> int:
     """Of a command that was stopped: 130 after Ctrl-C, 143 after SIGTERM."""
     return 128 + _last
+
+
+def times_asked() -> int:
+    """How often this process has been asked to stop while `StopSignals` listened."""
+    return _times
 
 
 @contextlib.contextmanager
@@ -79,8 +85,8 @@ class StopSignals:
             self._timer.cancel()
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
-        global _last
-        _last = number
+        global _last, _times
+        _last, _times = number, _times + 1
         if self.heard:
             raise KeyboardInterrupt
         self.heard = True

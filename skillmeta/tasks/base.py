@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Protocol
@@ -272,6 +272,11 @@ def make_family(config: TaskConfig) -> TaskFamily:
     made = module.family(build(module.Config, config.options, "task.options"))
     if not isinstance(made, TaskFamily):
         raise ConfigError(f"task.family: {module.__name__}.family returns a {type(made).__name__}, not a TaskFamily")
+    for split, tasks in made.splits.items():
+        if not all(isinstance(task, Hashable) for task in tasks):
+            raise ConfigError(
+                f"the family {made.name}: tasks of split {split!r} are not hashable; make their class @dataclass(frozen=True)"
+            )
     return made
 
 

@@ -6,6 +6,7 @@ import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -211,12 +212,16 @@ class Unhashable:
     number: int = 0
 
 
-def test_a_family_without_tasks_or_whose_tasks_cannot_be_looked_up_is_a_sentence():
+def test_a_family_without_tasks_or_whose_tasks_cannot_be_looked_up_is_a_sentence(monkeypatch):
     bare = TaskFamily("bare", 1, "", 6, {"train": ()}, users.Endless)
     with pytest.raises(ConfigError, match="the family bare has no tasks; give `splits` some"):
         examined(bare, TaskConfig("bare"))
+    unhashable = SimpleNamespace(
+        Config=telltale.Config, family=lambda config: replace(bare, splits={"train": (Unhashable(),)})
+    )
+    monkeypatch.setitem(sys.modules, "tests.envs.unhashable", unhashable)
     with pytest.raises(ConfigError, match="tasks of split 'train' are not hashable; make their class @dataclass"):
-        examined(replace(bare, splits={"train": (Unhashable(),)}), TaskConfig("bare"))
+        make_family(TaskConfig("tests.envs.unhashable"))
 
 
 @pytest.mark.parametrize(

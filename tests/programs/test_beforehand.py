@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 
 from skillmeta.errors import UserError
 from skillmeta.evaluation.records import side_by_side
-from skillmeta.programs.beforehand import action_notes, expected_notes
+from skillmeta.programs.beforehand import action_notes, expected_notes, range_notes
 from skillmeta.programs.train import train
 from skillmeta.programs.train_config import EvaluationConfig, TrainConfig, algorithm_of, train_config
 from skillmeta.reports.content import headline, of_runs
@@ -134,7 +135,7 @@ def test_observations_that_are_far_from_those_of_the_logs_are_said(low, high, sa
     """The maze's positions lie within 10 of its centre: skills whose logs say so, and ones in other units."""
     save_skills(tmp_path / "skills")
     model = SkillModel.load(tmp_path / "skills")
-    constant = 7.0  # the last number, which the logs never moved
+    constant = 0.5  # the last number, which the logs never moved
     model.save(tmp_path / "skills", {"observation_range": [[low] * 3 + [constant], [high] * 3 + [constant]]})
     plain = {
         "task": {"family": "maze", "options": {"max_episode_steps": 40}},
@@ -155,6 +156,23 @@ def test_observations_that_are_far_from_those_of_the_logs_are_said(low, high, sa
     notes = [note for note in result.get("notes", []) if "in the logs of the skills" in note]
     assert [note.startswith(str(said)) for note in notes] == [True] * (said is not None)
     assert capsys.readouterr().err.count("in the logs of the skills") == (said is not None)
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "low", "high", "said"),
+    [
+        (0.3, 1.5, 316.0, 1494.0, True),  # metres where the logs have millimetres
+        (300.0, 330.0, 316.0, 1494.0, False),  # a little of it is outside
+        (310.0, 311.0, 316.0, 1494.0, False),  # hardly outside
+        (40.0, 40.0, 0.04, 0.04, True),  # constant in the logs, and elsewhere
+        (0.5, 0.5, 0.04, 0.04, False),
+    ],
+)
+def test_observations_that_lie_outside_those_of_the_logs_or_are_another_constant_are_said(least, most, low, high, said):
+    ranges = np.array([[-1.0, low], [1.0, high]], np.float32)
+    skills = SimpleNamespace(observation_range=ranges, observe=lambda seen: seen)
+    notes = range_notes(skills, np.array([[-0.5, least], [0.5, most]], np.float32))
+    assert [note[:13] for note in notes] == ["Observation 1"] * said
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,8 @@ from skillmeta.errors import ConfigError
 from skillmeta.programs.ablate import make_jobs, pretraining_jobs
 from skillmeta.programs.vary import Piece, Plan, Varied, duration, estimated, measured, planned, said, time_piece
 from skillmeta.run.jobs import Job
-from skillmeta.run.run import is_finished
+from skillmeta.run.run import STOP_FILE, is_finished
+from skillmeta.run.signals import StopSignals
 from tests.goldens.cases import save_logs
 from tests.programs.runs import one_task
 from tests.programs.scripted import scripted
@@ -145,6 +149,25 @@ def test_a_piece_of_a_run_is_stopped_and_forgotten(tmp_path, monkeypatch):
     job = Job("one", tmp_path / "run", (one_task(scripted(action=0.5), env_steps=10**9), ""))
     piece = time_piece(job, seconds=0.2)
     assert piece.seconds > 10 and not is_finished(tmp_path / "run") and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_ctrl_c_in_a_piece_ends_the_command(late, tmp_path, monkeypatch):
+    """Also when the piece was long enough and is about to end by itself."""
+
+    def run(job: Job) -> None:
+        job.folder.mkdir()
+        (job.folder / "progress.json").write_text(json.dumps({"fraction": 0.5}))
+        with StopSignals():
+            while late and not (job.folder / STOP_FILE).exists():
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("skillmeta.programs.vary.LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("skillmeta.programs.vary.run_one", run)
+    job = Job("one", tmp_path / "run", (one_task(scripted(action=0.5)), ""))
+    with pytest.raises(KeyboardInterrupt):
+        time_piece(job, seconds=0.05 if late else 100.0)
 
 
 def _always(tmp_path: Path):
