@@ -8,7 +8,7 @@ a dot is written with two underscores, `training__beta=1e-3`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from omegaconf import DictConfig, OmegaConf
 
 from skillmeta.config import build, load, override, stack
-from skillmeta.errors import UserError, first_line
+from skillmeta.errors import ConfigError, UserError, first_line
 from skillmeta.programs.ablate import AblationConfig
 from skillmeta.programs.ablate import ablate as run_ablation
 from skillmeta.programs.evaluate import EvaluateConfig, run_evaluation
@@ -164,6 +164,9 @@ def ablate(
         made = build(AblationConfig, _resolved(config, changes))
     else:
         seeds, workers = changes.pop("seeds", None), changes.pop("workers", None)
+        for key, values in vary.items():
+            if isinstance(values, str) or not isinstance(values, Iterable):
+                raise ConfigError(f"vary: {key} is {values!r}; write a list of values")
         keys = [Varied(key, tuple(json.dumps(value) for value in values)) for key, values in vary.items()]
         name = str(config) if isinstance(config, str | Path) else "config"
         made = planned(_resolved(config, changes), name, keys, seeds, workers).config

@@ -226,6 +226,9 @@ def test_values_of_keys_may_be_paths_results_and_numbers_of_numpy(tmp_path):
     assert env.reset(seed=0)[0].shape == (4,) and env.step(env.action_space.sample())[0].shape == (4,)
     with pytest.raises(skillmeta.UserError, match="a change of the config is a Generator"):
         skillmeta.pretrain(small, tmp_path / "none", source=np.random.default_rng())
+    for values in (0.5, "0.5"):
+        with pytest.raises(skillmeta.UserError, match="vary: algorithm.action is .*0.5.*; write a list of values"):
+            skillmeta.ablate("downstream/maze_sac", tmp_path / "c", vary={"algorithm.action": values})
     with pytest.raises(skillmeta.UserError, match="logs is a str, and arrays by name are expected"):
         skillmeta.pretrain(small, tmp_path / "none", logs=str(tmp_path / "log.npz"))
 
