@@ -167,18 +167,22 @@ def _combined(terms: Terms) -> np.ndarray:
 def _squared_distances(terms: Terms) -> tuple[np.ndarray, np.ndarray]:
     """Squared distances of both ends from the mean, with rows as units: Student's t, and what a share's own interval has beyond it.
 
-    Rows that agree to rounding have no variance that could be trusted. Then cells without limits are taken as independent draws.
+    Rows that agree to rounding have no variance that could be trusted. Then the cells are taken as independent draws, but for a
+    single term of shares, which have an interval all the same.
     """
     cells = _combined(terms)
     units, size = cells.shape[-2], cells.shape[-2] * cells.shape[-1]
     rows, factor = cells.mean(-1), stdtrit(units - 1, UPPER) ** 2 / units
     below = factor * rows.var(-1, ddof=1)
-    above = below
-    if terms[0][1].trials is None:
-        agree = np.ptp(rows, -1) <= 1e-9 * np.abs(rows).max(-1)
+    shares = terms[0][1].trials is not None
+    if not shares or len(terms) > 1:
+        agree = np.ptp(rows, -1) <= 1e-9 * np.maximum(np.abs(rows).max(-1), float(shares))
         flat = factor * units / size * cells.reshape(*cells.shape[:-2], size).var(-1, ddof=1)
-        below = np.where(agree, np.where(np.ptp(cells, (-1, -2)) > 0, flat, np.nan), below)
-        return below, below
+        nothing = 0.0 if shares else np.nan
+        below = np.where(agree, np.where(np.ptp(cells, (-1, -2)) > 0, flat, nothing), below)
+    above = below
+    if not shares:
+        return below, above
     for coefficient, scores in terms:
         if scores.trials is None or scores.values.shape[-2] != units:
             continue  # one row for all units: a fixed agent, without variation of its own
@@ -191,7 +195,8 @@ def _squared_distances(terms: Terms) -> tuple[np.ndarray, np.ndarray]:
         if coefficient < 0:
             beyond.reverse()
         below, above = below + coefficient**2 * beyond[0], above + coefficient**2 * beyond[1]
-    return below, above
+    none = below + above < 1e-12  # of runs that are equal, or of one task: nothing says how far others would differ
+    return np.where(none, np.nan, below), np.where(none, np.nan, above)
 
 
 def _beta_binomial(shares: np.ndarray, trials: int) -> tuple[np.ndarray, np.ndarray]:

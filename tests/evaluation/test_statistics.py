@@ -154,3 +154,16 @@ def test_the_profile_is_the_share_above():
 def test_text_and_json():
     assert Estimate(0.9, (0.45, 1.0)).text(".2f") == "0.90 [0.45, 1.00]" and Estimate(0.9, None).text() == "0.9"
     assert Estimate(float("nan"), None).plain() == {"value": None, "ci95": None}
+
+
+def test_differences_that_agree_by_chance_in_all_seeds_have_an_interval_all_the_same():
+    """Shares of ten episodes are coarse: here each seed's difference of means is 2/30."""
+    one = np.array([[1.0, 0.9, 1.0], [0.7, 0.8, 0.9], [0.8, 0.2, 0.8]])
+    other = np.array([[1.0, 0.7, 1.0], [1.0, 0.3, 0.9], [0.2, 0.5, 0.9]])
+    found = paired_difference(Scores(one, 10), Scores(other, 10))
+    cells = (one - other).ravel()  # Student's t of nine cells, with the quantile of three seeds
+    half = 4.302652729911275 * cells.std(ddof=1) / 3
+    assert found.value == pytest.approx(2 / 30) and found.ci95 is not None
+    np.testing.assert_allclose(found.ci95, [2 / 30 - half, 2 / 30 + half], rtol=1e-6)
+    assert paired_difference(Scores(one, 10), Scores(one, 10)).ci95 is None  # the same runs
+    assert paired_difference(Scores(one[:, :1], 10), Scores(one[:, :1] - 0.1, 10)).ci95 is None  # one task
