@@ -214,13 +214,13 @@ def test_shaped_rewards_are_learned_from_and_not_shown():
 @pytest.mark.parametrize("original", [OriginalConfig(), OriginalConfig(value_network=True)])
 def test_bfloat16_keeps_float32_parameters_and_comes_close(original):
     """Steps are so long that a loss with the weights from before a step would be another."""
-    told = []
+    metrics = []
     for short in (False, True):
         learner = collected(made(replace(SMALL, updates=0, learning_rate=0.03, bfloat16=short, original=original)))
-        told.append(torch.stack([learner.learn(learner.draw()) for _ in range(2)]))
+        metrics.append(torch.stack([learner.learn(learner.draw()) for _ in range(2)]))
         assert all(p.dtype == torch.float32 for p in learner.policy.parameters())
-    assert not torch.equal(*told)
-    torch.testing.assert_close(*told, rtol=0.03, atol=0.01)
+    assert not torch.equal(*metrics)
+    torch.testing.assert_close(*metrics, rtol=0.03, atol=0.01)
 
 
 def same(one: Gaussian, other: Gaussian) -> bool:

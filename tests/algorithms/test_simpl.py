@@ -344,13 +344,13 @@ def test_every_encoder_learns_and_reports(kind_of_encoder):
 
 def test_bfloat16_keeps_float32_parameters_and_comes_close():
     """Steps are so long that a loss with the weights from before a step would be another."""
-    told = []
+    metrics = []
     for short in (False, True):
         learner = trained(made(replace(SMALL, learning_rate=0.03, bfloat16=short)), 1)
-        told.append(torch.stack([learner.learn(learner.draw()) for _ in range(2)]))
+        metrics.append(torch.stack([learner.learn(learner.draw()) for _ in range(2)]))
         assert all(p.dtype == torch.float32 for p in learner.policy.parameters())
-    assert not torch.equal(*told)
-    torch.testing.assert_close(*told, rtol=0.03, atol=0.01)
+    assert not torch.equal(*metrics)
+    torch.testing.assert_close(*metrics, rtol=0.03, atol=0.01)
 
 
 def test_a_restored_learner_continues_to_the_bit():

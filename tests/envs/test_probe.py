@@ -142,10 +142,10 @@ def test_whether_success_is_reported_is_seen_and_said(name, reports, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rewards", "told", "differ"), [(True, False, True), (False, True, True), (False, False, False)]
+    ("rewards", "in_info", "differ"), [(True, False, True), (False, True, True), (False, False, False)]
 )
-def test_tasks_that_give_the_same_are_seen_and_said(rewards, told, differ):
-    """The fourth of five tasks rewards otherwise, or is told apart by the info."""
+def test_tasks_that_give_the_same_are_seen_and_said(rewards, in_info, differ):
+    """The fourth of five tasks rewards otherwise, or only the info names it."""
 
     class Asked(users.Point):
         def reset(self, *, seed=None, options=None):
@@ -154,8 +154,8 @@ def test_tasks_that_give_the_same_are_seen_and_said(rewards, told, differ):
 
         def step(self, action):
             observation, reward, terminated, truncated, info = super().step(action)
-            told_task = {"task": {"fourth": self.fourth}} if told else {}
-            return observation, reward - float(rewards and self.fourth), terminated, truncated, {**info, **told_task}
+            info_task = {"task": {"fourth": self.fourth}} if in_info else {}
+            return observation, reward - float(rewards and self.fourth), terminated, truncated, {**info, **info_task}
 
     family = TaskFamily("asked", 1, "", 6, {"train": (1, 1, 2), "test": (3, 4, 5)}, Asked)
     found = examined(family, TaskConfig("asked"))
