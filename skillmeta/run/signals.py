@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -13,6 +14,8 @@ from typing import Any
 GRACE_SECONDS = (
     8.0  # to come to a safe point, before what is going on is broken off: what is on disk is whole at any time
 )
+
+AGAIN_SECONDS = 0.5  # after which it is broken off again, where Python has ignored that
 
 _last = int(signal.SIGINT)  # what this process was stopped by
 _times = 0  # that it was asked to stop
@@ -59,12 +62,18 @@ def _signal_again(thread: int, number: int) -> None:
 
 class StopSignals:
     """Within a block, the first Ctrl-C or SIGTERM sets `heard` and calls `tell`. A second one, or GRACE_SECONDS in which nobody
-    has called `safe`, raises KeyboardInterrupt. Only in the main thread; a signal that is ignored stays so."""
+    has called `safe`, raises KeyboardInterrupt. Only in the main thread; a signal that is ignored stays so.
+
+    Python ignores what is raised in a `__del__` or a callback of its garbage collector, so after GRACE_SECONDS it is raised until
+    it arrives.
+    """
 
     def __init__(self, tell: Callable[[], None] = lambda: None):
         self.heard = False
         self._tell = tell
-        self._timer: threading.Timer | None = None
+        self._safe = threading.Event()
+        self._waited = False  # a signal is on its way because GRACE_SECONDS are over
+        self._raised: KeyboardInterrupt | None = None  # last
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -76,21 +85,37 @@ class StopSignals:
 
     def __exit__(self, *unused: object) -> None:
         self.safe()
+        self._raised = None
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def safe(self) -> None:
         """A safe point is reached: what follows may take its time."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._safe.set()
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         global _last, _times
         _last, _times = number, _times + 1
         if self.heard:
-            raise KeyboardInterrupt
+            waited, self._waited = self._waited, False
+            if waited and (self._safe.is_set() or self._arriving()):
+                return
+            self._raised = KeyboardInterrupt()
+            raise self._raised
         self.heard = True
-        self._timer = threading.Timer(GRACE_SECONDS, _signal_again, (threading.get_ident(), number))
-        self._timer.daemon = True
-        self._timer.start()
+        threading.Thread(target=self._break_off, args=(threading.get_ident(), number), daemon=True).start()
         self._tell()
+
+    def _break_off(self, thread: int, number: int) -> None:
+        seconds = GRACE_SECONDS
+        while not self._safe.wait(seconds):
+            self._waited = True
+            _signal_again(thread, number)
+            seconds = AGAIN_SECONDS
+
+    def _arriving(self) -> bool:
+        """Whether what was raised is being handled: blocks that it leaves are cleaning up."""
+        error = sys.exc_info()[1]
+        while error is not None and error is not self._raised:
+            error = error.__context__
+        return error is not None

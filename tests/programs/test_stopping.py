@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from tests.forked import forked
 POINT = "{family: point, options: {max_episode_steps: 5}}"
 SAC = ["finetune", "downstream/maze_sac", f"task={POINT}", "algorithm={hidden: 4, batch_size: 4, random_decisions: 5}"]
 RL2 = {"name": "rl2", "tasks": 4, "hidden": 4, "epochs": 1, "minibatches": 1, "episodes": 1}
+STUCK_SECONDS = 60
 LONG = 10**6  # of whatever is counted: for hours
 
 
@@ -33,11 +35,15 @@ def logs(path: Path) -> Path:
 
 
 def stopped(arguments: Sequence[str], number: int, begun: Path, pattern: str) -> tuple[int, float, str]:
-    """Runs a command in a fork, sends it a signal a moment after a file is there. Exit status, seconds it took, what it said."""
+    """Runs a command in a fork, sends it a signal a moment after a file is there. Exit status, seconds it took, what it said.
+
+    One that has not ended after a while says where it is, and is killed.
+    """
     said = begun.parent / "said.txt"
 
     def act() -> int:
         signals.GRACE_SECONDS = 1.0
+        faulthandler.register(signal.SIGUSR1, open(2, "w", closefd=False), chain=True)  # the signal ends it, then
         return main(arguments)
 
     child = forked(act, said)
@@ -47,8 +53,13 @@ def stopped(arguments: Sequence[str], number: int, begun: Path, pattern: str) ->
     time.sleep(0.5)
     os.kill(child, number)
     began = time.monotonic()
-    _, code = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(code), time.monotonic() - began, said.read_text()
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() - began < STUCK_SECONDS:
+        time.sleep(0.01)
+    seconds = time.monotonic() - began
+    if ended == (0, 0):
+        os.kill(child, signal.SIGUSR1)
+        ended = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(ended[1]), seconds, said.read_text()
 
 
 BUSY = {  # what it is at when the signal comes: the command, and a file that is there then
