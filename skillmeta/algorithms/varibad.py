@@ -358,7 +358,7 @@ class Learner:
         settings = config.clip, config.value_coefficient, config.prior_coefficient * left
         return ppo_loss(policy, value, prior, batch, *settings, self.network.value_head.stddev)
 
-    def update(self, batch: Sample, left: float = 1.0) -> Tensor:
+    def update(self, batch: Sample, left: float) -> Tensor:
         """One step of policy and value; `left` in [0, 1] scales its length and the coefficient of the divergence."""
         total, metrics = self.policy_loss(batch, left)
         for group in self.optimizer.param_groups:

@@ -39,6 +39,8 @@ ALIASES = {
     "starts": ("starts", "episode_starts", "ep_starts"),
     "episode": ("episode", "episodes", "episode_index", "episode_ids", "episode_id", "traj_id", "demo"),
 }
+KNOWN = frozenset(alias for aliases in ALIASES.values() for alias in aliases)
+LISTED = 6  # arrays in a note
 STATED = ("lengths", "starts", "episode")  # arrays that state the episodes
 FLAGS = ("terminals", "timeouts")
 OPTIONS = ("time_limit",)
@@ -93,8 +95,7 @@ def _all(file: h5py.File, path: Path) -> Sequence[str]:
 
 def _npz(path: Path, request: Request, alone: bool) -> Table:
     held = npz_arrays(path, DataError, AGAIN)
-    wanted = {alias for aliases in ALIASES.values() for alias in aliases} | {*request.keys, *_following(request.keys)}
-    wanted |= {request.actions_key or "actions"}
+    wanted = KNOWN | {*request.keys, *_following(request.keys), request.actions_key or "actions"}
     for name in [name for name in held if name in wanted and held[name][1].hasobject]:
         raise DataError(
             f"{path}, {name}: is an array of objects, one an episode, and loading objects can run code; save "
@@ -389,6 +390,12 @@ def _table(
         columns.room,
     )
     ends = find_ends(marks)
+    if stated is None and terminals is None and timeouts is None and request.time_limit is None:
+        if unread := [name for name in names if name not in (*KNOWN, *columns.keys, *following, request.actions_key)]:
+            notes.append(
+                f"not read: {', '.join(unread[:LISTED])}; if one of them marks the last step of each episode, name it timeouts; "
+                "if it numbers the episodes, name it episode"
+            )
     if not following:
         notes.append(REPEATED)
     success = columns.flag("success")

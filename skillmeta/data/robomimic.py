@@ -37,7 +37,10 @@ def read(path: Path, request: Request) -> EpisodeDataset:
             [name for name in in_order(list(data)) if name.startswith("demo")] if isinstance(data, h5py.Group) else []
         )
         if not names:
-            raise DataError(f"{path}, data: holds no groups demo_0, demo_1, ..., as robomimic's layout has them")
+            raise DataError(
+                f"{path}, data: holds no groups demo_0, demo_1, ..., as robomimic's layout has them; arrays of all steps belong "
+                "at the top of the file"
+            )
         names = _listed(file, path, names, request)
         demos = [hdf5.member(data, name, path) for name in names]
         steps = [len(hdf5.dataset(demo, "actions", path)) for demo in demos]

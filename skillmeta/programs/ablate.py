@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -327,7 +327,10 @@ def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str, w
     write_whole(out / "environment.json", json.dumps(environment(command), indent=1))
     seal(out, ("config.yaml", "environment.json"))
     started = time.monotonic()
-    models = prepare(config, out, command, workers)
+    pretraining = pretraining_jobs(config, out, command)
+    total = sum((config.logs is not None, bool(pretraining), bool(jobs), True))
+    stages = (f"{number}/{total}" for number in range(1, total + 1))
+    models = prepare(config, out, pretraining, workers, stages)
     begun, ready = Outcome(), jobs
     if starts:
         print(f"     agents to start from, one a seed -> {out / 'starts'}", flush=True)
@@ -335,7 +338,7 @@ def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str, w
         ready = [] if begun.stopped else [job for job in jobs if has_start(job)]
     if ready:
         runs = sum(len(job.payload[0]) if isinstance(job.payload[0], list) else 1 for job in ready)
-        print(f"3/4  {len(config.methods)} methods x {len(config.seeds)} seeds: {runs} runs", flush=True)
+        print(f"{next(stages)}  {len(config.methods)} methods x {len(config.seeds)} seeds: {runs} runs", flush=True)
     outcome = run_jobs(ready, run_one, workers, "learning") if ready else Outcome(done=[] if jobs else models)
     outcome.failed |= begun.failed
     outcome.stopped |= begun.stopped
@@ -349,7 +352,7 @@ def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str, w
             f"note: no evaluation on {config.test.split} tasks: {left}; the same command tries them again",
             file=sys.stderr,
         )
-    print(f"4/4  report ({time.monotonic() - started:.0f} s so far)", flush=True)
+    print(f"{total}/{total}  report ({time.monotonic() - started:.0f} s so far)", flush=True)
     if outcome.done:
         try:
             write_page([out], family=make_family(first_config(jobs[0]).task) if jobs else None, required=True)
@@ -377,20 +380,27 @@ def complete_config(plain: Mapping[str, Any]) -> dict[str, Any]:
     return full
 
 
-def prepare(config: AblationConfig, out: Path, command: str, workers: int | Cluster) -> list[str]:
-    """Logs and skills, unless they are there: the names of the models. Skills are learned by `workers`, as of `run_jobs`.
+def prepare(
+    config: AblationConfig, out: Path, jobs: Sequence[Job], workers: int | Cluster, stages: Iterator[str]
+) -> list[str]:
+    """Logs and skills, unless they are there: the names of the models. Skills are learned by `jobs`, run as `run_jobs` does.
+
+    Args:
+        stages: what stands before the headline of each stage, as 1/4.
 
     Raises UserError if pretraining failed, KeyboardInterrupt if it was stopped.
     """
     if config.logs is not None:
-        print(f"1/4  logs: {config.logs.collector} -> minari:{config.logs.dataset} in {out / 'logs'}", flush=True)
+        print(
+            f"{next(stages)}  logs: {config.logs.collector} -> minari:{config.logs.dataset} in {out / 'logs'}",
+            flush=True,
+        )
         if not exists(config.logs.dataset):
             done = collect(config.logs)
             print(f"     {done.episodes:,} episodes, {done.steps:,} steps", flush=True)
-    jobs = pretraining_jobs(config, out, command)
     if not jobs:
         return []
-    print(f"2/4  skills and their prior, a model a seed -> {out / 'skills'}", flush=True)
+    print(f"{next(stages)}  skills and their prior, a model a seed -> {out / 'skills'}", flush=True)
     outcome = run_jobs(jobs, run_one, workers, "skills")
     if outcome.failed:
         raise UserError("; ".join(f"{name}: {why}" for name, why in outcome.failed.items()))

@@ -33,7 +33,7 @@ from skillmeta.types import Actor, Envs, Trials
 ADAPTED = "adapted.yaml"  # what was adapted to what; the last file that is written
 
 
-def loaded(run: str | Path, config: TaskConfig, trust: bool = False) -> tuple[Actor[Any], Envs, Task]:
+def loaded(run: str | Path, config: TaskConfig, trust: bool) -> tuple[Actor[Any], Envs, Task]:
     """The agent of a run, environments for one of its rounds, and the task. `trust` is of the run, as for `load_trained`."""
     family = examined(make_family(config), config)
     trained = load_trained(run, lambda skills, sees_task: make_envs(family, 1, skills, sees_task), trust)

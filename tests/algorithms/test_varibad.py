@@ -94,7 +94,7 @@ def test_the_loss_of_the_policy_reaches_the_encoder_only_if_it_is_let(shared):
     reached = [p.grad is not None and bool(p.grad.any()) for p in learner.network.encoder.parameters()]
     assert all(reached) if shared else not any(reached)
     before = [p.detach().clone() for p in learner.inference.parameters()]
-    learner.update(sample)
+    learner.update(sample, 1.0)
     moved = [not torch.equal(p, q) for p, q in zip(learner.inference.parameters(), before, strict=True)]
     assert any(moved) == shared
     assert not any(moved[len(reached) :])  # decoders never

@@ -170,6 +170,17 @@ def test_terminals_without_timeouts_are_never_silent(tmp_path):
     assert limited.terminated.sum() == len(FOURTH)
 
 
+def test_where_nothing_marks_the_ends_arrays_with_other_names_are_pointed_at(tmp_path):
+    other = {"is_end": walk()["timeouts"], "clock": np.arange(EPISODES * STEPS)}
+    assert noted(load(tmp_path, **other), "not read: is_end, clock; if one of them marks the last step of each episode")
+    for names in (("terminals",), ("timeouts",), ("lengths",), ("starts",), ("episode",)):
+        assert not noted(load(tmp_path, *names, **other), "not read")
+    assert not noted(load(tmp_path, query=f"?time_limit={STEPS}", **other), "not read")
+    read = load(tmp_path, query="?observations,clock&actions=is_end", **other)
+    assert not noted(read, "not read")
+    assert not noted(load(tmp_path, "next_observations"), "not read")
+
+
 def test_a_time_limit_cuts_what_the_flags_leave_whole(tmp_path):
     assert load(tmp_path, query="?time_limit=90").lengths.tolist() == [90, 90, 90, 30]
     with pytest.raises(DataError, match="time_limit is for files that do not state their episodes; lengths does"):

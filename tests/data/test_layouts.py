@@ -245,6 +245,13 @@ def test_robomimic_demonstrations_are_read_in_the_order_of_their_numbers(tmp_pat
         load_source(f"{tmp_path / 'demos.hdf5'}?eef&mask=valid")
 
 
+def test_arrays_in_a_group_that_robomimic_uses_are_a_sentence(tmp_path):
+    with h5py.File(tmp_path / "log.h5", "w") as file:
+        file.create_group("data")["observations"] = numbers(6, 2)
+    with pytest.raises(DataError, match="no groups demo_0, .*; arrays of all steps belong at the top of the file"):
+        load_source(str(tmp_path / "log.h5"))
+
+
 @pytest.mark.parametrize("whole_folder", [False, True])
 def test_aloha_has_an_episode_a_file(tmp_path, whole_folder):
     for number in (1, 0):

@@ -73,15 +73,20 @@ def test_shares_of_seeds_that_agree_have_an_interval_inside_0_and_1(share, new_t
         assert high - low > 0.2
 
 
-@pytest.mark.parametrize(("hits", "seeds"), [(0, 3), (13, 3), (20, 5), (39, 3), (40, 10)])
-def test_the_interval_of_shares_of_seeds_that_agree_is_of_a_beta_binomial_posterior(hits, seeds):
+@pytest.mark.parametrize(
+    "hits", [(0,) * 3, (13,) * 3, (20,) * 5, (39,) * 3, (40,) * 10, (37, 38, 38), (40, 39, 40, 40), (10, 20, 30)]
+)
+def test_the_interval_of_shares_is_the_wider_of_students_and_a_beta_binomial_posteriors(hits):
     """Integrated over a fine grid: the mean is uniform a priori, the odds of the seeds' correlation log-uniform."""
     means = (np.arange(4000)[:, None] + 0.5) / 4000
     odds = np.geomspace(1e-7, 1e7, 22)
-    density = np.exp(seeds * stats.betabinom.logpmf(hits, 40, means / odds, (1 - means) / odds)).sum(1)
+    density = np.exp(sum(stats.betabinom.logpmf(h, 40, means / odds, (1 - means) / odds) for h in hits)).sum(1)
     below = np.interp([0.03, 0.97], density.cumsum() / density.sum(), means[:, 0] + 0.5 / 4000)
-    wanted = min(below[0], hits / 40), max(below[1], hits / 40)
-    assert estimate(Scores(np.full((seeds, 4), hits / 40), 10)).ci95 == pytest.approx(wanted, abs=5e-4)
+    shares = np.array(hits) / 40
+    mean, student = shares.mean(), stats.t.ppf(0.975, len(hits) - 1) * stats.sem(shares)
+    wanted = min(below[0], mean - student), max(below[1], mean + student)
+    found = estimate(Scores(np.repeat(shares[:, None], 4, 1), 10)).ci95
+    assert found == pytest.approx(np.clip(wanted, 0, 1), abs=5e-4)
 
 
 def test_more_seeds_that_agree_say_more():

@@ -215,7 +215,7 @@ def test_a_finished_ablation_is_not_run_again(both_kinds, monkeypatch, capsys):
     (both_kinds / "report.html").unlink()
     assert len(ablate(mixed(), both_kinds, "skillmeta ablate mixed").done) == 6
     assert (both_kinds / "report.html").read_bytes() == before
-    assert "3/4  3 methods x 2 seeds: 6 runs\n" in capsys.readouterr().out
+    assert "1/2  3 methods x 2 seeds: 6 runs\n" in capsys.readouterr().out
 
 
 def test_methods_that_are_evaluated_together_share_a_family(tmp_path):

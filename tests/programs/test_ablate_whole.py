@@ -24,6 +24,7 @@ def indices(node: dict | DictConfig, tmp_path: Path) -> list[int]:
 
 def test_tasks_by_a_rule_are_the_same_for_all_methods_and_can_be_overridden(tmp_path):
     assert indices(BY_PATH, tmp_path) == [8, 8, 6, 6, 0, 0]  # the ten test goals: 15, 18 and 22 cells of path
+    assert indices({**BY_PATH, "methods": {"a": "downstream/maze_sac"}}, tmp_path) == [8, 6, 0]
     in_training = {**BY_PATH, "changes": {"task": {"split": "train"}}}
     assert indices(in_training, tmp_path) != indices(BY_PATH, tmp_path)
     (tmp_path / "by_path.yaml").write_text(json.dumps(BY_PATH))

@@ -10,11 +10,12 @@ import pytest
 from skillmeta.config import build
 from skillmeta.errors import ConfigError
 from skillmeta.evaluation.records import read_run
-from skillmeta.programs.ablate import AblationConfig, make_jobs, run_one
+from skillmeta.programs.ablate import AblationConfig, ablate, make_jobs, run_one
 from skillmeta.programs.train import train
 from skillmeta.programs.train_config import EvaluationConfig, TrainConfig
 from skillmeta.programs.train_stack import train_stack
 from skillmeta.reports.description import description
+from skillmeta.run.jobs import Outcome
 from skillmeta.run.run import Run, read_metrics, read_result
 from skillmeta.tasks.base import TaskConfig
 from tests.programs.runs import saved_actor, untimed
@@ -74,7 +75,7 @@ def test_an_interrupted_stack_resumes_to_the_same_bits(tmp_path, monkeypatch):
         assert read_metrics(tmp_path / "whole" / seed) == read_metrics(tmp_path / "parts" / seed)
 
 
-def test_an_ablation_stacks_the_runs_of_a_method(tmp_path):
+def test_an_ablation_stacks_the_runs_of_a_method(tmp_path, monkeypatch, capsys):
     plain = {
         "methods": {"slow": {"algorithm": {"learning_rate": 1e-4}}, "fast": {"algorithm": {"learning_rate": 1e-2}}},
         "changes": {
@@ -91,6 +92,9 @@ def test_an_ablation_stacks_the_runs_of_a_method(tmp_path):
     assert len(folders) == 4 and jobs[0].folder == folders[-1]
     assert len({result["return"] for result in results if result}) == 4
     assert "one process trains the seeds 3, 5" in description(read_run(folders[0]))
+    monkeypatch.setattr("skillmeta.programs.ablate.run_jobs", lambda *arguments: Outcome())
+    ablate(build(AblationConfig, plain), tmp_path)
+    assert "1/2  2 methods x 2 seeds: 8 runs\n" in capsys.readouterr().out  # of the jobs, each of which is four runs
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,7 @@ def test_an_adapted_agent_goes_on_from_what_it_knows(algorithm, tmp_path, capsys
         draws = streams.stream("adaptation_acting").torch()
         return trial(actor, environments, [task] * rows, seeds, draws, flags)
 
-    original, fresh, _ = loaded(tmp_path / "run", TaskConfig("point", index=2, options={"max_episode_steps": 5}))
+    original, fresh, _ = loaded(tmp_path / "run", TaskConfig("point", index=2, options={"max_episode_steps": 5}), False)
     seeds = streams.stream("adaptation_resets").integers(2 * rows).reshape(rows, 2)
     flags = [k < original.exploration_episodes for k in range(2)]
     next_seed = np.full((rows, 1), 77)

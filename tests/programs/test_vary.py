@@ -113,7 +113,11 @@ def test_settings_of_skills_alone_are_compared(tmp_path, monkeypatch, capsys):
     page = done.page.read_text()
     assert "Settings of skills" in page and "<h2>Skill models</h2>" in page and "seed-1" in page
     assert "skillmeta.ablate(" in json.loads((done.folder / "environment.json").read_text())["command"]
-    assert [line[:3] for line in capsys.readouterr().out.splitlines() if line[1:3] == "/4"] == ["2/4", "4/4"]
+    said = capsys.readouterr().out.splitlines()
+    assert [line[:3] for line in said if line[1:3] == "/2"] == ["1/2", "2/2"]
+    assert [line[5:].partition(":")[0] for line in said if line.startswith("     ")] == [
+        f"skills beta-{beta} seed {seed}" for beta in ("0.001", "1.0") for seed in (0, 1)
+    ]
 
 
 def test_the_estimate_is_what_is_left_times_what_a_piece_takes(tmp_path, monkeypatch):

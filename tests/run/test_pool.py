@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -185,3 +186,21 @@ def test_shards_are_collected_at_once_as_cores_allow_and_begin_again_with_seeds_
         "dropped: shard 2, task a, reset seed 7, step 2: the environment died (6 of at most 10)"
         in capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(("allowed", "ends"), [(6, False), (5, True)])
+def test_what_failed_in_all_shards_together_is_held_against_what_may_fail(allowed, ends, monkeypatch):
+    class Dropping(Dying):
+        def results(self, parts, told, again):
+            return [([], 3) for _ in parts]
+
+    monkeypatch.setattr(collect, "Pool", Dropping)
+    config = CollectConfig(shards=2, environment=EnvironmentConfig("drop_episode", max_errors=allowed))
+    expert = collect.module_of("experts", config.collector, "collector").Config(steps=600)
+    failures = Failures(config.environment)
+    with (
+        Progress(600, "collecting", "steps", quiet=True) as progress,
+        pytest.raises(UserError, match="6 episodes have failed in all shards") if ends else nullcontext(),
+    ):
+        assert list(collect.recorded(config, expert, progress, failures)) == []
+    assert failures.count == 6
