@@ -362,18 +362,18 @@ def paths(run: RunRecord, when: str) -> list[np.ndarray]:
 
 
 def read_paths(file: Path) -> dict[str, np.ndarray]:
-    """Paths [T, 2] by name. Raises UserError for a damaged file."""
+    """Paths [T, 2] by name, without what the family's positions have beside x and y. Raises UserError for a damaged file."""
     arrays = read_npz(file)
     for name, path in arrays.items():
         if (
             path.ndim != 2
-            or path.shape[1] != 2
+            or path.shape[1] < 2
             or not len(path)
             or path.dtype.kind != "f"
             or not np.isfinite(path).all()
         ):
             raise UserError(f"{file}, {name}: is no path of finite [T, 2]; {AGAIN}")
-    return arrays
+    return {name: path[:, :2] for name, path in arrays.items()}
 
 
 def part(folder: Path, name: str, number: int, repeat: int) -> Path:

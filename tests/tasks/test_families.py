@@ -24,6 +24,7 @@ from downstream.tasks import row_of
 from skillmeta.cli import main
 from skillmeta.config import load, to_plain
 from skillmeta.errors import UserError
+from skillmeta.evaluation.records import read_paths
 from skillmeta.programs.train import train
 from skillmeta.programs.train_config import TrainConfig
 from skillmeta.tasks.base import TaskConfig, TaskFamily, from_json, make_family, task_id, to_json
@@ -84,11 +85,14 @@ def words(value: Any) -> Any:
     return None if isinstance(value, float) else value
 
 
-def test_where_an_agent_is_does_not_depend_on_a_task_in_view(family, env):
+def test_where_an_agent_is_does_not_depend_on_a_task_in_view_and_is_kept_as_a_path(family, env, tmp_path):
     if family.positions is not None:
         seen = np.asarray(env.reset(seed=0)[0], np.float32)
         shown = np.append(seen, np.ones(3, np.float32))
-        assert np.array_equal(family.positions(shown[None])[..., :2], family.positions(seen[None])[..., :2])
+        where = family.positions(seen[None])
+        assert np.array_equal(family.positions(shown[None])[..., :2], where[..., :2])
+        np.savez(tmp_path / "paths.npz", first=where)
+        assert np.array_equal(read_paths(tmp_path / "paths.npz")["first"], where[:, :2])
 
 
 def test_gymnasiums_checker_passes(env):
