@@ -227,6 +227,9 @@ class Evaluation:
     paths: Mapping[str, list[list[np.ndarray]]] = field(
         default_factory=dict
     )  # agent -> of each episode in the first task, [T, 2]
+    reports_success: bool | None = (
+        None  # whether its environments say when they succeed; None: an old folder does not say
+    )
 
     @property
     def agents(self) -> list[str]:
@@ -234,7 +237,9 @@ class Evaluation:
 
     @property
     def succeeds(self) -> bool:
-        """Whether anyone ever succeeded: a family without a notion of success has no table of it."""
+        """Whether there is a table of success: of a folder that does not say whether success is reported, if anyone succeeded."""
+        if self.reports_success is not None:
+            return self.reports_success
         return any(result.success.any() for result in self.results.values())
 
     @property

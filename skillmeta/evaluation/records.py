@@ -452,6 +452,7 @@ def read_evaluation(folder: Path) -> Evaluation | None:
             references=result["references"],
             training_steps={name: tuple(steps) for name, steps in result["training_steps"].items()},
             new_tasks=bool(result["new_tasks"]),
+            reports_success=None if result.get("reports_success") is None else bool(result["reports_success"]),
             notes=tuple(result["notes"]),
             benchmark=BenchmarkTable(**result["benchmark"]) if result["benchmark"] else None,
             paths={

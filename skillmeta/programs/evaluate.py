@@ -132,6 +132,7 @@ def run_evaluation(
             "references": references,
             "training_steps": {name: [t.env_steps for t in runs] for name, runs in trained.items()},
             "new_tasks": about_new_tasks(family, config.task.split),
+            "reports_success": family.reports_success,
             "notes": [*notes(config, family, tasks, trained, oracle), *failures.note()],
             "benchmark": None,
         }

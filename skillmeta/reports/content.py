@@ -304,7 +304,7 @@ def differences(study: Study, key: str) -> dict[str, Estimate]:
 
 
 def headline(study: Study, evaluation: Evaluation | None) -> list[str]:
-    """A sentence on final scores, and one on adaptation."""
+    """A sentence on final scores, one on methods that do not differ in them, and one on adaptation."""
     said = []
     names = finals(study)
     if names:
@@ -317,6 +317,13 @@ def headline(study: Study, evaluation: Evaluation | None) -> list[str]:
             f"{key.capitalize()} within {given(study, names[0]):,} environment steps{limit} "
             f"({'share of episodes' if key == 'success' else 'mean of episodes'}, actions sampled [95 % interval]): {listed}."
         )
+        found = differences(study, key)
+        if alike := [name for name, one in found.items() if one.ci95 and one.ci95[0] <= 0 <= one.ci95[1]]:
+            reference = next(name for name in names if name not in found)
+            said.append(
+                f"No difference from {reference} is shown for {', '.join(alike)}: the interval of the paired difference contains "
+                "zero."
+            )
     if evaluation is not None and evaluation.agents:
         score, label = ("success", "Success") if evaluation.succeeds else ("returns", "Return")
         listed = ", ".join(f"{name} {evaluation.estimates(name, score)[-1].text()}" for name in evaluation.agents)

@@ -142,10 +142,9 @@ def differences_section(study: Study) -> Section | None:
         ]
         for name, difference in found["return"].items()
     ]
-    text = f"Differences are paired by training seed and task, actions sampled, with their 95 % intervals. {INTERVALS}"
-    return Section(
-        f"{reference} minus each other method", [text], Table(["method", "success", "return", f"in {key}"], rows)
-    )
+    text = "Differences are paired by training seed and task, actions sampled, with their 95 % intervals."
+    head = ["method", "success", "return", f"what that of the {key} shows"]
+    return Section(f"{reference} minus each other method", [text], Table(head, rows))
 
 
 def comparison(difference: Estimate) -> str:

@@ -73,6 +73,8 @@ def run_jobs(
                     _ask_to_stop(pool.running)
                 for end in pool.ended(LOOK_SECONDS):
                     _settle(end, outcome)
+                    if why := outcome.failed.get(end.task.name):
+                        display.say(f"failed: {end.task.name}: {why}")
                 display.show(outcome)
     finally:
         pool.close()
@@ -142,6 +144,13 @@ class Display:
     ) -> None:
         if self._live is not None:
             self._live.stop()
+
+    def say(self, sentence: str) -> None:
+        """A line that stays."""
+        if self._live is None:
+            print(sentence, file=sys.stderr, flush=True)
+        else:
+            self._live.console.print(sentence, markup=False, highlight=False)
 
     def show(self, outcome: Outcome) -> None:
         now = time.monotonic()

@@ -47,7 +47,6 @@ class Bandits:
     def reset(self, seeds: np.ndarray, tasks: Sequence[Arms]) -> np.ndarray:
         self.seeds, self.pulled = seeds, 0
         self.probabilities = np.array([task.probabilities for task in tasks])
-        self.best = self.probabilities.argmax(1)
         return np.zeros((self.num, 1), np.float32)
 
     def step(self, action: np.ndarray) -> Outcome:
@@ -55,7 +54,8 @@ class Bandits:
         chance = self.probabilities[self.rows, arm]
         reward = (uniform(self.seeds, self.pulled) < chance).astype(np.float64)
         self.pulled += 1
-        return Outcome(np.zeros((self.num, 1), np.float32), reward, np.zeros(self.num, bool), arm == self.best)
+        nothing = np.zeros(self.num, bool)
+        return Outcome(np.zeros((self.num, 1), np.float32), reward, nothing, nothing)
 
 
 def family(config: Config) -> TaskFamily:
@@ -77,10 +77,10 @@ def family(config: Config) -> TaskFamily:
         definition=(
             f"{config.arms} arms, each with a hidden chance ~ U(0, 1) of a reward of 1 a pull; "
             f"{config.max_episode_steps} pulls an episode. "
-            "Each task is an independent draw. Nothing is seen but the reward. Success: the best arm is pulled. After RL2 (Duan "
-            "et al. 2016)."
+            "Each task is an independent draw. Nothing is seen but the reward. No notion of success. After RL2 (Duan et al. 2016)."
         ),
         max_episode_steps=config.max_episode_steps,
+        reports_success=False,  # the best arm is pulled by chance too
         splits={
             "train": tuple(drawn[: config.train_tasks]),
             "validation": draw_tasks(draw_task, validation_generator(config.tasks_seed), config.validation_tasks),

@@ -97,6 +97,17 @@ def test_methods_are_compared_with_the_reference_by_the_interval_of_their_differ
     assert back["ci95"] == pytest.approx([-found["ci95"][1], -found["ci95"][0]])
 
 
+def test_the_headline_says_which_methods_do_not_differ_from_the_reference(ablation):
+    write_page([ablation])
+    assert len(json.loads((ablation / "summary.json").read_text())["headline"]) == 1
+    for seed in SEEDS:
+        for task in TASKS:
+            fake_run(ablation / "methods" / "a.b-c_0" / f"task-{task}" / f"seed-{seed}", 0.85 + 0.03 * seed, task, seed)
+    write_page([ablation])
+    said = json.loads((ablation / "summary.json").read_text())["headline"][1]
+    assert said.startswith("No difference from spirl is shown for a.b-c_0: the interval") and "sac" not in said
+
+
 def test_one_training_seed_has_no_interval_anywhere(ablation):
     for seed in (1, 2):
         for folder in ablation.glob(f"methods/*/*/seed-{seed}"):

@@ -21,13 +21,14 @@ from skillmeta.run.run import read_metrics, read_result
 from tests.run.workers import work
 
 
-def test_jobs_run_fail_and_survive_killed_workers(tmp_path):
+def test_jobs_run_fail_and_survive_killed_workers(tmp_path, capsys):
     """A job whose worker is killed once is resumed; one that always dies takes no other with it; none is run again."""
     kinds = ["fine", "fail", "user", "die_once", "die", "fine2"]
     jobs = [Job(kind, tmp_path / kind, kind) for kind in kinds]
     outcome = run_jobs(jobs, work, 2)
     assert sorted(outcome.done) == ["die_once", "fine", "fine2"] and not outcome.stopped
     assert sorted(outcome.failed) == ["die", "fail", "user"]
+    assert capsys.readouterr().err.count("failed: user: fix this\n") == 1  # as soon as it fails
     assert outcome.failed["user"] == "fix this" and "died 3 times" in outcome.failed["die"]
     assert "RuntimeError: the world is flat" in outcome.failed["fail"] and (tmp_path / "fail" / "error.txt").exists()
     for name in ("fine", "die_once"):
