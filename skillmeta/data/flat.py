@@ -39,6 +39,7 @@ ALIASES = {
     "starts": ("starts", "episode_starts", "ep_starts"),
     "episode": ("episode", "episodes", "episode_index", "episode_ids", "episode_id", "traj_id", "demo"),
 }
+SEEN = ("observations", "next_observations")
 KNOWN = frozenset(alias for aliases in ALIASES.values() for alias in aliases)
 LISTED = 6  # arrays in a note
 STATED = ("lengths", "starts", "episode")  # arrays that state the episodes
@@ -95,7 +96,8 @@ def _all(file: h5py.File, path: Path) -> Sequence[str]:
 
 def _npz(path: Path, request: Request, alone: bool) -> Table:
     held = npz_arrays(path, DataError, AGAIN)
-    wanted = KNOWN | {*request.keys, *_following(request.keys), request.actions_key or "actions"}
+    known = {alias for aliases in _aliases(request.keys).values() for alias in aliases}
+    wanted = known | {*request.keys, *_following(request.keys), request.actions_key or "actions"}
     for name in [name for name in held if name in wanted and held[name][1].hasobject]:
         raise DataError(
             f"{path}, {name}: is an array of objects, one an episode, and loading objects can run code; save "
@@ -151,11 +153,17 @@ def _following(keys: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"next_{key}" for key in keys)
 
 
+def _aliases(keys: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The names of what a file is searched for: named keys take the place of the observations."""
+    return {name: aliases for name, aliases in ALIASES.items() if not keys or name not in SEEN}
+
+
 def _find(
     path: Path, names: list[str], read: Callable[[str], Rows], request: Request, listed: Callable[[], Sequence[str]]
 ) -> Columns:
     """The arrays that are of use, by what they are. Raises DataError for one that is missing or holds no numbers."""
-    held = {name: next((alias for alias in aliases if alias in names), None) for name, aliases in ALIASES.items()}
+    searched = _aliases(request.keys)
+    held = {name: next((alias for alias in aliases if alias in names), None) for name, aliases in searched.items()}
     asked = [key for key in (*request.keys, request.actions_key) if key is not None]
     every = listed() if asked else names
     if tuple(every) == tuple(names):  # without groups, or with links, which reading refuses by name

@@ -107,6 +107,28 @@ def test_a_folder_of_flat_files_has_an_episode_in_each(tmp_path):
     assert fingerprint(str(tmp_path))[1] != before
 
 
+@pytest.mark.parametrize("group", ["obs", "observation", "next_obs"])
+def test_a_group_may_have_a_name_of_the_observations_where_the_state_is_named(tmp_path, group):
+    """In one file, and in a folder of files."""
+    (tmp_path / "logs").mkdir()
+    keys = (f"{group}/joint", f"{group}/target")
+    for number in range(2):
+        with h5py.File(tmp_path / "logs" / f"ep_{number}.h5", "w") as file:
+            file[keys[0]], file[keys[1]], file["action"] = numbers(6, 2), numbers(6, 3, seed=1), numbers(6, 1)
+    for place, lengths in ((tmp_path / "logs", [6, 6]), (tmp_path / "logs" / "ep_0.h5", [6])):
+        dataset = load_source(f"{place}?{','.join(keys)}")
+        assert dataset.lengths.tolist() == lengths
+        assert dataset.observed == (Observed(keys[0], 2), Observed(keys[1], 3))
+        np.testing.assert_array_equal(
+            dataset.observation[:6], np.concatenate([numbers(6, 2), numbers(6, 3, seed=1)], 1)
+        )
+
+
+def test_an_array_of_objects_that_is_not_read_does_not_matter(tmp_path):
+    np.savez(tmp_path / "log.npz", obs=np.array([{}, {}], object), q=numbers(6, 2), actions=numbers(6, 1))
+    assert load_source(f"{tmp_path / 'log.npz'}?q").observation_dim == 2
+
+
 def test_named_arrays_make_the_state_in_their_order(tmp_path):
     arrays = {"observations": numbers(9, 2), "actions": numbers(9, 1), "lengths": np.array([5, 4])}
     with h5py.File(tmp_path / "log.hdf5", "w") as file:
