@@ -31,7 +31,7 @@ ALIASES = {
     "observations": ("observations", "observation", "obs"),
     "actions": ("actions", "action"),
     "rewards": ("rewards", "reward"),
-    "terminals": ("terminals", "terminated", "terminations", "dones", "terminal"),
+    "terminals": ("terminals", "terminated", "terminations", "dones", "done", "terminal"),
     "timeouts": ("timeouts", "truncated", "truncations", "timeout"),
     "success": ("success", "successes", "is_success"),
     "next_observations": ("next_observations", "next_observation", "next_obs"),
@@ -398,11 +398,13 @@ def _table(
         columns.room,
     )
     ends = find_ends(marks)
-    if stated is None and terminals is None and timeouts is None and request.time_limit is None:
-        if unread := [name for name in names if name not in (*KNOWN, *columns.keys, *following, request.actions_key)]:
+    if set(columns.stated) <= {SHAPE} and terminals is None and timeouts is None:
+        groups = {key.partition("/")[0] for key in (*columns.keys, request.actions_key or "actions")}
+        if unread := [name for name in names if name not in KNOWN | groups | {*columns.keys, *following}]:
             notes.append(
-                f"not read: {', '.join(unread[:LISTED])}; if one of them marks the last step of each episode, name it timeouts; "
-                "if it numbers the episodes, name it episode"
+                f"not read: {', '.join(unread[:LISTED])}; if one of them marks the last step of each episode, name it timeouts "
+                "(terminals where the task ended there); if it numbers the episodes, name it episode; if it has their lengths, "
+                "name it lengths"
             )
     if not following:
         notes.append(REPEATED)

@@ -170,12 +170,24 @@ def test_terminals_without_timeouts_are_never_silent(tmp_path):
     assert limited.terminated.sum() == len(FOURTH)
 
 
+def test_done_marks_ends(tmp_path):
+    dataset = load(tmp_path, done=walk()["timeouts"] | walk()["terminals"])
+    assert dataset.lengths.tolist() == [STEPS] * EPISODES and dataset.terminated.sum() == EPISODES
+
+
 def test_where_nothing_marks_the_ends_arrays_with_other_names_are_pointed_at(tmp_path):
     other = {"is_end": walk()["timeouts"], "clock": np.arange(EPISODES * STEPS)}
-    assert noted(load(tmp_path, **other), "not read: is_end, clock; if one of them marks the last step of each episode")
+    said = (
+        "not read: is_end, clock; if one of them marks the last step of each episode, name it timeouts (terminals where"
+    )
+    assert noted(load(tmp_path, **other), said)
+    assert noted(load(tmp_path, query=f"?time_limit={STEPS}", **other), said)
+    of_episodes = {name: walk()[name].reshape(EPISODES, STEPS, 2) for name in ("observations", "actions")}
+    assert noted(load(tmp_path, **other, **of_episodes), said)
+    assert not noted(load(tmp_path, "lengths", **other, **of_episodes), "not read")
+    assert not noted(load(tmp_path, "episode", **other, **of_episodes), "not read")
     for names in (("terminals",), ("timeouts",), ("lengths",), ("starts",), ("episode",)):
         assert not noted(load(tmp_path, *names, **other), "not read")
-    assert not noted(load(tmp_path, query=f"?time_limit={STEPS}", **other), "not read")
     read = load(tmp_path, query="?observations,clock&actions=is_end", **other)
     assert not noted(read, "not read")
     assert not noted(load(tmp_path, "next_observations"), "not read")

@@ -107,7 +107,7 @@ def test_a_folder_of_flat_files_has_an_episode_in_each(tmp_path):
     assert fingerprint(str(tmp_path))[1] != before
 
 
-@pytest.mark.parametrize("group", ["obs", "observation", "next_obs"])
+@pytest.mark.parametrize("group", ["obs", "observation", "next_obs", "sense"])
 def test_a_group_may_have_a_name_of_the_observations_where_the_state_is_named(tmp_path, group):
     """In one file, and in a folder of files."""
     (tmp_path / "logs").mkdir()
