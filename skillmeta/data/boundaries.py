@@ -55,6 +55,11 @@ class Marks:
             found |= flags if flags is not None else False
         return found
 
+    @property
+    def cut_off(self) -> bool:
+        """Whether a row is marked as the last one of a recording that was cut off."""
+        return self.timeouts is not None and bool(self.timeouts.any())
+
     def place(self, step: int, ends: np.ndarray) -> str:
         """A row in words."""
         e = int(np.searchsorted(ends, step, side="right"))
@@ -100,7 +105,7 @@ def find_ends(marks: Marks) -> np.ndarray:
             f"{int(contradicted.sum())} ends are not marked, and were found where next_observations is not the observation of the "
             "next step"
         )
-    elif marks.timeouts is None and marks.time_limit is None and marks.following is None and jumped.any():
+    elif not marks.cut_off and marks.time_limit is None and marks.following is None and jumped.any():
         split = jumped
         marks.notes.append(
             f"{int(jumped.sum())} ends are not marked, and were taken to be where the observation moves far beyond all other steps "
@@ -138,7 +143,7 @@ def _stated(marks: Marks) -> np.ndarray:
         if early.any():
             raise DataError(
                 f"{marks.path}, {flag}: {marks.place(int(early.argmax()), ends)} ends an episode that continues by {name}; correct "
-                "one of the two, or leave the wrong one out"
+                f"one of the two, or leave the wrong one out{'; of padded episodes save `lengths`' if name == SHAPE else ''}"
             )
     return ends
 

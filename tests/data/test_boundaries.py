@@ -76,6 +76,15 @@ def test_a_flag_inside_a_stated_episode_names_its_step(tmp_path, flag):
         load(tmp_path, "lengths", **{flag: flags})
 
 
+def test_a_flag_inside_a_padded_episode_asks_for_lengths(tmp_path):
+    stacked = {name: walk()[name].reshape(EPISODES, STEPS, -1) for name in ("observations", "actions", "timeouts")}
+    stacked["timeouts"][3, 7] = True
+    with pytest.raises(DataError, match=r"by the shape of the arrays; .*one out; of padded episodes save `lengths`$"):
+        load(tmp_path, **stacked)
+    with pytest.raises(DataError, match=r"episode 3\) ends an episode that continues by lengths; .*wrong one out$"):
+        load(tmp_path, "lengths", **stacked)
+
+
 def test_two_statements_that_differ_are_refused(tmp_path):
     with pytest.raises(DataError, match="lengths and episode state different episodes"):
         load(tmp_path, "episode", lengths=np.array([100, 200]))
@@ -168,6 +177,17 @@ def test_terminals_without_timeouts_are_never_silent(tmp_path):
     limited = load(tmp_path, "terminals", query=f"?time_limit={STEPS}")
     assert limited.lengths.tolist() == [STEPS] * EPISODES and not noted(limited, "terminals without timeouts")
     assert limited.terminated.sum() == len(FOURTH)
+
+
+def test_timeouts_that_are_never_true_say_no_more_than_none(tmp_path):
+    never = np.zeros(EPISODES * STEPS, bool)
+    for name in ("timeouts", "truncated"):
+        dataset = load(tmp_path, "terminals", **{name: never})
+        assert noted(dataset, f"{EPISODES - len(FOURTH)} ends are not marked") and impossible(dataset) == 0
+        assert not noted(dataset, "terminals without timeouts")
+    assert load(tmp_path, timeouts=never).lengths.tolist() == [STEPS] * EPISODES
+    once = np.arange(EPISODES * STEPS) == STEPS - 1
+    assert load(tmp_path, timeouts=once).num_episodes == 2
 
 
 def test_done_marks_ends(tmp_path):
