@@ -7,13 +7,13 @@ deviations. Inside an episode moves are small; where another episode begins they
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from skillmeta.data.episodes import EpisodeDataset
-from skillmeta.data.room import IN_MEMORY, Room
+from skillmeta.data.room import IN_MEMORY, Room, parts
 
 Read = Callable[[int, int], np.ndarray]  # rows begin to end of the observations, [n, O]
 
@@ -71,6 +71,30 @@ def moves(
         if inside is not None:
             found[begin:end][~inside[begin:end]] = 0.0
     return found
+
+
+def equal_at_end(arrays: Sequence[np.ndarray], episodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of arrays [E * T, ...]: how many rows at the end of each episode are equal in all, [E], and whether one has NaN there, [E]."""
+    steps = len(arrays[0]) // episodes
+    equal, lost = np.ones(episodes, np.int64), np.zeros(episodes, np.bool_)
+    for begin, end in parts(episodes, steps * sum(values[:1].nbytes for values in arrays)):
+        each = [values[begin * steps : end * steps].reshape(end - begin, steps, -1) for values in arrays]
+        for values in each:
+            lost[begin:end] |= (values[:, -1] != values[:, -1]).all(1)
+        alike = np.arange(end - begin)
+        for rows in range(2, steps + 1):
+            for values in each:
+                alike = alike[_same(values[alike, -rows], values[alike, -1])]
+            if len(alike) == 0:
+                break
+            equal[begin + alike] = rows
+    return equal, lost
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """[n] whether rows [n, C] are equal; NaN is equal to NaN."""
+    result: np.ndarray = ((one == other) | ((one != one) & (other != other))).all(1)
+    return result
 
 
 def far_beyond(found: np.ndarray, room: Room = IN_MEMORY) -> float:

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 from skillmeta.data.boundaries import SHAPE, Marks, find_ends, stated_ends, taking_turns
+from skillmeta.data.continuity import equal_at_end
 from skillmeta.data.episodes import NEARLY, EpisodeDataset, from_episodes, single_episode
 from skillmeta.data.hdf5 import SUFFIXES, in_pieces, leaves, opened
 from skillmeta.data.hdf5 import array as hdf5_array
@@ -250,6 +251,20 @@ def _unstack(columns: Columns) -> None:
     notes.append(
         f"arrays are [episodes, steps, ...]: read as {episodes} episodes of {'at most ' * (by == 'lengths')}{steps} steps"
     )
+    if by == SHAPE:
+        _check_padding(columns, episodes)
+
+
+def _check_padding(columns: Columns, episodes: int) -> None:
+    """Note episodes that end with equal rows. Raises DataError if these are NaN."""
+    equal, lost = equal_at_end([columns.whole(name) for name in (*columns.keys, "actions")], episodes)
+    advice = "if that is padding, save `lengths`, the steps of each episode"
+    if lost.any():
+        raise DataError(f"{columns.path}: has rows of NaN at the end of {int(lost.sum())} episodes: {advice}")
+    if padded := int((equal > 1).sum()):
+        columns.notes.append(
+            f"{padded} of {episodes} episodes end with equal rows (up to {int(equal.max())} of them): {advice}"
+        )
 
 
 def _selected(rows: Rows, inside: np.ndarray, room: Room) -> np.ndarray:

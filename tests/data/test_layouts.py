@@ -47,6 +47,49 @@ def test_arrays_of_episodes_may_be_padded_and_have_the_last_observation(tmp_path
         np.testing.assert_array_equal(dataset.episode(e).observation[0], seen[e, : steps + 1])
 
 
+def padded(kind: str, *shape: int, lengths: tuple[int, ...] = (6, 2, 4, 6)) -> np.ndarray:
+    """Episodes [E, T, C] whose rows from the stated lengths on are zeros, NaN, or the last one again."""
+    found = numbers(*shape)
+    for e, steps in enumerate(lengths):
+        found[e, steps:] = {"zeros": 0, "nan": np.nan, "last": found[e, steps - 1]}[kind]
+    return found
+
+
+@pytest.mark.parametrize("part", [1, 100, 10**6])
+@pytest.mark.parametrize(("kind", "most"), [("zeros", 4), ("last", 5)])
+def test_padding_without_lengths_is_noted(tmp_path, monkeypatch, kind, most, part):
+    """Of observations alone it is none: something stands still."""
+    monkeypatch.setattr("skillmeta.data.room.PART", part)
+    said = f"2 of 4 episodes end with equal rows (up to {most} of them): if that is padding, save `lengths`"
+    seen, actions = padded(kind, 4, 6, 3), padded(kind, 4, 6, 2)
+    for arrays, expected in (
+        ({"observations": seen, "actions": actions}, True),
+        ({"observations": seen, "actions": numbers(4, 6, 2)}, False),
+        ({"observations": numbers(4, 6, 2), "actions": actions}, False),
+        ({"observations": seen, "actions": actions, "lengths": np.array([6, 2, 4, 6])}, False),
+    ):
+        np.savez(tmp_path / "log.npz", **arrays)
+        notes = load_source(str(tmp_path / "log.npz")).notes
+        assert any(note.startswith(said) for note in notes) is expected
+        assert any("end with equal rows" in note for note in notes) is expected
+
+
+def test_padding_by_nan_asks_for_lengths(tmp_path):
+    seen, actions = padded("nan", 4, 6, 3), padded("zeros", 4, 6, 2)
+    np.savez(tmp_path / "log.npz", observations=seen, actions=actions)
+    with pytest.raises(
+        DataError, match="log.npz: has rows of NaN at the end of 2 episodes: if that is padding, save `len"
+    ):
+        load_source(str(tmp_path / "log.npz"))
+    np.savez(tmp_path / "log.npz", observations=seen, actions=actions, lengths=np.array([6, 2, 4, 6]))
+    assert load_source(str(tmp_path / "log.npz")).lengths.tolist() == [6, 2, 4, 6]
+    seen = numbers(4, 6, 3)
+    seen[2, 5, 1] = np.nan  # a single one is none
+    np.savez(tmp_path / "log.npz", observations=seen, actions=actions)
+    with pytest.raises(DataError, match="episode 2, observations: step 5 is not finite"):
+        load_source(str(tmp_path / "log.npz"))
+
+
 @pytest.mark.parametrize("lengths", [[6, -1, 4], [6, 7, 4], [6, 2], [6, 2, 4, 1], [6.0, 2.0, 4.0]], ids=str)
 def test_lengths_that_episodes_cannot_have_are_refused(tmp_path, lengths):
     np.savez(tmp_path / "log.npz", observations=numbers(3, 6, 2), actions=numbers(3, 6, 1), lengths=np.array(lengths))
