@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from skillmeta.data.continuity import Read, blocks, deviations, distances, far_beyond, moves, turns
+from skillmeta.data.continuity import Read, blocks, deviations, distances, far_beyond, held_columns, moves, turns
 from skillmeta.data.layouts import left_out
 from skillmeta.data.room import IN_MEMORY, Room
 from skillmeta.errors import DataError
@@ -22,6 +22,12 @@ SHAPE = (
     "the shape of the arrays"  # states episodes where arrays are [episodes, steps, ...], or [steps, environments, ...]
 )
 MOST = 0.5  # of the rows: beyond it they are no recording
+MOST_MOVES = 0.9  # of the moves inside episodes: a cut over which the observation moves less is like one inside
+ALIKE_CUTS = (
+    0.33  # of the cuts by a time limit: with half the true limit, every second cut is inside an episode, less a tenth
+)
+FEWEST_CUTS = 3
+SAMPLE = 2**20  # moves that say how far the observation moves inside episodes
 TYPICAL = 0.8  # of the flags that are a step off, if they all are
 
 
@@ -94,7 +100,10 @@ def find_ends(marks: Marks) -> np.ndarray:
                 f"{marks.stated[1]} says that the episode continues; correct one of the two, or leave next_observations out"
             )
         return ends
-    every = moves(marks.observations, marks.steps, stddev, inside, marks.room)
+    every = moves(marks.observations, marks.steps, stddev, marks.room)
+    at_ends, every[ends[:-1] - 1] = every[ends[:-1] - 1], 0.0
+    if marks.time_limit is not None:
+        _check_limit(marks, at_ends[~marks.flagged()[ends[:-1] - 1]], every, inside)
     jumped = np.greater_equal(every, far_beyond(every, marks.room), out=marks.room.flags(marks.steps - 1, False))
     jumped |= contradicted
     jumped &= inside
@@ -116,7 +125,23 @@ def find_ends(marks: Marks) -> np.ndarray:
             "no end of an episode is marked: read as one episode; ?time_limit=200 behind the source cuts it every 200 steps, if "
             "every episode has so many"
         )
-    return np.union1d(ends, np.flatnonzero(split) + 1)
+    ends = np.union1d(ends, np.flatnonzero(split) + 1)
+    if not marks.cut_off and not contradicted.any():
+        held = held_columns(marks.observations, marks.steps, ends)
+        marks.notes.extend([held.note()] if held is not None else [])
+    return ends
+
+
+def _check_limit(marks: Marks, at_cuts: np.ndarray, every: np.ndarray, inside: np.ndarray) -> None:
+    """Note cuts by the time limit over which the observation moves as it does inside episodes."""
+    between = max(1, len(every) // SAMPLE)
+    typical = every[::between][inside[::between]]
+    alike = int((at_cuts <= np.quantile(typical, MOST_MOVES)).sum()) if len(typical) else 0
+    if alike >= FEWEST_CUTS and alike > ALIKE_CUTS * len(at_cuts):
+        marks.notes.append(
+            f"at {alike} of {len(at_cuts)} cuts by time_limit the observation moves on as within an episode: the limit may be too "
+            "small"
+        )
 
 
 def _contradicted(marks: Marks, stddev: np.ndarray) -> np.ndarray:

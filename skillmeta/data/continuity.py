@@ -25,6 +25,9 @@ TIMES = 10.0  # if it is so many times the median,
 SHARE = 0.1  # and if so few are like it: episodes of ten steps or more
 FEWEST = 20  # moves that say something about each other
 MOST_TURNS = 64  # environments whose rows take turns that are looked for
+SELDOM = 0.05  # of the rows: a column that changes at fewer of them is held, as a goal is,
+ALONE = 0.95  # if so many of its changes have no other beside them;
+MANY = 0.2  # of its changes: so many inside episodes are noted
 ALIKE = 0.75  # of the largest median move: what unrelated rows have at least
 UNRELATED = 0.5  # a median move beyond which neighbouring rows have nothing to do with each other
 
@@ -60,21 +63,17 @@ def distances(one: np.ndarray, other: np.ndarray, stddev: np.ndarray) -> np.ndar
     return result
 
 
-def moves(
-    read: Read, rows: int, stddev: np.ndarray, inside: np.ndarray | None = None, room: Room = IN_MEMORY
-) -> np.ndarray:
-    """The move from each row to the next, [rows - 1]; 0 where that is not `inside` an episode."""
+def moves(read: Read, rows: int, stddev: np.ndarray, room: Room = IN_MEMORY) -> np.ndarray:
+    """The move from each row to the next, [rows - 1]."""
     found = room.empty((max(0, rows - 1),), np.float64)
     for begin, end in blocks(rows - 1):
         values = read(begin, end + 1)
         found[begin:end] = distances(values[1:], values[:-1], stddev)
-        if inside is not None:
-            found[begin:end][~inside[begin:end]] = 0.0
     return found
 
 
 def equal_at_end(arrays: Sequence[np.ndarray], episodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of arrays [E * T, ...]: how many rows at the end of each episode are equal in all, [E], and whether one has NaN there, [E]."""
+    """Of arrays [E * T, ...], [E] each: how many rows at the end of an episode are equal in all, and whether one has NaN there."""
     steps = len(arrays[0]) // episodes
     equal, lost = np.ones(episodes, np.int64), np.zeros(episodes, np.bool_)
     for begin, end in parts(episodes, steps * sum(values[:1].nbytes for values in arrays)):
@@ -138,6 +137,48 @@ def turns(read: Read, rows: int, stddev: np.ndarray) -> int:
 
 
 @dataclass(frozen=True)
+class Held:
+    """A column that stays the same but at few steps, as a goal does."""
+
+    column: int
+    changes: int
+    inside: int  # of them, those that are not the end of an episode
+    first: int  # step of those
+
+    def note(self) -> str:
+        return (
+            f"observation {self.column} stays the same but at {self.changes:,} steps, {self.inside:,} of which are not the end of "
+            f"an episode (the first is step {self.first}): ends that are not marked, perhaps; save `lengths` or timeouts"
+        )
+
+
+def held_columns(read: Read, rows: int, ends: np.ndarray) -> Held | None:
+    """The column that most often changes inside episodes, of those that change seldom and one step at a time; None without any.
+
+    Args:
+        ends: [E] one past the last row of each episode.
+    """
+    changes = alone = inside = np.zeros(read(0, 1).shape[1], np.int64)
+    first = np.full(len(changes), rows)
+    last = np.zeros(BLOCK, np.bool_)
+    for begin, end in blocks(rows - 1):
+        before, after = int(begin > 0), int(end < rows - 1)  # a change on either side
+        values = read(begin - before, end + after + 1)
+        every = np.pad(values[1:] != values[:-1], ((1 - before, 1 - after), (0, 0)))
+        here = every[1:-1]
+        last[:] = False
+        last[ends[np.searchsorted(ends, begin + 1) : np.searchsorted(ends, end + 1)] - 1 - begin] = True
+        within = here & ~last[: end - begin, None]
+        changes, alone = changes + here.sum(0), alone + (here & ~every[:-2] & ~every[2:]).sum(0)
+        inside = inside + within.sum(0)
+        first = np.where(within.any(0), np.minimum(first, begin + within.argmax(0)), first)
+    seldom = (changes >= 2) & (changes <= SELDOM * rows) & (alone >= ALONE * changes)
+    count = np.where(seldom & (inside >= 2) & (inside >= MANY * changes), inside, 0)
+    i = int(count.argmax())
+    return Held(i, int(changes[i]), int(inside[i]), int(first[i])) if count[i] else None
+
+
+@dataclass(frozen=True)
 class Jumps:
     """Steps inside episodes that are far beyond all others."""
 
@@ -166,7 +207,7 @@ def jumps(dataset: EpisodeDataset) -> Jumps:
     def read(begin: int, end: int) -> np.ndarray:
         return seen[begin:end]
 
-    every = moves(read, len(seen), deviations(read, len(seen)), room=room)
+    every = moves(read, len(seen), deviations(read, len(seen)), room)
     inside = room.empty(
         (dataset.num_steps,), np.float64
     )  # without those from an episode's last observation to the next

@@ -221,6 +221,55 @@ def test_a_time_limit_cuts_what_the_flags_leave_whole(tmp_path):
         load(tmp_path, query="?time_limit=0")
 
 
+@pytest.mark.parametrize("block", [16, 25, 2_048])
+def test_a_goal_that_changes_where_no_end_is_marked_is_noted(tmp_path, monkeypatch, block):
+    """The point itself moves on at the ends: nothing else shows them."""
+    monkeypatch.setattr("skillmeta.data.continuity.BLOCK", block)
+    where = np.random.default_rng(0).normal(size=(EPISODES * STEPS, 2)).cumsum(0)
+    goal = np.repeat(np.random.default_rng(1).normal(size=EPISODES), STEPS)
+    seen = np.concatenate([where, goal[:, None]], 1)
+    said = (
+        "observation 2 stays the same but at 11 steps, {} of which are not the end of an episode (the first is step {})"
+    )
+    never = np.zeros(EPISODES * STEPS, bool)
+    for arrays in ({}, {"timeouts": never}, {"terminals": never}):
+        assert noted(load(tmp_path, observations=seen, **arrays), said.format(11, STEPS - 1))
+    assert noted(
+        load(tmp_path, "terminals", observations=seen), said.format(9, STEPS - 1)
+    )  # the last of the three ends all
+    first = np.arange(EPISODES * STEPS) == STEPS - 1
+    assert noted(load(tmp_path, observations=seen, terminals=first), said.format(10, 2 * STEPS - 1))
+    assert noted(load(tmp_path, observations=seen, query="?time_limit=50"), said.format(6, STEPS - 1))
+    assert not noted(load(tmp_path, observations=seen, query=f"?time_limit={STEPS}"), "stays the same")
+    for names in (("lengths",), ("timeouts",)):
+        assert not noted(load(tmp_path, *names, observations=seen), "stays the same")
+
+
+def test_columns_that_change_often_once_or_for_a_while_are_no_goals(tmp_path):
+    seen = np.random.default_rng(0).normal(size=(EPISODES * STEPS, 5)).cumsum(0)
+    time = np.arange(EPISODES * STEPS)
+    seen[:, 0], seen[:, 1] = time // 15, time // 150  # at 6 % of the rows, and once
+    seen[:, 2] = np.minimum(time, 5) + np.clip(time - 150, 0, 5)  # changes in a row
+    seen[:, 3] = 1.0
+    assert not noted(load(tmp_path, observations=seen), "stays the same")
+    seen[:, 3] = time // 100
+    assert noted(load(tmp_path, observations=seen), "observation 3 stays the same but at 2 steps, 2 of which")
+
+
+def test_a_time_limit_that_is_too_small_is_noted(tmp_path):
+    dataset = load(tmp_path, query="?time_limit=5")
+    assert noted(
+        dataset, "of 59 cuts by time_limit the observation moves on as within an episode: the limit may be too small"
+    )
+    long = {name: np.concatenate([walk()[name]] * 4) for name in ("observations", "actions")}
+    half = {name: np.delete(values, np.s_[STEPS - 1 :: STEPS], 0) for name, values in long.items()}  # of 24 steps
+    assert noted(load(tmp_path, **half, query="?time_limit=12"), "of 95 cuts by time_limit")
+    assert not noted(load(tmp_path, **half, query="?time_limit=24"), "cuts by time_limit")
+    assert not noted(load(tmp_path, query=f"?time_limit={STEPS}"), "cuts by time_limit")
+    assert not noted(load(tmp_path, "terminals", query=f"?time_limit={STEPS}"), "cuts by time_limit")
+    assert not noted(load(tmp_path, query="?time_limit=130"), "cuts by time_limit")  # two cuts are too few
+
+
 @pytest.mark.parametrize(("by", "word"), [(1, "late"), (-1, "early")])
 @pytest.mark.parametrize("following", [(), ("next_observations",)])
 def test_flags_that_are_a_step_off_are_refused(tmp_path, by, word, following):
