@@ -163,6 +163,10 @@ def _find(
     path: Path, names: list[str], read: Callable[[str], Rows], request: Request, listed: Callable[[], Sequence[str]]
 ) -> Columns:
     """The arrays that are of use, by what they are. Raises DataError for one that is missing or holds no numbers."""
+    if "*" in request.keys:
+        raise DataError(
+            f"{request.source}: `*` is for Minari, robomimic, ALOHA and LeRobot; name arrays as in {request.place}?KEY,KEY"
+        )
     searched = _aliases(request.keys)
     held = {name: next((alias for alias in aliases if alias in names), None) for name, aliases in searched.items()}
     asked = [key for key in (*request.keys, request.actions_key) if key is not None]

@@ -13,6 +13,11 @@ from skillmeta.data.room import parts
 from skillmeta.errors import UserError
 
 SPIKE = 50.0  # standard deviations from the mean, beyond which a single action is taken for an error
+UNUSUAL = (
+    20.0  # times as far from the median as nearly all others: likewise, where many such actions widen the deviation
+)
+AT_REST = 1e-4  # of the farthest action's distance from the median: what is nearer does not act
+SAMPLE = 2**15  # actions that say how far from the median they are
 
 
 def summarize(dataset: EpisodeDataset, horizon: int) -> dict[str, Any]:
@@ -56,15 +61,29 @@ def summarize(dataset: EpisodeDataset, horizon: int) -> dict[str, Any]:
 def spike_notes(dataset: EpisodeDataset) -> list[str]:
     """A sentence on each action that is once or seldom far from all its others: by its span the action is scaled, and the others
     become nearly constant."""
-    said = []
+    said, some = [], dataset.action[:: max(1, dataset.num_steps // SAMPLE)]
     for i, (least, mean, stddev, most) in enumerate(ranges(dataset.action)):
-        far = most if most - mean > mean - least else least
+        median = float(np.median(some[:, i]))
+        far, farther = (most if most - at > at - least else least for at in (mean, median))
+        beyond = times(some[:, i], median, farther)
         if abs(far - mean) > SPIKE * stddev > 0:
-            said.append(
-                f"action {i} reaches {far:.4g}, {abs(far - mean) / stddev:.0f} standard deviations from its mean {mean:.4g}: if "
-                "that is no real action, drop its episode, for actions are scaled by what they span"
-            )
+            how = f"{far:.4g}, {abs(far - mean) / stddev:.0f} standard deviations from its mean {mean:.4g}"
+        elif beyond > UNUSUAL:
+            how = f"{farther:.4g}, {beyond:.0f} times as far from its median {median:.4g} as nearly all others"
+        else:
+            continue
+        said.append(
+            f"action {i} reaches {how}: if that is another unit or no real action, correct it or drop its episode, for actions are "
+            "scaled by what they span"
+        )
     return said
+
+
+def times(values: np.ndarray, median: float, far: float) -> float:
+    """How many times as far from the median a value is as 95 % of these [N] that are not at the median; 0 where all are."""
+    apart = np.abs(values.astype(np.float64) - median)
+    apart = apart[apart > AT_REST * abs(far - median)]
+    return abs(far - median) / float(np.quantile(apart, 0.95)) if len(apart) else 0.0
 
 
 def spread(values: np.ndarray) -> dict[str, float]:

@@ -231,6 +231,10 @@ def test_what_is_not_there_is_said(tmp_path, monkeypatch):
         match=r"no array 'observations' and no array 'actions' \(it has joint_states, torques\); .*own.npz\?KEY,KEY&actions=KEY",
     ):
         load_source(str(tmp_path / "own.npz"))
+    with pytest.raises(
+        DataError, match=r"own.npz\?\*: `\*` is for Minari, robomimic, .*; name arrays as in .*own.npz\?KEY,KEY$"
+    ):
+        load_source(f"{tmp_path / 'own.npz'}?*")
     with pytest.raises(DataError, match="has no array 'actions' .*; name what is the state and what the actions are"):
         load_source(f"{tmp_path / 'own.npz'}?joint_states")
     with pytest.raises(DataError, match=r"has no array 'torque' \(it has joint_states, torques\)"):
@@ -279,6 +283,35 @@ def test_an_action_that_is_far_from_all_others_and_one_that_never_changes_are_sa
     actions[1234, 2] = 0.0
     np.savez(tmp_path / "log.npz", observations=rng.normal(size=(4000, 2)), actions=actions, timeouts=flags)
     assert not [note for note in Logs.load(str(tmp_path / "log.npz")).notes() if note.startswith("action 2")]
+
+
+def test_actions_of_another_unit_in_a_few_rows_are_said_and_other_kinds_of_actions_are_not(tmp_path):
+    """Radians in most rows, degrees in one of a hundred: these widen the deviation themselves."""
+    rng, rows = np.random.default_rng(0), 20_000
+    other = np.arange(rows) % 100 == 99
+    unusual = {
+        "uniform": rng.uniform(-1, 1, rows) * np.where(other, 57.3, 1),
+        "normal": 3 + rng.normal(size=rows) * np.where(other, 57.3, 1),
+        "seldom": rng.normal(size=rows) * (rng.uniform(size=rows) < 0.3) * np.where(other, 1_000, 1),
+    }
+    usual = {
+        "uniform": rng.uniform(-1, 1, rows),
+        "normal": rng.normal(size=rows),
+        "exponential": rng.exponential(size=rows),
+        "heavy": rng.standard_t(3, rows),
+        **{
+            f"sparse {share}": rng.uniform(-1, 1, rows) * (rng.uniform(size=rows) < share)
+            for share in (0.01, 0.051, 0.5)
+        },
+        "switch": np.where(rng.uniform(size=rows) < 0.03, 1.0, -1.0),
+        "still": np.zeros(rows),
+    }
+    for actions, expected in ((unusual, set(range(len(unusual)))), (usual, set())):
+        columns = np.stack([*actions.values()], 1).astype(np.float32)
+        np.savez(tmp_path / "log.npz", observations=rng.normal(size=(rows, 2)), actions=columns, timeouts=other)
+        notes = [note for note in Logs.load(str(tmp_path / "log.npz")).notes() if "nearly all others" in note]
+        assert {int(note.split()[1]) for note in notes} == expected
+    assert not [note for note in Logs.load(str(tmp_path / "log.npz")).notes() if "standard deviations" in note]
 
 
 # -- Minari ------------------------------------------------------------------------------------------------------------------
