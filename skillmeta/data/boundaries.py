@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from skillmeta.data.continuity import Read, blocks, deviations, distances, far_beyond, held_columns, moves, turns
+from skillmeta.data.episodes import UNMARKED
 from skillmeta.data.layouts import left_out
 from skillmeta.data.room import IN_MEMORY, Room
 from skillmeta.errors import DataError
@@ -122,7 +123,7 @@ def find_ends(marks: Marks) -> np.ndarray:
         )
     if not split.any() and marks.time_limit is None and not marks.flagged().any():
         marks.notes.append(
-            "no end of an episode is marked: read as one episode; ?time_limit=200 behind the source cuts it every 200 steps, if "
+            f"{UNMARKED}: read as one episode; ?time_limit=200 behind the source cuts it every 200 steps, if "
             "every episode has so many"
         )
     ends = np.union1d(ends, np.flatnonzero(split) + 1)

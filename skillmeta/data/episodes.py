@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from skillmeta.data.windows import Windows
 
 RANGE_TOLERANCE = 1e-4  # of an action's range, for values that float32 has rounded past the edge
+UNMARKED = "no end of an episode is marked"  # begins the note on a log that says nothing of its episodes
 NEARLY = 0.9  # of [-1, 1]: actions that span so much of it were made for it
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skillmeta.data.episodes import UNMARKED
 from skillmeta.data.room import at_random, parts
 from skillmeta.errors import DataError
 from skillmeta.seeds import Seeds
@@ -101,8 +102,10 @@ class Windows:
         chosen = long_enough
         if split != "all":
             if len(long_enough) < 2:
+                unmarked = any(note.startswith(UNMARKED) for note in dataset.notes)
                 raise DataError(
                     f"{dataset.source}: one episode of {horizon} steps or more; two are needed to hold one out"
+                    + (f"; {UNMARKED} in it, see `skillmeta inspect`" if unmarked else "")
                 )
             order = Seeds(seed).stream("held_out_episodes").numpy().permutation(long_enough)
             count = min(len(order) - 1, max(1, round(held_out * len(order))))

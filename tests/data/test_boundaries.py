@@ -221,6 +221,15 @@ def test_a_time_limit_cuts_what_the_flags_leave_whole(tmp_path):
         load(tmp_path, query="?time_limit=0")
 
 
+def test_one_episode_for_want_of_marks_says_so_where_two_are_needed(tmp_path):
+    where = np.random.default_rng(0).normal(size=(EPISODES * STEPS, 2)).cumsum(0)
+    said = "two are needed to hold one out"
+    with pytest.raises(DataError, match=f"{said}; no end of an episode is marked in it, see `skillmeta inspect`$"):
+        load(tmp_path, observations=where).windows(10, "train")
+    with pytest.raises(DataError, match=f"{said}$"):
+        load(tmp_path, observations=where, lengths=np.array([EPISODES * STEPS])).windows(10, "train")
+
+
 @pytest.mark.parametrize("block", [16, 25, 2_048])
 def test_a_goal_that_changes_where_no_end_is_marked_is_noted(tmp_path, monkeypatch, block):
     """The point itself moves on at the ends: nothing else shows them."""
