@@ -162,6 +162,7 @@ def test_a_group_may_have_a_name_of_the_observations_where_the_state_is_named(tm
         dataset = load_source(f"{place}?{','.join(keys)}")
         assert dataset.lengths.tolist() == lengths
         assert dataset.observed == (Observed(keys[0], 2), Observed(keys[1], 3))
+        assert not any(note.startswith("not read") for note in dataset.notes)
         np.testing.assert_array_equal(
             dataset.observation[:6], np.concatenate([numbers(6, 2), numbers(6, 3, seed=1)], 1)
         )
