@@ -28,6 +28,7 @@ from skillmeta.programs.pretrain import pretrain as run_pretraining
 from skillmeta.programs.train import train
 from skillmeta.programs.train_config import train_config
 from skillmeta.programs.vary import Varied, planned
+from skillmeta.reading import read_npz
 from skillmeta.run.files import write_npz
 from skillmeta.run.run import read_metrics
 from skillmeta.skills.vae import SkillModel
@@ -118,8 +119,7 @@ def pretrain(
             raise UserError(
                 f"logs is a {type(logs).__name__}, and arrays by name are expected; of a file it is source=FILE"
             )
-        out.mkdir(parents=True, exist_ok=True)
-        write_npz(out / "logs.npz", {name: np.asarray(values) for name, values in logs.items()})
+        _keep(out, {name: _array(name, values) for name, values in logs.items()})
         changes["source"] = str(out / "logs.npz")
     made = build(PretrainConfig, _resolved(config, changes))
     return SkillResult(out, _finished(run_pretraining(made, out, _call("pretrain", config, out, changes), quiet=True)))
@@ -176,6 +176,39 @@ def ablate(
         raise UserError("; ".join(f"{name}: {why}" for name, why in outcome.failed.items()))
     _finished(None if outcome.stopped else outcome)
     return Result(Path(out), json.loads((Path(out) / "summary.json").read_text()))
+
+
+def _array(name: str, values: Any) -> np.ndarray:
+    """One of the arrays of logs. Raises UserError for what is none, as lists of unequal lengths are."""
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"logs[{name!r}]: is no array of numbers ({first_line(error)})") from None
+    if array.dtype.hasobject:
+        raise UserError(f"logs[{name!r}]: is no array of numbers (it holds Python objects)")
+    return array
+
+
+def _keep(out: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write the arrays that skills are learned from into `out`. Raises UserError if the skills there are of others."""
+    kept = out / "logs.npz"
+    if kept.exists() and (out / "config.yaml").exists():  # without a run in it, nothing was learned from what is kept
+        if not _equal(read_npz(kept), arrays):
+            raise UserError(
+                f"{kept}: holds other arrays than `logs`, and the skills in {out} are of those; use another out"
+            )
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    write_npz(kept, arrays)
+
+
+def _equal(some: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]) -> bool:
+    """Whether arrays have the same names, types, shapes and bytes; a NaN equals itself."""
+
+    def same(one: np.ndarray, other: np.ndarray) -> bool:
+        return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+
+    return some.keys() == others.keys() and all(same(some[name], others[name]) for name in some)
 
 
 def _task_of(env: str | gymnasium.Env | None) -> dict[str, Any]:

@@ -198,6 +198,39 @@ def test_skills_from_arrays_then_a_task_of_an_environment(tmp_path):
         run.plot("nonsense")
 
 
+def test_arrays_of_a_run_are_not_replaced_by_others(tmp_path):
+    """Also where the user took away the checksums: the model is of the arrays that are kept."""
+    save_logs(tmp_path / "log.npz")
+    with np.load(tmp_path / "log.npz") as log:
+        arrays = {**log, "notes": np.array([np.nan])}
+    small = {"model": {"horizon": 5, "hidden": 8}, "training": {"steps": 6, "batch_size": 8, "held_out_every": 3}}
+    out, less = tmp_path / "skills", {**arrays, "actions": arrays["actions"][:-1]}
+    with pytest.raises(skillmeta.UserError, match="actions"):  # nothing was learned of these
+        skillmeta.pretrain(small, out, logs=less)
+    skills = skillmeta.pretrain(small, out, logs=arrays)
+    kept = (out / "logs.npz").stat()
+    assert skillmeta.pretrain(small, out, logs=arrays).numbers == skills.numbers
+    assert (out / "logs.npz").stat().st_ino == kept.st_ino
+    (out / "checksums.json").unlink()
+    other = {**arrays, "actions": arrays["actions"] / 2}
+    wide = {**arrays, "actions": arrays["actions"].astype(np.float64)}
+    renamed = {{"notes": "remarks"}.get(name, name): values for name, values in arrays.items()}
+    for logs in (other, wide, less, renamed):
+        with pytest.raises(skillmeta.UserError, match="logs.npz: holds other arrays than `logs`, and the skills in"):
+            skillmeta.pretrain(small, out, logs=logs)
+    assert (out / "logs.npz").stat() == kept
+    (out / "logs.npz").write_bytes((out / "logs.npz").read_bytes()[:100])
+    with pytest.raises(skillmeta.UserError, match="logs.npz: is damaged"):
+        skillmeta.pretrain(small, out, logs=arrays)
+
+
+@pytest.mark.parametrize("values", [[[1.0, 2.0], [3.0]], [None, 1.0]])
+def test_what_is_no_array_of_logs_is_named(values, tmp_path):
+    with pytest.raises(skillmeta.UserError, match=r"^logs\['observations'\]: is no array of numbers \("):
+        skillmeta.pretrain("pretrain/maze", tmp_path / "out", logs={"observations": values})
+    assert not (tmp_path / "out").exists()
+
+
 def test_meta_training_and_evaluation_as_functions(tmp_path):
     bandit = {"family": "bandit", "split": "any", "options": {"arms": 2, "max_episode_steps": 3}}
     rl2 = {"name": "rl2", "tasks": 4, "hidden": 4, "epochs": 1, "minibatches": 1}
