@@ -30,6 +30,7 @@ from skillmeta.programs.train_config import train_config
 from skillmeta.programs.vary import Varied, planned
 from skillmeta.reading import read_npz
 from skillmeta.run.files import write_npz
+from skillmeta.run.guard import check_guard
 from skillmeta.run.run import read_metrics
 from skillmeta.skills.vae import SkillModel
 
@@ -113,6 +114,7 @@ def pretrain(
         logs: arrays as in an NPZ file of logs (`observations`, `actions`, ...), in place of the config's `source`; they are kept in
             `out`/logs.npz.
     """
+    check_guard("pretrain")
     out = Path(out)
     if logs is not None:
         if not isinstance(logs, Mapping):
@@ -131,6 +133,7 @@ def finetune(config: Config, out: str | Path, *, env: str | gymnasium.Env | None
     Args:
         env: the id of a registered Gymnasium environment, or one that `gymnasium.make` made, in place of the config's task.
     """
+    check_guard("finetune")
     changes |= _task_of(env)
     made = train_config(_resolved(config, changes), "finetune")
     return Result(Path(out), _finished(train(made, Path(out), _call("finetune", config, out, changes), quiet=True)))
@@ -138,12 +141,14 @@ def finetune(config: Config, out: str | Path, *, env: str | gymnasium.Env | None
 
 def meta_train(config: Config, out: str | Path, **changes: Any) -> Result:
     """Learn to learn a family's tasks, as `skillmeta meta-train` does."""
+    check_guard("meta_train")
     made = train_config(_resolved(config, changes), "meta-train")
     return Result(Path(out), _finished(train(made, Path(out), _call("meta_train", config, out, changes), quiet=True)))
 
 
 def evaluate(config: Config, out: str | Path, *, trust: bool = False, **changes: Any) -> Result:
     """Trials of agents and of reference agents in every task of a split, as `skillmeta evaluate` does."""
+    check_guard("evaluate")
     node = load(config, folder="tasks") if isinstance(config, str | Path) else OmegaConf.create(dict(config))
     node = OmegaConf.create({"task": node}) if "family" in node else node
     command = _call("evaluate", config, out, changes)
@@ -160,6 +165,7 @@ def ablate(
         vary: keys of a config of `finetune`, `meta_train` or `pretrain`, and the values that each takes; `seeds` and `workers` may
             then stand among the changes. {"training.beta": [1e-3, 1e-2]}
     """
+    check_guard("ablate")
     if vary is None:
         made = build(AblationConfig, _resolved(config, changes))
     else:

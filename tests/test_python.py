@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -271,6 +273,34 @@ def test_an_environment_with_a_wrapper_that_would_be_lost_is_refused(tmp_path):
     with pytest.raises(skillmeta.UserError, match="env has the wrapper TransformReward, and is made again from what"):
         skillmeta.finetune({"algorithm": SAC, "env_steps": 250}, tmp_path / "run", env=env)
     assert not (tmp_path / "run").exists()
+
+
+SCRIPT = """
+import skillmeta
+
+print("imported")
+run = {"task": {"family": "tests.programs.telltale"}, "algorithm": {"name": "tests.programs.scripted"}, "env_steps": 6}
+try:
+    skillmeta.ablate(run, OUT, vary={"algorithm.action": [0.25, 0.5]}, seeds=[0], workers=2)
+except Exception as error:
+    print(f"{type(error).__name__}: {error}")
+print("went on")
+"""
+
+
+def test_a_script_without_a_main_guard_is_one_sentence(tmp_path):
+    """The workers import it and end at its first call; the parent ends, too, and starts no others."""
+    script = tmp_path / "mine.py"
+    script.write_text(SCRIPT.replace("OUT", repr(str(tmp_path / "out"))))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=100, env=environment)
+    fix = "put the calls below `if __name__ == '__main__':`"
+    imports = f"{script}: a worker process imports this script, and it calls"
+    assert f"UserError: {imports} a function of skillmeta; {fix}\n" in done.stdout and done.stdout.count("went on") == 1
+    assert done.stdout.count("imported") <= 3  # it, and a worker for each of two runs
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert 1 <= len(said) <= 2 and set(said) == {f"error: {imports} skillmeta.ablate; {fix}"}
+    assert "Traceback" not in done.stderr and not list((tmp_path / "out").glob("methods/*/*/*/result.json"))
 
 
 class PointOfLogs(gymnasium.Env):

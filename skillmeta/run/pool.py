@@ -26,7 +26,7 @@ from multiprocessing.util import Finalize
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from skillmeta.errors import UserError
-from skillmeta.run import watch
+from skillmeta.run import guard, watch
 
 LOOK_SECONDS = 0.5  # how often a dead worker is looked for, beside the moment in which its pipe closes
 LEAVE_SECONDS = 2.0  # for idle workers to end
@@ -135,6 +135,8 @@ class Pool(Generic[T, R]):
         """The tasks that came to an end, as they do; waits so many seconds for one.
 
         `on_report(number, value)` gets what tasks report.
+
+        Raises UserError if the script of this process has no main guard, so that no worker can be started.
         """
         self._start()
         busy = [worker for worker in self._workers if worker.task is not None]
@@ -209,6 +211,8 @@ class Pool(Generic[T, R]):
     def _died(self, worker: _Worker[T], number: int, task: T) -> list[End[T, R]]:
         act = worker.doing()
         self._stop([worker])
+        if worker.process.exitcode == guard.NO_GUARD:  # so would each that takes its place
+            raise UserError(guard.sentence("__main__", "a function of skillmeta"))
         self._deaths[number] += 1
         if (times := self._deaths[number]) <= self.retries:
             self._waiting.appendleft((number, task))
