@@ -74,12 +74,13 @@ def run(
     """Run the ablation that a config describes and say where its page is."""
     from skillmeta.config import build, load
     from skillmeta.programs.ablate import AblationConfig, ablate
+    from skillmeta.programs.vary import is_one_run
 
     changed = [*overrides, *([f"workers={workers}"] if workers else [])]
     config = load(name, changed)
-    if "methods" not in config and {"algorithm", "source"} & set(config):
+    if is_one_run(config):
         raise ConfigError(
-            f"{name}: is no config of an ablation; say what varies, as in --vary algorithm.learning_rate=3e-4,1e-3"
+            f"{name}: this is the config of one run; add --vary KEY=A,B, as in --vary algorithm.learning_rate=3e-4,1e-3"
         )
     return report_outcome(ablate(build(AblationConfig, config), out, command, cluster), out)
 

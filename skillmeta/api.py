@@ -27,7 +27,7 @@ from skillmeta.programs.pretrain import PretrainConfig
 from skillmeta.programs.pretrain import pretrain as run_pretraining
 from skillmeta.programs.train import train
 from skillmeta.programs.train_config import train_config
-from skillmeta.programs.vary import Varied, planned
+from skillmeta.programs.vary import Varied, is_one_run, planned
 from skillmeta.reading import read_npz
 from skillmeta.run.files import write_npz
 from skillmeta.run.guard import check_guard
@@ -163,18 +163,24 @@ def ablate(
 
     Args:
         vary: keys of a config of `finetune`, `meta_train` or `pretrain`, and the values that each takes; `seeds` and `workers` may
-            then stand among the changes. {"training.beta": [1e-3, 1e-2]}
+            then stand among the changes. {"training.beta": [1e-3, 1e-2]}; two underscores are a dot here, too. As `--seeds 2`,
+            `seeds=2` is the seeds 0 and 1.
     """
     check_guard("ablate")
+    if "seeds" in changes:
+        changes["seeds"] = _seeds(changes["seeds"])
+    name = str(config) if isinstance(config, str | Path) else "config"
     if vary is None:
-        made = build(AblationConfig, _resolved(config, changes))
+        node = _resolved(config, changes)
+        if is_one_run(node):
+            raise ConfigError(f"{name}: this is the config of one run; pass vary={{KEY: [VALUE, VALUE]}}")
+        made = build(AblationConfig, node)
     else:
         seeds, workers = changes.pop("seeds", None), changes.pop("workers", None)
         for key, values in vary.items():
             if isinstance(values, str) or not isinstance(values, Iterable):
                 raise ConfigError(f"vary: {key} is {values!r}; write a list of values")
-        keys = [Varied(key, tuple(json.dumps(value) for value in values)) for key, values in vary.items()]
-        name = str(config) if isinstance(config, str | Path) else "config"
+        keys = [Varied(_dotted(key), tuple(_json(value) for value in values)) for key, values in vary.items()]
         made = planned(_resolved(config, changes), name, keys, seeds, workers).config
         changes |= {"vary": dict(vary)} | ({} if seeds is None else {"seeds": seeds})
     outcome = run_ablation(made, Path(out), _call("ablate", config, out, changes))
@@ -258,7 +264,21 @@ def _resolved(config: Config, changes: Mapping[str, Any]) -> DictConfig:
 
 
 def _changed(node: DictConfig, changes: Mapping[str, Any]) -> DictConfig:
-    return override(node, [f"{name.replace('__', '.')}={_json(value)}" for name, value in changes.items()])
+    return override(node, [f"{_dotted(name)}={_json(value)}" for name, value in changes.items()])
+
+
+def _dotted(name: str) -> str:
+    """A key as configs write it."""
+    return name.replace("__", ".")
+
+
+def _seeds(value: Any) -> Any:
+    """Training seeds; a number is that of the seeds from 0 on. Raises ConfigError for what is neither a number nor a list."""
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return list(range(value))
+    if value is None or (isinstance(value, Iterable) and not isinstance(value, str | Mapping)):
+        return None if value is None else list(value)
+    raise ConfigError(f"seeds is {value!r}; write how many, or a list of them")
 
 
 def _json(value: Any) -> str:

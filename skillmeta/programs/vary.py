@@ -71,6 +71,12 @@ class Plan:
     skills: str | None = None  # a model that is there, of the sizes of those that are pretrained: for timing
 
 
+def is_one_run(config: DictConfig) -> bool:
+    """Whether this is a config of training or of pretraining, in which nothing varies."""
+    of_one = (OF_TRAINING | OF_SKILLS) - {one.name for one in fields(AblationConfig)}
+    return "methods" not in config and bool(of_one & set(config))
+
+
 def planned(
     config: DictConfig, name: str, vary: Sequence[Varied], seeds: Sequence[int] | None, workers: int | None = None
 ) -> Plan:

@@ -12,11 +12,12 @@ import pytest
 from omegaconf import OmegaConf
 
 import skillmeta
+from skillmeta.cli import main
 from skillmeta.config import dump_yaml
 from skillmeta.errors import ConfigError
-from skillmeta.programs.ablate import make_jobs, pretraining_jobs
+from skillmeta.programs.ablate import AblationConfig, make_jobs, pretraining_jobs
 from skillmeta.programs.vary import Piece, Plan, Varied, duration, estimated, measured, planned, said, time_piece
-from skillmeta.run.jobs import Job
+from skillmeta.run.jobs import Job, Outcome
 from skillmeta.run.run import STOP_FILE, is_finished
 from skillmeta.run.signals import StopSignals
 from tests.goldens.cases import save_logs
@@ -118,6 +119,40 @@ def test_settings_of_skills_alone_are_compared(tmp_path, monkeypatch, capsys):
     assert [line[5:].partition(":")[0] for line in said if line.startswith("     ")] == [
         f"skills beta-{beta} seed {seed}" for beta in ("0.001", "1.0") for seed in (0, 1)
     ]
+
+
+def made_by_call(monkeypatch, config, **options) -> AblationConfig:
+    """The ablation that a call from Python would run."""
+    made = []
+
+    def keep(config: AblationConfig, *unused: object) -> Outcome:
+        made.append(config)
+        return Outcome(stopped=True)
+
+    monkeypatch.setattr("skillmeta.api.run_ablation", keep)
+    with pytest.raises(KeyboardInterrupt):
+        skillmeta.ablate(config, "out", **options)
+    return made[0]
+
+
+def test_from_python_seeds_may_be_a_number_and_a_dot_two_underscores(monkeypatch):
+    made = made_by_call(monkeypatch, RUN, vary={"algorithm__action": [0.25, 0.5]}, seeds=2)
+    assert made.seeds == [0, 1] and list(made.methods) == ["action-0.25", "action-0.5"]
+    assert made_by_call(monkeypatch, RUN, vary={"algorithm.action": [0.25, 0.5]}, seeds=(4, 2)).seeds == [4, 2]
+    assert made_by_call(monkeypatch, RUN, vary={"algorithm.action": [0.25, 0.5]}).seeds == [0, 1, 2]
+    assert made_by_call(monkeypatch, {"methods": {"one": RUN, "other": RUN}}, seeds=2).seeds == [0, 1]
+    for seeds in (2.5, "2", True):
+        with pytest.raises(ConfigError, match=f"seeds is {seeds!r}; write how many, or a list of them"):
+            skillmeta.ablate(RUN, "out", vary={"algorithm.action": [0.25, 0.5]}, seeds=seeds)
+
+
+@pytest.mark.parametrize("config", [RUN, SKILLS, {"task": RUN["task"]}])
+def test_a_config_of_one_run_that_does_not_vary_is_said(config, tmp_path, capsys):
+    with pytest.raises(ConfigError, match=r"this is the config of one run; pass vary=\{KEY: \[VALUE, VALUE\]\}$"):
+        skillmeta.ablate(config, tmp_path / "out")
+    (tmp_path / "mine.yaml").write_text(dump_yaml(config))
+    assert main(["ablate", str(tmp_path / "mine.yaml"), "--out", str(tmp_path / "out")]) == 2
+    assert "mine.yaml: this is the config of one run; add --vary KEY=A,B" in capsys.readouterr().err
 
 
 def test_the_estimate_is_what_is_left_times_what_a_piece_takes(tmp_path, monkeypatch):
