@@ -29,6 +29,7 @@ from skillmeta.config import (
 from skillmeta.errors import ConfigError
 from skillmeta.programs.ablate import AblationConfig, make_jobs, method_config
 from skillmeta.programs.collect import CollectConfig, collect
+from skillmeta.programs.pretrain import PretrainConfig
 from skillmeta.programs.show_config import filled, keys_of_command
 from skillmeta.programs.train import task_of
 from skillmeta.programs.train_config import TrainConfig
@@ -242,6 +243,15 @@ def test_a_section_and_named_ones_are_distinguished_by_their_keys():
     assert shown["skills.a.training.steps"] == 4 and "skills.training.steps" not in shown
     with pytest.raises(ConfigError, match="skills.a.training: unknown key 'step'"):
         build(AblationConfig, {"methods": {"m": "x"}, "skills": {"a": {"training": {"step": 4}}}})
+
+
+def test_a_key_that_one_section_alone_has_is_said_with_it():
+    with pytest.raises(ConfigError, match=r"^unknown key 'seed'; did you mean 'training.seed'\?$"):
+        build(PretrainConfig, {"seed": 3})
+    with pytest.raises(ConfigError, match=r"^skills.a: unknown key 'dim'; did you mean 'skills.a.model.dim'\?$"):
+        build(AblationConfig, {"methods": {"m": "x"}, "skills": {"a": {"source": "x", "dim": 4}}})
+    with pytest.raises(ConfigError, match=r"^unknown key 'episodes'; .*(did you mean 'max_episodes'|it has)"):
+        build(TrainConfig, {"episodes": 3})  # of `evaluation`, and of `start`
 
 
 def test_named_sections_of_skills_may_be_presets_too(tmp_path):

@@ -88,9 +88,16 @@ def check_key(schema: Any, key: str, at: str) -> None:
     if key in former:
         raise ConfigError(f"{at}.{key}".strip(".") + f": {former_key(former[key])}")
     if key not in known:
-        near = difflib.get_close_matches(key, known, 1)
+        inside = [f"{at}.{name}.{key}".strip(".") for name, kind in known.items() if _section_has(kind, key)]
+        near = inside if len(inside) == 1 else difflib.get_close_matches(key, known, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
         raise ConfigError(f"{at + ': ' if at else ''}unknown key {key!r}; {hint}")
+
+
+def _section_has(kind: Any, key: str) -> bool:
+    """Whether a field of this type is a section that has the key."""
+    sections = [one for one in alternatives(plain_type(kind)[0]) if dataclasses.is_dataclass(one)]
+    return any(key in field_types(one) for one in sections)
 
 
 def former_key(now: str) -> str:
