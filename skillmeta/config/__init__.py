@@ -21,6 +21,7 @@ from skillmeta.config.load import list_configs as list_configs
 from skillmeta.config.load import load as load
 from skillmeta.config.load import override as override
 from skillmeta.config.load import stack as stack
+from skillmeta.config.modules import check_config as check_config
 from skillmeta.config.modules import import_module as import_module
 from skillmeta.config.modules import is_builtin as is_builtin
 from skillmeta.config.modules import module_of as module_of

@@ -6,14 +6,16 @@ The caller vouches for a name: it is built in, or a config that the user named o
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import os
 import sys
 import types
+import typing
 from pathlib import Path
 
-from skillmeta.errors import ConfigError, raised
+from skillmeta.errors import ConfigError, first_line, raised
 
 PACKAGE = Path(__file__).parents[1]
 FORMER = {
@@ -59,6 +61,19 @@ def module_of(room: str, name: str, what: str) -> types.ModuleType:
     if not hasattr(module, "Config"):
         raise ConfigError(f"{what} is {name!r}; the module {path} has no Config")
     return module
+
+
+def check_config(module: types.ModuleType) -> None:
+    """Raises ConfigError for a module of the user's own whose `Config` cannot be filled."""
+    file = Path(getattr(module, "__file__", None) or module.__name__).name
+    if not dataclasses.is_dataclass(module.Config):
+        raise ConfigError(
+            f"{file}: Config is no dataclass; put @checked above it (from skillmeta.config import checked)"
+        )
+    try:
+        typing.get_type_hints(module.Config)
+    except Exception as error:  # NameError mostly; a type that is written as text may be anything
+        raise ConfigError(f"{file}, Config: the type of a field is unknown ({first_line(error)})") from None
 
 
 def import_module(path: str, name: str, what: str, room: str = "") -> types.ModuleType:

@@ -18,6 +18,7 @@ from skillmeta.config import (
     PositiveFloat,
     PositiveInt,
     build,
+    check_config,
     checked,
     module_of,
     to_plain,
@@ -133,6 +134,7 @@ def algorithm_of(config: TrainConfig, at: str = "") -> tuple[ModuleType, Any]:
     module = module_of("algorithms", name := options.pop("name"), f"{at}.algorithm.name".strip("."))
     if not hasattr(module, "Learner"):
         raise ConfigError(f"algorithm.name is {name!r}; the module {module.__name__} has no class `Learner`")
+    check_config(module)
     return module, build(module.Config, options, f"{at}.algorithm".strip("."))
 
 

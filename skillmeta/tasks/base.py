@@ -19,7 +19,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
 
-from skillmeta.config import NonNegativeInt, OptionsOf, build, checked, module_of, to_plain
+from skillmeta.config import NonNegativeInt, OptionsOf, build, check_config, checked, module_of, to_plain
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.seeds import Seeds
 from skillmeta.types import Actor
@@ -269,7 +269,15 @@ def make_family(config: TaskConfig) -> TaskFamily:
     module = module_of("tasks", config.family, "task.family")
     if not hasattr(module, "family"):
         raise ConfigError(f"task.family is {config.family!r}; the module {module.__name__} has no function `family`")
-    made = module.family(build(module.Config, config.options, "task.options"))
+    check_config(module)
+    options = build(module.Config, config.options, "task.options")
+    try:
+        made = module.family(options)
+    except TypeError as error:
+        called = error.__traceback__
+        if str(error).startswith("TaskFamily.__init__()") or called is None or called.tb_next is None:
+            raise ConfigError(f"{module.__name__}, family: {error}") from None  # what it calls, or how it is called
+        raise
     if not isinstance(made, TaskFamily):
         raise ConfigError(f"task.family: {module.__name__}.family returns a {type(made).__name__}, not a TaskFamily")
     for split, tasks in made.splits.items():

@@ -95,6 +95,74 @@ def test_what_a_learner_lacks_is_said_before_its_budget_is_spent(wrong, said, pr
     assert not Path("run/metrics.jsonl").exists() or not read_metrics(Path("run"))
 
 
+CHECKED = "from __future__ import annotations\nfrom skillmeta.config import checked\n\n"
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (
+            "class Config:\n    action: float = 0.5\n",
+            "Config is no dataclass; put @checked above it (from skillmeta.config",
+        ),
+        (
+            f"{CHECKED}@checked\nclass Config:\n    action: PosInt = 1\n",
+            "Config: the type of a field is unknown (name 'PosInt' is not defined)",
+        ),
+    ],
+)
+@pytest.mark.parametrize("rest", ["class Learner: ...\n", "def family(config): ...\n"])
+def test_a_config_that_cannot_be_filled_is_said_with_its_file(config, said, rest, project, capsys):
+    (project / "steady.py").write_text(config + rest)
+    changes = ["algorithm={name: steady}" if "Learner" in rest else "task={family: steady}", "algorithm={name: sac}"]
+    assert main(["finetune", str(project / "mine.yaml"), *changes[: 1 if "Learner" in rest else 2]]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: steady.py") and said in printed and "Traceback" not in printed
+
+
+@pytest.mark.parametrize(
+    ("returned", "found"), [("action", "a Tensor"), ("(action, belief, 0)", "a tuple of 3"), ("None", "a NoneType")]
+)
+def test_an_act_that_does_not_return_two_things_is_said(returned, found, project, capsys):
+    """Also where the actions of two environments could be taken for a pair."""
+    (project / "steady.py").write_text(
+        "from tests.programs import scripted\nfrom tests.programs.scripted import Config\n\n"
+        "class Actor(scripted.Actor):\n"
+        "    def act(self, *given):\n"
+        f"        action, belief = super().act(*given)\n        return {returned}\n\n"
+        "class Learner(scripted.Learner):\n"
+        "    def actor(self):\n        return Actor(self.config, self.acting.rewards, self.acting.weight)\n"
+    )
+    assert main(["finetune", str(project / "mine.yaml"), "num_envs=2", "evaluation.episodes=2", "--out", "run"]) == 2
+    said = f"the actor's act returned {found}; a tuple (actions, belief) is expected"
+    assert said in capsys.readouterr().err
+
+
+FAMILY = "from dataclasses import dataclass\nfrom skillmeta.tasks.base import TaskFamily\n\n@dataclass\nclass Config: ...\n\n"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (
+            "def family(config):\n    return TaskFamily(name='mine', version=1, max_episode_steps=3, splits={}, make_env=list)\n",
+            "TaskFamily.__init__() missing 1 required positional argument: 'definition'",
+        ),
+        ("def family():\n    return None\n", "family() takes 0 positional arguments but 1 was given"),
+    ],
+)
+def test_a_family_that_lacks_an_argument_is_said(wrong, said, project, capsys):
+    (project / "steady.py").write_text(FAMILY + wrong)
+    assert main(["finetune", str(project / "mine.yaml"), "task={family: steady}", "algorithm={name: sac}"]) == 2
+    assert f"error: steady, family: {said}" in capsys.readouterr().err
+
+
+def test_a_type_error_deeper_in_a_family_keeps_its_traceback(project):
+    (project / "steady.py").write_text(FAMILY + "def family(config):\n    return 1 + 'a'\n")
+    with pytest.raises(TypeError, match="unsupported operand"):
+        main(["finetune", str(project / "mine.yaml"), "task={family: steady}", "algorithm={name: sac}"])
+
+
 def test_a_module_that_needs_what_is_not_there_is_not_taken_for_missing(project, capsys):
     (project / "steady.py").write_text("import stead\n")
     assert main(["finetune", str(project / "mine.yaml")]) == 2
