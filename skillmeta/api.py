@@ -227,6 +227,11 @@ def _task_of(env: str | gymnasium.Env | None) -> dict[str, Any]:
     """The section `task` that stands for an environment, if one was named."""
     if env is None:
         return {}
+    if not isinstance(env, str | gymnasium.Env):
+        raise UserError(
+            f"env is a {type(env).__name__}; the id of a registered environment is expected, or one environment that "
+            "gymnasium.make made (num_envs=N, a key of the config, learns in several)"
+        )
     try:
         spec = gymnasium.spec(env) if isinstance(env, str) else env.spec
     except gymnasium.error.Error as error:

@@ -275,6 +275,17 @@ def test_an_environment_with_a_wrapper_that_would_be_lost_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [(gymnasium.make, "function"), (gymnasium.make_vec("Pendulum-v1", 2, "sync"), "SyncVectorEnv")],
+)
+def test_what_is_no_environment_is_said(env, said, tmp_path):
+    with pytest.raises(
+        skillmeta.UserError, match=f"^env is a {said}; the id of a registered environment is expected, or"
+    ):
+        skillmeta.finetune({"algorithm": SAC, "env_steps": 250}, tmp_path / "run", env=env)
+
+
 SCRIPT = """
 import skillmeta
 

@@ -32,7 +32,10 @@ def episode(
     frames, rows = [observation], []
     while alive.any():
         with torch.inference_mode():
-            action, belief = actor.act(torch.from_numpy(observation), belief, generator, explore)
+            acted = actor.act(torch.from_numpy(observation), belief, generator, explore)
+        if not taken:
+            check_acted(acted)
+        action, belief = acted
         chosen = checked(action, (envs.num, envs.spec.action_dim))
         try:
             step = envs.step(chosen, None if max_steps is None else max_steps - taken)
@@ -52,6 +55,13 @@ def episode(
     check_finite(columns[0], "the policy's actions")
     check_finite(columns[1], "the rewards of a decision, summed up,")
     return Episodes(np.stack(frames, 1), *columns), belief
+
+
+def check_acted(acted: object) -> None:
+    """Raises UserError for an actor whose `act` does not return two things: an algorithm of the user's own returned it."""
+    if not isinstance(acted, tuple) or len(acted) != 2:
+        found = f"a tuple of {len(acted)}" if isinstance(acted, tuple) else f"a {type(acted).__name__}"
+        raise UserError(f"the actor's act returned {found}; a tuple (actions, belief) is expected")
 
 
 def checked(action: torch.Tensor, shape: tuple[int, int]) -> np.ndarray:
