@@ -41,12 +41,16 @@ if TYPE_CHECKING:
 Config = str | Path | Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What a command left in its folder."""
 
     folder: Path
     numbers: dict[str, Any]  # of result.json or summary.json
+
+    def __repr__(self) -> str:
+        kind, scores = _main_scores(self.numbers)
+        return f"<{kind} in {self.folder}: {scores}; page {self.page}>"
 
     @property
     def page(self) -> Path:
@@ -96,7 +100,7 @@ class Result:
         return figure
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SkillResult(Result):
     """A finished pretraining."""
 
@@ -188,6 +192,19 @@ def ablate(
         raise UserError("; ".join(f"{name}: {why}" for name, why in outcome.failed.items()))
     _finished(None if outcome.stopped else outcome)
     return Result(Path(out), json.loads((Path(out) / "summary.json").read_text()))
+
+
+def _main_scores(numbers: Mapping[str, Any]) -> tuple[str, str]:
+    """What kind of result has these numbers, and what to say of it in a line."""
+    for kind, key in (("skills", "verdict"), ("ablation", "headline")):
+        if sentences := numbers.get(key):
+            return kind, str(sentences[0]).rstrip(".")
+    if agents := numbers.get("results"):  # by agent: estimates of each episode
+        key = "success" if all(one.get("success") for one in agents.values()) else "returns"
+        listed = ", ".join(f"{name} {one[key][-1]['value']:.3g}" for name, one in agents.items())
+        return "evaluation", f"{key} in the last episode: {listed}"
+    chosen = [key for key in ("success", "success_last", "return", "return_last") if key in numbers]
+    return "run", ", ".join(f"{key} {numbers[key]:.3g}" for key in chosen) or "no scores"
 
 
 def _array(name: str, values: Any) -> np.ndarray:

@@ -195,6 +195,9 @@ def test_skills_from_arrays_then_a_task_of_an_environment(tmp_path):
         {"algorithm": SAC, "env_steps": 50}, tmp_path / "less", env=env, evaluation__episodes=1
     )
     assert shorter.numbers["episodes"] == 1
+    score = f"return {run.numbers['return']:.3g}"
+    assert repr(run) == f"<run in {run.folder}: {score}; page {run.page}>"
+    assert repr(skills).startswith(f"<skills in {skills.folder}: ") and len(repr(skills)) < 400
     assert set(run.frame()["kind"]) == {"iteration"} and run.frame()["env_steps"].iloc[-1] == 250
     with pytest.raises(UserError, match="no row of the metrics has 'nonsense'"):
         run.plot("nonsense")
@@ -242,6 +245,8 @@ def test_meta_training_and_evaluation_as_functions(tmp_path):
         {"task": task, "tasks": 2, "episodes": 1}, tmp_path / "evaluation", agents=[str(run.folder)]
     )
     assert len(done.frame()) and done.numbers
+    assert repr(done).startswith(f"<evaluation in {done.folder}: success in the last episode: agent ")
+    assert repr(run).startswith(f"<run in {run.folder}: success_last ")
     assert "skillmeta.evaluate(" in json.loads((done.folder / "environment.json").read_text())["command"]
 
 

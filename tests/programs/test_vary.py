@@ -113,6 +113,8 @@ def test_settings_of_skills_alone_are_compared(tmp_path, monkeypatch, capsys):
     assert "beta-0.001" in done.numbers["headline"][0]
     page = done.page.read_text()
     assert "Settings of skills" in page and "<h2>Skill models</h2>" in page and "seed-1" in page
+    headline = done.numbers["headline"][0].rstrip(".")
+    assert repr(done) == f"<ablation in {done.folder}: {headline}; page {done.page}>"
     assert "skillmeta.ablate(" in json.loads((done.folder / "environment.json").read_text())["command"]
     said = capsys.readouterr().out.splitlines()
     assert [line[:3] for line in said if line[1:3] == "/2"] == ["1/2", "2/2"]
