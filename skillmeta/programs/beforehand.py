@@ -118,7 +118,12 @@ def result_notes(options: Any, family: TaskFamily, env_steps: int, result: Mappi
     if result["updates"] == 0 and learns(options):
         at_random = getattr(options, "random_decisions", 0)
         made = f": algorithm.random_decisions is {at_random:,} and {result['decisions']:,} decisions were made"
-        said.append(f"No update was made, nothing was learned{made if at_random else ''}.")
+        if type(options).__module__.startswith("skillmeta.algorithms."):
+            said.append(f"No update was made, nothing was learned{made if at_random else ''}.")
+        else:  # one of the user's own may only have forgotten to count
+            said.append(
+                "No update was counted: nothing was learned, or the learner does not count `updates` in `iterate`."
+            )
     if taken > NOTED * env_steps:
         more = f"{taken - env_steps:,} more than env_steps"
         said.append(f"Training took {taken:,} environment steps, {more}: an iteration is not cut short.")

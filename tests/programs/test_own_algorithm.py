@@ -206,6 +206,15 @@ def test_parts_that_leave_out_the_count_of_updates_are_noticed_when_the_run_cont
     assert read_metrics(Path("run")) == before
 
 
+def test_a_learner_that_does_not_count_its_updates_is_not_said_to_have_learned_nothing(project):
+    (project / "steady.py").write_text(LEARNER + "    updates = 0\n")
+    assert main(["finetune", str(project / "mine.yaml"), "--out", "run"]) == 0
+    result = read_result(Path("run"))
+    assert result is not None and result["notes"] == [
+        "No update was counted: nothing was learned, or the learner does not count `updates` in `iterate`."
+    ]
+
+
 def test_an_agent_that_cannot_be_traced_is_one_sentence(project, capsys):
     (project / "steady.py").write_text(
         "from dataclasses import dataclass\nfrom tests.programs import scripted\nfrom tests.programs.scripted import Config\n\n"
