@@ -300,7 +300,7 @@ try:
     skillmeta.ablate(run, OUT, vary={"algorithm.action": [0.25, 0.5]}, seeds=[0], workers=2)
 except Exception as error:
     print(f"{type(error).__name__}: {error}")
-print("went on")
+print("the end")
 """
 
 
@@ -312,7 +312,7 @@ def test_a_script_without_a_main_guard_is_one_sentence(tmp_path):
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=100, env=environment)
     fix = "put the calls below `if __name__ == '__main__':`"
     imports = f"{script}: a worker process imports this script, and it calls"
-    assert f"UserError: {imports} a function of skillmeta; {fix}\n" in done.stdout and done.stdout.count("went on") == 1
+    assert f"UserError: {imports} a function of skillmeta; {fix}\n" in done.stdout and done.stdout.count("the end") == 1
     assert done.stdout.count("imported") <= 3  # it, and a worker for each of two runs
     said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert 1 <= len(said) <= 2 and set(said) == {f"error: {imports} skillmeta.ablate; {fix}"}

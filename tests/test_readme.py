@@ -89,11 +89,12 @@ def test_the_new_family_of_the_docs_works_as_it_stands(tmp_path, monkeypatch, ca
 
 
 def test_the_new_algorithm_of_the_docs_works_as_it_stands(tmp_path, monkeypatch):
-    """It learns, and the same seed gives the same bits."""
+    """It learns, the same seed gives the same bits, and an ablation compares it."""
     page = (ROOT / "docs" / "methods.md").read_text()
     for marker, language, name in (
         ("algorithm", "python", "my_reinforce.py"),
         ("algorithm config", "yaml", "mine.yaml"),
+        ("algorithm ablation", "yaml", "mine_or_sac.yaml"),
     ):
         text = page.partition(f"<!-- {marker} -->\n```{language}\n")[2].partition("```")[0]
         assert 3 < len(text.splitlines()) < 90
@@ -107,4 +108,7 @@ def test_the_new_algorithm_of_the_docs_works_as_it_stands(tmp_path, monkeypatch)
     first, second = ([row for row in read_metrics(Path(out)) if row["kind"] == "iteration"] for out in ("one", "two"))
     assert first == second
     assert first[-1]["return"] > first[0]["return"] + 5
+    small = ["changes.env_steps=1_000", "changes.evaluation.episodes=2", "seeds=[0]"]
+    assert main(["ablate", "mine_or_sac.yaml", "--out", "both", *small]) == 0
+    assert set(json.loads(Path("both/summary.json").read_text())["methods"]) == {"mine", "sac"}
     sys.modules.pop("my_reinforce", None)

@@ -127,11 +127,11 @@ def made_by_call(monkeypatch, config, **options) -> AblationConfig:
     """The ablation that a call from Python would run."""
     made = []
 
-    def keep(config: AblationConfig, *unused: object) -> Outcome:
+    def remember(config: AblationConfig, *unused: object) -> Outcome:
         made.append(config)
         return Outcome(stopped=True)
 
-    monkeypatch.setattr("skillmeta.api.run_ablation", keep)
+    monkeypatch.setattr("skillmeta.api.run_ablation", remember)
     with pytest.raises(KeyboardInterrupt):
         skillmeta.ablate(config, "out", **options)
     return made[0]
