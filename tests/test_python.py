@@ -218,9 +218,10 @@ def test_arrays_of_a_run_are_not_replaced_by_others(tmp_path):
     assert (out / "logs.npz").stat().st_ino == kept.st_ino
     (out / "checksums.json").unlink()
     other = {**arrays, "actions": arrays["actions"] / 2}
-    wide = {**arrays, "actions": arrays["actions"].astype(np.float64)}
+    typed = {**arrays, "notes": arrays["notes"].view(np.int64)}
+    long = {**arrays, "notes": arrays["notes"][None]}
     renamed = {{"notes": "remarks"}.get(name, name): values for name, values in arrays.items()}
-    for logs in (other, wide, less, renamed):
+    for logs in (other, typed, long, less, renamed):
         with pytest.raises(skillmeta.UserError, match="logs.npz: holds other arrays than `logs`, and the skills in"):
             skillmeta.pretrain(small, out, logs=logs)
     assert (out / "logs.npz").stat() == kept
