@@ -247,7 +247,7 @@ def test_meta_training_and_evaluation_as_functions(tmp_path):
     )
     assert len(done.frame()) and done.numbers
     assert repr(done).startswith(f"<evaluation in {done.folder}: success in the last episode: agent ")
-    assert repr(run).startswith(f"<run in {run.folder}: success_last ")
+    assert repr(run).startswith(f"<run in {run.folder}: return ")
     assert "skillmeta.evaluate(" in json.loads((done.folder / "environment.json").read_text())["command"]
 
 

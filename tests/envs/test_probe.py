@@ -6,7 +6,7 @@ import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -216,8 +216,10 @@ def test_a_family_without_tasks_or_whose_tasks_cannot_be_looked_up_is_a_sentence
     bare = TaskFamily("bare", 1, "", 6, {"train": ()}, users.Endless)
     with pytest.raises(ConfigError, match="the family bare has no tasks; give `splits` some"):
         examined(bare, TaskConfig("bare"))
-    unhashable = SimpleNamespace(
-        Config=telltale.Config, family=lambda config: replace(bare, splits={"train": (Unhashable(),)})
+    unhashable: Any = ModuleType("tests.envs.unhashable")
+    unhashable.Config, unhashable.family = (
+        telltale.Config,
+        lambda config: replace(bare, splits={"train": (Unhashable(),)}),
     )
     monkeypatch.setitem(sys.modules, "tests.envs.unhashable", unhashable)
     with pytest.raises(ConfigError, match="tasks of split 'train' are not hashable; make their class @dataclass"):
