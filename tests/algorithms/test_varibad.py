@@ -69,6 +69,13 @@ def test_learning_sees_what_acting_believed(task, core):
         assert sample.valid[n].sum() == position
 
 
+@pytest.mark.parametrize(("coefficient", "predicts"), [(0.0, False), (0.1, True), (2.0, True)])
+def test_next_observations_are_predicted_where_they_count(coefficient, predicts):
+    config = replace(SMALL, decoder=replace(SMALL.decoder, observation_coefficient=coefficient))
+    learner = make_learner(varibad, config, 2, np.ones(1, np.float32), discrete=False, seeds=Seeds(0))
+    assert (learner.decoders.observation is not None) == predicts
+
+
 def test_the_first_policy_is_uniform_and_a_residual_is_the_prior():
     learner = make_learner(varibad, SMALL, 1, np.ones(4, np.float32), discrete=True, seeds=Seeds(0))
     belief = learner.acting.begin(2000, torch.Generator())

@@ -40,6 +40,20 @@ def test_an_observation_that_is_not_finite_is_stopped():
         episode(Still(), envs, None, [0], torch.Generator())
 
 
+def test_actions_that_are_not_finite_are_stopped_also_where_the_environment_does_not_look_at_them():
+    class Broken(RandomActor):
+        def act(self, observation, belief, generator, explore):
+            return super().act(observation, belief, generator, explore)[0] * np.nan, belief
+
+    class Deaf(CounterEnv):
+        def _observe(self):
+            return np.zeros(2, np.float32)
+
+    envs = SerialEnvs(Deaf, unit_actions=False)
+    with pytest.raises(UserError, match="the policy's actions are not finite"):
+        episode(Broken(np.ones(envs.spec.action_dim)), envs, None, [0], torch.Generator())
+
+
 @pytest.mark.filterwarnings("ignore:overflow encountered")
 def test_rewards_whose_sum_over_a_decision_is_not_finite_are_stopped():
     class Rich(CounterEnv):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skillmeta.data.continuity import far_beyond, jumps
+from skillmeta.data.continuity import deviations, far_beyond, jumps
 from skillmeta.data.episodes import EpisodeDataset
 from skillmeta.data.sources import load_source
 from skillmeta.errors import DataError
@@ -275,6 +275,11 @@ def test_a_time_limit_that_is_too_small_is_noted(tmp_path):
     assert noted(load(tmp_path, **half, query="?time_limit=12"), "of 95 cuts by time_limit")
     assert not noted(load(tmp_path, **half, query="?time_limit=24"), "cuts by time_limit")
     assert not noted(load(tmp_path, query=f"?time_limit={STEPS}"), "cuts by time_limit")
+    seen = long["observations"].reshape(-1, STEPS, 2)
+    for e in (5, 11, 20, 31, 40):  # a tenth of the episodes begins where the one before it ended
+        seen[e] += seen[e - 1, -1] - seen[e, 0]
+    few = {**long, "observations": seen.reshape(-1, 2)}
+    assert not noted(load(tmp_path, **few, query=f"?time_limit={STEPS}"), "cuts by time_limit")
     assert not noted(load(tmp_path, "terminals", query=f"?time_limit={STEPS}"), "cuts by time_limit")
     assert not noted(load(tmp_path, query="?time_limit=130"), "cuts by time_limit")  # two cuts are too few
 
@@ -285,6 +290,21 @@ def test_flags_that_are_a_step_off_are_refused(tmp_path, by, word, following):
     off = {name: np.roll(walk()[name], by) for name in ("terminals", "timeouts")}
     with pytest.raises(DataError, match=f"ends of episodes are marked a step {word}"):
         load(tmp_path, *following, **off)
+
+
+def test_flags_of_which_four_in_five_are_a_step_off_are_refused(tmp_path):
+    ends = np.arange(1, EPISODES - 1) * STEPS - 1
+    flags = np.zeros(EPISODES * STEPS, bool)
+    flags[ends[:2]] = flags[ends[2:] + 1] = True
+    with pytest.raises(DataError, match="ends of episodes are marked a step late"):
+        load(tmp_path, timeouts=flags)
+
+
+@pytest.mark.parametrize("block", [16, 2_048])
+def test_moves_are_measured_in_standard_deviations(monkeypatch, block):
+    monkeypatch.setattr("skillmeta.data.continuity.BLOCK", block)
+    seen = np.random.default_rng(0).normal([3.0, -200.0], [0.5, 20.0], (300, 2)).astype(np.float32)
+    np.testing.assert_allclose(deviations(lambda begin, end: seen[begin:end], 300), seen.std(0), rtol=1e-5)
 
 
 @pytest.mark.parametrize("block", [16, 2_048])

@@ -173,6 +173,15 @@ def test_an_array_of_objects_that_is_not_read_does_not_matter(tmp_path):
     assert load_source(f"{tmp_path / 'log.npz'}?q").observation_dim == 2
 
 
+def test_a_file_of_a_folder_that_marks_no_end_is_one_episode_whatever_moves_in_it(tmp_path):
+    seen = numbers(60, 2).cumsum(0) / 100
+    seen[30:] += 100  # by far
+    for name in ("a", "b"):
+        np.savez(tmp_path / f"{name}.npz", observations=seen, actions=numbers(60, 1))
+    assert load_source(str(tmp_path)).lengths.tolist() == [60, 60]
+    assert load_source(str(tmp_path / "a.npz")).lengths.tolist() == [30, 30]
+
+
 def test_named_arrays_make_the_state_in_their_order(tmp_path):
     arrays = {"observations": numbers(9, 2), "actions": numbers(9, 1), "lengths": np.array([5, 4])}
     with h5py.File(tmp_path / "log.hdf5", "w") as file:
