@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
+from skillmeta.data.layouts import is_vector
 from skillmeta.data.sources import fingerprint, load_source
 from skillmeta.errors import DataError, UserError
 from skillmeta.types import Observed
@@ -180,6 +181,30 @@ def test_a_file_of_a_folder_that_marks_no_end_is_one_episode_whatever_moves_in_i
         np.savez(tmp_path / f"{name}.npz", observations=seen, actions=numbers(60, 1))
     assert load_source(str(tmp_path)).lengths.tolist() == [60, 60]
     assert load_source(str(tmp_path / "a.npz")).lengths.tolist() == [30, 30]
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "vector"),
+    [
+        ((), "f4", True),
+        ((3,), "u1", True),
+        ((3, 4), "f4", True),
+        ((8, 8), "u1", False),
+        ((8, 8, 3), "f4", False),
+        ((3,), "S1", False),
+    ],
+)
+def test_images_are_no_vectors(shape, kind, vector):
+    assert is_vector(shape, np.dtype(kind)) == vector
+
+
+@pytest.mark.parametrize(("far", "step"), [(-3.0, 4), (2.5, 4), (1.2, 7)])
+def test_of_actions_outside_a_stated_space_the_farthest_is_named(tmp_path, far, step):
+    actions = np.linspace(-1, 1, 12, dtype=np.float32)[:, None].copy()
+    actions[7], actions[4] = 1.5, far
+    np.savez(tmp_path / "log.npz", observations=numbers(12, 2), actions=actions)
+    with pytest.raises(DataError, match=rf"episode 0, actions: step {step} is \["):
+        load_source(f"{tmp_path / 'log.npz'}?actions=unit")
 
 
 def test_named_arrays_make_the_state_in_their_order(tmp_path):

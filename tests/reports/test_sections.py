@@ -178,6 +178,16 @@ def test_agents_are_compared_with_one_another_and_with_their_own_references():
     assert named == [("a (mode)", "random"), ("a (mode)", "a, no adaptation"), ("b (mode)", "random")]
 
 
+def test_success_is_shown_where_environments_report_it_and_else_where_anyone_succeeded():
+    nobody = evaluated()
+    somebody = replace(
+        nobody, results={**nobody.results, "b": replace(nobody.results["b"], success=np.ones((2, 1, 1, 3, 2)))}
+    )
+    for made, anyone in ((nobody, False), (somebody, True)):
+        assert replace(made, reports_success=True).succeeds and not replace(made, reports_success=False).succeeds
+        assert made.succeeds == anyone == ("success" in adaptation.scores_of(made))
+
+
 def test_paths_are_drawn_where_there_are_some_and_a_map(tmp_path):
     family = make_family(TaskConfig("tests.programs.telltale"))
     line = np.zeros((4, 2))
