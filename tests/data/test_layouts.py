@@ -207,6 +207,15 @@ def test_of_actions_outside_a_stated_space_the_farthest_is_named(tmp_path, far, 
         load_source(f"{tmp_path / 'log.npz'}?actions=unit")
 
 
+def test_episodes_of_unequal_columns_are_refused(tmp_path):
+    for name, size in (("a", 2), ("b", 3)):
+        np.savez(tmp_path / f"{name}.npz", observations=numbers(12, size), actions=numbers(12, 1))
+    with pytest.raises(
+        DataError, match="episode 1, observations: has 3 columns, episode 0 has 2; all episodes must record"
+    ):
+        load_source(str(tmp_path))
+
+
 def test_named_arrays_make_the_state_in_their_order(tmp_path):
     arrays = {"observations": numbers(9, 2), "actions": numbers(9, 1), "lengths": np.array([5, 4])}
     with h5py.File(tmp_path / "log.hdf5", "w") as file:
