@@ -191,7 +191,7 @@ def test_shards_are_collected_at_once_as_cores_allow_and_begin_again_with_seeds_
 @pytest.mark.parametrize(("allowed", "ends"), [(6, False), (5, True)])
 def test_what_failed_in_all_shards_together_is_held_against_what_may_fail(allowed, ends, monkeypatch):
     class Dropping(Dying):
-        def results(self, parts, told, again):
+        def results(self, parts, on_report, again):
             return [([], 3) for _ in parts]
 
     monkeypatch.setattr(collect, "Pool", Dropping)
