@@ -24,15 +24,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the episode (default: 0)")
     add_trust(parser, "the run")
     arguments = parser.parse_args(argv)
-    from skillmeta.config import build, read_yaml
-    from skillmeta.errors import UserError
+    from skillmeta.config import build
+    from skillmeta.run.run import trained_config
     from skillmeta.tasks.base import TaskConfig
     from skillmeta.trust import check_links, check_modules
 
     run: Path = arguments.agent
-    file = run / "config.yaml"
-    if not file.exists() or "algorithm" not in (node := read_yaml(file)):
-        raise UserError(f"{run}: holds no run; name the --out of `skillmeta finetune` or `skillmeta meta-train`")
+    node, file = trained_config(run), run / "config.yaml"
     check_links(run, arguments.trust)
     check_modules(node, file, arguments.trust)
     arguments.video = arguments.video or run / "film.webp"

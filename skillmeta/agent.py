@@ -20,6 +20,7 @@ from skillmeta.errors import ConfigError, UserError
 from skillmeta.programs.adapt import ADAPTED, load_adapted
 from skillmeta.programs.train import load_trained
 from skillmeta.programs.train_config import config_of_run
+from skillmeta.run.run import trained_config
 from skillmeta.seeds import Seeds
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import TaskConfig, chosen_task, make_env, make_family, task_id
@@ -45,13 +46,7 @@ def load(folder: str | Path, *, sample: bool = False, seed: int = 0, trust: bool
         made = Path(about["run"])
         task, run = build(TaskConfig, about["task"]), config_of_run(made, read_yaml(made / "config.yaml"))
     else:
-        if not (folder / "config.yaml").exists():
-            raise UserError(f"{folder}: holds no run; name the --out of a finished `finetune`, `meta-train` or `adapt`")
-        node = read_yaml(folder / "config.yaml")
-        if "model" in node:
-            raise UserError(
-                f"{folder}: is a skill model, which acts in no task by itself; fine-tune on it, or use SkillEnv"
-            )
+        node = trained_config(folder)
         check_modules({"task": node.get("task")}, folder / "config.yaml", trust)
         run = config_of_run(folder, node)
         task, family = run.task, make_family(run.task)

@@ -138,7 +138,7 @@ def test_wrong_use_is_one_sentence(tmp_path):
         agent.observe(np.zeros(4), 0.0, False, False)
     with pytest.raises(UserError, match="holds no run"):
         skillmeta.load(tmp_path / "nothing")
-    (tmp_path / "config.yaml").write_text("model: {horizon: 5}")
+    (tmp_path / "config.yaml").write_text("source: logs.npz")
     with pytest.raises(UserError, match="is a skill model, which acts in no task by itself"):
         skillmeta.load(tmp_path)
     with pytest.raises(UserError, match="env is 'Pendulm-v1': .*Did you mean"):

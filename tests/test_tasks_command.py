@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -156,6 +157,27 @@ def test_a_run_is_filmed_in_its_own_task(tmp_path, capsys):
     with Image.open(tmp_path / "run" / "film.webp") as film:
         assert film.n_frames > 3
     assert main(["film", str(tmp_path)]) == 2 and "holds no run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ("methods: {a: {}}", "is an ablation; its runs are folders such as out/methods/a/task-0/seed-1"),
+        ("source: logs.npz", "is a skill model, which acts in no task by itself"),
+        ("agents: {a: run}", "is an evaluation of runs"),
+    ],
+)
+def test_a_folder_that_is_no_training_run_is_named_for_what_it_is(config, sentence, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = Path("out/methods/a/task-0/seed-1")
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("algorithm: {}")
+    Path("out/config.yaml").write_text(config)
+    for command in (["film", "out"], ["evaluate", "tasks/point_robot", "agents=[out]"]):
+        assert main(command) == 2
+        assert f"out: {sentence}" in capsys.readouterr().err
+    assert main(["inspect", "out"]) == 2
+    assert "out: is the --out of a command, not logs" in capsys.readouterr().err
 
 
 def test_an_environment_that_does_not_draw_itself_is_not_filmed(tmp_path, capsys):

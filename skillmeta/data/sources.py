@@ -105,6 +105,8 @@ def _path(place: str, download: bool) -> Path:
 
 
 def _unknown(path: Path) -> str:
+    if path.is_dir() and (path / "config.yaml").exists():
+        return f"{path}: is the --out of a command, not logs; name the recordings that it was made from"
     if path.is_dir():
         return f"{path}: is a folder without .npz, .hdf5 or .h5 files and without LeRobot's meta/info.json"
     return f"{path}: ends in {path.suffix or 'nothing'!r}; .hdf5, .h5 and .npz are read"

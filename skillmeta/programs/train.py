@@ -52,7 +52,7 @@ from skillmeta.run.files import write_npz
 from skillmeta.run.identity import Identity, Input, check_inputs, check_run_format, saved_state, shapes_of
 from skillmeta.run.loop import Evaluation, Training, run_loop
 from skillmeta.run.parts import restore_parts, state_of
-from skillmeta.run.run import Run, read_metrics, read_result
+from skillmeta.run.run import Run, read_metrics, read_result, trained_config
 from skillmeta.run.trackers import Trackers, check_trackers
 from skillmeta.seeds import Seeds
 from skillmeta.skills.priors import Marginal, WithPrior
@@ -437,8 +437,7 @@ def load_trained(
     has changed since, or one that names a module of its own without `trust`.
     """
     folder = Path(folder)
-    if not (folder / "config.yaml").exists():
-        raise UserError(f"{folder}: holds no run; name the --out of `skillmeta finetune` or `skillmeta meta-train`")
+    node = trained_config(folder, limited=not trust)
     if (folder / "agent").exists():
         raise UserError(
             f"{folder}: was made by an earlier version of skillmeta, which kept what acts in `agent`; run its command again in "
@@ -448,7 +447,6 @@ def load_trained(
         raise UserError(f"{folder}: the run is not finished; run its command again first")
     check_links(folder, trust)
     verify(folder)
-    node = read_yaml(folder / "config.yaml", limited=not trust)
     named = {"algorithm": node.get("algorithm"), "start": node.get("start")}
     if not all(name in own for _, name in named_modules(named)):
         check_modules(named, folder / "config.yaml", trust)

@@ -26,7 +26,7 @@ from typing import Any
 from filelock import FileLock
 
 from skillmeta import __version__
-from skillmeta.config import dump_yaml
+from skillmeta.config import dump_yaml, read_yaml
 from skillmeta.errors import CheckpointError, ConfigError, UserError
 from skillmeta.reading import CHECKSUMS, checksums, read_json, read_rows, sha256, verify
 from skillmeta.run.checkpoint import State, load_state, save_state
@@ -374,6 +374,26 @@ def reopen(folder: Path, identity: Identity, before: Mapping[str, int | None]) -
 def read_continued(folder: Path) -> list[dict[str, int | None]]:
     path = folder / CONTINUED
     return list(read_json(path).get("lengths", [])) if path.exists() else []
+
+
+def trained_config(folder: Path, limited: bool = True) -> dict[str, Any]:
+    """config.yaml of the training run in a folder. Needs no lock.
+
+    Raises UserError where there is none, which says what the folder holds instead.
+    """
+    file = folder / "config.yaml"
+    node = read_yaml(file, limited=limited) if file.exists() else {}
+    if "algorithm" in node:
+        return node
+    what = "holds no run"
+    if "methods" in node:
+        runs = sorted(path.parent for path in folder.glob("methods/*/**/config.yaml"))
+        what = f"is an ablation; its runs are folders such as {runs[0]}" if runs else "is an ablation without a run yet"
+    elif "source" in node:
+        what = "is a skill model, which acts in no task by itself; fine-tune on it, or use SkillEnv"
+    elif "agents" in node:
+        what = "is an evaluation of runs"
+    raise UserError(f"{folder}: {what}; name the --out of `skillmeta finetune` or `skillmeta meta-train`")
 
 
 def is_finished(folder: Path) -> bool:
