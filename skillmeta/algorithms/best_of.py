@@ -24,7 +24,7 @@ from skillmeta.data.replay import Replay, Transitions
 from skillmeta.errors import ConfigError
 from skillmeta.nn.cuda_graph import Graphed
 from skillmeta.nn.networks import Critics
-from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
+from skillmeta.nn.optimizers import SlowCopy, adam, apply_gradients
 from skillmeta.objectives.soft_q import QFunction, min_q, td_error, td_target
 from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
@@ -107,6 +107,7 @@ class Learner:
         sizes = spec.observation_dim, spec.action_dim
         self.critics = Critics(*sizes, config.hidden, config.critic_depth, seeds.stream("weights").torch())
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
+        self.slow_copy = SlowCopy(self.targets, self.critics)
         self.acting = Actor(self.critics, skills, config.candidates)
         self.optimizer = adam(self.critics.parameters(), config.learning_rate)
         self.replay = Replay(config.replay_capacity, *sizes)
@@ -160,7 +161,7 @@ class Learner:
         q = self.critics(self.skills.normalize(batch.observation), batch.action.clamp(-bound, bound))
         loss = 0.5 * td_error(q, target)
         apply_gradients(self.optimizer, torch.autograd.grad(loss, list(self.critics.parameters())))
-        polyak_update(self.targets, self.critics, self.config.tau)
+        self.slow_copy.polyak_update(self.config.tau)
         return torch.stack([loss.detach(), target.mean(), gain.mean()])
 
 

@@ -29,7 +29,7 @@ from skillmeta.errors import ConfigError
 from skillmeta.nn.cuda_graph import Graphed
 from skillmeta.nn.distributions import Gaussian
 from skillmeta.nn.networks import Critics
-from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
+from skillmeta.nn.optimizers import SlowCopy, adam, apply_gradients
 from skillmeta.nn.policies import ResidualPolicy, check_skills, choose_action, continuous_only, gaussian_prior
 from skillmeta.objectives.regularizer import Regularizer, RegularizerConfig, described
 from skillmeta.objectives.soft_q import actor_loss, min_q, soft_value, td_error, td_target
@@ -136,6 +136,7 @@ class Learner:
         self.policies = ResidualPolicy(seen, bound, *shape, weights)
         self.critics = Critics(seen, spec.action_dim, *shape, weights)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
+        self.slow_copy = SlowCopy(self.targets, self.critics)
         self.regularizer = Regularizer(config.regularizer, bound)
         self.acting = Actor(self.distilled, self.policies, skills)
         self.networks = (self.critics, self.policies, self.distilled)  # in the order of their losses
@@ -238,7 +239,7 @@ class Learner:
             gradients += torch.autograd.grad(loss, list(network.parameters()))
         apply_gradients(self.optimizer, gradients)
         regularizer.update_coefficient(divergence.detach())
-        polyak_update(self.targets, self.critics, self.config.tau)
+        self.slow_copy.polyak_update(self.config.tau)
         far = distilled.kl(here).mean()
         return torch.stack([critic_loss, policy_loss, distillation_loss, divergence.mean(), far]).detach()
 

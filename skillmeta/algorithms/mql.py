@@ -38,7 +38,7 @@ from skillmeta.nn.cuda_graph import Graphed
 from skillmeta.nn.distributions import Gaussian
 from skillmeta.nn.heads import zero_output
 from skillmeta.nn.networks import MLP, Critics, identity
-from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
+from skillmeta.nn.optimizers import SlowCopy, adam, apply_gradients
 from skillmeta.nn.policies import check_skills, continuous_only, skill_prior
 from skillmeta.nn.windows import WindowGRU, expanded, named, stacked
 from skillmeta.objectives.propensities import PropensityConfig, effective_sample_size, propensities
@@ -162,6 +162,7 @@ class Td3:
 
     def __init__(self, networks: Networks, slow: Networks, config: Config, learning_rate: float):
         self.networks, self.slow, self.config = networks, slow, config
+        self.slow_copy = SlowCopy(slow, networks)
         self.policy_optimizer = adam(networks.policy.parameters(), learning_rate)
         self.critic_optimizer = adam(networks.critics.parameters(), learning_rate)
 
@@ -191,7 +192,7 @@ class Td3:
             loss = policy_loss(policy, critics, batch, bound, config.prior_coefficient)
             total = held(loss, policy, anchor and anchor.policy)
             apply_gradients(self.policy_optimizer, torch.autograd.grad(total, list(policy.parameters())))
-            polyak_update(slow, networks, config.tau)
+            self.slow_copy.polyak_update(config.tau)
         return torch.stack([of_critics.mean(), target.mean(), loss.mean()]).detach()
 
 

@@ -42,7 +42,7 @@ from skillmeta.nn.distributions import Gaussian, Mixture, TanhGaussian, standard
 from skillmeta.nn.encoders import ENCODERS, Evidence, ProductEncoder, SummaryEncoder, infer, make_encoder
 from skillmeta.nn.encoders import Belief as ContextBelief
 from skillmeta.nn.networks import MLP, Critics, identity
-from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
+from skillmeta.nn.optimizers import SlowCopy, adam, apply_gradients
 from skillmeta.nn.policies import PolicyNetwork, ResidualPolicy, SquashedPolicy, choose_action, continuous_only
 from skillmeta.objectives.regularizer import Regularizer, RegularizerConfig, described
 from skillmeta.objectives.soft_q import actor_loss, min_q, soft_value, td_error, td_target
@@ -288,6 +288,7 @@ class Learner:
         self.teacher = ProductEncoder(*shape, config.prior_factor) if config.teacher else None
         self.values = MLP(seen, 1, config.hidden, config.depth, weights) if config.original.value_network else None
         self.targets = copy.deepcopy(self.values or self.critics).requires_grad_(False)
+        self.slow_copy = SlowCopy(self.targets, self.values or self.critics)
         self.regularizer = Regularizer(config.regularizer, bound)
         log_coefficient = self.regularizer.log_coefficient
         self.acting = Actor(self.policy, self.encoder, self.critics, log_coefficient, config, skills)
@@ -449,7 +450,7 @@ class Learner:
                 apply_gradients(self.value_optimizer, torch.autograd.grad(value_loss, list(self.values.parameters())))
 
         regularizer.update_coefficient(divergence.detach())
-        polyak_update(self.targets, self.values or self.critics, config.tau)
+        self.slow_copy.polyak_update(config.tau)
         return torch.stack([critic_loss, policy_loss, kl, divergence.mean(), *distilled]).detach()
 
     def contexts_of(self, chosen: list[int]) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,7 @@ from skillmeta.errors import ConfigError
 from skillmeta.nn.cuda_graph import Graphed
 from skillmeta.nn.distributions import columns_of, of_columns
 from skillmeta.nn.networks import Critics, Normalizer, promoted
-from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
+from skillmeta.nn.optimizers import SlowCopy, adam, apply_gradients
 from skillmeta.nn.policies import (
     PolicyNetwork,
     ResidualPolicy,
@@ -210,6 +210,7 @@ class Learner:
         self.acting = Actor(self.policy, skills, self.normalizer)
         self.critics = Critics(spec.observation_dim, spec.action_dim, config.hidden, config.critic_depth, weights)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
+        self.slow_copy = SlowCopy(self.targets, self.critics)
         self.networks = nn.ModuleDict({"policy": self.policy, "critics": self.critics, "targets": self.targets})
         self.regularizer = Regularizer(config.regularizer, bound)
         self.optimizer = adam([*self.critics.parameters(), *self.policy.parameters()], config.learning_rate)
@@ -362,7 +363,7 @@ class Learner:
 
     def finish(self, divergence: Tensor) -> None:
         """What follows a step of the optimiser, given D of each row, [B]."""
-        polyak_update(self.targets, self.critics, self.config.tau)
+        self.slow_copy.polyak_update(self.config.tau)
         self.regularizer.update_coefficient(divergence)
 
     def _gradients(self, networks: nn.ModuleDict, inputs: Inputs) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:

@@ -33,7 +33,7 @@ from skillmeta.nn.cuda_graph import Graphed
 from skillmeta.nn.distributions import Gaussian, standard_gaussian
 from skillmeta.nn.encoders import Belief, ProductEncoder, SummaryEncoder, infer, make_encoder
 from skillmeta.nn.networks import Critics
-from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
+from skillmeta.nn.optimizers import SlowCopy, adam, apply_gradients
 from skillmeta.nn.policies import ResidualPolicy, check_skills, choose_action, gaussian_prior
 from skillmeta.objectives.regularizer import Coefficient, CoefficientConfig, Regularizer, RegularizerConfig, described
 from skillmeta.objectives.soft_q import actor_loss, min_q, soft_value, td_error, td_target
@@ -297,6 +297,7 @@ class Learner:
         self.policy = ResidualPolicy(seen, bound, hidden, depth, weights)
         self.critics = Critics(seen, skill_dim, hidden, depth, weights)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
+        self.slow_copy = SlowCopy(self.targets, self.critics)
         self.kinds = [TaskBatch(kind, bound, config.training_tasks) for kind in config.kinds.values()]
         log_coefficient = self.kinds[-1].regularizer.log_coefficient
         self.acting = Actor(self.policy, self.encoder, self.critics, log_coefficient, skills, config)
@@ -447,7 +448,7 @@ class Learner:
 
         for kind, part, divergence, kl in zip(kinds, drawn, divergences, kls, strict=True):
             kind.update_coefficients(divergence.detach(), kl.detach(), part.tasks)
-        polyak_update(self.targets, self.critics, config.tau)
+        self.slow_copy.polyak_update(config.tau)
         means = [value.mean() for pair in zip(divergences, kls, strict=True) for value in pair]
         return torch.stack([critic_loss, policy_loss, *means]).detach()
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adam import adam as adam_step
 
 
 def adam(parameters: Iterable[Tensor], learning_rate: float) -> torch.optim.Adam:
@@ -33,19 +32,38 @@ def apply_all(optimizers: Sequence[torch.optim.Adam], gradients: Sequence[Sequen
             parameters.append(parameter)
             for name, column in columns.items():
                 column.append(state[name])
-    # The fused step on the CPU reads memory in order, whatever the strides of a gradient are.
-    along = [gradient.contiguous() for each in gradients for gradient in each]
+    along = [gradient for each in gradients for gradient in each]
     assert len(along) == len(parameters)
+    # The fused step reads memory in order, so a gradient must lie there as its parameter does.
+    along = [
+        g if g.stride() == p.stride() else torch.empty_like(p).copy_(g) for g, p in zip(along, parameters, strict=True)
+    ]
     group = optimizers[0].param_groups[0]
     (beta1, beta2), lr, eps = group["betas"], group["lr"], group["eps"]
-    with torch.no_grad():
-        adam_step(
+    with torch.no_grad():  # what torch.optim.Adam calls for `fused`; its own way there costs as much as the step
+        torch._foreach_add_(columns["step"], 1)
+        torch._fused_adam_(
             parameters, along, columns["exp_avg"], columns["exp_avg_sq"], [], columns["step"],
-            fused=True, amsgrad=False, beta1=beta1, beta2=beta2, lr=lr, weight_decay=0.0, eps=eps, maximize=False,
+            lr=lr, beta1=beta1, beta2=beta2, weight_decay=0.0, eps=eps, amsgrad=False, maximize=False,
         )  # fmt: skip
 
 
-def polyak_update(target: nn.Module, online: nn.Module, tau: float) -> None:
-    """target <- (1 - tau) target + tau online."""
-    with torch.no_grad():
-        torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
+def lay_alike(optimizer: torch.optim.Adam) -> None:
+    """Make the moments of an optimiser lie in memory as its parameters do, which were laid otherwise after they had been made."""
+    for parameter in optimizer.param_groups[0]["params"]:
+        state = optimizer.state[parameter]
+        for name in ("exp_avg", "exp_avg_sq"):
+            if name in state and state[name].stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter).copy_(state[name])
+
+
+class SlowCopy:
+    """What target networks are: target <- (1 - tau) target + tau online. The parameters of both are looked up once."""
+
+    def __init__(self, target: nn.Module, online: nn.Module):
+        self.target: list[Tensor] = list(target.parameters())
+        self.online: list[Tensor] = list(online.parameters())
+
+    def polyak_update(self, tau: float) -> None:
+        with torch.no_grad():
+            torch._foreach_lerp_(self.target, self.online, tau)

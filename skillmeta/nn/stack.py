@@ -8,6 +8,7 @@ What a learner gets is what it gets alone, up to rounding.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Sequence
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from skillmeta.nn.cuda_graph import Graphed, moved, row
-from skillmeta.nn.optimizers import apply_all
+from skillmeta.nn.optimizers import apply_all, lay_alike
 from skillmeta.run.parts import Counts
 from skillmeta.types import Actor, Episodes, Metrics
 
@@ -78,8 +79,13 @@ class Stack(Generic[BatchT, DrawnT, InputsT]):
 
     def __init__(self, learners: Sequence[Stackable[BatchT, DrawnT, InputsT]]):
         self.learners, first = learners, learners[0]
-        self.call = _Losses(first)
         self.networks = {name: StackedNetwork([one.networks[name] for one in learners]) for name in first.networks}
+        for one in learners:
+            lay_alike(one.optimizer)
+        # Losses see one set of networks, whose parameters are those of all learners, [S, ...].
+        buffers = {id(buffer): buffer for buffer in first.networks.buffers()}
+        self.all: nn.ModuleDict = copy.deepcopy(first.networks, dict(buffers))
+        self.places = {name: places(module) for name, module in self.all.items()}
         self.device = next(first.networks.parameters()).device
         self.step: Graphed[DrawnT, Tensor] = Graphed(functools.partial(self._step, range(len(learners))))
 
@@ -116,8 +122,10 @@ class Stack(Generic[BatchT, DrawnT, InputsT]):
         for name in first.trained:
             for leaf in leaves[name].values():
                 leaf.requires_grad_()
-        named = {f"networks.{name}.{key}": leaf for name, each in leaves.items() for key, leaf in each.items()}
-        losses, found, metrics = self._losses(named, inputs)
+        for name, each in leaves.items():
+            for (within, key), leaf in zip(self.places[name], each.values(), strict=True):
+                within[key] = leaf
+        losses, found, metrics = first.losses(self.all, inputs)
         gradients = [
             gradient
             for name, loss in zip(first.trained, losses, strict=True)
@@ -130,21 +138,6 @@ class Stack(Generic[BatchT, DrawnT, InputsT]):
             one.finish(each)
         return metrics.detach()
 
-    def _losses(self, named: dict[str, Tensor], inputs: InputsT) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-        found: tuple[tuple[Tensor, ...], Tensor, Tensor] = torch.func.functional_call(self.call, named, (inputs,))
-        return found
-
-
-class _Losses(nn.Module, Generic[InputsT]):
-    """A learner's losses as a module's call, which is what torch calls with other parameters."""
-
-    def __init__(self, learner: Stackable[Any, Any, InputsT]):
-        super().__init__()
-        self.networks, self.losses = learner.networks, learner.losses
-
-    def forward(self, inputs: InputsT) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-        return self.losses(self.networks, inputs)
-
 
 def stacked(values: Sequence[InputsT]) -> InputsT:
     """Tuples of tensors, nested or named, as one of their stacks."""
@@ -156,14 +149,24 @@ def stacked(values: Sequence[InputsT]) -> InputsT:
     return type(first)(*columns) if hasattr(first, "_fields") else type(first)(columns)
 
 
+def places(module: nn.Module) -> list[tuple[dict[str, Any], str]]:
+    """Where each parameter of a module is kept, in its order: what holds it, and its name there."""
+    names = (name.rpartition(".") for name, _ in module.named_parameters())
+    return [(module.get_submodule(within)._parameters, key) for within, _, key in names]
+
+
 class StackedNetwork:
-    """The parameters of S networks of one shape, [S, ...] by name, of which theirs become views."""
+    """The parameters of S networks of one shape, [S, ...] by name, of which theirs become views.
+
+    The weights of layers lie in memory as [S, inputs, outputs], since that is how the gradient of S products at once lies.
+    """
 
     def __init__(self, networks: Sequence[nn.Module]):
         self.count, self.values = len(networks), {}
         for name, _ in networks[0].named_parameters():
             same = [one.get_parameter(name) for one in networks]
-            self.values[name] = torch.stack([one.data for one in same])
+            values = [one.data for one in same]
+            self.values[name] = torch.stack([w.mT for w in values]).mT if values[0].dim() == 2 else torch.stack(values)
             for one, part in zip(same, self.values[name], strict=True):
                 one.data = part
 
@@ -171,6 +174,8 @@ class StackedNetwork:
         """The parameters of some networks, [K, ...] by name: those of all without a copy."""
         if len(which) == self.count:
             return {name: value.detach() for name, value in self.values.items()}
+        chosen = torch.tensor(which, device=next(iter(self.values.values())).device)
         return {
-            name: value.index_select(0, torch.tensor(which, device=value.device)) for name, value in self.values.items()
+            name: value.mT.index_select(0, chosen).mT if value.dim() == 3 else value.index_select(0, chosen)
+            for name, value in self.values.items()
         }

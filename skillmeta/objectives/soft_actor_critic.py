@@ -12,7 +12,7 @@ from torch import Tensor
 
 from skillmeta.nn.distributions import Gaussian
 from skillmeta.nn.networks import Critics
-from skillmeta.nn.optimizers import adam, apply_gradients, polyak_update
+from skillmeta.nn.optimizers import SlowCopy, adam, apply_gradients
 from skillmeta.nn.policies import PolicyNetwork
 from skillmeta.objectives.regularizer import Regularizer
 from skillmeta.objectives.soft_q import actor_loss, min_q, soft_value, td_error, td_target
@@ -35,6 +35,7 @@ class Sac:
 
     def __init__(self, policy: PolicyNetwork, critics: Critics, slow: Critics, tau: float, learning_rate: float):
         self.policy, self.critics, self.slow, self.tau = policy, critics, slow, tau
+        self.slow_copy = SlowCopy(slow, critics)
         self.policy_optimizer = adam(policy.parameters(), learning_rate)
         self.critic_optimizer = adam(critics.parameters(), learning_rate)
 
@@ -57,5 +58,5 @@ class Sac:
         divergence = regularizer.divergence(chosen, batch.prior, noise[1])
         policy_loss = actor_loss(min_q(critics, batch.now, chosen.rsample(noise[1]), bound), divergence, coefficient)
         apply_gradients(self.policy_optimizer, torch.autograd.grad(policy_loss.sum(), list(policy.parameters())))
-        polyak_update(self.slow, critics, self.tau)
+        self.slow_copy.polyak_update(self.tau)
         return torch.stack([critic_loss.mean(), policy_loss.mean(), divergence.mean()]).detach()

@@ -58,10 +58,10 @@ def move(parts: Parts | Sequence[Part], device: torch.device) -> None:
 
 
 def placed(value: T, device: torch.device) -> T:
-    """A value whose tensors are all on a device: itself, or a copy of it. Batches, skills, and actors on their way to
-    environments."""
+    """A value whose tensors are all on a device, and row by row in memory, as a run without others (`skillmeta.nn.stack`) has
+    them: itself, or a copy of it. Batches, skills, and actors on their way to environments."""
     found = _tensors_in(value)
-    if all(tensor.device == device for tensor in found):
+    if all(tensor.device == device and tensor.is_contiguous() for tensor in found):
         return value
     return copy.deepcopy(value, {id(tensor): _moved(tensor, device) for tensor in found})
 
@@ -72,7 +72,7 @@ def normal(like: Tensor, generator: torch.Generator, *shape: int) -> Tensor:
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    moved = tensor.detach().to(device, copy=True)
+    moved = tensor.detach().to(device, copy=True, memory_format=torch.contiguous_format)
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(moved, tensor.requires_grad)
     return moved.requires_grad_(tensor.requires_grad)
