@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
 import torch
 
 from skillmeta.algorithms import sac
+from skillmeta.nn.optimizers import adam, apply_gradients
 from skillmeta.nn.stack import Stack
+from skillmeta.run.checkpoint import load_state, save_state
+from skillmeta.run.device import CPU, placed
 from skillmeta.run.parts import restore_parts, state_of
 from skillmeta.seeds import Seeds
 from tests.learners import make_learner
@@ -73,17 +75,18 @@ def learned(learner: sac.Learner) -> dict[str, Any]:
     return {name: part for name, part in learner.parts().items() if name != "replay"}
 
 
-def test_a_stack_resumes_to_the_same_bits_also_in_other_company():
+def test_a_stack_resumes_to_the_same_bits_also_in_other_company(tmp_path):
     whole = [make("spirl", seed) for seed in range(SEEDS)]
     stack = Stack(whole)
     stack.learn([4, 4, 4])
-    saved = [copy.deepcopy(state_of(learned(one))) for one in whole]
+    for k, one in enumerate(whole):
+        save_state(tmp_path / str(k), state_of(learned(one)))
     stack.learn([5, 5, 5])
     parts = [make("spirl", seed + 7) for seed in range(SEEDS)]
-    for one, state, seed in zip(parts, saved, range(SEEDS), strict=True):
+    for seed, one in enumerate(parts):
         given = make("spirl", seed)
         one.replay.columns, one.replay.added = given.replay.columns, ROWS
-        restore_parts(learned(one), state)
+        restore_parts(learned(one), load_state(tmp_path / str(seed))[0])
     Stack(parts[:2]).learn([5, 5])
     for mine, theirs in zip(parts[:2], whole, strict=False):
         assert all(torch.equal(a, b) for a, b in zip(numbers(mine), numbers(theirs), strict=True))
@@ -99,3 +102,34 @@ def test_what_acts_is_a_copy_that_the_stack_leaves_alone():
     now = learners[0].actor()
     assert not torch.equal(before.policy.net.layers[0].weight, now.policy.net.layers[0].weight)
     assert torch.equal(now.policy.net.layers[0].weight, learners[0].policy.net.layers[0].weight)
+
+
+def test_who_acts_in_a_stack_acts_as_alone_to_the_bit():
+    """Products with weights that lie otherwise in memory are rounded otherwise."""
+    learners = [make("sac", seed) for seed in range(2)]
+    Stack(learners)
+    assert not learners[0].policy.net.layers[0].weight.is_contiguous()
+    acting = placed(learners[0].actor(), CPU)
+    assert all(parameter.is_contiguous() for parameter in acting.policy.parameters())
+    assert all(
+        torch.equal(a, b) for a, b in zip(acting.policy.parameters(), make("sac", 0).policy.parameters(), strict=True)
+    )
+    assert placed(acting, CPU) is acting
+
+
+def test_a_step_along_a_gradient_that_lies_otherwise_is_the_same():
+    stepped = []
+    for turn in (False, True):
+        parameter = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3))
+        gradient = torch.tensor([[1.0, -2.0, 0.5], [0.1, 3.0, -0.2]])
+        optimizer = adam([parameter], 0.1)
+        for scale in (1.0, -0.3):
+            along = scale * gradient
+            apply_gradients(optimizer, [along.mT.contiguous().mT if turn else along])
+        reference = torch.optim.Adam([other := torch.nn.Parameter(torch.arange(6.0).reshape(2, 3))], 0.1)
+        for scale in (1.0, -0.3):
+            other.grad = scale * gradient
+            reference.step()
+        torch.testing.assert_close(parameter, other)
+        stepped.append(parameter)
+    assert torch.equal(*stepped)
