@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.vary:
         return run_varied(arguments, command)
     if arguments.estimate:
-        parser.error("--estimate goes with --vary")
+        parser.error("--estimate goes with --vary; an ablation in YAML says its share and its seconds while it runs")
     seeds = [f"seeds={list(range(arguments.seeds))}"] if arguments.seeds else []
     changes = [*arguments.overrides, *seeds]
     return run(arguments.config, changes, arguments.out, arguments.workers, command, arguments.cluster)

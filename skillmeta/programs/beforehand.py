@@ -13,7 +13,7 @@ import torch
 from skillmeta.errors import ConfigError
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import TaskConfig, TaskFamily
-from skillmeta.types import EnvSpec, Task
+from skillmeta.types import EnvSpec, Observed, Task
 
 NO_SUCCESS = (
     "The environment reports no success, so none is stated; put `success`, true or false, into the info of its steps to have it "
@@ -176,6 +176,17 @@ def action_notes(skills: SkillModel, bound: np.ndarray) -> list[str]:
     return [
         f"Action {worst} of the skills' logs goes from {low[worst]:.4g} to {high[worst]:.4g}, and the environment takes up to "
         f"{bound[worst]:.4g}: {differ}. Give the environment an action space in the units of the logs."
+    ]
+
+
+def name_notes(skills: SkillModel, observed: Sequence[Observed]) -> list[str]:
+    """A sentence where the skills' logs name their observations and an environment does not, so that no order could be compared."""
+    if not skills.observed or observed:
+        return []
+    names = ", ".join(f"{key} ({size})" for key, size in skills.observed)
+    return [
+        f"The skills' logs name what they observe: {names}. The environment's observation has no names to compare "
+        "them with: its numbers must be these, in this order."
     ]
 
 

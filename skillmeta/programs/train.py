@@ -34,6 +34,7 @@ from skillmeta.programs.beforehand import (
     check_memory,
     continued_notes,
     expected_notes,
+    name_notes,
     range_notes,
     replay_bytes,
     result_notes,
@@ -221,6 +222,7 @@ def opened(config: TrainConfig, folder: Path, command: str, quiet: bool) -> Iter
     spec = spec_of(probe, family)
     inner = probe.envs if isinstance(probe, TaskSeen) else probe
     noted = action_notes(skills, inner.envs.spec.action_bound) if skills and isinstance(inner, SkillEnvs) else []
+    noted += name_notes(skills, spec.observed) if skills else []
     check_memory(options, spec, config.env_steps)
     learner = make_learner(config, spec, skills, seeds, device)  # before the folder is taken: it refuses
     probe.close()

@@ -141,7 +141,9 @@ def test_there_is_no_place_between_references_that_are_one():
         assert normalized(Scores(RETURNS), unsure, same, new_tasks=True).ci95 is None
         sure = Scores(scale * np.arange(8.0, 14.0)[None])
         assert normalized(Scores(RETURNS), same, sure, new_tasks=True).ci95 is not None
-        known = normalized(Scores(RETURNS), same, unsure).ci95  # on these very tasks two fixed agents differ by no chance at all
+        known = normalized(
+            Scores(RETURNS), same, unsure
+        ).ci95  # on these very tasks two fixed agents differ by no chance at all
         assert known is not None
 
 

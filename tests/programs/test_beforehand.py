@@ -13,13 +13,14 @@ import torch
 
 from skillmeta.errors import UserError
 from skillmeta.evaluation.records import side_by_side
-from skillmeta.programs.beforehand import action_notes, expected_notes, range_notes
+from skillmeta.programs.beforehand import action_notes, expected_notes, name_notes, range_notes
 from skillmeta.programs.train import train
 from skillmeta.programs.train_config import EvaluationConfig, TrainConfig, algorithm_of, train_config
 from skillmeta.reports.content import headline, of_runs
 from skillmeta.run.run import read_metrics
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import TaskConfig, make_family
+from skillmeta.types import Observed
 from tests.envs import users
 from tests.goldens.cases import save_skills
 from tests.programs.runs import family, one_task, run
@@ -194,6 +195,17 @@ def test_actions_of_the_logs_that_are_not_in_the_units_of_the_environment_are_sa
     found = action_notes(model, np.ones(2, np.float32))
     assert [note.startswith(str(said)) for note in found] == [True] * (said is not None)
     assert not action_notes(model, np.array([np.inf, 1.0]))
+
+
+def test_names_of_the_logs_that_were_compared_with_none_are_said(tmp_path):
+    save_skills(tmp_path)
+    model = SkillModel.load(tmp_path)
+    assert name_notes(model, ()) == []
+    model.observed = (Observed("arm/q", 2), Observed("gripper", 2))
+    assert [note.partition(". ")[0] for note in name_notes(model, ())] == [
+        "The skills' logs name what they observe: arm/q (2), gripper (2)"
+    ]
+    assert name_notes(model, model.observed) == []
 
 
 def test_such_actions_are_said_of_a_run(tmp_path):
