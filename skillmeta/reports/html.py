@@ -9,6 +9,7 @@ from pathlib import Path
 
 from skillmeta.run.files import write_whole
 
+SENTENCE = 32  # characters; what is longer than a number and its interval
 CSS = """
 :root { color-scheme: light; }
 body { font: 16px/1.55 system-ui, sans-serif; color: #1c1c1c; background: #fff; margin: 0 auto; padding: 2rem 1rem 4rem;
@@ -19,6 +20,8 @@ p { max-width: 46rem; } .lead { font-size: 1.08rem; } .note { color: #555; font-
 table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums; font-size: .95rem; }
 th, td { text-align: right; padding: .3rem .7rem; border-bottom: 1px solid #ddd; } th { font-weight: 600; color: #444; }
 th:first-child, td:first-child { text-align: left; } .scroll { overflow-x: auto; }
+td { white-space: nowrap; } td.sentence { white-space: normal; min-width: 14rem; }
+@media (max-width: 68rem) { table { font-size: .85rem; } th, td { padding: .3rem .4rem; } }
 figure { margin: 1rem 0; } svg { max-width: 100%; height: auto; } figcaption { color: #555; font-size: .92rem; max-width: 46rem; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem; }
 pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: .85rem; line-height: 1.4; }
@@ -88,8 +91,14 @@ def _section(section: Section) -> str:
 
 def _table(table: Table) -> str:
     head = "".join(f"<th>{escape(cell)}</th>" for cell in table.head)
-    rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
+    rows = "".join(f"<tr>{''.join(_cell(cell) for cell in row)}</tr>" for row in table.rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def _cell(text: str) -> str:
+    """A number and its interval stay on one line; a sentence need not."""
+    start = '<td class="sentence">' if len(text) > SENTENCE else "<td>"
+    return f"{start}{escape(text)}</td>"
 
 
 def write(
