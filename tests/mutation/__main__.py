@@ -14,7 +14,6 @@ import importlib
 import json
 import os
 import py_compile
-import random
 import re
 import resource
 import shutil
@@ -27,6 +26,7 @@ import types
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -35,7 +35,7 @@ from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
 from tests.mutation.executed import Executed
-from tests.mutation.scope import left_out, modules
+from tests.mutation.scope import left_out, modules, numbered
 from tests.mutation.watch import Watch
 
 ROOT = Path(__file__).parents[2]
@@ -112,9 +112,12 @@ def sites(path: Path) -> dict[tuple[int, int], list[tuple[str, int]]]:
 
 def sample(count: int, seed: int) -> list[Mutant]:
     """Mutants at random places, one each, in random order; every folder has its share of all places."""
-    chance, strata = random.Random(seed), dict[str, list]()
+    strata: dict[str, list[tuple[int, Mutant]]] = {}
     for folder, module in modules(ROOT):
-        strata.setdefault(folder, []).extend((module, *site) for site in sorted(sites(ROOT / module).items()))
+        found = sites(ROOT / module)
+        for number, place in numbered(seed, module, (ROOT / module).read_text(), found):
+            mutant = Mutant(folder, str(module), place[0], *found[place][number % len(found[place])])
+            strata.setdefault(folder, []).append((number, mutant))
     total = sum(map(len, strata.values()))
     exact = {folder: min(count, total) * len(places) / total for folder, places in strata.items()}
     shares = {folder: int(share) for folder, share in exact.items()}
@@ -123,10 +126,8 @@ def sample(count: int, seed: int) -> list[Mutant]:
     chosen = []
     for folder, places in strata.items():
         print(f"{folder}: {shares[folder]} of {len(places)} places")
-        for module, (line, _), ways in chance.sample(places, shares[folder]):
-            chosen.append(Mutant(folder, str(module), line, *chance.choice(ways)))
-    chance.shuffle(chosen)
-    return chosen
+        chosen += sorted(places, key=itemgetter(0))[: shares[folder]]
+    return [mutant for _, mutant in sorted(chosen, key=itemgetter(0))]
 
 
 # -- running tests in forked children ----------------------------------------------------------------------------------------

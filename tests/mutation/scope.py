@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import io
 import tokenize
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 FOLDERS = ("algorithms", "objectives", "collect", "data", "skills", "nn", "evaluation")
@@ -24,9 +26,26 @@ def modules(root: Path) -> Iterator[tuple[str, Path]]:
         yield "programs", Path("skillmeta/programs") / f"{name}.py"
 
 
+def numbered(seed: int, module: Path, source: str, places: Iterable[Position]) -> Iterator[tuple[int, Position]]:
+    """Each place with a random number that depends on the seed and the text of its line alone: who takes the places with the lowest
+    numbers takes the same ones when other lines change."""
+    lines, seen = source.splitlines(), Counter[tuple[str, int]]()
+    for line, column in sorted(places):
+        text = lines[line - 1].strip()
+        spot = text, column - lines[line - 1].index(text)
+        name = f"{seed} {module.as_posix()} {spot} {seen[spot]}"
+        seen[spot] += 1
+        yield int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big"), (line, column)
+
+
+def name_of(base: ast.expr) -> str | None:
+    """Of a class's base: `Protocol` of Protocol and of Protocol[T]."""
+    return getattr(base.value if isinstance(base, ast.Subscript) else base, "id", None)
+
+
 def left_out(source: str) -> list[tuple[Position, Position]]:
-    """Where no mutant is wanted: messages, annotations, asserts, decorators of dataclasses, defaults and bounds of configs; and
-    stars that are no operators."""
+    """Where no mutant is wanted: messages, annotations, asserts, decorators of dataclasses, defaults and bounds of configs,
+    protocols, whose bodies never run; and stars that are no operators."""
 
     def parts(node: ast.AST) -> Iterator[ast.AST | None]:
         if isinstance(node, (ast.Raise, ast.Assert, ast.JoinedStr)):
@@ -37,6 +56,9 @@ def left_out(source: str) -> list[tuple[Position, Position]]:
             yield node.returns
         elif isinstance(node, (ast.arg, ast.AnnAssign)):
             yield node.annotation
+        elif isinstance(node, ast.ClassDef) and "Protocol" in map(name_of, node.bases):
+            yield from node.body
+            yield from (decorator for child in node.body for decorator in getattr(child, "decorator_list", ()))
         elif isinstance(node, ast.ClassDef) and node.name.endswith("Config"):
             for child in node.body:
                 if isinstance(child, ast.AnnAssign) or getattr(child, "name", "") == "__post_init__":

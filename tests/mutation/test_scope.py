@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from tests.mutation.executed import Executed
-from tests.mutation.scope import left_out, modules
+from tests.mutation.scope import left_out, modules, numbered
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,6 +27,10 @@ def function(values: list[int | str], *, step=-1):
     if not values:
         raise ValueError(f"{len(values) + 1}")
     return [*values, step - 4]
+
+class Seen(Protocol[T]):
+    @property
+    def far(self) -> bool: return 7 < 8
 """
 
 
@@ -38,10 +42,38 @@ def test_defaults_bounds_messages_and_annotations_are_left_out_and_nothing_else(
         position = (line, lines[line - 1].index(piece))
         return any(low <= position < high for low, high in left_out(SOURCE))
 
-    for piece in ("@dataclass", "True", "| None", "3", "< 1", "| str", "*, step", "is not None", "+ 1", "*values,"):
+    for piece in (
+        "@dataclass",
+        "True",
+        "| None",
+        "3",
+        "< 1",
+        "| str",
+        "*, step",
+        "is not None",
+        "+ 1",
+        "*values,",
+        "@property",
+        "7 <",
+    ):
         assert is_left_out(piece), piece
     for piece in ("* self.size", "2 *", "-1", "not values", "- 4", "4]"):
         assert not is_left_out(piece), piece
+
+
+def test_a_place_keeps_its_number_when_other_lines_change():
+    lines = ["a = 1 + b", "", "def f(x):", "    return x - 1", "a = 1 + b"]
+    places = [(1, 4), (1, 6), (4, 13), (5, 4)]
+
+    def numbers(lines: list[str], places: list[tuple[int, int]], seed: int = 3) -> list[int]:
+        return [number for number, _ in numbered(seed, Path("m.py"), "\n".join(lines), places)]
+
+    before = numbers(lines, places)
+    assert len(set(before)) == 4  # two places of one text are two
+    changed = ["", "a = 1 + b", "def g(x):", "    y = 3 + x", "    return x - 1", "a = 1 + b"]
+    after = numbers(changed, [(2, 4), (2, 6), (4, 10), (5, 13), (6, 4)])
+    assert [after[0], after[1], after[3], after[4]] == before and after[2] not in before
+    assert not set(numbers(lines, places, seed=4)) & set(before)
 
 
 SUM = """
