@@ -383,8 +383,9 @@ class Learner:
     def losses(self, networks: nn.ModuleDict, inputs: Inputs) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
         """The losses of what is `trained`; D of each row, [B]; the METRICS. All with a leading axis [S] where networks and inputs
         have one."""
-        regularizer, bound, coefficient = self.regularizer, self.bound, inputs.coefficient
+        regularizer, coefficient = self.regularizer, inputs.coefficient
         policy, critics, targets = networks["policy"], networks["critics"], networks["targets"]
+        bound = policy.get_buffer("bound")  # [A]; in a stack each has its own, [S, 1, A]
         (here, there), (noise, next_noise) = inputs.priors(), inputs.noise.unbind(-3)
         with torch.no_grad():
             next_policy = policy(inputs.following, there)

@@ -30,7 +30,7 @@ def episode(
     observation = envs.reset(seeds, tasks)
     alive, taken = np.ones(envs.num, bool), 0
     frames, rows = [observation], []
-    while alive.any():
+    while True in alive.tolist():
         with torch.inference_mode():
             acted = actor.act(torch.from_numpy(observation), belief, generator, explore)
         if not taken:
@@ -43,7 +43,7 @@ def episode(
             check_finite(chosen, "the policy's actions")  # then it is not the environment's fault
             raise
         belief = actor.observe(belief, action, step)
-        taken += int(step.steps.max())
+        taken += max(step.steps.tolist())
         truncated = step.truncated
         if max_steps is not None and taken >= max_steps:
             truncated = truncated | (alive & ~step.terminated)

@@ -22,16 +22,25 @@ def apply_all(optimizers: Sequence[torch.optim.Adam], gradients: Sequence[Sequen
     """One step of several optimisers with the same settings, each along its own gradients, in one call: what costs a step of small
     networks is the call."""
     parameters: list[Tensor] = []
-    columns: dict[str, list[Tensor]] = {"exp_avg": [], "exp_avg_sq": [], "step": []}
+    means: list[Tensor] = []
+    squares: list[Tensor] = []
+    counts: list[Tensor] = []
+    stepped: list[Tensor] = []
     for optimizer in optimizers:
-        for parameter in optimizer.param_groups[0]["params"]:
+        own = optimizer.param_groups[0]["params"]
+        count = optimizer.state[own[0]].get("step")
+        if count is None:
+            count = torch.zeros((), dtype=torch.float32, device=own[0].device)
+        stepped.append(count)
+        for parameter in own:
             state = optimizer.state[parameter]
             if not state:
-                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
                 state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+            state["step"] = count  # one number for all, since all are stepped together
             parameters.append(parameter)
-            for name, column in columns.items():
-                column.append(state[name])
+            means.append(state["exp_avg"])
+            squares.append(state["exp_avg_sq"])
+            counts.append(count)
     along = [gradient for each in gradients for gradient in each]
     assert len(along) == len(parameters)
     # The fused step reads memory in order, so a gradient must lie there as its parameter does.
@@ -41,9 +50,9 @@ def apply_all(optimizers: Sequence[torch.optim.Adam], gradients: Sequence[Sequen
     group = optimizers[0].param_groups[0]
     (beta1, beta2), lr, eps = group["betas"], group["lr"], group["eps"]
     with torch.no_grad():  # what torch.optim.Adam calls for `fused`; its own way there costs as much as the step
-        torch._foreach_add_(columns["step"], 1)
+        torch._foreach_add_(stepped, 1)
         torch._fused_adam_(
-            parameters, along, columns["exp_avg"], columns["exp_avg_sq"], [], columns["step"],
+            parameters, along, means, squares, [], counts,
             lr=lr, beta1=beta1, beta2=beta2, weight_decay=0.0, eps=eps, amsgrad=False, maximize=False,
         )  # fmt: skip
 

@@ -9,8 +9,7 @@ What a learner gets is what it gets alone, up to rounding.
 from __future__ import annotations
 
 import copy
-import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -61,7 +60,7 @@ class Stackable(Protocol[BatchT, DrawnT, InputsT]):
 
     def losses(self, networks: nn.ModuleDict, inputs: InputsT) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         """The losses of `trained`, a number each; what `finish` takes; metrics, a vector. All have a leading axis [S] where
-        networks and inputs have one."""
+        networks and inputs have one. Numbers in which learners of a stack differ are of `networks` or `inputs`, never of `self`."""
 
     def finish(self, found: Tensor) -> None:
         """What follows a step of the optimiser."""
@@ -75,50 +74,58 @@ class Stack(Generic[BatchT, DrawnT, InputsT]):
 
     Args:
         learners: of one config and one environment; restored already, if they are to be.
+        lasting: whether it is worth recording a CUDA graph of its updates.
     """
 
-    def __init__(self, learners: Sequence[Stackable[BatchT, DrawnT, InputsT]]):
+    def __init__(self, learners: Sequence[Stackable[BatchT, DrawnT, InputsT]], lasting: bool = True):
         self.learners, first = learners, learners[0]
         self.networks = {name: StackedNetwork([one.networks[name] for one in learners]) for name in first.networks}
         for one in learners:
             lay_alike(one.optimizer)
-        # Losses see one set of networks, whose parameters are those of all learners, [S, ...].
-        buffers = {id(buffer): buffer for buffer in first.networks.buffers()}
-        self.all: nn.ModuleDict = copy.deepcopy(first.networks, dict(buffers))
+        # Losses see one set of networks, whose parameters are those of all learners, [S, ...], and their buffers, [S, 1, n].
+        self.all: nn.ModuleDict = copy.deepcopy(first.networks)
+        for name, _ in first.networks.named_buffers():
+            within, _, key = name.rpartition(".")
+            each = torch.stack([one.networks.get_buffer(name) for one in learners]).unsqueeze(1)
+            self.all.get_submodule(within).register_buffer(key, each)
         self.places = {name: places(module) for name, module in self.all.items()}
         self.device = next(first.networks.parameters()).device
-        self.step: Graphed[DrawnT, Tensor] = Graphed(functools.partial(self._step, range(len(learners))))
+        self.step: Callable[[DrawnT, torch.device], Tensor] = Graphed(self._step) if lasting else self._eagerly
 
     def learn(self, updates: Sequence[int]) -> list[Metrics]:
-        """Some updates of each learner. Those that are owed more continue without the others."""
-        sums = torch.zeros(len(self.learners), 0)
-        for done in range(max(updates)):
-            which = [k for k, owed in enumerate(updates) if owed > done]
-            metrics = self.update(which)
-            if not done:
-                sums = metrics.new_zeros(len(self.learners), metrics.shape[-1])
-            if len(which) == len(sums):
-                sums += metrics
-            else:
-                sums.index_add_(0, torch.tensor(which).to(sums.device), metrics)
+        """Some updates of each learner. Those that are owed more continue without the others, as a stack of their own."""
+        sums, done = torch.zeros(len(self.learners), 0), 0
+        for until in sorted({*updates} - {0}):
+            which = [k for k, owed in enumerate(updates) if owed >= until]
+            part = self if len(which) == len(updates) else Stack([self.learners[k] for k in which], lasting=False)
+            for _ in range(until - done):
+                metrics = part.update()
+                if not sums.shape[-1]:
+                    sums = metrics.new_zeros(len(self.learners), metrics.shape[-1])
+                if part is self:
+                    sums += metrics
+                else:
+                    sums.index_add_(0, torch.tensor(which).to(sums.device), metrics)
+            if part is not self:
+                for network in self.networks.values():
+                    network.take_back(which)
+            done = until
         return [one.averaged(*each) for one, *each in zip(self.learners, sums, updates, strict=True)]
 
-    def update(self, which: Sequence[int]) -> Tensor:
-        """One update of some learners; returns the metrics of each, [len(which), ...], until the next one."""
-        chosen = [self.learners[k] for k in which]
-        drawn = stacked([one.drawn(one.sample()) for one in chosen])
-        if len(which) == len(self.learners):
-            metrics = self.step(drawn, self.device)
-        else:
-            metrics = self._step(which, moved(drawn, self.device))
-        for one in chosen:
+    def update(self) -> Tensor:
+        """One update of each learner; returns the metrics, [S, ...], until the next one."""
+        metrics = self.step(stacked([one.drawn(one.sample()) for one in self.learners]), self.device)
+        for one in self.learners:
             one.counts.updates += 1
         return metrics
 
-    def _step(self, which: Sequence[int], drawn: DrawnT) -> Tensor:
-        first, chosen = self.learners[0], [self.learners[k] for k in which]
-        inputs = stacked([one.inputs(row(drawn, k)) for k, one in enumerate(chosen)])
-        leaves = {name: network.rows(which) for name, network in self.networks.items()}
+    def _eagerly(self, drawn: DrawnT, device: torch.device) -> Tensor:
+        return self._step(moved(drawn, device))
+
+    def _step(self, drawn: DrawnT) -> Tensor:
+        first = self.learners[0]
+        inputs = stacked([one.inputs(row(drawn, k)) for k, one in enumerate(self.learners)])
+        leaves = {name: network.leaves() for name, network in self.networks.items()}
         for name in first.trained:
             for leaf in leaves[name].values():
                 leaf.requires_grad_()
@@ -131,10 +138,9 @@ class Stack(Generic[BatchT, DrawnT, InputsT]):
             for name, loss in zip(first.trained, losses, strict=True)
             for gradient in torch.autograd.grad(loss.sum(), list(leaves[name].values()))
         ]
-        apply_all(
-            [one.optimizer for one in chosen], [[gradient[k] for gradient in gradients] for k in range(len(chosen))]
-        )
-        for one, each in zip(chosen, found.detach(), strict=True):
+        each_own = [[gradient[k] for gradient in gradients] for k in range(len(self.learners))]
+        apply_all([one.optimizer for one in self.learners], each_own)
+        for one, each in zip(self.learners, found.detach(), strict=True):
             one.finish(each)
         return metrics.detach()
 
@@ -162,20 +168,25 @@ class StackedNetwork:
     """
 
     def __init__(self, networks: Sequence[nn.Module]):
-        self.count, self.values = len(networks), {}
+        self.parts: dict[str, list[nn.Parameter]] = {}  # of each network
+        self.values: dict[str, Tensor] = {}
         for name, _ in networks[0].named_parameters():
-            same = [one.get_parameter(name) for one in networks]
-            values = [one.data for one in same]
+            self.parts[name] = [one.get_parameter(name) for one in networks]
+            values = [one.data for one in self.parts[name]]
             self.values[name] = torch.stack([w.mT for w in values]).mT if values[0].dim() == 2 else torch.stack(values)
-            for one, part in zip(same, self.values[name], strict=True):
-                one.data = part
+        for k in range(len(networks)):
+            self._point_at(k)
 
-    def rows(self, which: Sequence[int]) -> dict[str, Tensor]:
-        """The parameters of some networks, [K, ...] by name: those of all without a copy."""
-        if len(which) == self.count:
-            return {name: value.detach() for name, value in self.values.items()}
-        chosen = torch.tensor(which, device=next(iter(self.values.values())).device)
-        return {
-            name: value.mT.index_select(0, chosen).mT if value.dim() == 3 else value.index_select(0, chosen)
-            for name, value in self.values.items()
-        }
+    def leaves(self) -> dict[str, Tensor]:
+        return {name: value.detach() for name, value in self.values.items()}
+
+    def take_back(self, which: Sequence[int]) -> None:
+        """Copy the parameters of some networks, which another stack has had, and make them views again."""
+        for k in which:
+            for name, value in self.values.items():
+                value[k].copy_(self.parts[name][k].data)
+            self._point_at(k)
+
+    def _point_at(self, k: int) -> None:
+        for name, value in self.values.items():
+            self.parts[name][k].data = value[k]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from skillmeta.config import NonNegativeFloat, PositiveFloat, checked
 from skillmeta.errors import ConfigError
-from skillmeta.nn.distributions import Categorical, Gaussian, Mixture, Policy, kl_estimate
+from skillmeta.nn.distributions import Categorical, Gaussian, Mixture, Policy, TanhGaussian, kl_estimate
 from skillmeta.nn.optimizers import adam, apply_gradients
 from skillmeta.types import Parts, Prior
 
@@ -152,7 +152,6 @@ class Regularizer:
 
     def __init__(self, config: RegularizerConfig, bound: Tensor):
         self.config = config
-        self.log_volume = float((2 * bound).log().sum())
         self.constant = len(bound) * math.log(2) if config.prior == "uniform" else 0.0  # of the KL, see above
         target = config.target_divergence
         if target is None and config.prior == "uniform":
@@ -188,7 +187,9 @@ class Regularizer:
         if isinstance(policy, Categorical):
             raise ConfigError("the policy is over discrete actions, and the divergence is of continuous ones")
         if self.config.prior == "uniform":
-            return policy.rsample_log_prob(noise) + self.log_volume
+            if not isinstance(policy, TanhGaussian):
+                raise ConfigError("a uniform prior needs a policy that stays in the action box")
+            return policy.rsample_log_prob(noise) + (2 * policy.bound).log().sum(-1)
         if not isinstance(policy, Gaussian) or not isinstance(prior, Gaussian | Mixture):
             raise ConfigError("a skill prior needs an unsquashed Gaussian policy in the same latent space")
         if self.config.divergence == "kl":

@@ -34,7 +34,8 @@ def make(case: str, seed: int) -> sac.Learner:
     config = sac.Config(regularizer, start, hidden=8, batch_size=8, learning_rate=2e-3, tau=0.1, replay_capacity=ROWS)
     model = skill_model(components=sum(components)).to(torch.get_default_dtype())
     given = {"prior": model.prior, "normalize": model.normalizer} if start == "prior" else {}
-    learner = make_learner(sac, config, 2, BOUND.numpy(), **given, seeds=Seeds(seed))
+    bound = (1 + 0.5 * seed) * BOUND.numpy()  # skill models differ, and with them the box of their skills
+    learner = make_learner(sac, config, 2, bound, **given, seeds=Seeds(seed))
     drawn = torch.Generator().manual_seed(seed)
     columns = learner.replay.columns
     for values in (columns.observation, columns.action, columns.reward, columns.next_observation):
