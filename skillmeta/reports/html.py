@@ -17,8 +17,8 @@ body { font: 16px/1.55 system-ui, sans-serif; color: #1c1c1c; background: #fff; 
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .6rem; } h2 { font-size: 1.2rem; margin: 2.4rem 0 .5rem; }
 p { max-width: 46rem; } .lead { font-size: 1.08rem; } .note { color: #555; font-size: .92rem; }
 .warning { background: #fff4d6; border-left: 4px solid #e69f00; padding: .5rem .8rem; }
-table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums; font-size: .95rem; }
-th, td { text-align: right; padding: .3rem .7rem; border-bottom: 1px solid #ddd; } th { font-weight: 600; color: #444; }
+table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums; font-size: .9rem; }
+th, td { text-align: right; padding: .3rem .5rem; border-bottom: 1px solid #ddd; } th { font-weight: 600; color: #444; }
 th:first-child, td:first-child { text-align: left; } .scroll { overflow-x: auto; }
 td { white-space: nowrap; } td.sentence { white-space: normal; min-width: 14rem; }
 @media (max-width: 68rem) { table { font-size: .85rem; } th, td { padding: .3rem .4rem; } }
