@@ -27,11 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from skillmeta.config import build
     from skillmeta.run.run import trained_config
     from skillmeta.tasks.base import TaskConfig
-    from skillmeta.trust import check_links, check_modules
+    from skillmeta.trust import check_modules
 
     run: Path = arguments.agent
-    node, file = trained_config(run), run / "config.yaml"
-    check_links(run, arguments.trust)
+    node, file = trained_config(run, arguments.trust), run / "config.yaml"
     check_modules(node, file, arguments.trust)
     arguments.video = arguments.video or run / "film.webp"
     return film(build(TaskConfig, node.get("task"), f"{file}: task"), arguments)

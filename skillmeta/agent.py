@@ -46,7 +46,7 @@ def load(folder: str | Path, *, sample: bool = False, seed: int = 0, trust: bool
         made = Path(about["run"])
         task, run = build(TaskConfig, about["task"]), config_of_run(made, read_yaml(made / "config.yaml"))
     else:
-        node = trained_config(folder)
+        node = trained_config(folder, trust)
         check_modules({"task": node.get("task")}, folder / "config.yaml", trust)
         run = config_of_run(folder, node)
         task, family = run.task, make_family(run.task)

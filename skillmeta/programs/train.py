@@ -59,7 +59,7 @@ from skillmeta.seeds import Seeds
 from skillmeta.skills.priors import Marginal, WithPrior
 from skillmeta.skills.vae import SkillModel, model_folder
 from skillmeta.tasks.base import VALIDATION, Task, TaskFamily, chosen_task, make_family, task_id
-from skillmeta.trust import check_links, check_modules, named_modules
+from skillmeta.trust import check_modules, named_modules
 from skillmeta.types import Actor, Envs, EnvSpec, Episodes, Learner, Metrics, Skills, State
 
 ACTOR = "actor"  # the folder of a finished run that holds what acts
@@ -439,7 +439,7 @@ def load_trained(
     has changed since, or one that names a module of its own without `trust`.
     """
     folder = Path(folder)
-    node = trained_config(folder, limited=not trust)
+    node = trained_config(folder, trust)
     if (folder / "agent").exists():
         raise UserError(
             f"{folder}: was made by an earlier version of skillmeta, which kept what acts in `agent`; run its command again in "
@@ -447,7 +447,6 @@ def load_trained(
         )
     if not (folder / ACTOR).exists() or read_result(folder) is None:
         raise UserError(f"{folder}: the run is not finished; run its command again first")
-    check_links(folder, trust)
     verify(folder)
     named = {"algorithm": node.get("algorithm"), "start": node.get("start")}
     if not all(name in own for _, name in named_modules(named)):

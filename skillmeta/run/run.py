@@ -35,7 +35,7 @@ from skillmeta.run.identity import Identity
 from skillmeta.run.rows import Written
 from skillmeta.run.signals import GRACE_SECONDS, StopSignals
 from skillmeta.run.trackers import Trackers
-from skillmeta.trust import modules_of_run
+from skillmeta.trust import check_links, modules_of_run
 
 KEEP = 2  # checkpoints
 METRICS = "metrics.jsonl"  # a row an iteration
@@ -376,13 +376,16 @@ def read_continued(folder: Path) -> list[dict[str, int | None]]:
     return list(read_json(path).get("lengths", [])) if path.exists() else []
 
 
-def trained_config(folder: Path, limited: bool = True) -> dict[str, Any]:
-    """config.yaml of the training run in a folder. Needs no lock.
+def trained_config(folder: Path, trust: bool = False) -> dict[str, Any]:
+    """config.yaml of the training run in a folder, whose links are looked at before anything in it is read. Needs no lock.
 
-    Raises UserError where there is none, which says what the folder holds instead.
+    Raises UserError where there is none, which says what the folder holds instead, and without `trust` for a link that leads out
+    of the folder.
     """
+    if folder.is_dir():
+        check_links(folder, trust)
     file = folder / "config.yaml"
-    node = read_yaml(file, limited=limited) if file.exists() else {}
+    node = read_yaml(file, limited=not trust) if file.exists() else {}
     if "algorithm" in node:
         return node
     what = "holds no run"
