@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def adam(parameters: Iterable[Tensor], learning_rate: float) -> torch.optim.Adam:
-    """Adam in one fused pass over all parameters."""
+    """Adam in one fused pass over all parameters. It is stepped by `apply_gradients` or by its own `step`, never by both."""
     return torch.optim.Adam(list(parameters), lr=learning_rate, fused=True)
 
 
