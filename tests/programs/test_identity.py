@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -157,10 +158,12 @@ def test_pretraining_on_two_logs_from_a_model_resumes_to_the_bit_and_needs_all_t
     assert models[0] == models[1]
 
 
-def test_a_data_set_of_ours_that_was_collected_again_is_refused(tmp_path, stops, monkeypatch):
+def test_a_data_set_of_ours_that_was_collected_again_is_refused(tmp_path, stops, monkeypatch, capsys):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "logs"))
     collecting = ["collect", "pretrain/maze_logs", "dataset=test/tiny-v0", "expert.steps=600", "overwrite=true"]
     assert main(collecting) == 0
+    said = re.search(r" steps in (\d+) s", capsys.readouterr().out)
+    assert said is not None and int(said[1]) < 300
     made = build(PretrainConfig, {"source": "minari:test/tiny-v0", "model": {"horizon": 2, "hidden": 4},
                                   "training": {"steps": 4, "batch_size": 4}})  # fmt: skip
     stops(lambda: pretrain(made, tmp_path / "run", quiet=True))
