@@ -30,6 +30,7 @@ def failure(error: BaseException) -> UserError:
         return error
     act = watch.doing()
     assert act is not None
+    watch.ends()  # what follows is not the environment's time: a full trace takes a while
     if isinstance(error, NotFinite):
         what = str(error)
     elif isinstance(error, watch.Overdue):

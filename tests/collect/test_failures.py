@@ -73,6 +73,16 @@ def test_dropped_episodes_leave_whole_and_finite_ones(kind, capsys):
     assert 0 < some.failures.count == some.failures.replaced == capsys.readouterr().err.count("dropped: ")
 
 
+def test_what_a_failure_takes_to_be_described_is_not_the_environments_time(monkeypatch):
+    def slow(error: BaseException) -> list[str]:
+        time.sleep(0.3)  # six times the limit of a step
+        return ["trace"]
+
+    monkeypatch.setattr("skillmeta.envs.failure.traceback.format_exception", slow)
+    with workers("infinite_reward", "stop") as some, pytest.raises(UserError, match="a reward that is not finite"):
+        trials(some)
+
+
 def test_above_the_limit_the_run_stops():
     with (
         workers("raises", max_errors=1) as some,
