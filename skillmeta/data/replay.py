@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,7 +40,8 @@ class Transitions(NamedTuple):
 def zeros(observation_dim: int, action_dim: int, *lead: int) -> Transitions:
     """Decisions whose numbers are all 0, with these leading axes."""
     shapes = (observation_dim,), (action_dim,), (), (observation_dim,), ()
-    return Transitions(*(torch.zeros(*lead, *shape) for shape in shapes))
+    # NumPy's zeros take memory when they are written to: a replay costs what is in it, not what fits in it.
+    return Transitions(*(torch.from_numpy(np.zeros((*lead, *shape), np.float32)) for shape in shapes))
 
 
 def decisions_of(episodes: Episodes) -> Transitions:
