@@ -250,6 +250,26 @@ def test_e_is_drawn_anew_in_context_episodes_and_then_inferred_from_them_alone(a
     assert not torch.allclose(kept.mean[0], kept.mean[1])
 
 
+def test_a_context_shows_nothing_of_what_follows_the_end_of_an_episode():
+    """Episodes in lockstep are filled up to the longest one; their numbers after the end are nobody's decisions."""
+    learner, generator = trained(made()), torch.Generator().manual_seed(0)
+    actor, belief, beliefs = learner.actor(), learner.actor().begin(2, generator), []
+    done, _ = episode(actor, Labelled(2), belief, [0, 0], generator, tasks=[1, 5])
+    ends = done.valid & (np.arange(done.valid.shape[1]) < np.array([[1], [3]]))
+    for fill in (0.0, 1e3):
+        padded = replace(
+            done,
+            valid=ends,
+            reward=np.where(ends, done.reward, fill),
+            action=np.where(ends[..., None], done.action, fill),
+        )
+        known = belief
+        for _ in range(3):
+            known = actor.adapt(known, padded, torch.Generator().manual_seed(1))
+        beliefs.append(known.posterior_mean)
+    assert torch.equal(*beliefs)
+
+
 def test_evaluation_explores_in_context_episodes_and_sees_no_training_buffer():
     learner = trained(made())
     with Workers(Labelled) as workers:

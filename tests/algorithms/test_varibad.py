@@ -69,6 +69,25 @@ def test_learning_sees_what_acting_believed(task, core):
         assert sample.valid[n].sum() == position
 
 
+@pytest.mark.parametrize("task", [GRID, ENDS])
+def test_returns_and_advantages_are_of_scaled_rewards_over_the_ends_of_episodes(task):
+    """Without bootstrapping at a trial's end, gae_lambda 1 gives the discounted sum of all that is still to come of the trial."""
+    learner, trials, _ = acted(task, replace(SMALL, reward_scale=3.0, gae_lambda=1.0, discount=0.8))
+    sample = learner.prepare(sequences(trials))
+    for n in range(5):
+        rewards = trials.reward[n][trials.valid[n]]  # of all episodes, one after the other
+        expected = [3.0 * sum(0.8**k * r for k, r in enumerate(rewards[t:])) for t in range(len(rewards))]
+        assert sample.returns[n, : len(rewards)].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    there = sample.valid > 0
+    assert float(sample.advantage[there].mean()) == pytest.approx(0, abs=1e-5)
+    assert float(sample.advantage[there].std()) == pytest.approx(1, abs=0.05)
+    values = learner.network.value_head
+    assert float(values.mean) == pytest.approx(
+        float(sample.returns[there].mean()), rel=1e-4
+    )  # in units of what is paid
+    assert float(values.stddev) == pytest.approx(float(sample.returns[there].std(correction=0)), rel=1e-4)
+
+
 @pytest.mark.parametrize(("coefficient", "predicts"), [(0.0, False), (0.1, True), (2.0, True)])
 def test_next_observations_are_predicted_where_they_count(coefficient, predicts):
     config = replace(SMALL, decoder=replace(SMALL.decoder, observation_coefficient=coefficient))
