@@ -12,11 +12,12 @@ import pytest
 from skillmeta.collect.source import Budget, OnlineSource
 from skillmeta.collect.workers import Workers
 from skillmeta.envs.serial import SerialEnvs
+from skillmeta.envs.skill_space import SkillEnvs
 from skillmeta.errors import ConfigError
 from skillmeta.evaluation.actors import RandomActor
 from skillmeta.seeds import Seeds
 from tests.actors import Still
-from tests.skills.fakes import CounterEnv
+from tests.skills.fakes import CounterEnv, skill_model
 
 
 def source_of(
@@ -98,6 +99,34 @@ def test_a_restored_source_continues_as_if_it_had_not_been_interrupted():
     again = calls(second)
     assert all(np.array_equal(a, b) for a, b in zip(after, again, strict=True)) and second.state() == whole.state()
     assert not any(np.array_equal(a, b) for a, b in zip(before[1:3], after[1:3], strict=True))
+
+
+def test_every_call_has_tasks_resets_and_noise_of_its_own():
+    """Whichever kind of call it is. The world's first observation says which seed it was reset with."""
+    draw, actor = (lambda generator: float(generator.random())), RandomActor(np.ones(1, np.float32))
+    source = source_of(draw=draw)
+    some = [source.trials(actor, 2, 2) for _ in range(3)]
+    assert len({task for batch in some for task in batch.tasks}) == 6
+    assert len({tuple(batch.trials.observation[:, :, 0, 1].ravel()) for batch in some}) == 3
+    assert len({tuple(batch.trials.action.ravel()) for batch in some}) == 3
+    kept = [source.trials_in(actor, [1.0, 2.0], 2) for _ in range(2)]
+    assert kept[0].tasks == kept[1].tasks and not np.array_equal(kept[0].trials.action, kept[1].trials.action)
+    met = list[float]()
+    single = source_of(draw=lambda generator: met.append(float(generator.random())) or met[-1])
+    shown = [single.episode(actor) for _ in range(3)]
+    assert len(set(met)) == 3
+    assert (
+        len({float(one.observation[0, 0, 1]) for one in shown})
+        == len({float(one.action[0, 0, 0]) for one in shown})
+        == 3
+    )
+
+
+def test_a_decision_of_several_primitive_steps_is_one_decision():
+    workers = Workers(lambda num: SkillEnvs(SerialEnvs(lambda: CounterEnv(25), num), skill_model()))
+    source = OnlineSource(workers, lambda generator: 0, Seeds(0), Budget(1000))
+    source.trials(RandomActor(np.ones(3, np.float32)), 2, 1)
+    assert source.cost() == {"env_steps": 50, "episodes": 2, "decisions": 6}  # 10, 10 and 5 steps
 
 
 def test_training_tasks_are_different_ones_and_the_same_at_every_call():

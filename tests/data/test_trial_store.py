@@ -34,6 +34,9 @@ def test_trials_are_whole_in_order_and_the_oldest_are_forgotten():
     assert contents(store) == {(0, 1, 2), (3, 4)}
     store.add(numbered([[3, 2], [1, 2]], 5))
     assert contents(store) == {(3, 4), (5, 6, 7, 8, 9), (10, 11, 12)}  # round the ring; of the first not all fits
+    full = TrialStore(5, 1, 1)
+    full.add(numbered([[2, 1], [1, 1]]))
+    assert contents(full) == {(0, 1, 2), (3, 4)}  # which just fit
     with pytest.raises(ConfigError, match="replay_capacity is 12; a trial here has 14 decisions"):
         store.add(numbered([[7, 7]]))
 

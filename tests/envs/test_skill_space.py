@@ -215,10 +215,15 @@ def test_stable_baselines3_trains_in_skill_space_unchanged(algorithm):
 
 
 def test_the_wrapper_discounts_inside_a_skill_when_asked_to():
+    expected = sum(0.5**i * (i + 1) for i in range(10))
     env = SkillEnv(CounterEnv(25), skill_model(), discount=0.5)
     env.reset(seed=0)
     _, reward, *_ = env.step(np.zeros(3, np.float32))
-    assert reward == pytest.approx(sum(0.5**i * (i + 1) for i in range(10)))
+    assert reward == pytest.approx(expected)
+    vector = SkillVectorEnv([lambda: CounterEnv(25), lambda: CounterEnv(3)], skill_model(), discount=0.5)
+    vector.reset(seed=0)
+    _, rewards, *_ = vector.step(np.zeros((2, 3), np.float32))
+    assert rewards.tolist() == pytest.approx([expected, 1 + 0.5 * 2 + 0.25 * 3])
 
 
 def test_wrapper_and_lockstep_agree_and_report_primitive_steps():
