@@ -99,7 +99,7 @@ class Learner:
 
     def __init__(self, config: Config, spec: EnvSpec, skills: Skills | None, seeds: Seeds):
         self.config, self.counts = config, Counts()
-        self.acting = make_actor(config, spec, skills, seeds.stream("weights").torch(), ratio=True)
+        self.acting = make_actor(config, spec, skills, seeds.stream("weights").torch())
         self.parameters = leaves(self.acting.parameters)
         self.optimizer = adam(self.parameters, config.learning_rate)
 

@@ -206,7 +206,6 @@ class Actor:
     parameters: Parameters
     rollouts: int
     inner_lr: float
-    ratio: bool
     discount: float
     halve: bool  # the step after the first one (MAML, appendix A.2)
     skills: Skills | None
@@ -239,10 +238,9 @@ class Actor:
         return {"parameters": self.parameters}
 
     def inner_step(self, stacked: Parameters, samples: Samples, rate: float) -> Parameters:
-        """The parameters after one step from stacked ones, without gradients."""
-        moved = inner_step(
-            self.shape, leaves(stacked), samples, rate, self.ratio, self.prior_coefficient, create_graph=False
-        )
+        """The parameters after one step from stacked ones, without gradients. Here pi is pi_old, so `ratio` would change nothing."""
+        start = leaves(stacked)
+        moved = inner_step(self.shape, start, samples, rate, False, self.prior_coefficient, create_graph=False)
         return tuple(p.detach() for p in moved)
 
     def normalize(self, observation: Tensor) -> Tensor:
@@ -313,7 +311,6 @@ def make_actor(
     spec: EnvSpec,
     skills: Skills | None,
     generator: torch.Generator,
-    ratio: bool = False,
     context: int = 0,
 ) -> Actor:
     """The actor before training: a small random policy, or the skill prior itself.
@@ -327,7 +324,6 @@ def make_actor(
         shape.start(generator, zero_output=skills is not None),
         config.rollouts,
         config.inner_lr,
-        ratio,
         config.discount,
         config.halve_at_test,
         skills,
