@@ -156,7 +156,8 @@ def main() -> None:
     torch.manual_seed(0)
     plain, measured = Plain(), {}
     for name, update in (
-        ("the published sizes, attention", ours("simpl_maze_published")),
+        ("the published sizes, a set transformer", ours("simpl_maze_published")),
+        ("the published sizes, attention", ours("simpl_maze_published", encoder="attention")),
         ("the published sizes, a product of Gaussians", ours("simpl_maze_published", encoder="product")),
         ("the default", ours("simpl_maze")),
     ):

@@ -41,7 +41,7 @@ from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
 from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Skills, Source, Start, Step
 
-ENCODERS = ("product", "mean", "attention")  # of sets (skillmeta/nn/encoders.py)
+ENCODERS = ("product", "mean", "attention", "set_transformer")  # of sets (skillmeta/nn/encoders.py)
 
 
 def small_regularizer() -> RegularizerConfig:

@@ -238,7 +238,7 @@ class Actor:
         return {"parameters": self.parameters}
 
     def inner_step(self, stacked: Parameters, samples: Samples, rate: float) -> Parameters:
-        """The parameters after one step from stacked ones, without gradients. Here pi is pi_old, so `ratio` would change nothing."""
+        """The parameters after one step from stacked ones, without gradients. Here pi is pi_old: `ratio` changes nothing."""
         start = leaves(stacked)
         moved = inner_step(self.shape, start, samples, rate, False, self.prior_coefficient, create_graph=False)
         return tuple(p.detach() for p in moved)

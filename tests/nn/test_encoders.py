@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
+from skillmeta.errors import ConfigError
 from skillmeta.nn.distributions import Gaussian, Mixture
 from skillmeta.nn.encoders import ENCODERS, ProductEncoder, SummaryEncoder, infer, make_encoder
 
@@ -105,6 +107,42 @@ def test_attention_is_a_softmax_over_everything_seen():
             evidence = encoder.accumulate(evidence, context[:, n : n + 1], torch.ones(2, 1))
         ours = evidence.total.view(2, 4, -1) / evidence.weight[:, 4:].unsqueeze(-1)
     assert torch.allclose(ours.flatten(1), wanted, atol=1e-5)
+
+
+def attended(layers: dict[str, np.ndarray], queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Lee et al. 2019, eq. 6 and 7: queries [N, 16] and keys [C, 16] of one task, a head of four numbers after another."""
+
+    def linear(name: str, x: np.ndarray) -> np.ndarray:
+        return x @ layers[f"{name}.weight"].T + layers[f"{name}.bias"]
+
+    parts = []
+    for head in range(4):
+        own = slice(4 * head, 4 * head + 4)
+        q, k, v = linear("query", queries)[:, own], linear("key", keys)[:, own], linear("value", keys)[:, own]
+        weights = np.exp(q @ k.T / 2)
+        parts.append(q + weights / weights.sum(1, keepdims=True) @ v)
+    seen = np.concatenate(parts, 1)
+    return seen + np.maximum(linear("out", seen), 0)
+
+
+def test_a_set_transformer_is_two_blocks_of_induced_attention_and_a_pooling_one():
+    """Against NumPy, in double precision, a task at a time; and each transition's part in it depends on the others."""
+    encoder, context = encoder_of("set_transformer"), contexts()
+    evidence = encoder.accumulate(encoder.nothing(2), context, torch.ones(2, 7))
+    weights = {name: value.detach().double().numpy() for name, value in encoder.summary.named_parameters()}
+
+    def layers(name: str) -> dict[str, np.ndarray]:
+        return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
+
+    for task in range(2):
+        seen = encoder.net(context[task]).detach().double().numpy()
+        for block in range(2):
+            points = weights["points"][32 * block : 32 * block + 32]
+            seen = attended(layers(f"attend.{block}"), seen, attended(layers(f"induce.{block}"), points, seen))
+        expected = attended(layers("pool"), weights["ask"], seen)[0]
+        assert encoder.summary.summary(evidence)[task].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    with pytest.raises(ConfigError, match="4 heads, which share out 18 units"):
+        make_encoder("set_transformer", 4, 3, 18, 1, torch.Generator())
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ENCODERS if kind != "product"])

@@ -250,7 +250,7 @@ def test_the_encoder_learns_from_critics_and_kl_alone():
     assert not any(torch.equal(p.double(), w) for p, w in zip(learner.policy.parameters(), start.policy, strict=True))
 
 
-@pytest.mark.parametrize("encoder", ["product", "mean", "attention"])
+@pytest.mark.parametrize("encoder", simpl.ENCODERS)
 def test_the_order_of_a_context_changes_nothing(encoder):
     learner = made(replace(BASE, encoder=encoder, prior_factor=False))
     drawn = random_draw(torch.Generator().manual_seed(0))[1]
