@@ -41,7 +41,8 @@ def zeros(observation_dim: int, action_dim: int, *lead: int) -> Transitions:
     """Decisions whose numbers are all 0, with these leading axes."""
     shapes = (observation_dim,), (action_dim,), (), (observation_dim,), ()
     # NumPy's zeros take memory when they are written to: a replay costs what is in it, not what fits in it.
-    return Transitions(*(torch.from_numpy(np.zeros((*lead, *shape), np.float32)) for shape in shapes))
+    number = torch.zeros(0).numpy().dtype  # torch's default
+    return Transitions(*(torch.from_numpy(np.zeros((*lead, *shape), number)) for shape in shapes))
 
 
 def decisions_of(episodes: Episodes) -> Transitions:
