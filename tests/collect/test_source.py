@@ -111,10 +111,16 @@ def test_every_call_has_tasks_resets_and_noise_of_its_own():
     assert len({tuple(batch.trials.action.ravel()) for batch in some}) == 3
     kept = [source.trials_in(actor, [1.0, 2.0], 2) for _ in range(2)]
     assert kept[0].tasks == kept[1].tasks and not np.array_equal(kept[0].trials.action, kept[1].trials.action)
-    met = list[float]()
-    single = source_of(draw=lambda generator: met.append(float(generator.random())) or met[-1])
+    met = set[float]()
+
+    def noted(generator: np.random.Generator) -> float:
+        task = draw(generator)
+        met.add(task)
+        return task
+
+    single = source_of(draw=noted)
     shown = [single.episode(actor) for _ in range(3)]
-    assert len(set(met)) == 3
+    assert len(met) == 3
     assert (
         len({float(one.observation[0, 0, 1]) for one in shown})
         == len({float(one.action[0, 0, 0]) for one in shown})

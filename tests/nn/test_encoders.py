@@ -125,7 +125,7 @@ def attended(layers: dict[str, np.ndarray], queries: np.ndarray, keys: np.ndarra
     return seen + np.maximum(linear("out", seen), 0)
 
 
-def test_a_set_transformer_is_two_blocks_of_induced_attention_and_a_pooling_one():
+def test_a_set_transformer_is_two_blocks_of_induced_attention_and_a_pooling_one(monkeypatch):
     """Against NumPy, in double precision, a task at a time; and each transition's part in it depends on the others."""
     encoder, context = encoder_of("set_transformer"), contexts()
     evidence = encoder.accumulate(encoder.nothing(2), context, torch.ones(2, 7))
@@ -141,6 +141,9 @@ def test_a_set_transformer_is_two_blocks_of_induced_attention_and_a_pooling_one(
             seen = attended(layers(f"attend.{block}"), seen, attended(layers(f"induce.{block}"), points, seen))
         expected = attended(layers("pool"), weights["ask"], seen)[0]
         assert encoder.summary.summary(evidence)[task].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    together = infer(encoder, context)
+    monkeypatch.setattr("skillmeta.nn.encoders.LONG", 7)  # from here on a task at a time
+    assert same(infer(encoder, context), together) and not torch.allclose(together.mean[0], together.mean[1])
     with pytest.raises(ConfigError, match="4 heads, which share out 18 units"):
         make_encoder("set_transformer", 4, 3, 18, 1, torch.Generator())
 
