@@ -17,6 +17,7 @@ from skillmeta.limits import NETWORK
 NEGATIVE_SLOPE = 0.2  # of LeakyReLU
 ROUNDING = 1e-6  # of float32 numbers, relative to the largest of them
 STILL = 1e-4  # of the largest deviation of an observation, or of 1
+FARTHEST = 10.0  # standard deviations: what lies farther off is seen as so far
 
 
 class MLP(nn.Module):
@@ -135,8 +136,9 @@ class SequenceEncoder(nn.Module):
 
 
 class Normalizer(nn.Module):
-    """(x - mean) / stddev with statistics that are set once from data and saved with the model.
+    """(x - mean) / stddev, clipped to [-10, 10], with statistics that are set once from data and saved with the model.
 
+    Without the clip an object that the logs hardly move, and that falls over later, is 70 deviations away: critics diverge.
     Numbers of x [..., dim + F] beyond the statistics' dim pass unchanged: the features of the task, where a policy sees them.
     """
 
@@ -164,6 +166,5 @@ class Normalizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         dim = len(self.mean)
-        if x.shape[-1] == dim:
-            return (x - self.mean) / self.stddev
-        return torch.cat([(x[..., :dim] - self.mean) / self.stddev, x[..., dim:]], -1)
+        normalized = ((x[..., :dim] - self.mean) / self.stddev).clamp(-FARTHEST, FARTHEST)
+        return normalized if x.shape[-1] == dim else torch.cat([normalized, x[..., dim:]], -1)

@@ -26,7 +26,7 @@ from skillmeta.errors import CheckpointError, ConfigError
 from skillmeta.limits import largest
 from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Gaussian, Mixture, gaussian, mixture
 from skillmeta.nn.few_rows import FEW_ROWS, ConditionedMLP
-from skillmeta.nn.networks import MLP, Normalizer, SequenceEncoder
+from skillmeta.nn.networks import FARTHEST, MLP, Normalizer, SequenceEncoder
 from skillmeta.reading import expect
 from skillmeta.run.checkpoint import MANIFEST, load_state, save_state
 from skillmeta.run.parts import restore_parts
@@ -238,7 +238,8 @@ class SkillModel(nn.Module):
         condition, columns = decode.condition(z), self.columns
 
         def act_few(observation: np.ndarray, step: int) -> np.ndarray:
-            unit = decode((observation[:, columns] - mean) / stddev, condition)
+            normalized = (observation[:, columns] - mean) / stddev
+            unit = decode(np.minimum(np.maximum(normalized, -FARTHEST), FARTHEST), condition)
             result: np.ndarray = middle + scale * np.minimum(np.maximum(unit, -1.0), 1.0)
             return result
 

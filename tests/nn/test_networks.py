@@ -41,3 +41,10 @@ def test_statistics_are_taken_over_and_a_constant_observation_is_only_centred():
     small = Normalizer(3)
     small.take(torch.zeros(3), torch.tensor([2.0**-20, 2.0**-22, 2.0**-40]))
     assert small(torch.tensor([2.0**-20, 2.0**-20, 2.0**-20])).tolist() == [1.0, 4.0, 2.0**-20]
+
+
+def test_what_lies_far_from_the_logs_is_seen_at_ten_deviations_and_features_of_the_task_as_they_are():
+    normalizer = Normalizer(2)
+    normalizer.take(torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.25]))
+    seen = normalizer(torch.tensor([[5.5, 2.0, 99.0], [6.5, -99.0, -99.0]]))
+    assert seen.tolist() == [[9.0, 8.0, 99.0], [10.0, -10.0, -99.0]]
