@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from skillmeta.agent import Agent, load
 from skillmeta.errors import ConfigError, UserError, first_line
-from skillmeta.nn.networks import MLP, NEGATIVE_SLOPE, identity
+from skillmeta.nn.networks import MLP, NEGATIVE_SLOPE
 from skillmeta.nn.policies import SquashedPolicy
 from skillmeta.skills.vae import SkillModel
 
@@ -189,8 +189,9 @@ class SpacesAlone(gymnasium.Env):
 def to_stable_baselines(agent: Agent, file: Path) -> None:
     """`SAC.load(file).predict(observation, deterministic=True)`, of skills as the actions of a `SkillEnv`.
 
-    Its actor is ours, the normaliser folded into its first layer. Its critics are new: it acts, and does not continue learning from
-    where ours stopped. Raises UserError for a policy that is not SAC's.
+    Its actor is ours, the normaliser folded into its first layer, without the clip: farther than ten deviations from the logs the
+    two differ. Its critics are new: it acts, and does not continue learning from where ours stopped. Raises UserError
+    for a policy that is not SAC's.
     """
     from stable_baselines3 import SAC
 
@@ -215,21 +216,27 @@ def to_stable_baselines(agent: Agent, file: Path) -> None:
         policy_kwargs={"net_arch": hidden, "activation_fn": activation},
         device="cpu",
     )
-    by_skills = identity if agent.skills is None else agent.skills.normalize
-    fill(made.actor, policy.net, getattr(agent.actor, "normalize", by_skills))
+    fill(made.actor, policy.net, *statistics(agent, observed.shape[0]))
     made.save(file)
 
 
+def statistics(agent: Agent, dim: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [dim] that the agent's policy sees observations normalised by; 0 and 1 where it does not."""
+    mean, stddev = torch.zeros(dim), torch.ones(dim)
+    if isinstance(agent.skills, SkillModel):
+        columns, normalizer = agent.skills.columns, agent.skills.normalizer
+        mean[columns], stddev[columns] = normalizer.mean, normalizer.stddev
+    elif (own := getattr(agent.actor, "normalizer", None)) is not None:
+        mean[: len(own.mean)], stddev[: len(own.mean)] = own.mean, own.stddev
+    return mean, stddev
+
+
 @torch.no_grad()
-def fill(actor: Any, net: MLP, normalize: Callable[[Tensor], Tensor]) -> None:
-    """Give an actor of Stable-Baselines3's SAC the numbers of ours, which sees observations normalised."""
+def fill(actor: Any, net: MLP, mean: Tensor, stddev: Tensor) -> None:
+    """Give an actor of Stable-Baselines3's SAC the numbers of ours, which sees (observation - mean) / stddev."""
     *hidden, last = [(layer.weight.clone(), layer.bias.clone()) for layer in net.layers]  # type: ignore[operator]
     weight, bias = hidden[0]
-    # W (x - mean) / stddev + b, asked of the normaliser itself: it is linear
-    zero, ones = (make(weight.shape[1], dtype=torch.float64) for make in (torch.zeros, torch.eye))
-    shift = normalize(zero.unsqueeze(0))[0]
-    scale = (normalize(ones) - shift).diagonal()
-    hidden[0] = (weight * scale, bias + weight.double() @ shift)
+    hidden[0] = (weight / stddev, bias - weight.double() @ (mean.double() / stddev.double()))
     means, log_stddevs = (tuple(part.chunk(2)) for part in last)
     layers = [layer for layer in actor.latent_pi if isinstance(layer, nn.Linear)]
     pairs = [

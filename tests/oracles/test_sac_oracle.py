@@ -58,7 +58,7 @@ class Reference:
         self.mean, self.stddev = torch.tensor([0.5, -1.0]).double(), torch.tensor([2.0, 0.25]).double()
 
     def normalize(self, observation: Tensor) -> Tensor:
-        return (observation - self.mean) / self.stddev if self.residual else observation
+        return ((observation - self.mean) / self.stddev).clip(-10, 10) if self.residual else observation
 
     def prior(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         mean, stddev = split(mlp(self.prior_layers, self.normalize(observation)))
