@@ -71,10 +71,15 @@ class Estimate:
 
     def text(self, number: str = ".3g") -> str:
         """value [low, high], each in the given format; the value alone without an interval."""
-        shown = format(self.value, number)
+        value = written(self.value, number)
         if self.ci95 is None:
-            return shown
-        return f"{shown} [{', '.join(format(end, number) for end in self.ci95)}]"
+            return value
+        return f"{value} [{', '.join(written(end, number) for end in self.ci95)}]"
+
+
+def written(value: float, number: str = ".3g") -> str:
+    """A number in the given format, but 1,512 rather than 1.51e+03."""
+    return format(value, number.replace(".3g", ",.0f") if 999.5 <= abs(value) < 1e7 else number)
 
 
 def interval(scores: Scores, new_tasks: bool = False) -> tuple[np.ndarray, np.ndarray]:

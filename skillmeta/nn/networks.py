@@ -138,7 +138,7 @@ class SequenceEncoder(nn.Module):
 class Normalizer(nn.Module):
     """(x - mean) / stddev, clipped to [-10, 10], with statistics that are set once from data and saved with the model.
 
-    Without the clip an object that the logs hardly move, and that falls over later, is 70 deviations away: critics diverge.
+    Without the clip an object that the logs hardly move is 70 deviations away when it moves later, and critics diverge.
     Numbers of x [..., dim + F] beyond the statistics' dim pass unchanged: the features of the task, where a policy sees them.
     """
 

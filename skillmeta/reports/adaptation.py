@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from skillmeta.evaluation.adaptation import SCORES, Evaluation
-from skillmeta.evaluation.statistics import Estimate
+from skillmeta.evaluation.statistics import Estimate, written
 from skillmeta.reports import plots
 from skillmeta.reports.html import Section, Table
 from skillmeta.reports.sections import comparison, picture
@@ -165,7 +165,7 @@ def by_class(evaluation: Evaluation, score: str) -> Section | None:
     if len(set(evaluation.groups)) < 2:
         return None
     names, last = list(evaluation.results), evaluation.episodes - 1
-    rows = [[group, *(f"{found[name]:.3g}" for name in names)] for group, found in evaluation.by_group(score).items()]
+    rows = [[group, *(written(found[name]) for name in names)] for group, found in evaluation.by_group(score).items()]
     head = [f"{name} ({how})" if (how := evaluation.how(name, last)) else name for name in names]
     return Section(f"{NAMES[score]}, last episode, by class of tasks", table=Table(["class", *head], rows))
 

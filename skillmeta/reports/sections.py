@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from skillmeta.evaluation.curves import Curve, curve
 from skillmeta.evaluation.records import Study, paths
-from skillmeta.evaluation.statistics import Estimate, estimate
+from skillmeta.evaluation.statistics import Estimate, estimate, written
 from skillmeta.reports import plots
 from skillmeta.reports.content import (
     HELD_OUT,
@@ -57,7 +57,7 @@ def final_scores(study: Study, colours: Mapping[str, str], folder: Path) -> Sect
         by_mode = [spent(study, name, f"mode_{key}") for key in ("success", "return")]
         row = [name, success, "" if by_mode[0] is None else f"{by_mode[0]:.2f}"]
         row += ["" if end is None else f"{end.value:.2f}", returns.text(".3g")]
-        row += ["" if by_mode[1] is None else f"{by_mode[1]:.3g}", used(study, name)]
+        row += ["" if by_mode[1] is None else written(by_mode[1]), used(study, name)]
         row += [number(spent(study, name, key)) for key in ("episodes", "updates")]
         rows.append(
             [*row, f"{len(study.seeds(name))} x {len(study.methods[name][0])}", number(spent(study, name, "seconds"))]

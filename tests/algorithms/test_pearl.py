@@ -223,6 +223,11 @@ def test_bfloat16_keeps_float32_parameters_and_comes_close(original):
     torch.testing.assert_close(*metrics, rtol=0.03, atol=0.01)
 
 
+def test_the_value_network_and_its_optimiser_are_saved():
+    parts = made(replace(SMALL, original=OriginalConfig(value_network=True))).parts()
+    assert {"values", "value_optimizer"} == set(parts) - set(made(SMALL).parts())
+
+
 def same(one: Gaussian, other: Gaussian) -> bool:
     return torch.allclose(one.mean, other.mean, atol=1e-5) and torch.allclose(
         one.log_stddev, other.log_stddev, atol=1e-5

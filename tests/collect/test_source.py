@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,16 @@ def test_what_is_reported_of_a_call_are_means_over_its_trials():
     assert told["return"] == told["return_first"] == told["return_last"] == (3 + 6) / 2
     source.episode(Still())
     assert source.scores()["trials"] == 1
+
+
+def test_success_is_the_share_of_all_rounds_and_of_the_last():
+    source = source_of()
+    source.trials(Still(), 2, 3)
+    assert source.last is not None
+    reached = source.last.success.copy()
+    reached[0, 2], reached[1, 1:] = False, False
+    source.last = replace(source.last, success=reached)
+    assert source.scores() | {"success": 0.5, "success_last": 0.0} == source.scores()
 
 
 def test_a_restored_source_continues_as_if_it_had_not_been_interrupted():

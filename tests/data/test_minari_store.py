@@ -145,6 +145,12 @@ def test_a_writer_that_was_killed_between_its_two_renames_loses_nothing():
     assert left == [".tmp-some-v0-b-v1-123", "namespace_metadata.json", "some-v0"]
 
 
+def test_each_folder_of_a_nested_name_is_a_namespace_for_minari(tmp_path):
+    write_minari("a/b/c-v0", episodes(), -np.ones(2), np.ones(2))
+    marked = sorted(str(path.parent.relative_to(tmp_path)) for path in tmp_path.rglob("namespace_metadata.json"))
+    assert marked == ["a", "a/b"]
+
+
 def test_an_error_keeps_the_old_data_set(monkeypatch):
     write()
     with pytest.raises(ValueError, match="broadcast|shape"):

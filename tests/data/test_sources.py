@@ -395,7 +395,7 @@ def fake_d4rl(tmp_path, monkeypatch):
     (package / "__init__.py").write_text("raise Exception('You appear to be missing MuJoCo')")
     (package / "infos.py").write_text(
         "DATASET_URLS = {'kitchen-mixed-v0': 'http://example.invalid/kitchen/mini.hdf5'}\n"
-        "REF_MIN_SCORE = {'kitchen-mixed-v0': 0.0}\nREF_MAX_SCORE = {'kitchen-mixed-v0': 4.0}\n"
+        "REF_MIN_SCORE = {'kitchen-mixed-v0': 1.0}\nREF_MAX_SCORE = {'kitchen-mixed-v0': 4.0}\n"
     )
     monkeypatch.syspath_prepend(str(package.parent))
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "cache"))
@@ -412,9 +412,9 @@ def test_a_d4rl_id_is_read_from_its_cache_and_scored(fake_d4rl):
         1,
         1,
     ]  # D4RL's environments all act in [-1, 1]
-    assert summarize(dataset, 5)["normalized_score"] == pytest.approx(10 / 4)
+    assert summarize(dataset, 5)["normalized_score"] == pytest.approx((10 - 1) / (4 - 1))
     span = load_source("d4rl:kitchen-mixed-v0?actions=span")
-    assert summarize(span, 5)["normalized_score"] == pytest.approx(10 / 4)
+    assert summarize(span, 5)["normalized_score"] == pytest.approx((10 - 1) / (4 - 1))
     with pytest.raises(DataError, match="did you mean kitchen-mixed-v0"):
         load_source("d4rl:kitchen-mixd-v0")
 

@@ -26,6 +26,12 @@ def test_of_returns_it_is_students_interval_of_the_seed_means():
     assert estimate(Scores(RETURNS)).value == pytest.approx(RETURNS.mean())
 
 
+def test_returns_of_thousands_are_written_out():
+    assert Estimate.of(1512.4, -4381.0, 18444.0).text() == "1,512 [-4,381, 18,444]"
+    assert [Estimate(value, None).text() for value in (999.4, 0.01234, 3.2e8)] == ["999", "0.0123", "3.2e+08"]
+    assert Estimate(1512.0, None).text("+.3g") == "+1,512"
+
+
 def test_tasks_that_differ_matter_only_where_new_ones_are_meant():
     apart = RETURNS + 10 * np.arange(6)
     same = estimate(Scores(apart)).ci95

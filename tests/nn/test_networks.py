@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from skillmeta.errors import ConfigError
 from skillmeta.limits import NETWORK
-from skillmeta.nn.networks import MLP, Normalizer, SequenceEncoder
+from skillmeta.nn.networks import MLP, Normalizer, SequenceEncoder, recurrent
 
 
 def mlp(hidden: int, depth: int) -> MLP:
@@ -30,6 +31,14 @@ def test_the_sequence_encoder_begins_with_open_forget_gates():
     lstm = SequenceEncoder(2, 3, hidden, torch.Generator().manual_seed(0)).lstm
     gates = (lstm.bias_ih_l0 + lstm.bias_hh_l0).detach().view(4, hidden)
     assert (gates - torch.tensor([0.0, 1.0, 0.0, 0.0])[:, None]).abs().max() <= 2 * hidden**-0.5
+
+
+@pytest.mark.parametrize("make", [nn.GRU, nn.LSTM])
+def test_a_recurrent_layer_begins_as_torch_has_it(make: type[nn.GRU] | type[nn.LSTM]):
+    """Every parameter is uniform between plus and minus one over the root of its units."""
+    limit = 64**-0.5
+    for parameter in recurrent(make, 3, 64, torch.Generator().manual_seed(0)).parameters():
+        assert -limit <= parameter.min() < -0.9 * limit and 0.9 * limit < parameter.max() <= limit
 
 
 def test_statistics_are_taken_over_and_a_constant_observation_is_only_centred():

@@ -252,7 +252,9 @@ def test_it_acts_on_normalised_observations_and_updates_as_often_as_new_decision
     with workers:
         for _ in range(3):  # 40 decisions, then 20 in each; 128 in an update
             learner.iterate(source)
-    assert learner.updates == 3 + 2 + 2
+    assert learner.updates == 3 + 2 + 2 and learner.counts.iterations == 3
+    first, later = learner.config.iteration_episodes
+    assert source.cost()["episodes"] == first + 2 * later
     drawn = {tuple(learner.which(learner.drawn(1)).argmax(-1).tolist()) for _ in range(20)}
     assert drawn == {(0,), (1,)}
 

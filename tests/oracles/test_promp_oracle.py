@@ -120,6 +120,7 @@ def test_reptiles_iteration_from_episodes_to_parameters(spec):
     start = vector_of(theta).detach()
     ours = torch.cat([p.reshape(-1) for p in learner.acting.parameters]).double()
     assert torch.allclose(ours, start + 0.3 * (mean - start), atol=1e-4)
+    assert learner.updates == 1
     assert metrics["outer/step_norm"] == pytest.approx(float((mean - start).norm()), rel=1e-3)
 
 

@@ -118,6 +118,14 @@ def test_jobs_are_methods_by_tasks_by_seeds(tmp_path):
     assert [job.payload[0].seed for job in jobs] == [0] * 6 + [1] * 6  # every method has some seed early
 
 
+def test_a_stack_is_one_job_of_a_method_and_its_runs_say_so(tmp_path):
+    jobs = make_jobs(config(methods={"sac": {"algorithm": {"name": "sac"}}}, stack_seeds=True), tmp_path, "")
+    assert [job.name for job in jobs] == ["sac"]
+    runs = [one for one, _ in jobs[0].payload[0]]
+    assert [(one.task.index, one.seed) for one in runs] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    assert all(list(one.stack_seeds) == [0, 1] for one in runs)
+
+
 @pytest.mark.parametrize("budget", [{"env_steps": 9}, {"max_episodes": 1}])
 def test_unequal_budgets_are_refused(budget, tmp_path):
     with pytest.raises(ConfigError, match="unequal budgets"):

@@ -113,6 +113,7 @@ def test_runs_of_two_methods_are_not_shown_as_seeds_of_one(tmp_path):
     (sentence,) = of_runs(study, "", True, None).warnings[:1]
     assert list(study.methods) == ["mine", "mine 2"]
     assert sentence.startswith("mine 2 is no mine with another training seed, they differ in algorithm.action: ")
+    assert "seed:" not in sentence
 
 
 def test_validation_tasks_that_are_trained_on_are_said(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from skillmeta.errors import UserError
 from skillmeta.evaluation.adaptation import Adaptation
 from skillmeta.programs.beforehand import NO_SUCCESS
-from skillmeta.programs.evaluate import EvaluateConfig, benchmark_table, run_evaluation
+from skillmeta.programs.evaluate import EvaluateConfig, benchmark_table, run_evaluation, scores_text
 from skillmeta.programs.train import train
 from skillmeta.programs.train_config import TrainConfig
 from skillmeta.tasks.base import BenchmarkScore, TaskConfig, make_family, task_id
@@ -78,6 +78,11 @@ def test_every_name_is_its_own_agent(tmp_path):
     assert np.allclose(returns(done, "oracle"), best) and (done.results["oracle"].success == 1).all()
     random = returns(done, "random")
     assert (random < best).all() and (done.results["random"].success == 0).all()
+    shown = dict(zip(done.results, scores_text(done).splitlines(), strict=True))
+    assert shown["mine"].startswith(
+        "mine           success at any step: episode 0 (mode) 0, last (mode) 0; return of the last "
+    )
+    assert "success at any step: episode 0 1 [" in shown["oracle"]
     errors = np.unique(np.round(random - best, 6))
     assert len(errors) > random.size - 2  # other draws in every task and episode; float32 may make two of them equal
 

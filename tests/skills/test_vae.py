@@ -149,6 +149,13 @@ def test_a_skill_model_of_more_numbers_than_its_file_has_is_refused_before_memor
         SkillModel.load(tmp_path / "m")
 
 
+def test_a_model_that_is_hardly_more_than_its_layers_is_loaded(tmp_path):
+    """A cloned policy of wide layers: nearly all its numbers are those of the layers between hidden units."""
+    config = SkillModelConfig(horizon=1, hidden=64, prior_depth=3, cloning=True)
+    SkillModel(config, 2, 1, -torch.ones(1), torch.ones(1), torch.Generator().manual_seed(0)).save(tmp_path / "m")
+    assert SkillModel.load(tmp_path / "m").config == config
+
+
 # -- training ----------------------------------------------------------------------------------------------------------------
 def two_skills(episodes: int = 24, steps: int = 40, seed: int = 0):
     """Logs in which every stretch of ten steps pushes one way, up or down, at random."""
@@ -175,6 +182,8 @@ def test_training_elsewhere_gives_the_same_skills(tmp_path):
         found.append(train_skills(Logs.of(dataset), MODEL, config, run, True))
     with Run.open(tmp_path / "elsewhere", {}) as run, elsewhere():
         found.append(train_skills(Logs.of(dataset), MODEL, config, run, True, ELSEWHERE))
+    losses = [row["steps"] for row in read_metrics(tmp_path / "here") if row["kind"] == "iteration"]
+    assert losses == [3, 6]  # where the model is scored
     here, there = (dict(model.state_dict()) for model in found if model is not None)
     for name, wanted in here.items():
         torch.testing.assert_close(there[name], wanted, rtol=1e-3, atol=1e-5, msg=lambda said, at=name: f"{at}: {said}")
