@@ -438,6 +438,8 @@ def test_a_download_makes_the_cache_folder_and_leaves_the_file_there(fake_d4rl, 
     for download in (True, False):
         assert load_source("d4rl:kitchen-mixed-v0", download=download).num_steps == 30
         assert [path.name for path in cache.iterdir()] == ["mini.hdf5"]
+    (cache / "mini.hdf5").rename(cache / "another.hdf5")  # the folder is there now, with other data sets
+    assert load_source("d4rl:kitchen-mixed-v0", download=True).num_steps == 30
 
 
 def test_the_real_table_is_read_without_importing_d4rl_or_gym():

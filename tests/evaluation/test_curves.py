@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import yaml
 
-from skillmeta.errors import UserError
 from skillmeta.evaluation.curves import Curve, curve
-from skillmeta.evaluation.records import Study, paths, read_paths, read_study, side_by_side
+from skillmeta.evaluation.records import Study, paths, read_study, side_by_side
 from tests.reports.fakes import fake_meta_run, write_run
 
 EPISODES = {  # seed -> (env_steps at the end of the episode, success)
@@ -106,17 +105,6 @@ def test_paths_come_back_as_they_were_kept(tmp_path: Path, when: str):
     np.savez_compressed(run.folder / "trajectories.npz", **kept)
     expected = [kept[name] for name in kept if name.startswith(when)]
     assert [path.tolist() for path in paths(run, when)] == [path.tolist() for path in expected]
-
-
-@pytest.mark.parametrize(
-    "path",
-    [np.zeros(3), np.zeros((3, 1)), np.zeros((0, 2)), np.zeros((3, 2), int), np.full((3, 2), np.nan)],
-    ids=["flat", "one column", "no rows", "integers", "not finite"],
-)
-def test_what_is_no_path_is_refused_by_name(tmp_path: Path, path: np.ndarray):
-    np.savez(tmp_path / "trajectories.npz", final_0=np.ones((4, 3)), final_1=path)
-    with pytest.raises(UserError, match=r"trajectories.npz, final_1: is no path of finite \[T, 2\]"):
-        read_paths(tmp_path / "trajectories.npz")
 
 
 def test_a_window_holds_ten_episodes_and_five_iterations(tmp_path: Path):

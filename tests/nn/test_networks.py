@@ -25,6 +25,12 @@ def test_a_network_is_refused_for_the_weights_of_all_its_layers():
         mlp(1024, deep)
 
 
+def test_a_sequence_encoder_is_refused_for_its_recurrent_weights():
+    hidden = int((NETWORK / 8) ** 0.5) + 1  # its other layers are far smaller
+    with pytest.raises(ConfigError, match="a network of .* parameters is asked for"):
+        SequenceEncoder(1, 1, hidden, torch.Generator())
+
+
 def test_the_sequence_encoder_begins_with_open_forget_gates():
     """Of the four gates one has biases of about 1 in sum, the others of about 0: it remembers what it saw first."""
     hidden = 256

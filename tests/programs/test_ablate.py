@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from skillmeta.config import build, to_plain
-from skillmeta.errors import ConfigError
+from skillmeta.errors import ConfigError, UserError
 from skillmeta.programs import ablate as program
 from skillmeta.programs.ablate import AblationConfig, ablate, make_jobs
 from skillmeta.run.jobs import Job, Outcome
@@ -192,6 +193,19 @@ def test_that_a_failed_run_keeps_the_test_evaluation_waiting_is_said(tmp_path, m
     said = capsys.readouterr().err
     assert "no evaluation on test tasks: 1 of 6 runs have no result; the same command tries them again" in said
     assert not (tmp_path / "evaluation").exists()
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_only_what_was_stopped_may_have_no_page_yet(stopped, tmp_path, monkeypatch):
+    """One run of twelve: no method is complete."""
+
+    def one_run(jobs: Sequence[Job], *rest: Any) -> Outcome:
+        return replace(run_here(jobs[:1], *rest), stopped=stopped)
+
+    monkeypatch.setattr("skillmeta.programs.ablate.run_jobs", one_run)
+    with contextlib.nullcontext() if stopped else pytest.raises(UserError):
+        assert ablate(config(), tmp_path, "skillmeta ablate this").stopped
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_methods_on_a_split_are_evaluated_on_test_tasks(both_kinds):
