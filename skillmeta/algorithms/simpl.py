@@ -31,7 +31,7 @@ from skillmeta.data.replay import Replay, Transitions, concatenate, stack
 from skillmeta.errors import ConfigError
 from skillmeta.nn.cuda_graph import Graphed
 from skillmeta.nn.distributions import Gaussian, standard_gaussian
-from skillmeta.nn.encoders import Belief, ProductEncoder, SummaryEncoder, infer, make_encoder
+from skillmeta.nn.encoders import OF_SETS, Belief, ProductEncoder, SummaryEncoder, infer, make_encoder
 from skillmeta.nn.networks import Critics
 from skillmeta.nn.optimizers import SlowCopy, adam, apply_gradients
 from skillmeta.nn.policies import ResidualPolicy, check_skills, choose_action, gaussian_prior
@@ -40,8 +40,6 @@ from skillmeta.objectives.soft_q import actor_loss, min_q, soft_value, td_error,
 from skillmeta.run.parts import Counts
 from skillmeta.seeds import Seeds
 from skillmeta.types import EnvSpec, Episodes, Metrics, Parts, Skills, Source, Start, Step
-
-ENCODERS = ("product", "mean", "attention", "set_transformer")  # of sets (skillmeta/nn/encoders.py)
 
 
 def small_regularizer() -> RegularizerConfig:
@@ -89,7 +87,7 @@ class Config:
     small_context: TaskBatchConfig | None = field(default_factory=small_context)  # little is known; null: none such
     large_context: TaskBatchConfig = field(default_factory=TaskBatchConfig)  # much is known of these tasks
     batch_size: PositiveInt = 64  # decisions of each task of an update
-    encoder: Annotated[str, OneOf(ENCODERS)] = "product"  # what sums a context up, which is a set
+    encoder: Annotated[str, OneOf(OF_SETS)] = "product"  # what sums a context up, which is a set
     encoder_hidden: PositiveInt | None = None  # its width; null: as wide as the others
     prior_factor: bool = True  # of encoder: product: N(0, I) is a factor too, and a decision may tell nothing
     latent_dim: PositiveInt = 5  # of e
