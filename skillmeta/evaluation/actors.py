@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skillmeta.nn.distributions import Gaussian, Mixture
+from skillmeta.nn.distributions import SkillPrior
 from skillmeta.types import Actor, Episodes, Parts, Step
 
 
@@ -45,7 +45,7 @@ class RandomActor(WithoutBelief):
 class PriorActor(WithoutBelief):
     """Samples every action from a prior p(z|s)."""
 
-    def __init__(self, prior: Callable[[Tensor], Gaussian | Mixture]):
+    def __init__(self, prior: Callable[[Tensor], SkillPrior]):
         self.prior = prior
 
     def act(self, observation: Tensor, belief: Any, generator: torch.Generator, explore: bool) -> tuple[Tensor, Any]:

@@ -107,6 +107,85 @@ class Mixture:
 
 
 @dataclass(frozen=True)
+class Flow:
+    """A Gaussian that layers bend one after another (RealNVP, Dinh et al. 2017), all of whose numbers a network gives at a state.
+
+    A layer leaves the first half of the numbers as it is. From that half a hidden layer of tanh computes by how much the second
+    half is scaled and shifted; then the order of all numbers is reversed, so that the next layer moves the others.
+    """
+
+    base: Gaussian  # [..., dim]
+    layers: Tensor  # [..., LAYERS, layer_size(dim)], weights of each layer
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.base.shape
+
+    @property
+    def dim(self) -> int:
+        return self.base.mean.shape[-1]
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        """The sample [..., dim] that standard normal noise [..., dim] stands for."""
+        x = self.base.rsample(noise)
+        for k in range(LAYERS):
+            kept, moved = x.tensor_split([self.dim // 2], -1)
+            log_scale, shift = self._of_layer(k, kept)
+            x = torch.cat([kept, moved * log_scale.exp() + shift], -1).flip(-1)
+        return x
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density of x [..., dim]: [...], nats. The layers are inverted exactly."""
+        log_volume = torch.zeros_like(x[..., 0])
+        for k in reversed(range(LAYERS)):
+            kept, moved = x.flip(-1).tensor_split([self.dim // 2], -1)
+            log_scale, shift = self._of_layer(k, kept)
+            x = torch.cat([kept, (moved - shift) * (-log_scale).exp()], -1)
+            log_volume = log_volume + log_scale.sum(-1)
+        return self.base.log_prob(x) - log_volume
+
+    def matched(self) -> Gaussian:
+        """The Gaussian of the mean and variances of its samples at 128 fixed points, which fill the space evenly."""
+        noise = even_noise(128, self.base.mean)
+        at = Flow(self.base.unsqueeze(-2), self.layers.unsqueeze(-3))
+        drawn = at.rsample(noise.expand(*self.shape[:-1], -1, -1))
+        return Gaussian(drawn.mean(-2), drawn.std(-2, correction=0).log())
+
+    def _of_layer(self, k: int, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """Logarithm of the scale, within 2 of zero, and shift of the half that moves, [..., dim - dim // 2] each."""
+        still, moving = self.dim // 2, self.dim - self.dim // 2
+        first, second = self.layers[..., k, :].tensor_split([(still + 1) * UNITS], -1)
+        into, out = split_last(first, UNITS), split_last(second, 2 * moving)  # the last number of each row is a bias
+        hidden = torch.tanh((into[..., :-1] * kept.unsqueeze(-2)).sum(-1) + into[..., -1])
+        raw, shift = ((out[..., :-1] * hidden.unsqueeze(-2)).sum(-1) + out[..., -1]).chunk(2, -1)
+        return 2 * torch.tanh(raw / 2), shift
+
+
+LAYERS, UNITS = 4, 16  # of a flow: its layers, and the units of what computes scale and shift
+
+
+def layer_size(dim: int) -> int:
+    """How many numbers a layer of a flow over [..., dim] has."""
+    return (dim // 2 + 1) * UNITS + 2 * (dim - dim // 2) * (UNITS + 1)
+
+
+def even_noise(count: int, like: Tensor) -> Tensor:
+    """Points [count, dim] that are spread as standard normal noise is, the same ones at each call: an additive recurrence with the
+    inverse powers of the root of x^(dim + 1) = x + 1 (Roberts 2018), and its mirror image."""
+    dim, root = like.shape[-1], 1.5
+    for _ in range(50):
+        root = (1 + root) ** (1 / (dim + 1))
+    steps = torch.arange(1, count // 2 + 1, dtype=like.dtype, device=like.device).unsqueeze(-1)
+    powers = torch.arange(1, dim + 1, dtype=like.dtype, device=like.device)
+    within = (0.5 + steps * root**-powers) % 1
+    noise = math.sqrt(2) * torch.erfinv((2 * within - 1).clamp(-1 + QUANTILE, 1 - QUANTILE))
+    return torch.cat([noise, -noise])
+
+
+SkillPrior = Gaussian | Mixture | Flow  # what p(z given s) may be
+
+
+@dataclass(frozen=True)
 class Categorical:
     """A choice among the last axis of `logits` [..., A]; actions are one-hot."""
 
@@ -180,7 +259,7 @@ def kl_divergence(one: Gaussian | Categorical, other: Gaussian | Categorical) ->
     raise TypeError(f"there is no KL of a {type(one).__name__} from a {type(other).__name__}")
 
 
-def kl_estimate(one: Gaussian, other: Gaussian | Mixture, noise: Tensor) -> Tensor:
+def kl_estimate(one: Gaussian, other: SkillPrior, noise: Tensor) -> Tensor:
     """KL(one || other), [...], nats: closed form between Gaussians, else log one - log other at the sample of `one` that noise
     [..., dim] stands for."""
     if isinstance(other, Gaussian):
@@ -200,18 +279,28 @@ def mixture(parameters: Tensor, components: int) -> Mixture:
     return Mixture(logits, gaussian(split_last(rest, components)))
 
 
-def columns_of(prior: Gaussian | Mixture) -> tuple[Tensor, ...]:
+def flow(parameters: Tensor, dim: int) -> Flow:
+    """A network's output [..., 2 * dim + LAYERS * layer_size(dim)] as a flow, its base within the same range."""
+    base, layers = parameters.tensor_split([2 * dim], -1)
+    return Flow(gaussian(base), split_last(layers, LAYERS))
+
+
+def columns_of(prior: SkillPrior) -> tuple[Tensor, ...]:
     """The tensors of a distribution at B observations, [..., B, n] each: `of_columns` makes the distribution of them again, or of
     some of their rows."""
     if isinstance(prior, Gaussian):
         return prior.mean, prior.log_stddev
+    if isinstance(prior, Flow):
+        return prior.base.mean, prior.base.log_stddev, *prior.layers.unbind(-2)
     return prior.logits, prior.each.mean.flatten(-2), prior.each.log_stddev.flatten(-2)
 
 
-def of_columns(columns: tuple[Tensor, ...]) -> Gaussian | Mixture:
+def of_columns(columns: tuple[Tensor, ...]) -> SkillPrior:
     """See `columns_of`."""
     if len(columns) == 2:
         return Gaussian(*columns)
+    if len(columns) == 2 + LAYERS:
+        return Flow(Gaussian(*columns[:2]), torch.stack(columns[2:], -2))
     logits, *each = columns
     return Mixture(logits, Gaussian(*(split_last(x, logits.shape[-1]) for x in each)))
 

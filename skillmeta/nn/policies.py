@@ -8,16 +8,26 @@ import torch
 from torch import Tensor, nn
 
 from skillmeta.errors import ConfigError
-from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Categorical, Gaussian, Mixture, Policy, TanhGaussian, gaussian
+from skillmeta.nn.distributions import (
+    LOG_STDDEV_RANGE,
+    Categorical,
+    Gaussian,
+    Policy,
+    SkillPrior,
+    TanhGaussian,
+    gaussian,
+)
 from skillmeta.nn.heads import Head, output_of, zero_output
 from skillmeta.nn.networks import MLP, promoted
 from skillmeta.types import EnvSpec, Prior, Skills
 
 
-def known_prior(prior: Prior) -> Gaussian | Mixture:
-    """The prior, as what a policy starts as and is held near. Raises ConfigError if it is neither a Gaussian nor a mixture."""
-    if not isinstance(prior, Gaussian | Mixture):
-        raise ConfigError(f"a policy is held near a Gaussian or a mixture, and this prior is a {type(prior).__name__}")
+def known_prior(prior: Prior) -> SkillPrior:
+    """The prior, as what a policy starts as and is held near. Raises ConfigError for one that is not `SkillPrior`."""
+    if not isinstance(prior, SkillPrior):
+        raise ConfigError(
+            f"a policy is held near a Gaussian, a mixture or a flow, and this prior is a {type(prior).__name__}"
+        )
     return prior
 
 
@@ -110,7 +120,7 @@ class SquashedPolicy(nn.Module):
 
 class ResidualPolicy(nn.Module):
     """Inputs [B, I] and the prior there -> a Gaussian that starts as the prior: the residual is zero at initialisation (SPiRL).
-    Where the prior is a mixture it starts as the Gaussian of its mean and variances."""
+    Where the prior is no Gaussian it starts as the one of its mean and variances."""
 
     bound: Tensor
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from skillmeta.config import NonNegativeFloat, PositiveFloat, checked
 from skillmeta.errors import ConfigError
-from skillmeta.nn.distributions import Categorical, Gaussian, Mixture, Policy, TanhGaussian, kl_estimate
+from skillmeta.nn.distributions import Categorical, Gaussian, Policy, SkillPrior, TanhGaussian, kl_estimate
 from skillmeta.nn.optimizers import adam, apply_gradients
 from skillmeta.types import Parts, Prior
 
@@ -180,7 +180,7 @@ class Regularizer:
 
     def divergence(self, policy: Policy, prior: Prior | None, noise: Tensor) -> Tensor:
         """Divergence of each row, [B], nats. Closed form between Gaussians; else the one-sample estimate at the point that `noise`
-        [B, A] stands for: an action of the policy, or of the mixture in the reverse direction. Against the uniform prior it is
+        [B, A] stands for: an action of the policy, or of the prior in the reverse direction. Against the uniform prior it is
         log pi(a) + log(volume)."""
         if self.config.divergence == "none":
             return noise.new_zeros(noise.shape[:-1])
@@ -190,7 +190,7 @@ class Regularizer:
             if not isinstance(policy, TanhGaussian):
                 raise ConfigError("a uniform prior needs a policy that stays in the action box")
             return policy.rsample_log_prob(noise) + (2 * policy.bound).log().sum(-1)
-        if not isinstance(policy, Gaussian) or not isinstance(prior, Gaussian | Mixture):
+        if not isinstance(policy, Gaussian) or not isinstance(prior, SkillPrior):
             raise ConfigError("a skill prior needs an unsquashed Gaussian policy in the same latent space")
         if self.config.divergence == "kl":
             return kl_estimate(policy, prior, noise)

@@ -24,7 +24,16 @@ from torch import Tensor, nn
 from skillmeta.config import PositiveInt, build, checked
 from skillmeta.errors import CheckpointError, ConfigError
 from skillmeta.limits import largest
-from skillmeta.nn.distributions import LOG_STDDEV_RANGE, Gaussian, Mixture, gaussian, mixture
+from skillmeta.nn.distributions import (
+    LAYERS,
+    LOG_STDDEV_RANGE,
+    Gaussian,
+    SkillPrior,
+    flow,
+    gaussian,
+    layer_size,
+    mixture,
+)
 from skillmeta.nn.few_rows import FEW_ROWS, ConditionedMLP
 from skillmeta.nn.networks import FARTHEST, MLP, Normalizer, SequenceEncoder
 from skillmeta.reading import expect
@@ -45,7 +54,9 @@ class SkillModelConfig:
     closed_loop: bool = True  # the decoder sees the state at every step, and so does the encoder
     hidden: PositiveInt = 128  # width of every hidden layer
     decoder_depth: PositiveInt = 6  # hidden layers of the decoder
-    prior: Literal["gaussian", "mixture"] = "gaussian"  # p(z|s), one Gaussian of each state or several with weights
+    prior: Literal["gaussian", "mixture", "flow"] = (
+        "gaussian"  # p(z|s) of a state: a Gaussian, several with weights, or a bent one
+    )
     prior_components: PositiveInt = 10  # Gaussians of a mixture
     prior_hidden: PositiveInt | None = None  # units of a layer of the prior; null: those of hidden
     prior_depth: PositiveInt = 7  # hidden layers of the prior
@@ -126,7 +137,11 @@ class SkillModel(nn.Module):
             self.decoder = MLP(observation_dim + self.dim, action_dim, hidden, config.decoder_depth, generator)
         else:
             self.decoder = OpenLoopDecoder(self.dim, action_dim, hidden, config.horizon, generator)
-        numbers = config.prior_components * (1 + 2 * self.dim) if config.prior == "mixture" else 2 * self.dim
+        numbers = 2 * self.dim
+        if config.prior == "mixture":
+            numbers = config.prior_components * (1 + numbers)
+        elif config.prior == "flow":
+            numbers += LAYERS * layer_size(self.dim)
         width = config.prior_hidden or hidden
         self.prior_network = MLP(observation_dim, numbers, width, config.prior_depth, generator)
         self.register_buffer("action_low", action_low.float().clone())
@@ -165,10 +180,12 @@ class SkillModel(nn.Module):
         actions: Tensor = self.decoder(inputs)
         return actions
 
-    def prior_of(self, normalized: Tensor) -> Gaussian | Mixture:
+    def prior_of(self, normalized: Tensor) -> SkillPrior:
         """p(z | s) from normalised observations [B, O]: over [B, Z]."""
         numbers = self.prior_network(normalized)
-        return gaussian(numbers) if self.config.prior == "gaussian" else mixture(numbers, self.config.prior_components)
+        if self.config.prior == "mixture":
+            return mixture(numbers, self.config.prior_components)
+        return flow(numbers, self.dim) if self.config.prior == "flow" else gaussian(numbers)
 
     # -- what downstream uses: the environment's own units. F: numbers that skills do not see, a goal or features of the task ----
     def seen_in(self, observed: Sequence[Observed], where: str) -> SkillModel:
@@ -190,7 +207,7 @@ class SkillModel(nn.Module):
         """q(z | a[, s]) of windows: actions [B, H, A], observations [B, H, O + F]; over [B, Z]."""
         return self.posterior(self.unit_actions(actions), self.normalizer(self.observe(observations)))
 
-    def prior(self, observation: Tensor) -> Gaussian | Mixture:
+    def prior(self, observation: Tensor) -> SkillPrior:
         """p(z | s) at observation [B, O + F]; over [B, Z]."""
         return self.prior_of(self.normalizer(self.observe(observation)))
 

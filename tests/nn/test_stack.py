@@ -19,6 +19,7 @@ from tests.oracles.test_sac_oracle import BOUND, CASES
 from tests.skills.fakes import skill_model
 
 SEEDS, ROWS = 3, 40
+FLOW = "spirl, a flow"  # the case of a mixture, with another prior
 
 
 @pytest.fixture
@@ -30,9 +31,10 @@ def double_precision():
 
 
 def make(case: str, seed: int) -> sac.Learner:
-    regularizer, start, *components = CASES[case]
+    regularizer, start, *components = CASES["spirl, a mixture" if case == FLOW else case]
     config = sac.Config(regularizer, start, hidden=8, batch_size=8, learning_rate=2e-3, tau=0.1, replay_capacity=ROWS)
-    model = skill_model(components=sum(components)).to(torch.get_default_dtype())
+    model = skill_model(components=sum(components), prior="flow" if case == FLOW else None)
+    model = model.to(torch.get_default_dtype())
     given = {"prior": model.prior, "normalize": model.normalizer} if start == "prior" else {}
     bound = (1 + 0.5 * seed) * BOUND.numpy()  # skill models differ, and with them the box of their skills
     learner = make_learner(sac, config, 2, bound, **given, seeds=Seeds(seed))
@@ -56,6 +58,7 @@ def numbers(learner: sac.Learner) -> list[torch.Tensor]:
         ("sac", [5, 8, 3]),
         ("spirl, clipped", [8, 5, 3]),
         ("spirl, a mixture", [8, 5, 3]),
+        (FLOW, [8, 5, 3]),
         pytest.param("sac", [200, 150, 13], marks=pytest.mark.slow),
         pytest.param("spirl", [200, 200, 200], marks=pytest.mark.slow),
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -67,11 +67,13 @@ def skill_model(
     dim: int = 3,
     observed: tuple[Observed, ...] = (),
     components: int = 0,
+    prior: Literal["gaussian", "mixture", "flow"] | None = None,
 ) -> SkillModel:
-    """An untrained, small model: what it does is arbitrary but fixed. Its prior is a mixture of so many Gaussians, or one."""
+    """An untrained, small model: what it does is arbitrary but fixed. Its prior is a mixture of so many Gaussians, or one, or what
+    `prior` says."""
     config = SkillModelConfig(
         horizon=horizon, dim=dim, closed_loop=closed_loop, hidden=16, decoder_depth=1, prior_depth=1,
-        prior="mixture" if components else "gaussian", prior_components=components or 10,
+        prior=prior or ("mixture" if components else "gaussian"), prior_components=components or 10,
     )  # fmt: skip
     ones = torch.ones(action_dim)
     generator = torch.Generator().manual_seed(seed)

@@ -228,9 +228,10 @@ def test_training_learns_skills_resumes_and_repeats_itself(tmp_path):
     assert about["source"] == "two skills"
 
 
-def test_a_run_that_is_stopped_among_the_steps_of_the_prior_alone_resumes_to_the_same_bits(tmp_path):
+@pytest.mark.parametrize("prior", ["mixture", "flow"])
+def test_a_run_that_is_stopped_among_the_steps_of_the_prior_alone_resumes_to_the_same_bits(prior, tmp_path):
     dataset, config = two_skills(), replace(TRAINING, steps=20, prior_steps=20, held_out_every=10)
-    model = replace(MODEL, prior="mixture", prior_components=3)
+    model = replace(MODEL, prior=prior, prior_components=3)
     with Run.open(tmp_path / "whole", {}) as run:
         whole = train_skills(Logs.of(dataset), model, config, run)
     with StopsAt.open(tmp_path / "cut", {}) as run:
