@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -40,8 +42,8 @@ def agent_of(task: TaskConfig, algorithm: dict, model: SkillModel | None = None)
     return Agent(actor, model, task, 0, sample=False, seed=0)
 
 
-def model_of(closed_loop: bool, observation_dim: int = 4) -> SkillModel:
-    model = skill_model(closed_loop=closed_loop, observation_dim=observation_dim, action_dim=2)
+def model_of(closed_loop: bool, observation_dim: int = 4, **options: Any) -> SkillModel:
+    model = skill_model(closed_loop=closed_loop, observation_dim=observation_dim, action_dim=2, **options)
     model.normalizer.mean.copy_(torch.linspace(-1, 1, observation_dim))
     model.normalizer.stddev.copy_(torch.linspace(0.5, 2, observation_dim))
     return model
@@ -53,6 +55,8 @@ CASES = {
     "skills": lambda: agent_of(MAZE, SAC, model_of(True)),
     "skills of an open loop": lambda: agent_of(MAZE, SAC, model_of(False)),
     "prior": lambda: agent_of(MAZE, PRIOR, model_of(True)),
+    "mixture": lambda: agent_of(MAZE, PRIOR, model_of(True, prior="mixture")),
+    "flow": lambda: agent_of(MAZE, PRIOR, model_of(True, prior="flow")),
 }
 
 

@@ -171,14 +171,17 @@ def layer_size(dim: int) -> int:
 
 def even_noise(count: int, like: Tensor) -> Tensor:
     """Points [count, dim] that are spread as standard normal noise is, the same ones at each call: an additive recurrence with the
-    inverse powers of the root of x^(dim + 1) = x + 1 (Roberts 2018), and its mirror image."""
-    dim, root = like.shape[-1], 1.5
+    inverse powers of the root of x^(n + 1) = x + 1 (Roberts 2018), turned into pairs of noise (Box & Muller 1958), and its mirror
+    image. Of operations that every exporter knows."""
+    dim = like.shape[-1]
+    pairs, root = (dim + 1) // 2, 1.5
     for _ in range(50):
-        root = (1 + root) ** (1 / (dim + 1))
+        root = (1 + root) ** (1 / (2 * pairs + 1))
     steps = torch.arange(1, count // 2 + 1, dtype=like.dtype, device=like.device).unsqueeze(-1)
-    powers = torch.arange(1, dim + 1, dtype=like.dtype, device=like.device)
-    within = (0.5 + steps * root**-powers) % 1
-    noise = math.sqrt(2) * torch.erfinv((2 * within - 1).clamp(-1 + QUANTILE, 1 - QUANTILE))
+    powers = torch.arange(1, 2 * pairs + 1, dtype=like.dtype, device=like.device)
+    within, turn = ((0.5 + steps * root**-powers) % 1).clamp(min=QUANTILE).chunk(2, -1)
+    length = (-2 * within.log()).sqrt()
+    noise = torch.cat([length * torch.cos(2 * math.pi * turn), length * torch.sin(2 * math.pi * turn)], -1)[:, :dim]
     return torch.cat([noise, -noise])
 
 
