@@ -77,7 +77,7 @@ def test_the_points_that_it_is_matched_at_are_spread_as_noise_and_always_the_sam
     assert torch.equal(points, even_noise(128, torch.zeros(5, dim))) and torch.equal(points[:64], -points[64:])
     assert torch.allclose(points.std(0, correction=0), torch.ones(dim), atol=0.15)
     apart = torch.corrcoef(points.T).view(dim, dim) - torch.eye(dim)
-    assert apart.abs().max() < 0.4
+    assert apart.abs().max() < 0.5
 
 
 def test_columns_give_the_distribution_again_and_rows_of_it():
