@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -193,6 +194,19 @@ def test_that_a_failed_run_keeps_the_test_evaluation_waiting_is_said(tmp_path, m
     said = capsys.readouterr().err
     assert "no evaluation on test tasks: 1 of 6 runs have no result; the same command tries them again" in said
     assert not (tmp_path / "evaluation").exists()
+
+
+def test_data_sets_are_the_users_where_the_ablation_collects_none(tmp_path, monkeypatch):
+    seen = []
+
+    def noted(jobs: Sequence[Job], *rest: Any) -> Outcome:
+        seen.append(os.environ["MINARI_DATASETS_PATH"])
+        return Outcome(stopped=True)
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "theirs"))
+    monkeypatch.setattr("skillmeta.programs.ablate.run_jobs", noted)
+    ablate(config(), tmp_path / "out", "skillmeta ablate this")
+    assert seen == [str(tmp_path / "theirs")]
 
 
 @pytest.mark.parametrize("stopped", [True, False])
