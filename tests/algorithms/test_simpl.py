@@ -22,7 +22,7 @@ from skillmeta.config import build
 from skillmeta.errors import ConfigError
 from skillmeta.evaluation.adaptation import evaluate
 from skillmeta.nn.distributions import Gaussian
-from skillmeta.nn.encoders import infer
+from skillmeta.nn.encoders import OF_SETS, infer
 from skillmeta.objectives.regularizer import CoefficientConfig, RegularizerConfig
 from skillmeta.run.checkpoint import state_hash
 from skillmeta.run.parts import restore_parts, state_of
@@ -353,7 +353,7 @@ def test_one_kind_of_task_batch_is_enough():
     assert len(learner.draw()) == 1 and "small_context" not in learner.parts()
 
 
-@pytest.mark.parametrize("kind_of_encoder", simpl.ENCODERS)
+@pytest.mark.parametrize("kind_of_encoder", OF_SETS)
 def test_every_encoder_learns_and_reports(kind_of_encoder):
     learner = made(replace(SMALL, encoder=kind_of_encoder, prior_factor=kind_of_encoder == "product"))
     before = [p.clone() for p in learner.encoder.parameters()]

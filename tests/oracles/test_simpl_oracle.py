@@ -21,6 +21,7 @@ from skillmeta.collect.trials import trial
 from skillmeta.collect.workers import Workers
 from skillmeta.data.replay import Transitions
 from skillmeta.nn.distributions import Gaussian
+from skillmeta.nn.encoders import OF_SETS
 from skillmeta.objectives.regularizer import CoefficientConfig, RegularizerConfig
 from skillmeta.seeds import Seeds
 from skillmeta.types import EnvSpec, Step
@@ -250,7 +251,7 @@ def test_the_encoder_learns_from_critics_and_kl_alone():
     assert not any(torch.equal(p.double(), w) for p, w in zip(learner.policy.parameters(), start.policy, strict=True))
 
 
-@pytest.mark.parametrize("encoder", simpl.ENCODERS)
+@pytest.mark.parametrize("encoder", OF_SETS)
 def test_the_order_of_a_context_changes_nothing(encoder):
     learner = made(replace(BASE, encoder=encoder, prior_factor=False))
     drawn = random_draw(torch.Generator().manual_seed(0))[1]
