@@ -348,9 +348,7 @@ SUMMARIES: dict[str, Callable[[int, torch.Generator], Summary]] = {
     "convolution": ConvolutionSummary,
 }
 ENCODERS = ("product", *SUMMARIES)
-OF_SETS = tuple(
-    kind for kind in ENCODERS if kind not in ("gru", "convolution")
-)  # in which the order of steps does not matter
+OF_SETS = ("product", "mean", "attention", "set_transformer")  # those for which the order of steps does not matter
 
 
 def make_encoder(

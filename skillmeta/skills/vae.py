@@ -54,9 +54,7 @@ class SkillModelConfig:
     closed_loop: bool = True  # the decoder sees the state at every step, and so does the encoder
     hidden: PositiveInt = 128  # width of every hidden layer
     decoder_depth: PositiveInt = 6  # hidden layers of the decoder
-    prior: Literal["gaussian", "mixture", "flow"] = (
-        "gaussian"  # p(z|s) of a state: a Gaussian, several with weights, or a bent one
-    )
+    prior: Literal["gaussian", "mixture", "flow"] = "gaussian"  # p(z|s): a Gaussian, several with weights, a bent one
     prior_components: PositiveInt = 10  # Gaussians of a mixture
     prior_hidden: PositiveInt | None = None  # units of a layer of the prior; null: those of hidden
     prior_depth: PositiveInt = 7  # hidden layers of the prior

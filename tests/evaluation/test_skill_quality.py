@@ -47,8 +47,8 @@ def test_rollouts_count_steps_successes_and_coverage():
 
 def test_a_family_with_positions_and_no_coverage_has_paths_alone():
     bare = replace(FAMILY, coverage=None)
-    told = rollouts("random", RandomActor(np.ones(1, np.float32)), SerialEnvs(CounterEnv), bare, 2)
-    assert (told.coverage, told.total_coverage) == (None, None) and [len(path) for path in told.paths] == [26] * 2
+    result = rollouts("random", RandomActor(np.ones(1, np.float32)), SerialEnvs(CounterEnv), bare, 2)
+    assert (result.coverage, result.total_coverage) == (None, None) and [len(path) for path in result.paths] == [26] * 2
 
 
 def test_the_prior_acts_by_its_own_samples_and_random_actions_fill_the_box():
