@@ -26,7 +26,7 @@ from multiprocessing.util import Finalize
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from skillmeta.errors import UserError
-from skillmeta.run import guard, watch
+from skillmeta.run import guard, guardian, watch
 
 LOOK_SECONDS = 0.5  # how often a dead worker is looked for, beside the moment in which its pipe closes
 LEAVE_SECONDS = 2.0  # for idle workers to end
@@ -303,9 +303,9 @@ class _Worker(Generic[T]):
 
     def stuck(self) -> watch.Act | None:
         """What it does, if it can only be killed: its own look at the time (`watch`) has not ended it. Only where that is so for a
-        second: where all processes were stopped, the worker first says that it is awake again."""
+        second: where all processes were stopped, the worker first says that it is awake again. A stopped worker is left alone."""
         act, now = self.doing(), time.monotonic()
-        if act is None or act.late <= watch.GRACE_SECONDS:
+        if act is None or act.late <= watch.GRACE_SECONDS or guardian.stopped(self.process.pid or 0):
             self._stuck_since = None
             return None
         self._stuck_since = self._stuck_since or now

@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
-from skillmeta.run import guardian
+from skillmeta.run import guardian, pool, watch
 
 STEPS = """
 import time
@@ -39,3 +40,28 @@ def test_a_run_that_was_stopped_for_longer_than_a_step_may_take_continues(send):
         send(child.pid, signal.SIGCONT)
         _, said = child.communicate(timeout=30)
     assert (child.returncode, said) == (0, "")
+
+
+def steps(count: int) -> int:
+    watch.start(0.3)
+    pool.report(os.getpid())
+    for step in range(count):
+        watch.begins(0, 7, step)
+        time.sleep(0.05)
+        watch.ends()
+    return count
+
+
+@pytest.mark.skipif(not os.path.exists("/proc"), reason="whether a process is stopped is read from /proc")
+def test_a_worker_that_was_stopped_alone_continues(monkeypatch):
+    monkeypatch.setattr(watch, "GRACE_SECONDS", 0.1)  # of the parent's look
+    stopped = []
+
+    def stop(number: int, process: int) -> None:
+        os.kill(process, signal.SIGSTOP)
+        stopped.append(process)
+        threading.Timer(pool.WAKE_SECONDS + 1.5, os.kill, (process, signal.SIGCONT)).start()
+
+    with pool.Pool(steps, 1, retries=0) as workers:
+        assert workers.results([20], stop) == [20]
+    assert len(stopped) == 1
