@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for note in evaluation.notes:
         print(f"note: {note}", file=sys.stderr)
     page = arguments.out / "report.html"
-    print(f"page: {page}" if page.exists() else "page: none; pip install 'skillmeta[report]' for pictures")
+    print(f"page: {page}" if page.exists() else "page: none; pip install -e '.[report]' for pictures")
     return 0
 
 

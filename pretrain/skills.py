@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("\n".join([*result["verdict"], *(f"note: {note}" for note in result.get("notes", []))]))
     print(f"model: {arguments.out / 'model'}")
     page = arguments.out / "report.html"
-    print(f"page:  {page}" if page.exists() else "page:  none; pip install 'skillmeta[report]' for pictures")
+    print(f"page:  {page}" if page.exists() else "page:  none; pip install -e '.[report]' for pictures")
     return 0
 
 

@@ -65,7 +65,7 @@ class Result:
         try:
             import pandas
         except ImportError:
-            raise UserError("frames need the package pandas: pip install 'skillmeta[frames]'") from None
+            raise UserError("frames need the package pandas: in the clone, pip install -e '.[frames]'") from None
         rows = read_metrics(self.folder)
         for name in ("results.csv", "episodes.csv"):
             if not rows and (self.folder / name).exists():
@@ -80,7 +80,7 @@ class Result:
         try:
             from matplotlib.figure import Figure
         except ImportError:
-            raise UserError("plots need the package matplotlib: pip install 'skillmeta[report]'") from None
+            raise UserError("plots need the package matplotlib: in the clone, pip install -e '.[report]'") from None
         rows = [row for row in read_metrics(self.folder) if row["kind"] == "iteration"]
         if not rows:
             raise UserError(

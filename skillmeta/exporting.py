@@ -159,7 +159,7 @@ def to_onnx(agent: Agent, file: Path) -> None:
     """One file, with the names of the head of this module. Raises UserError if onnx is not installed."""
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"{file}: ONNX needs the package {missing[0]}: pip install 'skillmeta[export]'")
+        raise UserError(f"{file}: ONNX needs the package {missing[0]}: in the clone, pip install -e '.[export]'")
     made, example = acting(agent)
     rows = torch.export.Dim("rows", min=1)
     with warnings.catch_warnings(), torch.no_grad():

@@ -121,7 +121,7 @@ def test_a_program_of_torch_does_what_the_agent_does(case, tmp_path):
 @pytest.mark.parametrize("case", CASES)
 def test_onnx_does_what_the_agent_does(case, tmp_path):
     for name in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(name, reason="pip install 'skillmeta[export]' onnxruntime")
+        pytest.importorskip(name, reason="pip install -e '.[export]' onnxruntime")
     import onnxruntime
 
     agent = CASES[case]()
@@ -176,7 +176,7 @@ def test_what_cannot_be_exported_is_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="learns a task from what it is shown"):
         to_torch(Agent(actor, None, bandit, 0, False, 0), tmp_path / "policy.pt2")
     monkeypatch.setattr("skillmeta.exporting.importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"ONNX needs the package onnx: pip install 'skillmeta\[export\]'"):
+    with pytest.raises(UserError, match=r"ONNX needs the package onnx: in the clone, pip install -e '\.\[export\]'"):
         to_onnx(CASES["actions"](), tmp_path / "policy.onnx")
     assert not list(tmp_path.iterdir())
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.slow
 def test_each_layout_is_inspected_pretrained_on_and_acted_with(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("pyarrow", reason="LeRobot's folders are parquet files: pip install 'skillmeta[lerobot]'")
+    pytest.importorskip("pyarrow", reason="LeRobot's folders are parquet files: pip install -e '.[lerobot]'")
     monkeypatch.chdir(ROOT)
     script = [sys.executable, "examples/write_logs.py", str(tmp_path / "logs")]
     printed = subprocess.run(script, capture_output=True, text=True, check=True).stdout

@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -69,6 +70,7 @@ def best(critics: QFunction, inputs: Tensor, drawn: Tensor, bound: Tensor) -> Te
 class Actor:
     """What acts. It infers nothing about a task: its belief is None."""
 
+    always_samples: ClassVar[bool] = True  # it has no mode
     critics: Critics
     skills: Skills
     count: int  # N
@@ -79,7 +81,7 @@ class Actor:
         return None
 
     def act(self, observation: Tensor, belief: None, generator: torch.Generator, explore: bool) -> tuple[Tensor, None]:
-        """The best of N skills, each clipped to the box. It has no mode: without `explore` it draws as well."""
+        """The best of N skills, each clipped to the box. Without `explore` it draws as well."""
         bound = self.skills.latent_bound
         noise = torch.randn(self.count, len(observation), len(bound), generator=generator)
         drawn = candidates(self.skills.prior(observation), noise).clamp(-bound, bound)

@@ -402,7 +402,10 @@ class Learner:
         """What phi is adapted on and what is learned from, of some tasks, and noise."""
         config, device = self.config, self.acting.bound.device
         chosen = self.drawn(config.tasks, config.training_tasks)
-        shown = [self.explored[i].beginning(config.context_size, self.generator, nothing=False) for i in chosen]
+        shown = [
+            self.explored[i].beginning(config.context_size, self.generator, ordered=False, nothing=False)
+            for i in chosen
+        ]
         valid = torch.stack([there for _, there in shown])
         longest = int(valid.sum(1).max())  # padding, which comes last, costs as much as decisions
         evidence = Transitions(*(part[:, :longest].to(device) for part in stack([some for some, _ in shown])))

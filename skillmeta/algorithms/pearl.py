@@ -126,6 +126,8 @@ class Config:
                 "teacher needs shaped_reward: true to learn from, context: trial, whose beginnings are what z is predicted "
                 "from, and an encoder other than product, since a product of Gaussians is no mixture"
             )
+        if self.teacher and not self.latent_dim:
+            raise ValueError("teacher infers z, and latent_dim is 0: there is none; leave teacher out")
 
     @property
     def iteration_episodes(self) -> tuple[int, int]:
@@ -162,7 +164,7 @@ class Actor:
     log_coefficient: Tensor
     config: Config
     skills: Skills | None
-    adapts: bool = True  # false: z ~ N(0, I) in every episode, as the context is collected
+    adapts: bool = True  # false: z is drawn without evidence in every episode, as the context is collected
     rollouts: int = 1
 
     @property
@@ -459,7 +461,7 @@ class Learner:
         size, ordered = config.context_size, self.encoder.ordered
         if config.context == "trial":
             nothing = config.teacher is not None
-            drawn = [self.contexts[i].beginning(size, self.generator, nothing) for i in chosen]
+            drawn = [self.contexts[i].beginning(size, self.generator, ordered, nothing) for i in chosen]
         else:
             whole = config.context == "visit"
             drawn = [self.contexts[i].recent(size, self.generator, ordered, whole) for i in chosen]

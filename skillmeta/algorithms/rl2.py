@@ -216,7 +216,7 @@ class Learner:
         self.config, bound = config, torch.from_numpy(spec.action_bound)
         weights = seeds.stream("weights").torch()
         self.network = Network(spec.observation_dim, bound, spec.discrete, skills is not None, config, weights)
-        self.acting = Actor(self.network, skills, config.reward_scale)
+        self.acting = Actor(self.network, skills, config.reward_scale, exploration_episodes=config.free_episodes)
         self.optimizer = adam(self.network.parameters(), config.learning_rate)
         self.generator = seeds.stream("updates").torch()
         self.counts = Counts()

@@ -65,7 +65,8 @@ class Config:
     tau: Share = 0.005  # of the target critics
     batch_size: PositiveInt = 256  # decisions of an update
     updates_per_decision: NonNegativeFloat = 1.0  # 0: nothing is learned
-    random_decisions: NonNegativeInt = 0  # uniform actions at first; a policy that starts at the prior needs none
+    # uniform actions at first; a policy that starts at the prior needs none, one that starts from another run takes none
+    random_decisions: NonNegativeInt = 0
     # by the mean and standard deviation of the random decisions, then fixed; for primitive actions: skills bring their own
     normalize_observations: bool = False
     replay_capacity: PositiveInt = 1_000_000  # decisions
@@ -206,7 +207,7 @@ class Learner:
         network = ResidualPolicy if config.policy_start == "prior" else SquashedPolicy
         self.policy = network(spec.observation_dim, bound, config.hidden, config.policy_depth, weights)
         self.normalizer = Normalizer(spec.observation_dim) if config.normalize_observations else None
-        self.takes_statistics = self.normalizer is not None  # else they are those of the run that it starts from
+        self.random_decisions = config.random_decisions  # none where it starts from another run
         self.acting = Actor(self.policy, skills, self.normalizer)
         self.critics = Critics(spec.observation_dim, spec.action_dim, config.hidden, config.critic_depth, weights)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
@@ -269,13 +270,13 @@ class Learner:
             )
         if start.normalizer is not None and self.normalizer is not None:
             self.normalizer.load_state_dict(start.normalizer.state_dict())
-            self.takes_statistics = False
+        self.random_decisions = 0
         if policy:
             take_over(start.policy, self.policy, "policy")
         if start.critics is not None:
             take_over(start.critics, self.critics, "critic")
             take_over(start.critics, self.targets, "critic")
-        if policy and start.log_coefficient is not None:  # it was learned for the divergence from the same prior
+        if policy and start.log_coefficient is not None and self.regularizer.controlled:  # learned for the same prior
             self.regularizer.log_coefficient.copy_(start.log_coefficient)
 
     # -- learning: Algorithm 1 --------------------------------------------------------------------------------------------
@@ -285,7 +286,7 @@ class Learner:
 
     def explorer(self) -> Actor:
         """What collects the next episode."""
-        begun = self.counts.decisions >= self.config.random_decisions
+        begun = self.counts.decisions >= self.random_decisions
         return self.acting if begun else UniformActor(self.policy, None)
 
     def learn_from(self, episodes: Episodes) -> Metrics:
@@ -294,13 +295,12 @@ class Learner:
 
     def take(self, episodes: Episodes) -> int:
         """Take episodes into the replay. Returns how many updates their decisions are worth."""
-        before, random = self.counts.decisions, self.config.random_decisions
+        before, random = self.counts.decisions, self.random_decisions
         self.replay.add(episodes)
         updates = self.counts.take(int(episodes.valid.sum()), self.config.updates_per_decision)
         if self.counts.decisions < random:
             return 0
-        if self.takes_statistics and before < random:  # before the first update
-            assert self.normalizer is not None
+        if self.normalizer is not None and before < random:  # before the first update
             self.normalizer.fit(self.replay.columns.observation[: len(self.replay)])
         return updates
 

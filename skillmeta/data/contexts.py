@@ -53,10 +53,13 @@ class ContextBuffer:
         window = (marks[0], marks[-1] if trial else marks[1])
         return self.buffer.sample(size, generator, ordered, window), torch.ones(size)
 
-    def beginning(self, size: int, generator: torch.Generator, nothing: bool) -> tuple[Transitions, Tensor]:
+    def beginning(
+        self, size: int, generator: torch.Generator, ordered: bool, nothing: bool
+    ) -> tuple[Transitions, Tensor]:
         """The first episodes of a visit's trial, as many as chance says: at most C transitions, and which are some, [C].
 
         Args:
+            ordered: that followed each other, where there are more than C.
             nothing: none at all is possible too.
 
         Raises ConfigError where a visit is larger than the capacity.
@@ -70,7 +73,9 @@ class ContextBuffer:
         begin, ends = marks[1], marks[1 if nothing else 2 :]
         count = ends[int(torch.randint(len(ends), (1,), generator=generator))] - begin
         at = torch.arange(size) % max(1, count)
-        if count > size:
+        if count > size and ordered:
+            at += torch.randint(count - size + 1, (1,), generator=generator)
+        elif count > size:
             at = torch.randperm(count, generator=generator)[:size].sort().values
         return self.buffer.at((begin + at) % self.buffer.capacity), (torch.arange(size) < count).float()
 

@@ -131,5 +131,7 @@ def _pyarrow() -> Any:
     try:
         import pyarrow.parquet as parquet
     except ImportError:
-        raise UserError("LeRobot data sets need the package pyarrow: pip install 'skillmeta[lerobot]'") from None
+        raise UserError(
+            "LeRobot data sets need the package pyarrow: in the clone, pip install -e '.[lerobot]'"
+        ) from None
     return parquet

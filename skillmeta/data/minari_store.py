@@ -32,7 +32,7 @@ def minari_package() -> Any:
         with contextlib.redirect_stderr(io.StringIO()):  # it imports environments that print notices
             import minari
     except ImportError:
-        raise UserError("Minari data sets need the package minari: pip install 'skillmeta[minari]'") from None
+        raise UserError("Minari data sets need the package minari: in the clone, pip install -e '.[minari]'") from None
     return minari
 
 

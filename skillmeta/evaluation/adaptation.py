@@ -121,6 +121,22 @@ def run_trials(
     return counted, trials
 
 
+def exploration_notes(agent: Actor[Any], episodes: int, key: str) -> list[str]:
+    """What is worth knowing of a trial that ends before the agent has found out about its task.
+
+    Args:
+        episodes: that the agent adapts on.
+        key: of the config or command, which has this number.
+    """
+    first = agent.exploration_episodes
+    if episodes >= first:
+        return []
+    return [
+        f"{key} is {episodes}, and the agent finds out about a task in its first {first} episodes: it is not adapted before they "
+        f"are over. Set {key} to at least {first}."
+    ]
+
+
 def held_out_scores(
     agent: Actor[Any],
     workers: Workers,
@@ -163,16 +179,14 @@ def final_scores(
         seeds: of the run and the task.
 
     Returns:
-        `success` and `return` of the sampled policy, `mode_success` and `mode_return` of its mode, unless the actor always samples,
-        and `num_episodes` of each; and the trials of the sampled policy, [episodes * rollouts, 1, T].
+        `success` and `return` of the sampled policy, `mode_success` and `mode_return` of its mode, unless the actor samples in its
+        first episode, and `num_episodes` of each; and the trials of the sampled policy, [episodes * rollouts, 1, T].
     """
-    at_once = max(1, workers.envs_per_batch // agent.rollouts)
-    groups = [(first, min(at_once, episodes - first)) for first in range(0, episodes, at_once)]
-    own = [seeds.stream("evaluation_resets", first).integers(count * agent.rollouts) for first, count in groups]
-    resets, draws = np.concatenate(own)[:, None], seeds.stream("evaluation_acting")
+    resets = seeds.stream("evaluation_resets", 0).integers(episodes * agent.rollouts)[:, None]
+    draws = seeds.stream("evaluation_acting")
     sampled, trials = run_trials(agent, workers, [task] * episodes, resets, draws, sample=True)
     each = {"": sampled}
-    if not always_samples(agent):
+    if not always_samples(agent) and agent.exploration_episodes == 0:
         each["mode_"] = run_trials(agent, workers, [task] * episodes, resets, draws, sample=False)[0]
     scores: dict[str, float] = {"num_episodes": episodes}
     for prefix, done in each.items():

@@ -1,8 +1,7 @@
 """What runs through a trial and remembers: recurrent, convolutional and attentive cores that a policy can stand on.
 
 Each goes through whole sequences at once to learn, and takes one step at a time to act; the two compute the same. A step does not
-change the state: it gives an output and what would be remembered of it, and `keep` remembers it for those environments in which the
-decision was taken.
+change the state: it gives an output and what would be remembered of it, and `commit` remembers it where the decision was taken.
 
 Shape letters: N sequences, L decisions, I inputs, `width` outputs.
 """

@@ -6,6 +6,7 @@ An adapted agent is its parameters, which stay as they are in its run, and a bel
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from skillmeta.config import build, dump_yaml, read_yaml, to_plain
 from skillmeta.envs.make import make_envs
 from skillmeta.envs.probe import examined
 from skillmeta.errors import EnvironmentFailed, UserError
+from skillmeta.evaluation.adaptation import exploration_notes
 from skillmeta.evaluation.adapted import AdaptedAgent, pack, unpack
 from skillmeta.programs.train import load_trained, run_input
 from skillmeta.run import watch
@@ -64,6 +66,8 @@ def adapt(
     identity = Identity(about, complete, inputs={"run": run_input(run)})
     own = Seeds(seed, task_id(task))
     resets = own.stream("adaptation_resets").integers(agent.rollouts * episodes).reshape(agent.rollouts, episodes)
+    for note in exploration_notes(agent, episodes, "episodes"):
+        print(f"note: {note}", file=sys.stderr)
     flags = [k < agent.exploration_episodes for k in range(episodes)]
     draws = own.stream("adaptation_acting").torch()
     with locked_folder(folder):

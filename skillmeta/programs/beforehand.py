@@ -83,15 +83,16 @@ def notes_on(family: TaskFamily) -> list[str]:
     return [*([] if family.reports_success else [NO_SUCCESS]), *([] if family.tasks_differ else [SAME_TASKS])]
 
 
-def expected_notes(options: Any, family: TaskFamily, env_steps: int) -> list[str]:
+def expected_notes(options: Any, family: TaskFamily, env_steps: int, started: bool) -> list[str]:
     """What is worth knowing of a run before it begins.
 
     Args:
         options: the algorithm's `Config`. Its `iteration_episodes`, where it has them, are how many episodes the first iteration
             and each later one take.
+        started: it starts from another run, so no action is random.
     """
     said = notes_on(family)
-    at_random = getattr(options, "random_decisions", 0)
+    at_random = 0 if started else getattr(options, "random_decisions", 0)
     if at_random >= env_steps and learns(options):
         said.append(
             f"algorithm.random_decisions is {at_random:,} and env_steps {env_steps:,}: every action of training will be random; "

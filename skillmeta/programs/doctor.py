@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     broken = [name for name in NEEDED if not _imports(name)]
     for name, extra in OPTIONAL.items():
         if not _imports(name):
-            print(f"  missing  {name}: pip install 'skillmeta[{extra}]'")
+            print(f"  missing  {name}: in the clone, pip install -e '.[{extra}]'")
     if importlib.util.find_spec("d4rl") is None:
         print("  missing  d4rl (ids and scores of D4RL sets): pip install --no-deps d4rl==1.1")
     compiler = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)

@@ -29,7 +29,7 @@ from skillmeta.envs.make import EnvsFactory, make_envs
 from skillmeta.envs.probe import examined
 from skillmeta.errors import ConfigError
 from skillmeta.evaluation.actors import NoAdaptation, RandomActor
-from skillmeta.evaluation.adaptation import Adaptation, BenchmarkTable, Evaluation, evaluate
+from skillmeta.evaluation.adaptation import Adaptation, BenchmarkTable, Evaluation, evaluate, exploration_notes
 from skillmeta.evaluation.records import part, paths_part, read_evaluation, read_part
 from skillmeta.programs.beforehand import notes_on, trained_on, training_tasks
 from skillmeta.programs.page import write_page
@@ -262,6 +262,8 @@ def notes(
     """What a reader has to know about the split, the success and the oracle."""
     seen = frozenset[Task]().union(*(tasks_of(one, config.task, family) for runs in trained.values() for one in runs))
     said = [*trained_on(tasks, seen, config.task.split), *notes_on(family)]
+    for name, runs in trained.items():
+        said += [f"{name}: {note}" for note in exploration_notes(runs[0].actor, config.episodes, "episodes")]
     if family.same_tasks:
         said.append(f"{family.name}, as it is configured, trains and tests on the same tasks, by definition.")
     elif config.task.split in family.training_splits and not seen:
@@ -291,6 +293,8 @@ def benchmark_table(family: TaskFamily, parts: dict[str, list[Adaptation]], grou
     assert score is not None
     values = {}
     for name, every in parts.items():
+        if every[0].explored.all():
+            continue
         stated = [
             score.score(steps[:, ~one.explored], success[:, ~one.explored], groups)
             for one in every
@@ -326,10 +330,12 @@ def load_runs(family: TaskFamily, folders: Sequence[str], what: str, trust: bool
 
 
 def method_of(config: TrainConfig) -> dict[str, Any]:
-    """What training seeds of one method have in common; each may have a skill model of its own."""
+    """What training seeds of one method have in common; each may have a skill model and a start of its own."""
     full = complete_training(to_plain(config), config.algorithm["name"])
     for key in ("seed", "skills", "processes", "envs_per_batch", "evaluation", "checkpoint_seconds"):
         del full[key]
+    if full["start"] is not None:
+        del full["start"]["run"]
     return full
 
 

@@ -38,6 +38,6 @@ def write_page(
         if error.name != "matplotlib":
             raise
         if required:
-            raise UserError("pages need the package matplotlib: pip install 'skillmeta[report]'") from None
+            raise UserError("pages need the package matplotlib: in the clone, pip install -e '.[report]'") from None
         return None
     return write_report(out, content)

@@ -28,7 +28,7 @@ from skillmeta.envs.make import EnvsFactory, TaskSeen, make_envs
 from skillmeta.envs.probe import examined
 from skillmeta.envs.skill_space import SkillEnvs
 from skillmeta.errors import ConfigError, UserError
-from skillmeta.evaluation.adaptation import final_scores, held_out_scores
+from skillmeta.evaluation.adaptation import exploration_notes, final_scores, held_out_scores
 from skillmeta.programs.beforehand import (
     action_notes,
     check_memory,
@@ -226,8 +226,11 @@ def opened(config: TrainConfig, folder: Path, command: str, quiet: bool) -> Iter
     check_memory(options, spec, config.env_steps)
     learner = make_learner(config, spec, skills, seeds, device)  # before the folder is taken: it refuses
     probe.close()
+    if isinstance(learner, StartedLearner):
+        noted += exploration_notes(learner.agent, learner.config.episodes, "start.episodes")
     identity = identity_of(config, spec)
     if task is None and config.evaluation.every is not None:
+        noted += exploration_notes(learner.actor(), config.evaluation.trial_episodes, "evaluation.trial_episodes")
         validation = family.tasks(VALIDATION)[: config.evaluation.tasks]
         noted += trained_on(validation, training_tasks(family, config.task, None), VALIDATION)
     with Run.open(folder, to_plain(config), command=command, identity=identity) as run:
@@ -237,7 +240,7 @@ def opened(config: TrainConfig, folder: Path, command: str, quiet: bool) -> Iter
         run.trackers = Trackers(config.trackers, folder, to_plain(config))
         if not quiet:
             longer = continued_notes(run.continued, options)
-            for note in [*noted, *longer, *expected_notes(options, family, config.env_steps)]:
+            for note in [*noted, *longer, *expected_notes(options, family, config.env_steps, config.start is not None)]:
                 print(f"note: {note}", file=sys.stderr)
         factory = EnvsFactory(config.task, config.skills, config.see_task)
         failures = Failures(config.environment, folder)

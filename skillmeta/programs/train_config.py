@@ -140,11 +140,12 @@ def algorithm_of(config: TrainConfig, at: str = "") -> tuple[ModuleType, Any]:
 
 def complete_config(plain: Mapping[str, Any], algorithm: str) -> dict[str, Any]:
     """A config with every default, without what is done about failures; those of its algorithm only if that is the named one, which
-    the user vouches for."""
+    the user vouches for. Whether a run is one of a stack is part of it, which other seeds the stack has is not."""
     config = train_config(plain)
     full: dict[str, Any] = to_plain(config)
     for key in ("environment", "health", "device", "trackers"):  # may change from session to session
         del full[key]
+    full["stack_seeds"] = [0] if config.stack_seeds else []
     if config.algorithm["name"] == algorithm:
         _, options = algorithm_of(config)
         full["algorithm"] = {"name": algorithm, **to_plain(options)}

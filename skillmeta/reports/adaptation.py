@@ -176,8 +176,9 @@ def benchmark(evaluation: Evaluation) -> Section | None:
     if stated is None:
         return None
     rows = []
-    for name, result in evaluation.results.items():
-        rows.append([name, f"{result.success[..., ~result.explored].mean():.2f}", f"{stated.values[name]:.2f}"])
+    for name, value in stated.values.items():
+        result = evaluation.results[name]
+        rows.append([name, f"{result.success[..., ~result.explored].mean():.2f}", f"{value:.2f}"])
     head = ["", "success, every environment alike", stated.label]
     return Section(stated.title, [stated.text], Table(head, rows))
 

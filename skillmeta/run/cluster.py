@@ -54,8 +54,8 @@ class Cluster:
                 import ray
             except ImportError:
                 raise UserError(
-                    "a cluster needs the package ray: pip install 'skillmeta[cluster]'; on one machine leave out --cluster, or set "
-                    "processes to a number"
+                    "a cluster needs the package ray: in the clone, pip install -e '.[cluster]'; on one machine leave out "
+                    "--cluster, or set processes to a number"
                 ) from None
             if not ray.is_initialized():
                 try:

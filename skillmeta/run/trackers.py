@@ -33,7 +33,7 @@ def check_trackers(names: Sequence[str]) -> None:
     """Raises ConfigError for one whose package is not installed."""
     for name in names:
         if importlib.util.find_spec(name) is None:
-            raise ConfigError(f"trackers: {name} needs the package {name}: pip install 'skillmeta[{name}]'")
+            raise ConfigError(f"trackers: {name} needs the package {name}: in the clone, pip install -e '.[{name}]'")
 
 
 class TensorBoard:

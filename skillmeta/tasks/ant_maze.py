@@ -54,7 +54,9 @@ def maze(name: str) -> tuple[np.ndarray, mujoco.MjModel]:
             from gymnasium_robotics.envs.maze import maps
             from gymnasium_robotics.envs.maze.ant_maze_v5 import AntMazeEnv
     except ImportError:
-        raise UserError("AntMaze needs the package gymnasium-robotics: pip install 'skillmeta[robotics]'") from None
+        raise UserError(
+            "AntMaze needs the package gymnasium-robotics: in the clone, pip install -e '.[robotics]'"
+        ) from None
     layout = getattr(maps, MAPS[name])
     before = tempfile.tempdir
     with tempfile.TemporaryDirectory() as folder:  # AntMaze leaves its generated XML in the temporary folder

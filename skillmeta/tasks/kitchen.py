@@ -113,7 +113,9 @@ def simulator(noise: str) -> Any:
         with contextlib.redirect_stderr(io.StringIO()):  # every import of it prints a notice about other environments
             from gymnasium_robotics.envs.franka_kitchen.kitchen_env import KitchenEnv as Kitchen
     except ImportError:
-        raise UserError("the kitchen needs the package gymnasium-robotics: pip install 'skillmeta[robotics]'") from None
+        raise UserError(
+            "the kitchen needs the package gymnasium-robotics: in the clone, pip install -e '.[robotics]'"
+        ) from None
     robot, objects = NOISE[noise]
     return Kitchen(
         tasks_to_complete=list(SUBTASKS),

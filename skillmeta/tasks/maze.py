@@ -277,7 +277,9 @@ def point_maze_model(walls: bytes, shape: tuple[int, int]) -> mujoco.MjModel:
         with contextlib.redirect_stderr(io.StringIO()):  # every import of it prints a notice about other environments
             from gymnasium_robotics.envs.maze.point_maze import PointMazeEnv
     except ImportError:
-        raise UserError("the maze needs the package gymnasium-robotics: pip install 'skillmeta[robotics]'") from None
+        raise UserError(
+            "the maze needs the package gymnasium-robotics: in the clone, pip install -e '.[robotics]'"
+        ) from None
     layout = np.frombuffer(walls, bool).reshape(shape).astype(int).tolist()
     before = tempfile.tempdir
     with tempfile.TemporaryDirectory() as folder:  # PointMaze leaves its generated XML in the temporary folder

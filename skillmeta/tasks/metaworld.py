@@ -83,7 +83,7 @@ def package() -> Any:
     try:
         import metaworld
     except ImportError:
-        raise UserError("Meta-World needs the package metaworld: pip install 'skillmeta[metaworld]'") from None
+        raise UserError("Meta-World needs the package metaworld: in the clone, pip install -e '.[metaworld]'") from None
     return metaworld
 
 

@@ -86,7 +86,7 @@ def make_scene(scene: str, mode: str = "task") -> Any:
         from ogbench.manipspace.envs.puzzle_env import PuzzleEnv
         from ogbench.manipspace.envs.scene_env import SceneEnv
     except ImportError:
-        raise UserError("OGBench needs the package ogbench: pip install 'skillmeta[ogbench]'") from None
+        raise UserError("OGBench needs the package ogbench: in the clone, pip install -e '.[ogbench]'") from None
     kind, _, size = scene.partition("-")
     made = {"cube": CubeEnv, "puzzle": PuzzleEnv, "scene": SceneEnv}[kind]
     numbered = {} if kind == "puzzle" else {"permute_blocks": False}

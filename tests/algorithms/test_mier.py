@@ -94,7 +94,7 @@ def test_a_visit_explores_with_phi_0_and_then_acts_with_phi_of_what_it_saw():
     for n, (replay, explored) in enumerate(zip(learner.replays, learner.explored, strict=True)):
         valid = batch.trials.valid[n]
         assert len(replay) == valid.sum() and explored.buffer.added == valid[:2].sum()
-        seen = explored.beginning(200, generator(), nothing=False)
+        seen = explored.beginning(200, generator(), ordered=False, nothing=False)
         wanted = np.concatenate([batch.trials.reward[n, k][valid[k]] for k in range(2)])
         assert seen[0].reward[seen[1] > 0].tolist() == wanted.tolist()
 

@@ -172,6 +172,8 @@ def test_impossible_configs_are_refused():
     for change in ({"context": "recent", "context_visits": 1}, {"shaped_reward": False}, {"encoder": "product"}):
         with pytest.raises(ValueError, match="teacher needs shaped_reward"):
             replace(TAUGHT, **change)
+    with pytest.raises(ValueError, match="latent_dim is 0"):
+        replace(TAUGHT, latent_dim=0)
     with pytest.raises(ValueError, match="kl_reduction is 'max'"):
         OriginalConfig(kl_reduction="max")
     with pytest.raises(ConfigError, match="2 discrete actions"):

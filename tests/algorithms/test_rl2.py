@@ -140,6 +140,11 @@ def test_free_episodes_are_seen_but_not_learned_from():
     free = learner.prepare(sequences(trials))
     assert np.allclose(free.returns[:, 0].numpy(), trials.returns[:, 2], atol=1e-4)
     assert torch.equal(free.inputs, plain.inputs)
+    for config, explored in ((Config(episodes=3, free_episodes=2), 2), (Config(), 0)):
+        assert (
+            make_learner(rl2, config, 1, np.ones(1, np.float32), seeds=Seeds(0)).actor().exploration_episodes
+            == explored
+        )
 
 
 @pytest.mark.parametrize("wrong", [{"core": "lstn"}, {"receptive_field": 0}, {"free_episodes": 1}, {"layers": 0}])

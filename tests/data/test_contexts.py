@@ -46,7 +46,7 @@ def test_an_ordered_one_is_of_transitions_that_followed_each_other():
 def test_a_beginning_is_the_first_episodes_of_a_trial(nothing, size):
     kept, generator, counts = visited(2, 3), torch.Generator().manual_seed(0), set()
     for _ in range(80):
-        part, valid = kept.beginning(size, generator, nothing)
+        part, valid = kept.beginning(size, generator, False, nothing)
         there, shown = int(valid.sum()), part.reward[valid.bool()].tolist()
         first = 112 if shown and shown[0] < 200 else 212
         whole = range(first, first + 18)
@@ -56,10 +56,21 @@ def test_a_beginning_is_the_first_episodes_of_a_trial(nothing, size):
     assert counts == {(first, n) for first in (112, 212) for n in lengths} | ({(0, 0)} if nothing else set())
 
 
+def test_an_ordered_beginning_is_of_transitions_that_followed_each_other_anywhere_in_it():
+    kept, firsts = visited(1, 1), set()
+    for seed in range(200):
+        part, valid = kept.beginning(4, torch.Generator().manual_seed(seed), True, False)
+        assert (part.reward.diff() == 1).all() and valid.all()
+        firsts.add(float(part.reward[0]))
+    assert firsts == set(range(12, 27))  # of 12 to 29
+
+
 def test_visits_that_no_longer_fit_are_forgotten():
     kept = visited(9, 4, capacity=70, prior=False)
     assert len(kept.marks) == 3 and kept.buffer.added - kept.marks[0][0] == 54  # 18 each; a fourth makes 72
-    seen = {float(kept.beginning(6, torch.Generator().manual_seed(s), False)[0].reward[0]) // 100 for s in range(40)}
+    seen = {
+        float(kept.beginning(6, torch.Generator().manual_seed(s), False, False)[0].reward[0]) // 100 for s in range(40)
+    }
     assert seen == {1, 2, 3}
 
 
@@ -68,7 +79,7 @@ def test_a_visit_that_does_not_fit_is_refused():
     with pytest.raises(
         ConfigError, match="context_capacity is 29; a visit to a task of this family has 30 transitions"
     ):
-        kept.beginning(5, torch.Generator().manual_seed(0), False)
+        kept.beginning(5, torch.Generator().manual_seed(0), False, False)
 
 
 def test_saved_and_restored_they_give_the_same_contexts():
@@ -76,5 +87,5 @@ def test_saved_and_restored_they_give_the_same_contexts():
     assert kept.state()["buffer"]["rows"].kept == range(30, 90)  # the last two visits
     again.restore(kept.state())
     for seed in range(5):
-        ours, theirs = (v.beginning(8, torch.Generator().manual_seed(seed), True) for v in (kept, again))
+        ours, theirs = (v.beginning(8, torch.Generator().manual_seed(seed), False, True) for v in (kept, again))
         assert torch.equal(ours[0].reward, theirs[0].reward) and torch.equal(ours[1], theirs[1])

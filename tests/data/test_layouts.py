@@ -468,7 +468,7 @@ def test_a_missing_pyarrow_names_the_extra(tmp_path, monkeypatch):
 
     lerobot(tmp_path / "set", "v2.1")
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(UserError, match=r"skillmeta\[lerobot\]"):
+    with pytest.raises(UserError, match=r"\.\[lerobot\]"):
         load_source(str(tmp_path / "set"))
 
 

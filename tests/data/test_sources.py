@@ -382,7 +382,7 @@ def test_a_mapping_of_observations_gives_the_one_that_is_named(tmp_path, monkeyp
 
 def test_a_missing_minari_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "minari", None)
-    with pytest.raises(UserError, match=r"skillmeta\[minari\]"):
+    with pytest.raises(UserError, match=r"\.\[minari\]"):
         load_source("minari:a/b-v0")
 
 

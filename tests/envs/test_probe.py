@@ -160,7 +160,7 @@ def test_tasks_that_give_the_same_are_seen_and_said(rewards, in_info, differ):
     family = TaskFamily("asked", 1, "", 6, {"train": (1, 1, 2), "test": (3, 4, 5)}, Asked)
     found = examined(family, TaskConfig("asked"))
     assert found.tasks_differ == differ
-    for notes in (beforehand.notes_on(found), beforehand.expected_notes(None, found, 1)):
+    for notes in (beforehand.notes_on(found), beforehand.expected_notes(None, found, 1, False)):
         assert (beforehand.SAME_TASKS in notes) == (not differ)
     one = replace(family, splits={"train": (1,), "test": (1,)})
     assert examined(one, TaskConfig("asked")).tasks_differ

@@ -290,6 +290,31 @@ def test_a_final_evaluation_has_samples_and_mode_of_as_many_episodes(envs_per_ba
     assert trials.returns.shape == (5, 1) and (trials.returns == 1).all()
 
 
+@pytest.mark.parametrize("envs_per_batch", [1, 2, 16])
+def test_the_resets_of_a_final_evaluation_are_those_that_an_agent_states(envs_per_batch, monkeypatch):
+    workers, given = Workers(doors, envs_per_batch=envs_per_batch), []
+    act = workers.trials
+
+    def trials(actor, tasks, resets, *rest, **options):
+        given.append(resets[:, 0].tolist())
+        return act(actor, tasks, resets, *rest, **options)
+
+    monkeypatch.setattr(workers, "trials", trials)
+    final_scores(Nods(np.ones(1)), workers, Number(0), 5, Seeds(0, "task"))
+    assert given == [Seeds(0, "task").stream("evaluation_resets", 0).integers(5).tolist()] * 2
+
+
+class Explores(Nods):
+    """Finds out about the task in the first episode of a trial."""
+
+    exploration_episodes = 1
+
+
+def test_an_actor_that_explores_in_its_first_episode_has_no_mode_there():
+    scores = final_scores(Explores(np.ones(1)), Workers(doors), Number(0), 2, Seeds(0, "task"))[0]
+    assert set(scores) == {"num_episodes", "success", "return"}
+
+
 def test_agents_are_compared_over_the_seeds_that_both_have():
     one, two = (np.full((count, 1, 4, 1), share) for count, share in ((3, 1.0), (2, 0.5)))
     results = {"a": table(one), "b": table(two)}

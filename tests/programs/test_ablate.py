@@ -273,13 +273,14 @@ def test_budgets_of_methods_of_one_kind_are_equal(tmp_path):
         )
 
 
-@pytest.mark.parametrize("kind", ["finetune", "meta-train"])
+@pytest.mark.parametrize("kind", ["finetune", "finetune, a stack", "meta-train"])
 def test_an_ablation_may_have_more_seeds_and_keeps_the_runs_that_it_has(kind, tmp_path, monkeypatch):
     monkeypatch.setattr("skillmeta.programs.ablate.run_jobs", run_here)
-    family = kind == "meta-train"
-    method = {"kind": kind, "algorithm": scripted(action=0.25, **({"tasks": 2} if family else {}))}
+    family, stacked = kind == "meta-train", kind.endswith("stack")
+    learner = {"name": "sac", "hidden": 4, "batch_size": 4} if stacked else scripted(action=0.25)
+    method = {"kind": kind.split(",")[0], "algorithm": {**learner, **({"tasks": 2} if family else {})}}
     changes = {"task": {"family": "tests.programs.telltale", "split": "train" if family else "test"}, "env_steps": 6}
-    options = {"methods": {"a": method}, "changes": changes, "tasks": [0]}
+    options = {"methods": {"a": method}, "changes": changes, "tasks": [0], "stack_seeds": stacked}
     ablate(config(**options, seeds=[0]), tmp_path / "out", "")
     first = next((tmp_path / "out" / "methods").rglob("result.json"))
     before = first.stat().st_mtime_ns

@@ -37,6 +37,18 @@ def test_the_agent_is_the_run_that_was_named(tmp_path):
         assert trials.returns[0].tolist() == pytest.approx([episode_return(TEST[0], action)] * 2)
 
 
+@pytest.mark.parametrize("episodes", [1, 2])
+def test_episodes_that_end_before_the_agent_has_explored_are_noted(episodes, tmp_path, capsys):
+    run = trained(tmp_path / "run", action=0.25, exploration_episodes=2)
+    adapted(run, tmp_path / "adapted", episodes=episodes)
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note:")]
+    wanted = (
+        "note: episodes is 1, and the agent finds out about a task in its first 2 episodes: it is not adapted before they are "
+        "over. Set episodes to at least 2."
+    )
+    assert notes == ([wanted] if episodes == 1 else [])
+
+
 def test_an_oracle_sees_the_task_that_it_adapts_to(tmp_path):
     run = trained(tmp_path / "run", see_task=True, follow=True)
     for index in (0, 2):

@@ -38,8 +38,9 @@ def test_random_decisions_that_fill_the_budget_are_said_unless_nothing_shall_be_
 ):
     sentence = f"algorithm.random_decisions is {at_random} and env_steps 12: every action of training will be random; lower the "
     config = one_task({**SAC, "random_decisions": at_random, "updates_per_decision": float(rate)})
-    notes = expected_notes(algorithm_of(config)[1], make_family(config.task), config.env_steps)
+    notes = expected_notes(algorithm_of(config)[1], make_family(config.task), config.env_steps, False)
     assert [note.startswith(sentence) for note in notes] == [True] * said
+    assert not expected_notes(algorithm_of(config)[1], make_family(config.task), config.env_steps, True)
     result = run(tmp_path, config)
     assert result["updates"] == updates and len(result.get("notes", ())) == (updates == 0 and rate > 0)
 
@@ -65,10 +66,10 @@ def test_what_an_iteration_takes_is_known_before(algorithm, tmp_path):
     config = family(algorithm, env_steps=1)
     options, made = algorithm_of(config)[1], make_family(config.task)
     first, later = options.iteration_episodes
-    (note,) = expected_notes(options, made, 1)
+    (note,) = expected_notes(options, made, 1, False)
     assert f"training may take {first * 3:,} steps, {first * 3 - 1:,} more than env_steps" in note
-    assert f"may take {3 * (first + later)} steps" in expected_notes(options, made, 3 * first + 1)[0]
-    assert not expected_notes(options, made, 3 * first)
+    assert f"may take {3 * (first + later)} steps" in expected_notes(options, made, 3 * first + 1, False)[0]
+    assert not expected_notes(options, made, 3 * first, False)
     if algorithm["name"] == "simpl":
         return  # acts in skills alone
     result = run(tmp_path, replace(config, env_steps=3 * first + 1))

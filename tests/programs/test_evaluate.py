@@ -217,6 +217,19 @@ def test_a_benchmarks_own_score_is_a_mean_over_rollouts_of_the_episodes_after_ex
     assert table.values == {"agent": pytest.approx(success[..., 1:].mean())}
     wanted = [(steps[i, 0, 0, b, :, 1:], success[i, 0, 0, b, :, 1:]) for i in (0, 1) for b in (0, 1)]
     assert told == [(took.tolist(), one.tolist(), ["a", "a", "b"]) for took, one in wanted]
+    unfinished = [replace(one, explored=np.ones(4, bool)) for one in parts]
+    assert benchmark_table(family, {"agent": parts, "other": unfinished}, ["a", "a", "b"]).values == table.values
+
+
+def test_trials_that_end_before_an_agent_has_explored_are_noted(tmp_path):
+    run = trained(tmp_path / "run", action=0.25, exploration_episodes=2)
+    for episodes in (1, 2):
+        noted = [
+            note
+            for note in evaluated(tmp_path / f"{episodes}", agents=[run], episodes=episodes).notes
+            if "finds out" in note
+        ]
+        assert len(noted) == (episodes == 1)
 
 
 def test_success_that_is_not_reported_is_said(tmp_path):

@@ -21,6 +21,7 @@ from skillmeta.envs.make import EnvsFactory, make_envs
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.evaluation.records import read_run
 from skillmeta.programs.ablate import AblationConfig, ablate
+from skillmeta.programs.evaluate import load_runs
 from skillmeta.programs.train import load_trained, make_learner, train
 from skillmeta.programs.train_config import TrainConfig
 from skillmeta.reports.description import description
@@ -30,7 +31,7 @@ from skillmeta.run.parts import restore_parts, state_of
 from skillmeta.run.run import is_finished, read_metrics, read_result
 from skillmeta.seeds import Seeds
 from skillmeta.skills.vae import SkillModel
-from skillmeta.tasks.base import chosen_task, make_family, task_id
+from skillmeta.tasks.base import TaskConfig, chosen_task, make_family, task_id
 from tests.elsewhere import ELSEWHERE, OnTheCPU, elsewhere
 from tests.goldens.cases import save_skills
 from tests.programs.test_ablate import run_here
@@ -119,6 +120,29 @@ def test_it_goes_on_with_the_networks_of_the_run_and_what_its_agent_infers(folde
     learner.iterate(source)
     assert torch.equal(learner.known.features, known) and torch.equal(learner.actor().features, known)
     assert (learner.learner.replay.at(torch.arange(3)).observation[:, -3:] == known).all()
+
+
+def test_a_fixed_coefficient_stays_where_the_config_has_it(folder):
+    fixed = {**SAC["regularizer"], "controller": "fixed"}
+    learner, _ = parts_of(config(folder, algorithm={"regularizer": fixed}))
+    assert float(learner.learner.regularizer.coefficient()) == pytest.approx(0.5)
+
+
+def test_a_policy_that_was_trained_acts_and_learns_from_the_first_episode_on(folder):
+    learner, source = parts_of(config(folder, algorithm={"random_decisions": 1000}))
+    assert learner.learner.explorer() is learner.learner.acting
+    for _ in range(3):
+        learner.iterate(source)
+    assert learner.updates > 0
+
+
+@pytest.mark.parametrize("episodes", [1, 2])
+def test_too_few_episodes_to_infer_the_task_are_noted(episodes, folder, tmp_path):
+    result = train(config(folder, {"episodes": episodes}), tmp_path / "run", quiet=True)
+    notes = [
+        note for note in (result or {}).get("notes", []) if note.startswith("start.episodes is 1, and the agent finds")
+    ]
+    assert len(notes) == (episodes == 1)
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -419,6 +443,8 @@ def test_an_ablation_trains_what_its_methods_start_from_one_a_seed(folder, tmp_p
     made.clear()
     ablate(compared(folder), tmp_path)
     assert not made
+    runs = [str(tmp_path / "methods/simpl/task-1" / f"seed-{seed}") for seed in (0, 1)]
+    assert len(load_runs(make_family(build(TaskConfig, MAZE)), runs, "simpl", False)) == 2  # seeds of one method
 
 
 @pytest.mark.parametrize(

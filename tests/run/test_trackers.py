@@ -78,7 +78,9 @@ def test_a_tracker_that_fails_is_said_once_and_the_run_goes_on(tmp_path, remembe
 @pytest.mark.parametrize("start", ["finetune", "skills"])
 def test_one_that_is_not_installed_is_a_sentence_before_the_folder_is_taken(start, tmp_path, monkeypatch):
     monkeypatch.setattr("skillmeta.run.trackers.importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"trackers: wandb needs the package wandb: pip install 'skillmeta\[wandb\]'"):
+    with pytest.raises(
+        ConfigError, match=r"trackers: wandb needs the package wandb: in the clone, pip install -e '\.\[wandb\]'"
+    ):
         if start == "finetune":
             train(one_task(scripted(), trackers=["wandb"]), tmp_path / "run")
         else:
@@ -96,7 +98,7 @@ def logged(folder, name: str) -> None:
 
 
 def test_tensorboard_has_the_same_numbers(tmp_path):
-    pytest.importorskip("tensorboard", reason="pip install 'skillmeta[tensorboard]'")
+    pytest.importorskip("tensorboard", reason="pip install -e '.[tensorboard]'")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logged(tmp_path / "run", "tensorboard")
@@ -108,7 +110,7 @@ def test_tensorboard_has_the_same_numbers(tmp_path):
 
 @pytest.mark.slow
 def test_wandb_has_the_same_numbers_offline_and_one_id(tmp_path, monkeypatch):
-    wandb = pytest.importorskip("wandb", reason="pip install 'skillmeta[wandb]'")
+    wandb = pytest.importorskip("wandb", reason="pip install -e '.[wandb]'")
     monkeypatch.chdir(tmp_path)
     logged(tmp_path / "run", "wandb")
     wandb.teardown()  # its service writes the last rows when it ends, as it does when the process does

@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-pytest.importorskip("gymnasium_robotics", reason="needs pip install 'skillmeta[robotics]'")
+pytest.importorskip("gymnasium_robotics", reason="needs pip install -e '.[robotics]'")
 
 from skillmeta.errors import ConfigError, UserError  # noqa: E402
 from skillmeta.experts import kitchen as kitchen_expert

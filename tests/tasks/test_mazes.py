@@ -10,7 +10,7 @@ import mujoco
 import numpy as np
 import pytest
 
-pytest.importorskip("gymnasium_robotics", reason="needs pip install 'skillmeta[robotics]'")
+pytest.importorskip("gymnasium_robotics", reason="needs pip install -e '.[robotics]'")
 
 from skillmeta.tasks import ant_maze, maze_unseen  # noqa: E402
 from skillmeta.tasks.ant import Place  # noqa: E402

@@ -10,7 +10,7 @@ import pytest
 from skillmeta.errors import ConfigError
 from skillmeta.tasks.base import TaskConfig, make_family
 
-metaworld = pytest.importorskip("metaworld", reason="needs pip install 'skillmeta[metaworld]'")
+metaworld = pytest.importorskip("metaworld", reason="needs pip install -e '.[metaworld]'")
 
 from skillmeta.experts import metaworld as metaworld_expert  # noqa: E402
 from skillmeta.tasks.metaworld import Config, MetaWorldEnv, family, validation  # noqa: E402

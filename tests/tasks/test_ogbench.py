@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-pytest.importorskip("ogbench", reason="needs pip install 'skillmeta[ogbench]'")
+pytest.importorskip("ogbench", reason="needs pip install -e '.[ogbench]'")
 
 from skillmeta.experts import ogbench as ogbench_expert
 from skillmeta.experts.ogbench import Solver, solve_lights  # noqa: E402
