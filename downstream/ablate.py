@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_varied(arguments, command)
     if arguments.estimate:
         parser.error("--estimate goes with --vary; an ablation in YAML says its share and its seconds while it runs")
-    seeds = [f"seeds={list(range(arguments.seeds))}"] if arguments.seeds else []
+    seeds = [] if arguments.seeds is None else [f"seeds={list(range(arguments.seeds))}"]
     changes = [*arguments.overrides, *seeds]
     return run(arguments.config, changes, arguments.out, arguments.workers, command, arguments.cluster)
 
@@ -76,7 +76,7 @@ def run(
     from skillmeta.programs.ablate import AblationConfig, ablate
     from skillmeta.programs.vary import is_one_run
 
-    changed = [*overrides, *([f"workers={workers}"] if workers else [])]
+    changed = [*overrides, *([] if workers is None else [f"workers={workers}"])]
     config = load(name, changed)
     if is_one_run(config):
         raise ConfigError(

@@ -26,14 +26,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     from skillmeta.config import build
     from skillmeta.run.run import trained_config
-    from skillmeta.tasks.base import TaskConfig
+    from skillmeta.tasks.base import ANY, TaskConfig, fixed_split, make_family
     from skillmeta.trust import check_modules
 
     run: Path = arguments.agent
     node, file = trained_config(run, arguments.trust), run / "config.yaml"
     check_modules(node, file, arguments.trust)
     arguments.video = arguments.video or run / "film.webp"
-    return film(build(TaskConfig, node.get("task"), f"{file}: task"), arguments)
+    config = build(TaskConfig, node.get("task"), f"{file}: task")
+    return film(config if config.split != ANY else fixed_split(make_family(config), config), arguments)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ EPILOG = """examples:
   skillmeta tasks cheetah_vel                      what it is, and the first tasks of each split
   skillmeta tasks maze --draw 5 --split any        five fresh tasks
   skillmeta tasks maze --video maze.webp           its expert in the first test task
-  skillmeta tasks maze options.size=10 --draw 3    another world"""
+  skillmeta tasks maze options.layout_seed=1       another world"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,7 +23,7 @@ from skillmeta.programs.train_config import config_of_run
 from skillmeta.run.run import trained_config
 from skillmeta.seeds import Seeds
 from skillmeta.skills.vae import SkillModel
-from skillmeta.tasks.base import TaskConfig, chosen_task, make_env, make_family, task_id
+from skillmeta.tasks.base import ANY, TaskConfig, chosen_task, fixed_split, make_env, make_family, task_id
 from skillmeta.trust import check_modules
 from skillmeta.types import Actor, EnvSpec, Episodes, Skills, Step, Trials
 
@@ -73,7 +73,7 @@ class Agent:
     Args:
         actor: what acts.
         skills: whose skills its actions are; None for primitive actions.
-        task: where it was trained or adapted, whose spaces its environment has.
+        task: where it was trained or adapted, whose spaces its environment has; of fresh draws, the family's first task.
         training_seed: of the run.
         sample, seed: as for `load`.
     """
@@ -81,7 +81,8 @@ class Agent:
     def __init__(
         self, actor: Actor[Any], skills: Skills | None, task: TaskConfig, training_seed: int, sample: bool, seed: int
     ):
-        self.actor, self.task, self.training_seed, self.sample = actor, task, training_seed, sample
+        self.actor, self.training_seed, self.sample = actor, training_seed, sample
+        self.task = task if task.split != ANY else fixed_split(make_family(task), task)
         env = self.make_env()
         self.observation_space, self.action_space = env.observation_space, env.action_space
         acted = prepare(env, unit_actions=skills is None).action_space

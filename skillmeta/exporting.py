@@ -73,6 +73,7 @@ class Acting(nn.Module):
             raise UserError(f"actions are {agent.action_space}; what has a Box of actions can be exported")
         assert agent.skills is None or isinstance(agent.skills, SkillModel)
         self.actor, self.skills = agent.actor, agent.skills
+        self.whole = np.issubdtype(agent.action_space.dtype, np.integer)  # actions are integers
         self.held = nn.ModuleList(modules_of(agent.actor.parts()))  # whose parameters are written
         self.register_buffer("low", torch.from_numpy(np.asarray(agent.action_space.low, np.float32)))
         self.register_buffer("high", torch.from_numpy(np.asarray(agent.action_space.high, np.float32)))
@@ -84,7 +85,8 @@ class Acting(nn.Module):
         return decision
 
     def own_units(self, action: Tensor) -> Tensor:
-        return torch.minimum(torch.maximum(action, self.low), self.high)
+        clipped = torch.minimum(torch.maximum(action, self.low), self.high)
+        return clipped.round() if self.whole else clipped
 
 
 class ActingByActions(Acting):
@@ -203,6 +205,8 @@ def to_stable_baselines(agent: Agent, file: Path) -> None:
     observed, actions = agent.observation_space, agent.action_space
     if not isinstance(observed, Box) or len(observed.shape) != 1 or not isinstance(actions, Box):
         raise UserError(f"{file}: Stable-Baselines3's MlpPolicy takes a flat Box; these are {observed} and {actions}")
+    if agent.skills is None and np.issubdtype(actions.dtype, np.integer):
+        raise UserError(f"{file}: Stable-Baselines3's SAC does not round to integers; these are {actions}")
     if agent.skills is not None:
         actions = Box(-1.0, 1.0, (agent.skills.dim,), np.float32)
     elif not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all()):

@@ -28,6 +28,8 @@ SIZES = {  # keys of a config in a folder, by the ends of their names: the large
 
 def largest(key: str) -> int | None:
     """The largest integer that a key of a config in a folder may have; None: any."""
+    if key == "max_episodes":  # of training: nothing is made of so many
+        return None
     for names, limit in SIZES.items():
         if any(key == name or fnmatchcase(key, f"*_{name}") for name in names):
             return limit

@@ -32,7 +32,7 @@ from skillmeta.programs.collect import CollectConfig, collect
 from skillmeta.programs.pretrain import PretrainConfig
 from skillmeta.programs.show_config import filled, keys_of_command
 from skillmeta.programs.train import task_of
-from skillmeta.programs.train_config import TrainConfig
+from skillmeta.programs.train_config import TrainConfig, train_config
 from skillmeta.tasks.base import TaskConfig, make_family
 
 
@@ -263,6 +263,14 @@ def test_named_sections_of_skills_may_be_presets_too(tmp_path):
     assert found["one"]["model"] == {**preset["model"], "dim": 3} and found["one"]["source"] == preset["source"]
     assert found["one"]["training"] == {**preset["training"], "steps": 5}
     assert found["two"] == {"task": {**load("tasks/maze"), "index": 1}, "source": "a"}
+
+
+def test_a_word_that_yaml_reads_as_false_is_the_word_where_it_is_one_of_the_values():
+    for health in (False, "off"):
+        assert train_config({"algorithm": {"name": "sac"}, "health": health}).health == "off"
+    for wrong in (True, 0):
+        with pytest.raises(ConfigError, match="health"):
+            train_config({"algorithm": {"name": "sac"}, "health": wrong})
 
 
 def test_a_method_of_an_ablation_may_name_presets():

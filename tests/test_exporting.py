@@ -19,6 +19,7 @@ from skillmeta.programs.train_config import train_config
 from skillmeta.seeds import Seeds
 from skillmeta.skills.vae import SkillModel
 from skillmeta.tasks.base import TaskConfig, make_family
+from tests.envs import users
 from tests.skills.fakes import skill_model
 
 MAZE = TaskConfig("maze", "test", 0, {"max_episode_steps": 25})
@@ -85,6 +86,16 @@ def stepped(agent: Agent, seen: np.ndarray, call) -> np.ndarray:
     first, second = np.stack(rows, 1)
     assert np.allclose(first[:-1], second[1:], atol=1e-5)
     return first
+
+
+def test_actions_that_are_integers_are_exported_as_such(tmp_path):
+    users.register()
+    agent = agent_of(TaskConfig("gym", options={"id": "users/Whole-v0", "max_episode_steps": 5}), SAC)
+    seen = observations(agent, 25)
+    whole = stepped(agent, seen, called(acting(agent)[0]))
+    assert (whole == acted(agent, seen)).all() and len(np.unique(whole)) > 2
+    with pytest.raises(UserError, match="does not round to integers"):
+        to_stable_baselines(agent, tmp_path / "policy.zip")
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -112,6 +112,26 @@ def agent_of(tmp_path, algorithm=SKILLS, skills=True, **options) -> Agent:
     return Agent(learner.actor(), model, config, 0, options.get("sample", False), options.get("seed", 0))
 
 
+def test_a_run_on_fresh_draws_acts_in_the_first_task_that_is_listed_and_episodes_end_where_the_family_says(tmp_path):
+    task = {"family": "tests.tasks.endless", "split": "any"}
+    config = {
+        "task": task,
+        "algorithm": {"name": "rl2", "hidden": 4, "tasks": 2, "minibatches": 1, "episodes": 1},
+        "env_steps": 40,
+    }
+    run = skillmeta.meta_train(config, tmp_path / "run", evaluation__every=None)
+    agent = skillmeta.load(run.folder, trust=True)
+    assert (agent.task.split, agent.task.index) == ("train", 0)
+    env, steps = agent.make_env(), 0
+    observation, _ = env.reset(seed=0)
+    agent.reset()
+    while not agent.done and steps < 100:
+        observation, *rest = env.step(agent.act(observation))
+        agent.observe(observation, *rest)
+        steps += 1
+    assert steps == 20
+
+
 def test_who_only_wants_actions_need_not_observe(tmp_path):
     agent = agent_of(tmp_path)
     observation, _ = agent.make_env().reset(seed=0)

@@ -26,6 +26,7 @@ from skillmeta.config.modules import import_module as import_module
 from skillmeta.config.modules import is_builtin as is_builtin
 from skillmeta.config.modules import module_of as module_of
 from skillmeta.config.plain import check_file_name as check_file_name
+from skillmeta.config.plain import check_readable as check_readable
 from skillmeta.config.plain import differences as differences
 from skillmeta.config.plain import dump_yaml as dump_yaml
 from skillmeta.config.plain import read_yaml as read_yaml

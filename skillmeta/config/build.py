@@ -110,7 +110,10 @@ def convert(kind: Any, value: Any, at: str, default: Any = None) -> Any:
 
     A mapping for a dataclass changes `default`, if that is one of the dataclass.
     """
-    kind, _ = plain_type(kind)
+    kind, notes = plain_type(kind)
+    if isinstance(value, bool) and kind is str:  # YAML's words for true and false
+        words = ("on", "yes") if value else ("off", "no")
+        value = next((word for note in notes for word in words if word in getattr(note, "choices", ())), value)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return value

@@ -71,6 +71,11 @@ def read_yaml(path: Path, limited: bool = True) -> dict[str, Any]:
     return plain
 
 
+def check_readable(config: dict[str, Any]) -> None:
+    """Raises ConfigError for a config that `read_yaml` would refuse, so that a run's folder can be read once it is written."""
+    _check_plain(config, "", limited=True)
+
+
 def _check_plain(value: Any, at: str, limited: bool) -> None:
     if isinstance(value, dict):
         for key, item in value.items():
@@ -78,7 +83,7 @@ def _check_plain(value: Any, at: str, limited: bool) -> None:
             _check_plain(item, f"{at}.{key}".strip("."), limited)
             limit = largest(key) if limited and isinstance(key, str) else None
             if limit is not None and isinstance(item, (int, float)) and not item <= limit:
-                raise ConfigError(f"{at}.{key}".strip(".") + f" is {item}; at most {limit:,} is read from a folder")
+                raise ConfigError(f"{at}.{key}".strip(".") + f" is {item:,}; at most {limit:,} is read from a folder")
     elif isinstance(value, list):
         for i, item in enumerate(value):
             _check_plain(item, f"{at}[{i}]", limited)

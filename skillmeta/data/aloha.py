@@ -12,7 +12,17 @@ import h5py
 
 from skillmeta.data import hdf5
 from skillmeta.data.episodes import EpisodeDataset, from_episodes
-from skillmeta.data.layouts import REPEATED, Request, chosen_keys, in_order, is_vector, parts, recorded, with_steps
+from skillmeta.data.layouts import (
+    NO_REWARDS,
+    REPEATED,
+    Request,
+    chosen_keys,
+    in_order,
+    is_vector,
+    parts,
+    recorded,
+    with_steps,
+)
 from skillmeta.errors import DataError
 from skillmeta.trust import check_links
 from skillmeta.types import Episodes
@@ -67,7 +77,7 @@ def read(path: Path, request: Request) -> EpisodeDataset:
         request.source,
         *request.bounds(),
         clip_actions=request.clip_actions,
-        notes=(*notes, *empty, "no rewards in the file: taken to be 0", REPEATED),
+        notes=(*notes, *empty, NO_REWARDS, REPEATED),
         lengths=lengths,
         observed=parts(keys, found),
         room=request.room,

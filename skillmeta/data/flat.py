@@ -20,7 +20,7 @@ from skillmeta.data.episodes import NEARLY, EpisodeDataset, from_episodes, singl
 from skillmeta.data.hdf5 import SUFFIXES, in_pieces, leaves, opened
 from skillmeta.data.hdf5 import array as hdf5_array
 from skillmeta.data.hdf5 import dataset as hdf5_dataset
-from skillmeta.data.layouts import REPEATED, Request, in_order, width
+from skillmeta.data.layouts import NO_REWARDS, REPEATED, Request, in_order, width
 from skillmeta.data.room import Room, Rows, parts
 from skillmeta.errors import DataError
 from skillmeta.reading import npz_arrays, read_npz
@@ -366,7 +366,7 @@ def _table(
     _check_rows(columns, alone)
     arrays, notes, steps = columns.arrays, columns.notes, columns.steps
     if "rewards" not in arrays:
-        notes.append("no rewards in the file: taken to be 0")
+        notes.append(NO_REWARDS)
     if "episode" in arrays and taking_turns(columns.whole("episode")):
         if (
             sum(width(arrays[name].shape) * arrays[name].dtype.itemsize for name in columns.rowwise)

@@ -22,6 +22,7 @@ from skillmeta.types import Episodes, Observed
 ActionBounds = tuple[np.ndarray | None, np.ndarray | None]
 ACTIONS = ("space", "span", "unit")  # the stated action space, what the actions span, [-1, 1]
 DEFAULT_KEY = "observation"  # that is taken of a mapping of observations where none is named
+NO_REWARDS = "no rewards in the file: taken to be 0"
 REPEATED = "no observation after the last step in the file: the last one of each episode is repeated"
 
 

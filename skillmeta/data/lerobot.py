@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from skillmeta.data.episodes import EpisodeDataset, from_episodes
-from skillmeta.data.layouts import REPEATED, Request, chosen_keys, in_order, parts, recorded, width
+from skillmeta.data.layouts import NO_REWARDS, REPEATED, Request, chosen_keys, in_order, parts, recorded, width
 from skillmeta.errors import DataError, UserError
 from skillmeta.reading import check_promise, read_json
 from skillmeta.trust import check_links
@@ -51,7 +51,7 @@ def read(path: Path, request: Request) -> EpisodeDataset:
     if left:
         notes += (f"video and images are left out: {', '.join(left)}",)
     if REWARD not in shapes:
-        notes += ("no rewards in the file: taken to be 0",)
+        notes += (NO_REWARDS,)
     wanted = {key: width(found[key]) for key in keys} | {ACTION: width(action), NUMBER: 1}
     wanted |= {REWARD: 1} if REWARD in shapes else {}
     held = request.room.fits(list((path / "data").rglob("*.parquet")))

@@ -15,7 +15,17 @@ import h5py
 
 from skillmeta.data import hdf5
 from skillmeta.data.episodes import EpisodeDataset, from_episodes
-from skillmeta.data.layouts import REPEATED, Request, chosen_keys, in_order, is_vector, parts, recorded, with_steps
+from skillmeta.data.layouts import (
+    NO_REWARDS,
+    REPEATED,
+    Request,
+    chosen_keys,
+    in_order,
+    is_vector,
+    parts,
+    recorded,
+    with_steps,
+)
 from skillmeta.errors import DataError
 from skillmeta.types import Episodes
 
@@ -52,6 +62,7 @@ def read(path: Path, request: Request) -> EpisodeDataset:
         }
         keys, notes = chosen_keys(found, request, f"{path}: robomimic's layout, observations", ())
         complete = all("next_obs" in list(demo) for demo in demos)
+        rewarded = any("rewards" in list(demo) for demo in demos)
 
         def episodes() -> Iterator[Episodes]:
             for name, demo in named:
@@ -69,7 +80,7 @@ def read(path: Path, request: Request) -> EpisodeDataset:
             request.source,
             *request.bounds(),
             clip_actions=request.clip_actions,
-            notes=(*notes, *empty, *(() if complete else (REPEATED,))),
+            notes=(*notes, *empty, *(() if complete else (REPEATED,)), *(() if rewarded else (NO_REWARDS,))),
             lengths=lengths,
             observed=parts(keys, found),
             room=request.room,

@@ -122,7 +122,9 @@ class SkillEnv(gym.Wrapper, gym.utils.RecordConstructorArgs):
         gym.Wrapper.__init__(self, env)
         self.skills = fitted(skills, env)
         self.discount = discount
-        self.bound = np.full(self.skills.dim, bound, np.float32) if bound else self.skills.latent_bound.numpy()
+        if bound is not None and not 0 < bound < np.inf:
+            raise UserError(f"SkillEnv: bound is {bound}; it must be above 0")
+        self.bound = self.skills.latent_bound.numpy() if bound is None else np.full(self.skills.dim, bound, np.float32)
         self.action_space = Box(-1.0, 1.0, (self.skills.dim,), np.float32)
         self.env_steps = 0  # primitive steps since construction
         self._observation: Any = None  # the last one

@@ -29,6 +29,13 @@ class Config:
     min_episode_steps: NonNegativeInt = 21  # shorter ones are dropped
     seed: NonNegativeInt = 0  # of paths and noise
 
+    def __post_init__(self) -> None:
+        if self.min_episode_steps > self.max_episode_steps:
+            raise ValueError(
+                f"min_episode_steps is {self.min_episode_steps} and max_episode_steps {self.max_episode_steps}: no episode would "
+                "be kept; lower the one or raise the other"
+            )
+
 
 def collect(
     family: TaskFamily, config: Config, progress: Callable[[int], None] = lambda steps: None

@@ -45,7 +45,7 @@ from skillmeta.run.cluster import Cluster
 from skillmeta.run.files import locked_folder, remove, write_whole
 from skillmeta.run.identity import Identity
 from skillmeta.run.jobs import Job, Outcome, run_jobs
-from skillmeta.run.run import environment, read_result, seal
+from skillmeta.run.run import environment, is_finished, read_result, seal
 from skillmeta.tasks.base import evenly_spaced, make_family
 
 
@@ -324,10 +324,14 @@ def _ablate(config: AblationConfig, tasks: list[int], out: Path, command: str, w
     if more_seeds:
         remove(out / "evaluation")  # of fewer agents
     write_whole(saved, dump_yaml(keep))
-    write_whole(out / "environment.json", json.dumps(environment(command), indent=1))
+    pretraining, origin = pretraining_jobs(config, out, command), out / "environment.json"
+    every = [*pretraining, *starts, *jobs, *([] if test is None else [test])]
+    if not origin.exists() or not all(
+        is_finished(job.folder) for job in every
+    ):  # else it keeps where its results came from
+        write_whole(origin, json.dumps(environment(command), indent=1))
     seal(out, ("config.yaml", "environment.json"))
     started = time.monotonic()
-    pretraining = pretraining_jobs(config, out, command)
     total = sum((config.logs is not None, bool(pretraining), bool(jobs), True))
     stages = (f"{number}/{total}" for number in range(1, total + 1))
     models = prepare(config, out, pretraining, workers, stages)

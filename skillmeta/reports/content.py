@@ -289,13 +289,20 @@ def spent(study: Study, method: str, key: str) -> float | None:
     return None if None in last else float(np.mean(np.array(last, float)))
 
 
+def reference_of(study: Study) -> str | None:
+    """The method that the others are compared with: the study's reference, if that has final scores, else the last one that has."""
+    names = finals(study)
+    if study.reference is None or study.reference not in study.methods:  # or it has no complete seed yet
+        return None
+    return study.reference if study.reference in names or not names else names[-1]
+
+
 def differences(study: Study, key: str) -> dict[str, Estimate]:
     """A final score of the reference method minus that of each other one, over the training seeds that both have finished."""
-    names, found = finals(study), {}
-    if study.reference is None or study.reference not in study.methods:  # or it has no complete seed yet
+    reference, found = reference_of(study), dict[str, Estimate]()
+    if reference is None:
         return {}
-    reference = study.reference if study.reference in names or not names else names[-1]
-    for name in names:
+    for name in finals(study):
         if name != reference and study.has(name, key) and study.has(reference, key):
             mine, other = study.paired(reference, name, key)
             if len(mine.values):
@@ -319,10 +326,9 @@ def headline(study: Study, evaluation: Evaluation | None) -> list[str]:
         )
         found = differences(study, key)
         if alike := [name for name, one in found.items() if one.ci95 and one.ci95[0] <= 0 <= one.ci95[1]]:
-            reference = next(name for name in names if name not in found)
             said.append(
-                f"No difference from {reference} is shown for {', '.join(alike)}: the interval of the paired difference contains "
-                "zero."
+                f"No difference from {reference_of(study)} is shown for {', '.join(alike)}: the interval of the paired difference "
+                "contains zero."
             )
     if evaluation is not None and evaluation.agents:
         score, label = ("success", "Success") if evaluation.succeeds else ("returns", "Return")

@@ -81,14 +81,14 @@ def curve_panels(
 ) -> Figure:
     """`curves_figure` as small panels of the same axes."""
     rows = -(-len(curves) // columns)
-    compared = next(name for name in curves if colours[name] == COLOURS[0])
+    compared = next((name for name in curves if colours[name] == COLOURS[0]), None)  # it may not log this
     with matplotlib.rc_context({**STYLE, "font.size": 8}):
         figure = Figure(figsize=(8.4, 0.4 + 1.5 * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         for axes, (name, curve) in zip(grid.flat, curves.items(), strict=False):
             middle, low, high = curve.means()
             axes.fill_between(curve.x, low, high, color=colours[name], alpha=0.18, linewidth=0)
-            if name != compared:
+            if compared is not None and name != compared:
                 axes.plot(curves[compared].x, curves[compared].means()[0], color="#999999", linewidth=1.2)
             axes.plot(curve.x, middle, color=colours[name], linewidth=1.8)
             axes.set_title(name, fontsize=8)

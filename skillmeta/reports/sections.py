@@ -23,6 +23,7 @@ from skillmeta.reports.content import (
     differences,
     finals,
     given,
+    reference_of,
     spent,
     stated,
 )
@@ -131,7 +132,6 @@ def differences_section(study: Study) -> Section | None:
     found = {key: differences(study, key) for key in ("success", "return")}
     if not found["return"]:
         return None
-    reference = next(name for name in finals(study) if name not in found["return"])
     key = "success" if found["success"].keys() == found["return"].keys() else "return"
     rows = [
         [
@@ -144,12 +144,12 @@ def differences_section(study: Study) -> Section | None:
     ]
     text = "Differences are paired by training seed and task, actions sampled, with their 95 % intervals."
     head = ["method", "success", "return", f"what that of the {key} shows"]
-    return Section(f"{reference} minus each other method", [text], Table(head, rows))
+    return Section(f"{reference_of(study)} minus each other method", [text], Table(head, rows))
 
 
 def comparison(difference: Estimate) -> str:
     if difference.ci95 is None:
-        return "one training seed: nothing can be said"
+        return "no interval: one training seed or one task, or scores that are all the same"
     low, high = difference.ci95
     if low <= 0.0 <= high:
         return "the interval contains zero: no difference is shown"

@@ -85,7 +85,7 @@ class Identity:
         if not saved.exists():
             return {}
         try:
-            before = through_json(self.complete(read_yaml(saved)))
+            before = through_json(self.complete(read_yaml(saved, limited=False)))
         except ConfigError:
             return {}
         return {key: was for key in self.lengths if (was := value_at(before, key)) != value_at(self.config, key)}

@@ -26,7 +26,7 @@ from typing import Any
 from filelock import FileLock
 
 from skillmeta import __version__
-from skillmeta.config import dump_yaml, read_yaml
+from skillmeta.config import check_readable, dump_yaml, read_yaml
 from skillmeta.errors import CheckpointError, ConfigError, UserError
 from skillmeta.reading import CHECKSUMS, checksums, read_json, read_rows, sha256, verify
 from skillmeta.run.checkpoint import State, load_state, save_state
@@ -90,9 +90,11 @@ class Run:
 
         Raises:
             UserError: another process is using the folder, it cannot be written, or a link in it leads out of it.
-            ConfigError: the folder holds a run with another config; the sentence names the keys that differ.
+            ConfigError: the folder holds a run with another config; the sentence names the keys that differ. Or the config has a
+                size that would not be read again, see `skillmeta.limits`.
         """
         folder = Path(folder)
+        check_readable(config)
         identity = identity or Identity(config)
         made = [one for one in (folder, *folder.parents) if not one.exists()]
         there = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()

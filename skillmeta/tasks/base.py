@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Annotated, Any, Protocol
 
@@ -19,7 +19,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
 
-from skillmeta.config import NonNegativeInt, OptionsOf, build, check_config, checked, module_of, to_plain
+from skillmeta.config import NonNegativeInt, OptionsOf, build, check_config, checked, is_builtin, module_of, to_plain
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.seeds import Seeds
 from skillmeta.types import Actor
@@ -295,6 +295,11 @@ def chosen_task(family: TaskFamily, config: TaskConfig) -> Task:
     return tasks[config.index]
 
 
+def fixed_split(family: TaskFamily, config: TaskConfig) -> TaskConfig:
+    """The config of a task that can be named: where its split is of fresh draws, the first task of the family's first split."""
+    return config if config.split in family.splits else replace(config, split=next(iter(family.splits)), index=0)
+
+
 # -- as a registered Gymnasium environment ---------------------------------------------------------------------------------
 ENVIRONMENT = "skillmeta/Task-v0"
 
@@ -324,7 +329,10 @@ def make_env(
     """
     config = TaskConfig(family, split, index, options or {})
     made = make_family(config)
-    return FirstTask(made.make_env(), chosen_task(made, config))
+    env = made.make_env()
+    if made.max_episode_steps and not is_builtin("tasks", family):  # those of the package end by themselves
+        env = gymnasium.wrappers.TimeLimit(env, made.max_episode_steps)
+    return FirstTask(env, chosen_task(made, config))
 
 
 class FirstTask(gymnasium.Wrapper, RecordConstructorArgs):

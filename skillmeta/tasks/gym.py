@@ -9,7 +9,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.envs.registration import EnvSpec, load_env_creator
+from gymnasium.envs.registration import EnvSpec, find_highest_version, get_env_id, load_env_creator, parse_env_id
 from gymnasium.spaces import flatdim, flatten
 
 from skillmeta.config import NonNegativeInt, PositiveInt, Range, checked, import_module, to_plain
@@ -201,13 +201,23 @@ def flat(env: gymnasium.Env, observation: Any) -> np.ndarray:
     return np.asarray(flatten(env.observation_space, observation), float)
 
 
+def latest(name: str) -> str:
+    """The id of an environment, with the version that `gymnasium.make` takes where it has none."""
+    try:
+        space, bare, version = parse_env_id(name)
+    except gymnasium.error.Error:  # what is wrong with it is said where it is made
+        return name
+    return get_env_id(space, bare, find_highest_version(space, bare) if version is None else version)
+
+
 def family(config: Config) -> TaskFamily:
     """The environment's variations, drawn uniformly from the ranges; one task where nothing varies."""
-    for module in config.imports:
+    named, _, bare = config.id.rpartition(":")
+    for key, module in (*(("imports", one) for one in config.imports), *([("id", named)] if named else [])):
         try:
-            gymnasium.register_envs(import_module(module, module, "task.options.imports"))
+            gymnasium.register_envs(import_module(module, module, f"task.options.{key}"))
         except ImportError as error:
-            raise ConfigError(f"task.options.imports: {module!r} cannot be imported ({error}); install it") from None
+            raise ConfigError(f"task.options.{key}: {module!r} cannot be imported ({error}); install it") from None
     ranges = sorted(config.vary.items())
 
     def draw_task(generator: np.random.Generator) -> Variation:
@@ -223,7 +233,7 @@ def family(config: Config) -> TaskFamily:
     else:
         train = validation = test = (Variation(config.id),)
         ranged = "nothing varies: the validation and test task is the training task"
-    spec = gymnasium.registry.get(config.id.rpartition(":")[2])
+    spec = gymnasium.registry.get(latest(bare))
     return TaskFamily(
         name="gym",
         version=2,

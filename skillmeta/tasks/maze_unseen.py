@@ -17,6 +17,7 @@ from skillmeta.tasks.base import Expert, TaskFamily, validation_generator
 from skillmeta.tasks.maze_generator import to_cell, to_xy
 
 LAYOUTS_KEPT = 8  # simulators of an environment, the last ones used
+TRIED = 100  # mazes in a row
 
 
 @checked
@@ -52,29 +53,28 @@ class LayoutTask:
 
 
 @lru_cache(maxsize=64)
-def layout_of(config: Config, seed: int) -> maze.Maze | None:
-    """The maze of a seed; None for the few that have too little room."""
+def layout_of(config: Config, seed: int) -> maze.Maze:
+    """The maze of a seed. Raises UserError for the few that have too little room."""
     own = maze.Config(config.size, config.coverage, seed, config.max_episode_steps, config.goal_radius, config.min_path)
-    try:
-        return maze.Maze(own)
-    except UserError:
-        return None
+    return maze.Maze(own)
 
 
 def good_layouts(config: Config, first: int, count: int) -> list[int]:
-    """So many seeds from `first` on whose mazes have room for goals."""
-    seeds: list[int] = []
+    """So many seeds from `first` on whose mazes have room for goals. Raises UserError after `TRIED` mazes in a row without it."""
+    seeds, begun = list[int](), first
     while len(seeds) < count:
-        if layout_of(config, first) is not None:
+        try:
+            layout_of(config, first)
             seeds.append(first)
+        except UserError as error:
+            if first - (seeds[-1] if seeds else begun) >= TRIED:
+                raise UserError(f"none of {TRIED} mazes has room for goals: {error}") from None
         first += 1
     return seeds
 
 
 def simulator_of(config: Config, seed: int) -> maze.MazeEnv:
-    layout = layout_of(config, seed)
-    assert layout is not None
-    return maze.MazeEnv(layout)
+    return maze.MazeEnv(layout_of(config, seed))
 
 
 class LayoutsEnv(gymnasium.Env):
@@ -127,12 +127,18 @@ def family(config: Config) -> TaskFamily:
 
     def goal_in(layout: int, generator: np.random.Generator) -> LayoutTask:
         found = layout_of(config, layout)
-        assert found is not None
         goal = found.far[int(generator.integers(len(found.far)))]
         return LayoutTask(layout, goal.row, goal.column)
 
     def goals(layouts: list[int], count: int, generator: np.random.Generator) -> tuple[LayoutTask, ...]:
         chosen: dict[LayoutTask, None] = {}
+        for i, layout in enumerate(layouts):
+            wanted, there = len(range(i, count, len(layouts))), len(layout_of(config, layout).far)
+            if wanted > there:
+                raise UserError(
+                    f"maze_unseen: {wanted} tasks in the maze of layout_seed {layout}, which has {there} goals; ask for fewer "
+                    "tasks, or for more layouts"
+                )
         while len(chosen) < count:
             chosen[goal_in(layouts[len(chosen) % len(layouts)], generator)] = None
         return tuple(chosen)
@@ -149,7 +155,7 @@ def family(config: Config) -> TaskFamily:
 
     def features(task: LayoutTask) -> np.ndarray:
         """The goal's x and y, and the walls inside the border, float32."""
-        walls = layout_of(config, task.layout).walls  # type: ignore[union-attr]
+        walls = layout_of(config, task.layout).walls
         return np.concatenate([to_xy((task.row, task.column), walls), walls[1:-1, 1:-1].ravel()]).astype(np.float32)
 
     def expert(env: gymnasium.Env, own: np.random.Generator) -> Expert:
@@ -164,7 +170,7 @@ def family(config: Config) -> TaskFamily:
         layout.draw(axes, maze.MazeTask(task.row, task.column) if task is not None else None)
 
     def coverage(positions: np.ndarray) -> float:
-        return layout_of(config, train[0]).coverage(positions)  # type: ignore[union-attr]
+        return layout_of(config, train[0]).coverage(positions)
 
     around = f", and the walls {config.view} cells around" if config.view else ""
     return TaskFamily(

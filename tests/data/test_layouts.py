@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from skillmeta.data.layouts import is_vector
+from skillmeta.data.layouts import NO_REWARDS, is_vector
 from skillmeta.data.sources import fingerprint, load_source
 from skillmeta.errors import DataError, UserError
 from skillmeta.types import Observed
@@ -346,7 +346,11 @@ def test_robomimic_demonstrations_are_read_in_the_order_of_their_numbers(tmp_pat
     np.testing.assert_array_equal(dataset.episode(0).observation[0, :-1, 1:], numbers(3, 3, seed=2))
     np.testing.assert_array_equal(dataset.episode(0).observation[0, -1, 1:], numbers(3, 3, seed=2)[-1] + 1)
     assert not dataset.terminated.any() and dataset.truncated.sum() == 2 and dataset.reward.tolist() == [1.0] * 7
-    assert any("1 of 3 episodes has no steps" in note for note in dataset.notes)
+    assert any("1 of 3 episodes has no steps" in note for note in dataset.notes) and NO_REWARDS not in dataset.notes
+    with h5py.File(tmp_path / "demos.hdf5", "a") as file:
+        for demo in file["data"].values():
+            del demo["rewards"]
+    assert NO_REWARDS in load_source(f"{tmp_path / 'demos.hdf5'}?eef,object").notes
     assert load_source(f"{tmp_path / 'demos.hdf5'}?eef&mask=train").lengths.tolist() == [4]
     with pytest.raises(DataError, match=r"robomimic's layout.*eef \(1\), object \(3\)"):
         load_source(str(tmp_path / "demos.hdf5"))

@@ -214,6 +214,12 @@ def test_stable_baselines3_trains_in_skill_space_unchanged(algorithm):
     assert any(not torch.equal(a, b) for a, b in zip(before, learner.policy.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("bound", [0.0, -1.0, np.inf])
+def test_a_bound_that_is_no_width_is_refused(bound):
+    with pytest.raises(UserError, match=f"SkillEnv: bound is {bound}; it must be above 0"):
+        SkillEnv(CounterEnv(25), skill_model(), bound=bound)
+
+
 def test_the_wrapper_discounts_inside_a_skill_when_asked_to():
     expected = sum(0.5**i * (i + 1) for i in range(10))
     env = SkillEnv(CounterEnv(25), skill_model(), discount=0.5)

@@ -254,6 +254,15 @@ def test_a_finished_ablation_is_not_run_again(both_kinds, monkeypatch, capsys):
     assert "1/2  3 methods x 2 seeds: 6 runs\n" in capsys.readouterr().out
 
 
+def test_a_finished_ablation_keeps_where_its_results_came_from(tmp_path, monkeypatch):
+    monkeypatch.setattr("skillmeta.programs.ablate.run_jobs", run_here)
+    options = {"methods": {"a": {"algorithm": scripted()}}, "tasks": [0]}
+    options["changes"] = {"task": {"family": "tests.programs.telltale", "split": "test"}, "env_steps": 6}
+    for command, seeds, kept in (("first", [0], "first"), ("again", [0], "first"), ("more", [0, 1], "more")):
+        ablate(config(**options, seeds=seeds), tmp_path / "out", command)
+        assert json.loads((tmp_path / "out" / "environment.json").read_text())["command"] == kept
+
+
 def test_methods_that_are_evaluated_together_share_a_family(tmp_path):
     other = {**SPLIT_METHODS["meta"], "task": {"split": "train", "options": {"max_episode_steps": 2}}}
     unlike = config(

@@ -116,7 +116,7 @@ def test_one_training_seed_has_no_interval_anywhere(ablation):
     summary = json.loads((ablation / "summary.json").read_text())
     assert all(told["success_ci95"] is None and told["return_ci95"] is None for told in summary["methods"].values())
     assert summary["differences"]["success"]["sac"] == {"value": pytest.approx(0.9), "ci95": None}
-    assert "one training seed: nothing can be said" in text and "one training seed only" in text
+    assert "no interval: one training seed or one task" in text and "one training seed only" in text
     rows = list(csv.DictReader((ablation / "curves.csv").open()))
     assert all(row["low"] == row["high"] == "" and row["mean"] for row in rows)
 

@@ -11,8 +11,9 @@ import pytest
 
 from skillmeta.config import dump_yaml
 from skillmeta.evaluation.adaptation import Adaptation, BenchmarkTable, Evaluation
+from skillmeta.evaluation.curves import Curve
 from skillmeta.evaluation.records import read_model, side_by_side
-from skillmeta.reports import adaptation, sections, skills
+from skillmeta.reports import adaptation, plots, sections, skills
 from skillmeta.reports.content import Content, at_the_end, finals, stated, summarize
 from skillmeta.reports.description import description
 from skillmeta.reports.html import Section
@@ -263,3 +264,23 @@ def test_a_page_has_what_its_content_has(study, tmp_path):
 def test_a_config_on_a_page_is_the_runs(study, tmp_path):
     again = sections.again(Content("T", study=study, configs={"meta": dump_yaml({"x": 1})}, commands=["skillmeta x"]))
     assert again.code == "skillmeta x" and again.folded == {"meta": "x: 1\n"} and again.text == ["Training seeds 0, 1."]
+
+
+def test_the_reference_is_the_studys_own_where_another_shares_no_finished_seed_with_it(tmp_path):
+    """a has seed 0 alone; b and the reference r seeds 1 and 2."""
+    for name, seeds in (("a", (0,)), ("b", (1, 2)), ("r", (1, 2))):
+        for seed in seeds:
+            fake_run(folder := tmp_path / f"{name}-{seed}", {"a": 0.1, "b": 0.5, "r": 0.5}[name], 0, seed)
+            config = folder / "config.yaml"
+            config.write_text(config.read_text().replace("name: sac", f"name: sac\n  hidden: {ord(name)}"))
+    folders = [
+        tmp_path / f"{name}-{seed}" for name, seeds in (("a", (0,)), ("b", (1, 2)), ("r", (1, 2))) for seed in seeds
+    ]
+    study = replace(side_by_side(folders), reference="r")
+    section = sections.differences_section(study)
+    assert section is not None and section.title == "r minus each other method"
+
+
+def test_panels_are_drawn_where_the_first_method_does_not_log_a_number():
+    curve = Curve(np.array([1.0, 2.0]), np.ones((2, 2, 1)))
+    plots.curve_panels({"b": curve, "c": curve}, {"b": "#111111", "c": "#222222"}, "steps", "loss", None)

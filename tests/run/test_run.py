@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from skillmeta.config import read_yaml
 from skillmeta.errors import ConfigError, UserError
 from skillmeta.run.checkpoint import generator_state, load_state, restore_generator, save_state, state_hash
 from skillmeta.run.run import Run, is_finished, read_metrics, read_result
@@ -91,6 +92,21 @@ def test_another_config_is_refused_with_what_differs(tmp_path):
         Run.open(tmp_path / "r", {"a": 1, "b": {"c": 3}})
     with Run.open(tmp_path / "r", {"a": 1, "b": {"c": 2}}):
         pass
+
+
+def test_a_config_that_could_not_be_read_again_is_refused_before_the_folder_is_taken(tmp_path):
+    for config, sentence in (
+        (
+            {"algorithm": {"replay_capacity": 10_000_001}},
+            "algorithm.replay_capacity is 10,000,001; at most 10,000,000 is read",
+        ),
+        ({"seed": 2**70}, "seed is an integer of more than 64 bits"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            Run.open(tmp_path / "run", config)
+        assert not (tmp_path / "run").exists()
+    with Run.open(tmp_path / "run", {"max_episodes": 200_000}):
+        assert read_yaml(tmp_path / "run" / "config.yaml") == {"max_episodes": 200_000}
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

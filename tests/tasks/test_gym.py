@@ -73,3 +73,15 @@ def test_a_number_that_changes_nothing_is_refused(vary, options, sentence):
     else:
         with pytest.raises(ConfigError, match=sentence):
             made.check()
+
+
+def test_the_time_limit_is_that_of_the_environment_however_it_is_named(tmp_path, monkeypatch):
+    (tmp_path / "module_of_an_id.py").write_text(
+        "import gymnasium\n"
+        "gymnasium.register('Named-v0', 'gymnasium.envs.classic_control:PendulumEnv', max_episode_steps=1500)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert family(Config(id="module_of_an_id:Named-v0")).max_episode_steps == 1500
+    assert family(Config(id="Pendulum")).max_episode_steps == 200 == family(Config(id="Pendulum-v1")).max_episode_steps
+    with pytest.raises(ConfigError, match="task.options.id is 'no_such_module'; there is no module"):
+        family(Config(id="no_such_module:Named-v0"))

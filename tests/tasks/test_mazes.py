@@ -12,9 +12,23 @@ import pytest
 
 pytest.importorskip("gymnasium_robotics", reason="needs pip install -e '.[robotics]'")
 
+from skillmeta.errors import UserError  # noqa: E402
 from skillmeta.tasks import ant_maze, maze_unseen  # noqa: E402
 from skillmeta.tasks.ant import Place  # noqa: E402
 from skillmeta.tasks.maze_generator import to_cell  # noqa: E402
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"size": 8}, "none of 100 mazes has room for goals"),
+        ({"min_path": 80}, "none of 100 mazes has room for goals"),
+        ({"train_layouts": 1, "train_tasks": 400}, "400 tasks in the maze of layout_seed 1, which has"),
+    ],
+)
+def test_layouts_or_goals_that_do_not_exist_are_refused(options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        maze_unseen.family(maze_unseen.Config(**options))
 
 
 def robotics(name: str):
