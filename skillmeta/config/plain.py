@@ -83,7 +83,7 @@ def _check_plain(value: Any, at: str, limited: bool) -> None:
             _check_plain(item, f"{at}.{key}".strip("."), limited)
             limit = largest(key) if limited and isinstance(key, str) else None
             if limit is not None and isinstance(item, (int, float)) and not item <= limit:
-                raise ConfigError(f"{at}.{key}".strip(".") + f" is {item:,}; at most {limit:,} is read from a folder")
+                raise ConfigError(f"{at}.{key}".strip(".") + f" is {item}; at most {limit:,} is read from a folder")
     elif isinstance(value, list):
         for i, item in enumerate(value):
             _check_plain(item, f"{at}[{i}]", limited)

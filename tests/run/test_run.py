@@ -98,7 +98,7 @@ def test_a_config_that_could_not_be_read_again_is_refused_before_the_folder_is_t
     for config, sentence in (
         (
             {"algorithm": {"replay_capacity": 10_000_001}},
-            "algorithm.replay_capacity is 10,000,001; at most 10,000,000 is read",
+            "algorithm.replay_capacity is 10000001; at most 10,000,000 is read",
         ),
         ({"seed": 2**70}, "seed is an integer of more than 64 bits"),
     ):
