@@ -58,7 +58,8 @@ class Result:
         return self.folder / "report.html"
 
     def frame(self) -> pandas.DataFrame:
-        """Its table as a pandas frame: metrics of a run, a row an iteration; runs of an ablation; episodes of an evaluation.
+        """Its table as a pandas frame: metrics of a run, a row an iteration; runs of an ablation; episodes of an
+        evaluation, and of an ablation of meta-training alone.
 
         Raises UserError if pandas is not installed.
         """

@@ -25,6 +25,7 @@ from skillmeta.tasks.locomotion import (
     ant_pose_and_place,
     assets,
     heading,
+    legacy_draws,
 )
 from skillmeta.tasks.point import covered
 
@@ -152,13 +153,8 @@ def draw_place(config: Config, generator: np.random.Generator) -> Place:
 
 
 def headings(config: Config) -> tuple[list[Heading], list[Heading]]:
-    legacy = np.random.RandomState(config.tasks_seed)
-    if config.test_range is None:
-        turns = legacy.uniform(config.train_range[0], config.train_range[1], config.train_tasks + config.test_tasks)
-        train, test = turns[: config.train_tasks], turns[config.train_tasks :]
-    else:
-        train = legacy.uniform(config.train_range[0], config.train_range[1], config.train_tasks)
-        test = legacy.uniform(config.test_range[0], config.test_range[1], config.test_tasks)
+    counts = (config.train_tasks, config.test_tasks)
+    train, test = legacy_draws(config.tasks_seed, config.train_range, config.test_range, *counts)
     return [Heading(float(2 * np.pi * t)) for t in train], [Heading(float(2 * np.pi * t)) for t in test]
 
 

@@ -229,15 +229,6 @@ def to_json(task: Task) -> str:
     return json.dumps(to_plain(task), sort_keys=True, allow_nan=False)
 
 
-def from_json(kind: type, text: str) -> Task:
-    """The task of class `kind` that `to_json` wrote. Raises ConfigError for text that is no such task."""
-    try:
-        plain = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"task: is not JSON ({error})") from None
-    return build(kind, plain, "task")
-
-
 def task_id(task: Task) -> str:
     """Eight hexadecimal digits that name a task in tables and files, the same in every process."""
     return hashlib.sha256(to_json(task).encode()).hexdigest()[:8]

@@ -17,7 +17,7 @@ import numpy as np
 
 from skillmeta.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range, checked
 from skillmeta.tasks.base import TaskFamily, draw_tasks, validation_generator
-from skillmeta.tasks.locomotion import HALF_CHEETAH, LocomotionEnv, Motion, planar_with_torso
+from skillmeta.tasks.locomotion import HALF_CHEETAH, LocomotionEnv, Motion, legacy_draws, planar_with_torso
 
 JOINTS = 6
 
@@ -91,14 +91,8 @@ def negate(action: np.ndarray, task: Negated) -> np.ndarray:
 
 
 def velocities(config: Config) -> tuple[list[Velocity], list[Velocity]]:
-    """PEARL's code: one legacy draw from seed 1337, the last ones to test on."""
-    legacy = np.random.RandomState(config.tasks_seed)
-    if config.test_range is None:
-        drawn = legacy.uniform(config.train_range[0], config.train_range[1], config.train_tasks + config.test_tasks)
-        train, test = drawn[: config.train_tasks], drawn[config.train_tasks :]
-    else:
-        train = legacy.uniform(config.train_range[0], config.train_range[1], config.train_tasks)
-        test = legacy.uniform(config.test_range[0], config.test_range[1], config.test_tasks)
+    counts = (config.train_tasks, config.test_tasks)
+    train, test = legacy_draws(config.tasks_seed, config.train_range, config.test_range, *counts)
     return [Velocity(float(v)) for v in train], [Velocity(float(v)) for v in test]
 
 

@@ -18,10 +18,22 @@ import mujoco
 import numpy as np
 from gymnasium.spaces import Box
 
-from skillmeta.config import to_plain
+from skillmeta.config import Range, to_plain
 from skillmeta.tasks import picture
 
 MODELS_KEPT = 32  # compiled models of changed robots, the last ones used
+
+
+def legacy_draws(
+    seed: int, train_range: Range, test_range: Range | None, train: int, test: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of training and of test tasks as PEARL's code draws them, by numpy's legacy generator: the test tasks are the last of
+    one draw, or have a range of their own."""
+    legacy = np.random.RandomState(seed)
+    if test_range is None:
+        drawn = legacy.uniform(train_range[0], train_range[1], train + test)
+        return drawn[:train], drawn[train:]
+    return legacy.uniform(train_range[0], train_range[1], train), legacy.uniform(test_range[0], test_range[1], test)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from skillmeta.errors import UserError
 from skillmeta.evaluation.records import read_paths
 from skillmeta.programs.train import train
 from skillmeta.programs.train_config import TrainConfig
-from skillmeta.tasks.base import TaskConfig, TaskFamily, from_json, make_family, task_id, to_json
+from skillmeta.tasks.base import TaskConfig, TaskFamily, make_family, task_id, to_json
 from tests.tasks.golden import FILE, LISTED, PRESETS, actions, family_of, observed
 
 
@@ -106,7 +106,6 @@ def test_tasks_are_values(family):
     for tasks in family.splits.values():
         for task in tasks[:5]:
             assert {task: 1}[pickle.loads(pickle.dumps(task))] == 1
-            assert from_json(type(task), to_json(task)) == task
             assert json.loads(to_json(task)) == to_plain(task)
     vectors = [family.features(task) for task in (*family.tasks("train")[:3], *family.tasks("test")[:3])]
     assert len({v.shape for v in vectors}) == 1 and all(v.dtype == np.float32 and np.isfinite(v).all() for v in vectors)
