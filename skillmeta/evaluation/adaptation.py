@@ -132,8 +132,7 @@ def exploration_notes(agent: Actor[Any], episodes: int, key: str) -> list[str]:
     if episodes >= first:
         return []
     return [
-        f"{key} is {episodes}, and the agent finds out about a task in its first {first} episodes: it is not adapted before they "
-        f"are over. Set {key} to at least {first}."
+        f"{key} is {episodes}, and the agent finds out about a task in its first {first} episodes. Set {key} to at least {first}."
     ]
 
 

@@ -43,8 +43,7 @@ def test_episodes_that_end_before_the_agent_has_explored_are_noted(episodes, tmp
     adapted(run, tmp_path / "adapted", episodes=episodes)
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note:")]
     wanted = (
-        "note: episodes is 1, and the agent finds out about a task in its first 2 episodes: it is not adapted before they are "
-        "over. Set episodes to at least 2."
+        "note: episodes is 1, and the agent finds out about a task in its first 2 episodes. Set episodes to at least 2."
     )
     assert notes == ([wanted] if episodes == 1 else [])
 
