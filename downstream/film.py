@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from skillmeta.cli import add_trust, run_program
+from skillmeta.errors import ConfigError
 
 from .tasks import film
 
@@ -24,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the episode (default: 0)")
     add_trust(parser, "the run")
     arguments = parser.parse_args(argv)
+    if arguments.video is not None and arguments.video.suffix != ".webp":
+        raise ConfigError(f"--out is {arguments.video}; a film is a .webp")
     from skillmeta.config import build
     from skillmeta.run.run import trained_config
     from skillmeta.tasks.base import ANY, TaskConfig, fixed_split, make_family

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from skillmeta.cli import ConfigParser, add_trust, run_program
+from skillmeta.errors import ConfigError, UserError
 
 NEEDS = {  # packages that families cannot be made without
     **dict.fromkeys(("ant_maze", "kitchen", "maze", "maze_unseen"), ("gymnasium_robotics",)),
@@ -39,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--agent", metavar="RUN", help="a finished run that acts (default: the expert, else at random)")
     add_trust(parser, "the run of --agent")
     arguments = parser.parse_intermixed_args(argv)
+    if arguments.draw is not None and arguments.draw < 1:
+        raise ConfigError(f"--draw is {arguments.draw}; it must be at least 1")
     if arguments.preset is None:
         return list_presets()
 
@@ -52,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return film(config, arguments)
     if arguments.draw is not None:
         return draw(config, arguments.draw, arguments.seed)
-    return describe(config)
+    return describe(config, arguments.split)
 
 
 def list_presets() -> int:
@@ -132,13 +135,16 @@ def dimensions(env: Any) -> tuple[str, str]:
     return observed, f"1 of {acts.n}" if isinstance(acts, Discrete) else str(acts.shape[0])
 
 
-def describe(config: object) -> int:
+def describe(config: object, only: str | None) -> int:
     import textwrap
 
     from skillmeta.envs.probe import examined
-    from skillmeta.tasks.base import make_family, task_id, to_json
+    from skillmeta.tasks.base import ANY, make_family, task_id, to_json
 
     family = examined(make_family(config), config)  # type: ignore[arg-type]
+    splits = [*family.splits, *([ANY] if family.draw_task is not None else [])]
+    if only is not None and only not in splits:
+        raise UserError(f"{family.name}: there is no split {only!r}; choose one of {', '.join(splits)}")
     env = family.make_env()
     observed, acted = dimensions(env)
     env.close()
@@ -147,6 +153,8 @@ def describe(config: object) -> int:
     print(f"{family.name}, version {family.version}: {observed} observed, {acted} actions, {length}")
     print(textwrap.fill(family.definition, 100))
     for split, tasks in family.splits.items():
+        if only not in (None, split):
+            continue
         use = ", to train on" if split in family.training_splits else ""
         if shared := family.shared(split):
             use += f"; but {len(shared)} are held out for tests too, or too near to those, so meta-training refuses it"
@@ -154,7 +162,7 @@ def describe(config: object) -> int:
         for task in tasks[:3]:
             facts = "".join(f"  {name} {value}" for name, value in family.facts(task).items())
             print(f"  {task_id(task)}  {cut(to_json(task))}{facts}")
-    if family.draw_task is not None:
+    if family.draw_task is not None and only in (None, ANY):
         margin = f", {family.margin:g} or more from held-out tasks" if family.margin else ""
         print(f"\nany: fresh draws, to train on{margin}")
     return 0

@@ -221,12 +221,17 @@ class Agent:
         """[1, O] of an observation of the environment's space."""
         space = self.observation_space
         plain = isinstance(space, spaces.Box) and len(space.shape) == 1
-        flat = np.asarray(observation if plain else spaces.flatten(space, observation), np.float32)
+        try:
+            flat = np.asarray(observation if plain else spaces.flatten(space, observation), np.float32)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError):  # whatever it is, it has no such parts
+            raise ConfigError(f"the observation is not of the space that the agent was trained in ({space})") from None
         expected = spaces.flatdim(space)
         if flat.shape != (expected,):
             raise ConfigError(
                 f"the observation has shape {flat.shape}; the agent was trained on {expected} numbers ({space})"
             )
+        if not np.isfinite(flat).all():
+            raise ConfigError("the observation has numbers that are not finite")
         return flat[None]
 
     def _own_units(self, action: np.ndarray) -> Any:

@@ -132,6 +132,14 @@ def test_a_run_on_fresh_draws_acts_in_the_first_task_that_is_listed_and_episodes
     assert steps == 20
 
 
+@pytest.mark.parametrize("wrong", ["x", [0.0] * 3, [np.nan] * 4, {"place": [0.0] * 4}])
+def test_an_observation_that_is_none_is_refused(wrong, tmp_path):
+    with pytest.raises(
+        UserError, match="^the observation (has shape|has numbers that are not finite|is not of the space)"
+    ):
+        agent_of(tmp_path).act(wrong)
+
+
 def test_who_only_wants_actions_need_not_observe(tmp_path):
     agent = agent_of(tmp_path)
     observation, _ = agent.make_env().reset(seed=0)

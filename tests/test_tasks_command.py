@@ -188,3 +188,20 @@ def test_an_environment_that_does_not_draw_itself_is_not_filmed(tmp_path, capsys
     capsys.readouterr()
     assert main(["film", str(tmp_path / "run")]) == 2
     assert "to be filmed it has to take render_mode='rgb_array'" in capsys.readouterr().err
+
+
+def test_one_split_is_described_alone_and_a_wrong_one_refused(capsys):
+    assert main(["tasks", "point_robot", "--split", "test"]) == 0
+    printed = capsys.readouterr().out
+    assert "\ntest: " in printed and "\ntrain: " not in printed and "\nany: " not in printed
+    for wrong, sentence in (
+        (["--split", "tset"], "there is no split 'tset'; choose one of train, validation, test"),
+        (["--draw", "0"], "--draw is 0; it must be at least 1"),
+    ):
+        assert main(["tasks", "point_robot", *wrong]) == 2
+        assert sentence in capsys.readouterr().err
+
+
+def test_a_film_is_a_webp(tmp_path, capsys):
+    assert main(["film", str(tmp_path), "--out", "film.txt"]) == 2
+    assert "--out is film.txt; a film is a .webp" in capsys.readouterr().err

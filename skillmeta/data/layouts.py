@@ -135,10 +135,14 @@ def chosen_keys(
     if keys == ("*",):
         keys = tuple(found)
     if not keys or not set(keys) <= set(found):
-        what = f"has no {', '.join(k for k in keys if k not in found)}" if keys else "which of them make the state?"
+        what = (
+            f"has no {', '.join(k for k in keys if k not in found)}"
+            if keys
+            else "it is not said which of them make the state"
+        )
         some = ",".join(list(found)[:2])
         raise DataError(
-            f"{where}: are a mapping of {listed}; {what}; name one or several, as in {request.place}?{some}, or ?* for all"
+            f"{where}: a mapping of {listed}; {what}; name one or several, as in {request.place}?{some}, or ?* for all"
         )
     if len(set(keys)) < len(keys):
         raise DataError(f"{request.source}: names {max(keys, key=keys.count)} twice; name each key once")

@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     actions.add_parser("list", help="their names")
     show = actions.add_parser("show", help="one of them, with its bases and your changes: every key and what it means")
     show.add_argument("config")
-    show.add_argument("overrides", nargs="*", metavar="key=value")
+    show.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     show.add_argument("--yaml", action="store_true", help="what its files say, as YAML")
     arguments = parser.parse_args(argv)
     from skillmeta.config import config_dir, described, dump_yaml, list_configs, load

@@ -215,7 +215,11 @@ def said(plan: Plan, out: Path) -> str:
     if jobs:
         per = len(jobs) // (len(config.methods) * len(config.seeds))
         tasks = f" x {per} tasks" if per > 1 else ""
-        parts.append(f"{len(jobs)} runs ({len(config.methods)} methods{tasks} x {len(config.seeds)} seeds)")
+        methods, seeds = len(config.methods), len(config.seeds)
+        parts.append(
+            f"{len(jobs)} run{'s' * (len(jobs) > 1)} ({methods} method{'s' * (methods > 1)}{tasks} x {seeds} "
+            f"seed{'s' * (seeds > 1)})"
+        )
     left = sum(not is_finished(job.folder) for job in [*models, *jobs])
     there = len(models) + len(jobs) - left
     return f"{' and '.join(parts)}, {config.workers} at once" + (f"; {there} are done" if there else "")
@@ -301,5 +305,7 @@ def measured(began: float, ended: float, seen: Sequence[tuple[float, float, bool
 
 
 def duration(seconds: float) -> str:
-    """In words: hours, or minutes where it is less than one."""
-    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{max(0.1, seconds / 60):.1f} minutes"
+    """In words: hours, minutes or seconds."""
+    if seconds < 60:
+        return f"{seconds:.0f} seconds" if seconds >= 1.5 else "1 second"
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"

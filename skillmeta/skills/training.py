@@ -271,8 +271,8 @@ def check_start(start: SkillModel, where: str, config: SkillModelConfig, logs: L
     """Raises CheckpointError if a skill model, from the folder `where`, is of other sizes than one of this config on these logs."""
     if changed := differences(asdict(start.config), asdict(config)):
         raise CheckpointError(
-            f"{where}: the skill model that start names is of another shape ({'; '.join(changed)}, as model. has it); set the keys "
-            "of model as they are there, or leave start out"
+            f"{where}: the skill model that start names is of another shape (keys of model, there and here: {'; '.join(changed)}); "
+            "set them as they are there, or leave start out"
         )
     dims, found = (start.observation_dim, start.action_dim), (logs.observation_dim, logs.action_dim)
     if dims != found:

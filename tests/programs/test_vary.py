@@ -173,7 +173,7 @@ def test_the_estimate_is_what_is_left_times_what_a_piece_takes(tmp_path, monkeyp
     monkeypatch.setattr("skillmeta.programs.vary.is_finished", lambda folder: True)
     assert estimated(made, tmp_path) == "nothing is left to be done"
     assert said(made, tmp_path).endswith("; 6 are done")
-    assert (duration(90), duration(9000)) == ("1.5 minutes", "2.5 hours")
+    assert (duration(0.2), duration(90), duration(9000)) == ("1 second", "1.5 minutes", "2.5 hours")
 
 
 def test_a_piece_is_measured_once_updates_are_made():
