@@ -100,7 +100,6 @@ def digest(node: object) -> str:
 def looked_at(node: object) -> dict[str, Any] | str:
     """The line of a preset whose family is made; a sentence where it cannot be."""
     from skillmeta.config import build
-    from skillmeta.errors import UserError
     from skillmeta.tasks.base import TaskConfig, make_family
 
     try:
