@@ -376,7 +376,7 @@ def test_a_mapping_of_observations_gives_the_one_that_is_named(tmp_path, monkeyp
         )
     assert load_source("minari:test/dict-v0").observation_dim == 3
     assert load_source("minari:test/dict-v0?desired_goal").observation_dim == 2
-    with pytest.raises(DataError, match="episode 0, observations: are a mapping of"):
+    with pytest.raises(DataError, match="episode 0, observations: a mapping of"):
         load_source("minari:test/dict-v0?nothing")
 
 

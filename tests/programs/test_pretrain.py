@@ -146,7 +146,8 @@ def test_training_continues_from_a_model_in_its_units(finished, tmp_path):
             torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-8)
     assert result["verdict"][-1] == f"Training continued from the weights of the skill model in {finished}."
     with pytest.raises(
-        UserError, match=r"run: the skill model that start names is of another shape \(dim: 2 -> 3, as "
+        UserError,
+        match=r"run: the skill model that start names is of another shape \(keys of model, there and here: dim: 2 -> 3\)",
     ):
         trained(tmp_path / "new.npz", tmp_path / "other", **changes, model={"horizon": 2, "dim": 3, "hidden": 4})
     np.savez(tmp_path / "wide.npz", **{**arrays, "observations": rng.normal(size=(200, 3))}, lengths=np.full(5, 40))

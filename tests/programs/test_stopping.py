@@ -64,7 +64,7 @@ def stopped(arguments: Sequence[str], number: int, begun: Path, pattern: str) ->
 
 BUSY = {  # what it is at when the signal comes: the command, and a file that is there then
     "training": ([*SAC, f"env_steps={LONG}", "max_episodes=null"], "metrics.jsonl"),
-    "evaluating what was trained": ([*SAC, "env_steps=10", f"evaluation.episodes={LONG}"], "checkpoints/ckpt-*10"),
+    "evaluating what was trained": ([*SAC, "env_steps=10", "evaluation.episodes=100000"], "checkpoints/ckpt-*10"),
     "evaluating": (
         ["evaluate", "tasks/bandit_5", f"task.options={{arms: 2, max_episode_steps: {LONG}}}", "tasks=2", "episodes=9"],
         "environment.json",
