@@ -457,13 +457,11 @@ class Learner:
 
     def contexts_of(self, chosen: list[int]) -> tuple[Tensor, Tensor]:
         """A context [M, C, D] of each task, and which of its transitions there are [M, C]."""
-        config = self.config
-        size, ordered = config.context_size, self.encoder.ordered
+        config, size, ordered = self.config, self.config.context_size, self.encoder.ordered
+        nothing, whole = config.teacher is not None, config.context == "visit"
         if config.context == "trial":
-            nothing = config.teacher is not None
             drawn = [self.contexts[i].beginning(size, self.generator, ordered, nothing) for i in chosen]
         else:
-            whole = config.context == "visit"
             drawn = [self.contexts[i].recent(size, self.generator, ordered, whole) for i in chosen]
         shown = stack([part for part, _ in drawn]).to(self.bound.device)
         context = self.acting.context(shown.observation, shown.action, shown.reward, shown.next_observation)
